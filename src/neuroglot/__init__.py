@@ -1,0 +1,33 @@
+"""Find, measure and edit the language neurons of an LLM.
+
+    corpus ─▶ one forward pass ─▶ Recording ─▶ identify ─▶ NeuronSet ─▶ intervene ─▶ evaluate ─▶ report
+"""
+
+from neuroglot import evaluate, identify
+from neuroglot.bake import bake
+from neuroglot.corpus import Corpus, load_corpus
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.intervene import Deactivate, Intervention, intervene
+from neuroglot.model import Model, load_model
+from neuroglot.neurons import NeuronSet
+from neuroglot.recording import Recording, record
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Corpus",
+    "Deactivate",
+    "Intervention",
+    "Model",
+    "NeuroglotError",
+    "NeuroglotWarning",
+    "NeuronSet",
+    "Recording",
+    "bake",
+    "evaluate",
+    "identify",
+    "intervene",
+    "load_corpus",
+    "load_model",
+    "record",
+]

@@ -1,0 +1,6 @@
+"""What a model can do, intact or changed: perplexity by language, and what switching neurons off does to it."""
+
+from neuroglot.evaluate.perplexity import perplexity
+from neuroglot.evaluate.perturbation import Perturbation, perturb
+
+__all__ = ["Perturbation", "perplexity", "perturb"]

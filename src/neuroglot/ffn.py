@@ -1,0 +1,213 @@
+"""Where the FFN neurons of a model are. The only module that knows architectures.
+
+A model family is one short declaration in `FAMILIES`. From it follow, for every layer, the two sites at which a neuron
+is read or written (DESIGN: *activation* and *hidden*) and the weights that belong to it. To add a family, see
+`docs/families.md`.
+
+Sites. In a gated FFN, `down(act(gate x) * up x)`, the activation site is the output of the activation module and the
+hidden site is the input of the down-projection. In a plain FFN, `down(act(fc x))`, they are one tensor, read and
+written at the output of the activation module.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
+
+from neuroglot.errors import NeuroglotError
+
+__all__ = ["FAMILIES", "FFN", "Family", "Site", "find_ffns", "watch"]
+
+Site = Literal["activation", "hidden"]
+Edit = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where one family of architectures keeps its FFN, as dotted attribute names.
+
+    Attributes:
+        types: the `model_type`s of the configs that follow this layout.
+        activation: the activation module, from a layer.
+        down: the down-projection, from a layer.
+        up: the up-projection of a gated FFN, or the only projection (fc1) of a plain one, from a layer.
+        gate: the gate projection, from a layer; empty for a plain FFN; the same as `up` where one matrix holds the
+            gate's rows and then the up-projection's.
+        layers: the list of layers, from the decoder.
+    """
+
+    types: tuple[str, ...]
+    activation: str
+    down: str
+    up: str
+    gate: str = ""
+    layers: str = "layers"
+
+    @property
+    def gated(self) -> bool:
+        """Whether the FFN multiplies a gate into the activation."""
+        return bool(self.gate)
+
+
+FAMILIES = (
+    Family(
+        (
+            "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "olmo", "olmo2",
+            "smollm3", "cohere", "cohere2", "granite",
+        ),
+        activation="mlp.act_fn", down="mlp.down_proj", up="mlp.up_proj", gate="mlp.gate_proj",
+    ),
+    Family(("phi3",), "mlp.activation_fn", down="mlp.down_proj", up="mlp.gate_up_proj", gate="mlp.gate_up_proj"),
+    Family(("phi",), "mlp.activation_fn", down="mlp.fc2", up="mlp.fc1"),
+    Family(("opt", "xglm"), "activation_fn", down="fc2", up="fc1"),
+    Family(("gpt2",), "mlp.act", down="mlp.c_proj", up="mlp.c_fc", layers="h"),
+    Family(("bloom",), "mlp.gelu_impl", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h", layers="h"),
+    Family(("falcon",), "mlp.act", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h", layers="h"),
+    Family(("gpt_neox",), "mlp.act", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h"),
+)  # fmt: skip
+
+
+class FFN:
+    """The FFN of one layer: its neurons' weights, and hooks on its sites.
+
+    Attributes:
+        gated: whether a gate is multiplied into the activation.
+        neurons: how many hidden units it has.
+    """
+
+    def __init__(self, family: Family, layer: nn.Module):
+        self.gated = family.gated
+        self.activation = layer.get_submodule(family.activation)
+        self.down = layer.get_submodule(family.down)
+        self._up = layer.get_submodule(family.up)
+        self._gate = layer.get_submodule(family.gate) if family.gate else None
+        # in_features, since the weight of a quantised layer is packed; GPT-2's Conv1D has none
+        self.neurons = int(getattr(self.down, "in_features", 0) or self.down_columns.shape[1])
+        self._edits: dict[Site, list[Edit]] = {"activation": [], "hidden": []}
+
+    @property
+    def up_rows(self) -> Float[Tensor, "neurons width"]:
+        """The up-projection's rows (gated) or fc1's (plain), one a neuron; a view of the weights."""
+        return _rows(self._up)[-self.neurons :]  # a fused matrix holds the gate's rows first
+
+    @property
+    def gate_rows(self) -> Float[Tensor, "neurons width"] | None:
+        """The gate projection's rows, one a neuron; a view of the weights; None in a plain FFN."""
+        return None if self._gate is None else _rows(self._gate)[: self.neurons]
+
+    @property
+    def down_columns(self) -> Float[Tensor, "width neurons"]:
+        """The down-projection's columns, one a neuron; a view of the weights."""
+        return _rows(self.down)
+
+    @contextmanager
+    def edit(self, site: Site, change: Edit) -> Iterator[None]:
+        """Put `change(x)` in the place of the tensor `x` (…, neurons) at a site, inside the block.
+
+        Nested edits of a site apply in the order they were made, and all of them before any observer sees the tensor.
+        """
+        if not self.gated:
+            site = "activation"  # one tensor, and BLOOM may multiply it without calling its down-projection
+        edits = self._edits[site]
+        handle = None if edits else self._hook(site, edits)
+        edits.append(change)
+        try:
+            yield
+        finally:
+            edits.remove(change)
+            if handle is not None:
+                handle.remove()
+
+    def _hook(self, site: Site, edits: list["Edit"]) -> RemovableHandle:
+        def apply(x: Tensor) -> Tensor:
+            for change in edits:
+                x = change(x)
+            return x
+
+        if site == "hidden":
+            return self.down.register_forward_pre_hook(
+                lambda _, inputs: (apply(inputs[0]), *inputs[1:]), prepend=True
+            )
+        return self.activation.register_forward_hook(lambda _, __, output: apply(output), prepend=True)
+
+
+def _rows(projection: nn.Module) -> Tensor:
+    """The weight of a projection as (out, in), whatever way round it is stored."""
+    weight = projection.weight
+    assert isinstance(weight, Tensor)
+    return weight.T if isinstance(projection, Conv1D) else weight
+
+
+def find_ffns(network: nn.Module) -> list[FFN]:
+    """The FFNs of a Hugging Face causal language model, from the input to the output.
+
+    Raises:
+        NeuroglotError: the architecture is not one of `FAMILIES`, is a native mixture of experts, or does not look
+            like its family.
+    """
+    config: Any = network.config
+    config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    kind = config.model_type
+    experts = next((k for k in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(config, k, 0)), None)
+    if experts or "moe" in kind:
+        raise NeuroglotError(
+            f"{kind} is a native mixture of experts, whose neurons are not all used by every token; Neuroglot reads "
+            "dense FFNs only for now, so choose a dense model."
+        )
+    family = next((family for family in FAMILIES if kind in family.types), None)
+    if family is None:
+        known = sorted(name for family in FAMILIES for name in family.types)
+        raise NeuroglotError(
+            f"The architecture {kind!r} is not known; known are {', '.join(known)}. "
+            "A family is a few lines in ffn.py: see docs/families.md."
+        )
+    try:
+        layers = network.get_decoder().get_submodule(family.layers)  # type: ignore[operator]
+        ffns = [FFN(family, layer) for layer in layers]  # type: ignore[union-attr]
+    except AttributeError as error:
+        raise NeuroglotError(
+            f"This {kind} model is not built as its family is ({error}); see docs/families.md to describe it."
+        ) from error
+    if len({id(ffn.activation) for ffn in ffns}) < len(ffns):
+        raise NeuroglotError(f"This {kind} model shares one activation module between layers; its layers cannot be told apart.")
+    if len({ffn.neurons for ffn in ffns}) > 1:
+        raise NeuroglotError(f"The layers of this {kind} model have different numbers of neurons, which is not supported yet.")
+    return ffns
+
+
+Observer = Callable[[int, Tensor, Tensor], None]
+
+
+@contextmanager
+def watch(ffns: Sequence[FFN], observe: Observer) -> Iterator[None]:
+    """Call `observe(layer, activation, hidden)` for every layer of every forward pass inside the block.
+
+    Both tensors are (…, neurons), in the model's dtype on the layer's device, after any intervention in force. They
+    are the model's own: read them, do not write to them.
+    """
+    with ExitStack() as stack:
+        for layer, ffn in enumerate(ffns):
+            for handle in _observe_layer(layer, ffn, observe):
+                stack.callback(handle.remove)
+        yield
+
+
+def _observe_layer(layer: int, ffn: FFN, observe: Observer) -> list[RemovableHandle]:
+    if not ffn.gated:
+        return [ffn.activation.register_forward_hook(lambda _, __, output: observe(layer, output, output))]
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
+        kept[:] = [output]
+
+    def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        observe(layer, kept.pop(), inputs[0])
+
+    return [ffn.activation.register_forward_hook(keep), ffn.down.register_forward_pre_hook(read)]
+
+

@@ -1,0 +1,128 @@
+"""Files that are whole or absent: nothing half-written is ever readable as whole.
+
+Everything Neuroglot writes goes through `whole`: into a hidden neighbour first, then renamed into place. Tensor
+files carry their kind, a format version and a checksum, so that a reader can refuse what it cannot trust.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from neuroglot.errors import NeuroglotError
+
+__all__ = ["load_tensors", "save_tensors", "save_text", "whole"]
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Give a place to write `path` (a file or a directory) that becomes `path` only when the block ends well.
+
+    Raises:
+        NeuroglotError: the place cannot be written (disk full, read-only, not a directory …); `path` is then as it was.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        _flush(draft)
+        if draft.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(draft, path)
+        _flush(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _write_failure(error)
+        if reason is None:
+            raise
+        raise NeuroglotError(f"{path} cannot be written: {reason}; nothing was changed there.") from error
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Ask the operating system to have `path` on the disk, so that a power cut cannot leave a name without its bytes."""
+    for item in [path, *(path.rglob("*") if path.is_dir() else ())]:
+        handle = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some file systems cannot sync a directory
+                raise
+        finally:
+            os.close(handle)
+
+
+def _write_failure(error: Exception) -> str | None:
+    """Why a write failed, in words; None if `error` is not about writing."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    # safetensors and torch pass the system's words on inside their own exceptions
+    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    return None
+
+
+def save_text(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8, whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(memoryview(tensors[name].contiguous().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def save_tensors(
+    path: str | Path, kind: str, version: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> Path:
+    """Write CPU tensors as one safetensors file with its kind, format version, checksum and `about` (JSON) inside."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"kind": kind, "version": version, "sha256": _checksum(tensors), "about": dict(about)}
+    with whole(path) as draft:
+        save_file(tensors, draft, metadata={"neuroglot": json.dumps(header, ensure_ascii=False)})
+    return Path(path)
+
+
+def load_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read back what `save_tensors` wrote: the tensors and `about`.
+
+    Raises:
+        NeuroglotError: the file is missing, damaged, of another kind, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NeuroglotError(f"{path} does not exist; give the path of a {kind} file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("neuroglot", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise NeuroglotError(f"{path} is damaged or not a safetensors file ({error}); make it again.") from error
+    if header.get("kind") != kind:
+        found = header.get("kind", "some other program's file")
+        raise NeuroglotError(f"{path} is not a {kind} file but {found}; give the right path.")
+    if header["version"] > version:
+        raise NeuroglotError(f"{path} was written by a newer Neuroglot; update Neuroglot to read it.")
+    if _checksum(tensors) != header["sha256"]:
+        raise NeuroglotError(f"{path} is damaged: its checksum does not match; make it again.")
+    return tensors, header["about"]

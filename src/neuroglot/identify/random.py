@@ -1,0 +1,38 @@
+"""Random neurons: the baseline that every effect is shown beside."""
+
+import hashlib
+
+import torch
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.neurons import NeuronSet
+from neuroglot.recording import Recording
+
+__all__ = ["random"]
+
+
+def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int = 0) -> NeuronSet:
+    """Random selection (Tang et al. 2024, §3.1 e): neurons drawn evenly from all layers, without replacement.
+
+    Args:
+        like: a NeuronSet, of which each language's number of neurons is copied; or a Recording, of which each language
+            gets `top_fraction` of all neurons.
+        top_fraction: used with a Recording.
+        seed: of the draw. A language's draw depends on the seed and its tag, not on the other languages.
+
+    Raises:
+        NeuroglotError: `top_fraction` is out of range.
+    """
+    if not 0 < top_fraction <= 1:
+        raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
+    if isinstance(like, NeuronSet):
+        (layers, width), sizes = like.shape, like.sizes()
+    else:
+        layers, width = like.layers, like.neurons
+        sizes = dict.fromkeys(like.languages, round(top_fraction * layers * width))
+    mask = torch.zeros(len(sizes), layers * width, dtype=torch.bool)
+    for row, (tag, size) in zip(mask, sizes.items(), strict=True):
+        key = hashlib.sha256(f"{seed} {tag}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
+        row[torch.randperm(layers * width, generator=generator)[:size]] = True
+    return NeuronSet(mask.view(len(sizes), layers, width), tuple(sizes), {"method": "random", "seed": seed})

@@ -1,0 +1,201 @@
+"""A causal language model with its tokenizer and its FFN neurons."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.ffn import FFN, find_ffns
+from neuroglot.gguf import PACKAGED, converted, packaged
+
+__all__ = ["Model", "load_model"]
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Model:
+    """A Hugging Face causal language model whose FFN neurons are known.
+
+    Make one with `load_model`, or wrap what you have: `Model(network, tokenizer)`.
+
+    Attributes:
+        network: the Hugging Face model, in evaluation mode.
+        tokenizer: its tokenizer.
+        name: what it is called in results.
+        ffns: the FFN of each layer.
+
+    Raises:
+        NeuroglotError: the architecture is not supported.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: Any, name: str | None = None):
+        self.network: Any = network.eval()
+        self.tokenizer = tokenizer
+        self.name = name or getattr(network.config, "name_or_path", "") or network.config.model_type  # type: ignore[union-attr]
+        self.ffns: list[FFN] = find_ffns(network)
+
+    def __repr__(self) -> str:
+        return f"<model {self.name}: {self.layers} layers of {self.neurons} neurons>"
+
+    @property
+    def layers(self) -> int:
+        """How many layers, L."""
+        return len(self.ffns)
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons a layer, N."""
+        return self.ffns[0].neurons
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input goes."""
+        return torch.device(self.network.device)
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins every block, where the tokenizer defines one."""
+        return self.tokenizer.bos_token_id
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+        return int(self.network.get_input_embeddings().weight.shape[0])
+
+    @property
+    def text_config(self) -> Any:
+        """The configuration of the language model, also where it is one part of a larger model."""
+        return self.network.config.get_text_config(decoder=True)
+
+    def body(
+        self, tokens: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "batch length width"]:
+        """The last hidden states: everything but the language-model head."""
+        output = self.network.base_model(
+            input_ids=tokens.to(self.device),
+            attention_mask=None if mask is None else mask.to(self.device),
+            use_cache=False,
+        )
+        return output.last_hidden_state
+
+    def head(self, states: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
+        """The logits of last hidden states, with the scaling or soft cap that the architecture has."""
+        projection = self.network.get_output_embeddings()
+        logits = projection(states.to(projection.weight.device))
+        config = self.text_config
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if divisor := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / divisor
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the architecture and the weights, the same in float32 and bfloat16.
+
+        Every weight counts (as a sum of its bfloat16 bits), so a fine-tuned or edited model has another fingerprint.
+        """
+        digest = hashlib.sha256(f"{self.text_config.model_type} {self.layers} {self.neurons}".encode())
+        for name, weight in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            if weight.device.type == "meta" or not weight.is_floating_point():
+                continue  # offloaded or packed: its name and shape must do
+            bits = weight.detach().flatten().to(torch.bfloat16).view(torch.int16)
+            digest.update(str(int(bits.sum(dtype=torch.int64))).encode())
+            digest.update(bits[:: max(1, len(bits) // 64)].cpu().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """A digest of the vocabulary and the beginning-of-sequence rule."""
+        vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        return hashlib.sha256(json.dumps([vocabulary, self.bos]).encode()).hexdigest()[:32]
+
+
+def load_model(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Open a model.
+
+    Args:
+        source: a directory, a hub id (`Qwen/Qwen3-0.6B-Base`), a `.gguf` file, or weights that an installed package
+            ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached.
+        revision: the branch, tag or commit of a hub id.
+        dtype: of the weights. `auto` is float32 on a CPU, and the checkpoint's own elsewhere.
+        device: `cpu`, `cuda`, `cuda:1`, `mps` …; by default a GPU if there is one.
+        device_map: spread a model over several devices, as `accelerate` does (`auto`); instead of `device`.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Raises:
+        NeuroglotError: nothing is there, it is damaged, it lacks weights, or its architecture is not supported.
+    """
+    name = str(source)
+    if name in PACKAGED:
+        path = str(packaged(name))
+    elif name.endswith(".gguf"):
+        path = str(converted(Path(source)))
+    elif Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise NeuroglotError(f"{source} holds no config.json, so it is not a Hugging Face model; give another directory.")
+        path = name
+    elif Path(source).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
+    else:
+        path = name
+    if device_map is None:
+        device_map = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
+    elif device is not None:
+        raise NeuroglotError("device and device_map say the same thing in two ways; give one of them.")
+    on_cpu = device_map == {"": "cpu"}
+    weights: Any = {"auto": torch.float32 if on_cpu else "auto"}.get(dtype) or getattr(torch, dtype)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        network, loading = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=weights,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers, safetensors and the hub client each raise their own
+        raise NeuroglotError(_why_not_opened(name, path, error)) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    if loading["missing_keys"]:
+        raise NeuroglotError(
+            f"{name} lacks weights that its architecture has ({sorted(loading['missing_keys'])[0]} …); it is "
+            "incomplete or its config.json belongs to another model."
+        )
+    return Model(network, tokenizer, name=name)
+
+
+def _why_not_opened(name: str, path: str, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0].rstrip(".") if lines else type(error).__name__
+    if not Path(path).exists() and ("/" in path or isinstance(error, OSError)):
+        packaged_names = ", ".join(PACKAGED)
+        return (
+            f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging Face "
+            f"hub did not give it ({reason}); check the name, the network and your access."
+        )
+    return f"{name} cannot be opened as a causal language model ({reason}); it is damaged, incomplete or of another kind."

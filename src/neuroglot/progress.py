@@ -1,0 +1,43 @@
+"""Progress of long work, on the terminal's error stream."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+__all__ = ["token_progress"]
+
+
+class TokenRate(ProgressColumn):
+    """Tokens a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate, once it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} tokens/s")
+
+
+@contextmanager
+def token_progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int, str], None]]:
+    """A bar over `total` tokens. Inside the block, call `advance(tokens, what)`."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TokenRate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+        speed_estimate_period=120,
+    )
+    with bar:
+        task = bar.add_task(title, total=total)
+
+        def advance(tokens: int, what: str) -> None:
+            bar.update(task, advance=tokens, description=f"{title} {what}")
+
+        yield advance
+        bar.update(task, description=title)
