@@ -1,6 +1,6 @@
 """Find, measure and edit the language neurons of an LLM.
 
-    corpus ─▶ one forward pass ─▶ Recording ─▶ identify ─▶ NeuronSet ─▶ intervene ─▶ evaluate ─▶ report
+corpus ─▶ one forward pass ─▶ Recording ─▶ identify ─▶ NeuronSet ─▶ intervene ─▶ evaluate ─▶ report
 """
 
 from neuroglot import evaluate, identify

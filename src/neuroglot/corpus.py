@@ -25,7 +25,12 @@ __all__ = ["Corpus", "load_corpus"]
 READERS = {".txt": "text", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 LANGUAGE_COLUMNS = ("language", "lang")
 KEY_COLUMNS = ("key", "id")
-NOT_LANGUAGES = {"key", "text", "lang", "language"}  # column names that are language codes too (`key` is Kupia)
+NOT_LANGUAGES = {
+    "key",
+    "text",
+    "lang",
+    "language",
+}  # column names that are language codes too (`key` is Kupia)
 
 
 class Documents:
@@ -103,9 +108,7 @@ class Corpus:
 
     def select(self, languages: Sequence[str]) -> "Corpus":
         """The same text, of these languages only and in this order."""
-        return Corpus(
-            {tag: self[tag] for tag in languages}, parallel=self.parallel, keys=self.keys, name=self.name
-        )
+        return Corpus({tag: self[tag] for tag in languages}, parallel=self.parallel, keys=self.keys, name=self.name)
 
     def split(self, every: int = 5) -> tuple["Corpus", "Corpus"]:
         """Two disjoint corpora: all but every `every`-th document, and those held out.
@@ -230,7 +233,9 @@ def _column(table: Any, column: str, rows: Sequence[int] | None = None) -> Calla
 
 def _open_table(path: Path, parallel: bool | None, text_column: str) -> Corpus:
     if path.suffix not in READERS or path.suffix == ".txt":
-        hint = "put it in a directory as fr.txt for French" if path.suffix == ".txt" else "use jsonl, csv, tsv or parquet"
+        hint = (
+            "put it in a directory as fr.txt for French" if path.suffix == ".txt" else "use jsonl, csv, tsv or parquet"
+        )
         raise NeuroglotError(f"{path} does not say which language its text is in; {hint}.")
     table = _read(path)
     columns = table.column_names
@@ -388,7 +393,9 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
                 cells = len(next(csv.reader([line], delimiter="\t" if path.suffix == ".tsv" else ",")))
                 width = width or cells
                 if cells > width:
-                    return f"{path}, line {number}: {cells} cells where the header has {width}; quote cells with commas."
+                    return (
+                        f"{path}, line {number}: {cells} cells where the header has {width}; quote cells with commas."
+                    )
     return f"{path} cannot be read: {error.__cause__ or error}."
 
 
@@ -424,7 +431,9 @@ def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "tex
         path = dataset.format(language=language)
         config = config.format(language=language) if config else None
         field = column.format(language=language)
-        opened = _reach(name, lambda: datasets.load_dataset(path, config, split=split, revision=revision, streaming=True))
+        opened = _reach(
+            name, lambda: datasets.load_dataset(path, config, split=split, revision=revision, streaming=True)
+        )
         if opened.column_names is not None and field not in opened.column_names:
             raise NeuroglotError(
                 f"hf:{name} has no column {field!r}; it has {', '.join(opened.column_names)}; add ?column=NAME."
@@ -444,7 +453,8 @@ def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "tex
         if missing or not configs:
             raise NeuroglotError(
                 f"hf:{name} has no config for {missing[0] if missing else 'any language'} (it has "
-                f"{', '.join(found[:8])}{' …' if len(found) > 8 else ''}); add ?config=… or ?column=… with {{language}}."
+                f"{', '.join(found[:8])}{' …' if len(found) > 8 else ''}); add ?config=… or ?column=… with "
+                "{language}."
             )
     return Corpus(
         {tag: stream(tag, config) for tag, config in configs.items()},

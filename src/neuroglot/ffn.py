@@ -130,9 +130,7 @@ class FFN:
             return x
 
         if site == "hidden":
-            return self.down.register_forward_pre_hook(
-                lambda _, inputs: (apply(inputs[0]), *inputs[1:]), prepend=True
-            )
+            return self.down.register_forward_pre_hook(lambda _, inputs: (apply(inputs[0]), *inputs[1:]), prepend=True)
         return self.activation.register_forward_hook(lambda _, __, output: apply(output), prepend=True)
 
 
@@ -168,15 +166,19 @@ def find_ffns(network: nn.Module) -> list[FFN]:
         )
     try:
         layers = network.get_decoder().get_submodule(family.layers)  # type: ignore[operator]
-        ffns = [FFN(family, layer) for layer in layers]  # type: ignore[union-attr]
+        ffns = [FFN(family, layer) for layer in layers]
     except AttributeError as error:
         raise NeuroglotError(
             f"This {kind} model is not built as its family is ({error}); see docs/families.md to describe it."
         ) from error
     if len({id(ffn.activation) for ffn in ffns}) < len(ffns):
-        raise NeuroglotError(f"This {kind} model shares one activation module between layers; its layers cannot be told apart.")
+        raise NeuroglotError(
+            f"This {kind} model shares one activation module between layers; its layers cannot be told apart."
+        )
     if len({ffn.neurons for ffn in ffns}) > 1:
-        raise NeuroglotError(f"The layers of this {kind} model have different numbers of neurons, which is not supported yet.")
+        raise NeuroglotError(
+            f"The layers of this {kind} model have different numbers of neurons, which is not supported yet."
+        )
     return ffns
 
 
@@ -209,5 +211,3 @@ def _observe_layer(layer: int, ffn: FFN, observe: Observer) -> list[RemovableHan
         observe(layer, kept.pop(), inputs[0])
 
     return [ffn.activation.register_forward_hook(keep), ffn.down.register_forward_pre_hook(read)]
-
-

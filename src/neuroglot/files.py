@@ -54,7 +54,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Ask the operating system to have `path` on the disk, so that a power cut cannot leave a name without its bytes."""
+    """Have `path` on the disk, so that a power cut cannot leave a name without its bytes."""
     for item in [path, *(path.rglob("*") if path.is_dir() else ())]:
         handle = os.open(item, os.O_RDONLY)
         try:
@@ -88,7 +88,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(memoryview(tensors[name].contiguous().numpy()).cast("B"))
+        digest.update(tensors[name].contiguous().numpy().data.cast("B"))
     return digest.hexdigest()
 
 

@@ -91,7 +91,9 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
     if expected_sha256 is None:
         expected_sha256 = _published_sha256(file)
     if expected_sha256 not in (None, digest):
-        raise NeuroglotError(f"{file} is damaged: its SHA-256 is not the published one; delete it and install it again.")
+        raise NeuroglotError(
+            f"{file} is damaged: its SHA-256 is not the published one; delete it and install it again."
+        )
     target = cache_directory() / "models" / f"{file.stem}-{digest[:16]}"
     if target.is_dir():
         return target
@@ -119,9 +121,9 @@ def _convert(file: Path, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         config = AutoConfig.from_pretrained(**where)
     except Exception as error:  # a damaged file trips the reader anywhere
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise NeuroglotError(
-            f"{file} cannot be read as a model ({str(error).strip().splitlines()[0] if str(error).strip() else error!r}); it is damaged "
-            "or of an architecture that transformers cannot open from GGUF."
+            f"{file} cannot be read as a model ({reason}); it is damaged or of an architecture that transformers cannot open from GGUF."
         ) from error
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -19,9 +19,7 @@ def language_tag(text: str) -> str:
         NeuroglotError: `text` is not a language tag.
     """
     if not is_language(text):
-        raise NeuroglotError(
-            f"{text!r} is not a language tag; use BCP-47 tags such as en, fr, zh or zh-Hant (FLORES codes are read too)."
-        )
+        raise NeuroglotError(f"{text!r} is not a language tag; use BCP-47 tags such as en, fr, zh or zh-Hant.")
     return str(langcodes.standardize_tag(text))
 
 

@@ -152,7 +152,9 @@ def load_model(
         path = str(converted(Path(source)))
     elif Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
-            raise NeuroglotError(f"{source} holds no config.json, so it is not a Hugging Face model; give another directory.")
+            raise NeuroglotError(
+                f"{source} holds no config.json, so it is not a Hugging Face model; give another directory."
+            )
         path = name
     elif Path(source).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
@@ -195,7 +197,9 @@ def _why_not_opened(name: str, path: str, error: Exception) -> str:
     if not Path(path).exists() and ("/" in path or isinstance(error, OSError)):
         packaged_names = ", ".join(PACKAGED)
         return (
-            f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging Face "
-            f"hub did not give it ({reason}); check the name, the network and your access."
+            f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging "
+            f"Face hub did not give it ({reason}); check the name, the network and your access."
         )
-    return f"{name} cannot be opened as a causal language model ({reason}); it is damaged, incomplete or of another kind."
+    return (
+        f"{name} cannot be opened as a causal language model ({reason}); it is damaged, incomplete or of another kind."
+    )

@@ -144,9 +144,7 @@ class NeuronSet:
         return neurons if languages is None else neurons.select(languages)
 
     @classmethod
-    def _load_published(
-        cls, path: Path, languages: Sequence[str] | None, shape: tuple[int, int] | None
-    ) -> "NeuronSet":
+    def _load_published(cls, path: Path, languages: Sequence[str] | None, shape: tuple[int, int] | None) -> "NeuronSet":
         if languages is None or shape is None:
             raise NeuroglotError(
                 f"{path} holds neither languages nor shape; give them: languages=['en', …], shape=(layers, neurons)."

@@ -34,8 +34,8 @@ def tokenize(model: Model, documents: Iterable[str], tokens: int) -> Int[Tensor,
     row = np.concatenate(parts)[:tokens] if parts else np.empty(0, dtype=np.int32)
     if len(row) and row.max() >= model.vocabulary:
         raise NeuroglotError(
-            f"The tokenizer gives token {row.max()}, but the model {model.name} knows {model.vocabulary}; they do not belong "
-            "together."
+            f"The tokenizer gives token {row.max()}, but the model {model.name} knows {model.vocabulary}; they do not "
+            "belong together."
         )
     return torch.from_numpy(row)
 

@@ -100,5 +100,3 @@ def mean_nll(
             "float32 or bfloat16, or check its weights and the interventions in force."
         )
     return mean
-
-

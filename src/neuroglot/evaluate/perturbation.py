@@ -185,7 +185,8 @@ def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
     differing = [name for name, value in fresh.settings.items() if old.settings.get(name) != value]
     if differing:
         raise NeuroglotError(
-            f"{resume} was measured with another {' and '.join(differing)}; delete it to measure again, or name another."
+            f"{resume} was measured with another {' and '.join(differing)}; delete it to measure again, or name "
+            "another."
         )
     return old
 

@@ -78,7 +78,11 @@ def _lowest_entropy(
             NeuroglotWarning,
             stacklevel=3,
         )
-    entropies = torch.cat([entropy(values[rows]) for rows in candidates.split(ROWS_AT_ONCE)]) if len(candidates) else values[:0, 0]
+    entropies = (
+        torch.cat([entropy(values[rows]) for rows in candidates.split(ROWS_AT_ONCE)])
+        if len(candidates)
+        else values[:0, 0]
+    )
     chosen = candidates[entropies.sort(stable=True).indices[:wanted]]
     mask = torch.zeros(len(languages), layers * width, dtype=torch.bool)
     mask[:, chosen] = above[chosen].T

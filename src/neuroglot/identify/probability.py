@@ -32,7 +32,5 @@ def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
     )
     empty = [tag for tag, count in neurons.sizes().items() if count == 0]
     if empty:
-        warnings.warn(
-            f"lap found no neuron above {threshold} in {', '.join(empty)}.", NeuroglotWarning, stacklevel=2
-        )
+        warnings.warn(f"lap found no neuron above {threshold} in {', '.join(empty)}.", NeuroglotWarning, stacklevel=2)
     return neurons

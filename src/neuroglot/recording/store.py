@@ -17,7 +17,7 @@ class ShardStore:
     """The shards of one recording in a directory.
 
     Attributes:
-        directory: holds `plan.json` (what is recorded, how), `shards/` while it lasts, `recording.safetensors` at the end.
+        directory: holds `plan.json` (what is recorded, how), `shards/` while it lasts, then `recording.safetensors`.
 
     Raises:
         NeuroglotError: the directory holds a recording of another model, text or setting.

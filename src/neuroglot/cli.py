@@ -1,0 +1,353 @@
+"""The command line. Thin: every command opens things, calls the library, and says what it wrote and where."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
+    import pandas as pd
+
+    from neuroglot.evaluate import Perturbation
+    from neuroglot.model import Model
+    from neuroglot.run import ModelSettings, RecordSettings, Run, TextSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find, measure and edit the language neurons of an LLM.\n\nThe order of work: record, identify, perturb, "
+    "report. "
+    "Try it first with [bold]neuroglot demo[/bold].",
+)
+out = Console()
+err = Console(stderr=True)
+
+DEMO_LANGUAGES = "en,zh,fr,es,vi,id"
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A directory, a Hugging Face hub id, a .gguf file, or packaged weights: gemma3-270m, smollm2-135m."
+    ),
+]
+CorpusArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A directory of {language}.txt files; a .jsonl, .csv, .tsv or .parquet file with a language column or one "
+        "column a language; hf:DATASET; or starter, the built-in corpus."
+    ),
+]
+RunArgument = Annotated[
+    Path, typer.Argument(help="The run directory that `neuroglot record` made.", show_default=False)
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The run directory. [default: runs/MODEL-CORPUS]", show_default=False),
+]
+LanguagesOption = Annotated[
+    str | None,
+    typer.Option("--languages", "-l", help="Only these, such as en,fr,zh. [default: all]", show_default=False),
+]
+MethodOption = Annotated[str, typer.Option("--method", "-m", help="Which neurons: lape, lap, lave or random.")]
+HeldOutTokens = Annotated[int, typer.Option(min=1, help="Measure at most so many held-out tokens of each language.")]
+HeldOutBlock = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens a block. [default: the longest of 512, 256, … 32 that every language fills four times]",
+        show_default=False,
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="How many random rows to measure for the baseline.")]
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Find, measure and edit the language neurons of an LLM."""
+    if version:
+        from neuroglot import __version__
+
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    folder: OutOption = None,
+    languages: LanguagesOption = DEMO_LANGUAGES,
+) -> None:
+    """The main job on the built-in defaults: Gemma 3 270M, six languages of the starter corpus, in a few minutes.
+
+    Reads the corpus, finds each language's neurons (LAPE), switches them off, measures what breaks, writes a report.
+    """
+    from neuroglot.run import ModelSettings, RecordSettings, TextSettings
+
+    run, model = _record(
+        folder or Path("runs/demo"),
+        ModelSettings(source="gemma3-270m"),
+        TextSettings(source="starter", languages=_split(languages)),
+        RecordSettings(block=256),
+    )
+    _identify(run, "lape", {})
+    _perturb(run, model, "lape", tokens=800, block=128, seeds=3, corpus=None)
+    _report(run)
+
+
+@app.command()
+def record(
+    model: ModelArgument,
+    corpus: CorpusArgument,
+    folder: OutOption = None,
+    languages: LanguagesOption = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Read at most so many tokens of each language.")] = 1_000_000,
+    block: Annotated[int, typer.Option(min=2, help="Tokens a block, with BOS.")] = 512,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a forward pass; more suits a GPU.")] = 1024,
+    hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
+    text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, mps … [default: a GPU if there is one]", show_default=False),
+    ] = None,
+    device_map: Annotated[str | None, typer.Option(help="Spread a large model over devices: auto.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+) -> None:
+    """Read a corpus once and keep the statistics of every neuron, by language.
+
+    Can be stopped and started again with the same command: finished shards are kept.
+    """
+    from pydantic import ValidationError
+
+    from neuroglot.run import ModelSettings, RecordSettings, TextSettings
+
+    try:
+        model_settings = ModelSettings(
+            source=model,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+        )
+    except ValidationError as error:
+        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+    text = TextSettings(source=corpus, languages=_split(languages), text_column=text_column, hold_out=hold_out)
+    recording = RecordSettings(tokens=tokens, block=block, batch_tokens=batch_tokens)
+    run, _ = _record(folder or _default_folder(model, corpus), model_settings, text, recording)
+    out.print(f"next: neuroglot identify {run.path}")
+
+
+@app.command()
+def identify(
+    run: RunArgument,
+    method: MethodOption = "lape",
+    top_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of all neurons to choose (lape, lave, random). [default: 0.01]", show_default=False),
+    ] = None,
+    activity_quantile: Annotated[
+        float | None,
+        typer.Option(
+            help="Only neurons above this quantile of all values count (lape, lave). [default: 0.95]",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability a neuron must exceed (lap). [default: 0.95]", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw (random). [default: 0]", show_default=False)] = None,
+) -> None:
+    """Find each language's neurons in a recording. Takes seconds; try other settings as you like."""
+    from neuroglot.run import Run
+
+    given = {
+        "top_fraction": top_fraction,
+        "activity_quantile": activity_quantile,
+        "threshold": threshold,
+        "seed": seed,
+    }
+    opened = Run.open(run)
+    _identify(opened, method, {name: value for name, value in given.items() if value is not None})
+    out.print(f"next: neuroglot perturb {run} --method {method}")
+
+
+@app.command()
+def perturb(
+    run: RunArgument,
+    method: MethodOption = "lape",
+    corpus: Annotated[
+        str | None,
+        typer.Option(help="Measure on this text. [default: what the run held out]", show_default=False),
+    ] = None,
+    tokens: HeldOutTokens = 100_000,
+    block: HeldOutBlock = None,
+    seeds: Seeds = 3,
+) -> None:
+    """Switch each language's neurons off and measure every language's perplexity, beside random neurons.
+
+    Can be stopped and started again with the same command: finished rows are kept.
+    """
+    from neuroglot.run import Run
+
+    opened = Run.open(run)
+    opened.neurons(method)  # say so now, before a model is loaded
+    model = opened.manifest.model.load()
+    _perturb(opened, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
+    out.print(f"next: neuroglot report {run}")
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write the tables, the figures and one self-contained page of everything a run holds so far."""
+    from neuroglot.run import Run
+
+    _report(Run.open(run))
+
+
+# --- what the commands share -----------------------------------------------------------------------------------------
+
+
+def _split(languages: str | None) -> list[str] | None:
+    return [tag.strip() for tag in languages.split(",") if tag.strip()] if languages else None
+
+
+def _default_folder(model: str, corpus: str) -> Path:
+    name = "-".join(Path(part.split("?")[0].removeprefix("hf:")).stem for part in (model, corpus))
+    return Path("runs") / name
+
+
+def _record(
+    folder: Path, model_settings: "ModelSettings", text: "TextSettings", recording: "RecordSettings"
+) -> "tuple[Run, Model]":
+    from neuroglot.run import Run
+
+    to_record, _ = text.load()
+    if len(to_record.languages) < 2:
+        raise NeuroglotError(
+            f"{text.source} gives only {to_record.languages[0]}; every method compares languages, so give at least two."
+        )
+    with err.status(f"opening {model_settings.source} (a GGUF file takes a minute or two the first time)"):
+        model = model_settings.load()
+    run = Run.create(folder, model_settings, text, recording)
+    made = run.record(model, to_record)
+    out.print(
+        f"recorded {int(made.tokens.sum()):,} tokens in {len(made.languages)} languages: {run.path / 'recording'}"
+    )
+    return run, model
+
+
+def _identify(run: "Run", method: str, settings: dict[str, Any]) -> None:
+    from inspect import signature
+
+    from neuroglot.identify import METHODS
+
+    if method not in METHODS:
+        raise NeuroglotError(f"{method} is not a method; choose among {', '.join(METHODS)}.")
+    accepted = signature(METHODS[method]).parameters
+    unused = [name for name in settings if name not in accepted]
+    if unused:
+        raise NeuroglotError(f"{method} has no {unused[0].replace('_', '-')}; leave the option out.")
+    neurons = METHODS[method](run.recording, **settings)
+    neurons.save(run.neurons_path(method))
+    defaults = {name: p.default for name, p in accepted.items() if p.default is not p.empty}
+    run.manifest.identify[method] = defaults | settings
+    if run.manifest.perturb.pop(method, None) is not None:
+        run.perturbation_path(method).unlink(missing_ok=True)  # it measured other neurons
+    run.save()
+    sizes = neurons.sizes()
+    _print_table({tag: [f"{count:,}"] for tag, count in sizes.items()}, "neurons", [method])
+    out.print(f"wrote {run.neurons_path(method)}")
+
+
+def _perturb(
+    run: "Run", model: "Model", method: str, *, tokens: int, block: int | None, seeds: int, corpus: str | None
+) -> None:
+    from neuroglot.corpus import load_corpus
+    from neuroglot.evaluate import perturb as measure
+
+    provenance = run.recording.provenance
+    if provenance is not None and provenance.fingerprint != model.fingerprint:
+        raise NeuroglotError(
+            f"{model.name} is not the model this run recorded (its weights changed since); record again into "
+            "another --out."
+        )
+    held_out = load_corpus(corpus) if corpus else run.manifest.text.load()[1]
+    result = measure(
+        model,
+        held_out,
+        run.neurons(method),
+        tokens=tokens,
+        block=block,
+        seeds=seeds,
+        resume=run.perturbation_path(method),
+    )
+    run.manifest.perturb[method] = {
+        "corpus": corpus or "held out",
+        "tokens": tokens,
+        "block": result.block,
+        "seeds": seeds,
+    }
+    run.save()
+    _print_change(result)
+    out.print(f"wrote {run.perturbation_path(method)}")
+
+
+def _print_change(result: "Perturbation") -> None:
+    change: pd.DataFrame = result.change
+    random = result.random_change
+    rows = [*change.index, "random", "± std"]
+    cells = {
+        tag: [f"{value:+.1%}" for value in [*change[tag], random.loc["mean", tag], random.loc["std", tag]]]
+        for tag in change.columns
+    }
+    _print_table(cells, "off \\ measured", rows)
+
+
+def _print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> None:
+    table = Table(corner, *(tag for tag in columns), box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for i, row in enumerate(rows):
+        table.add_row(row, *(values[i] for values in columns.values()))
+    out.print(table)
+
+
+def _report(run: "Run") -> None:
+    from neuroglot.report import report as write
+
+    page = write(run)
+    out.print(f"wrote {run.path / 'tables'}, {run.path / 'figures'}, {page}")
+
+
+def main() -> None:
+    """Run the command line: bad input is one sentence and exit status 2, never a traceback."""
+
+    def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, NeuroglotWarning):
+            err.print(f"[yellow]note:[/yellow] {message}", highlight=False, soft_wrap=True)
+
+    warnings.showwarning = show
+    try:
+        app()
+    except NeuroglotError as error:
+        err.print("[red]error:[/red]", end=" ")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from what is finished.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

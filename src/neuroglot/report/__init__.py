@@ -1,0 +1,5 @@
+"""Pages, figures and tables of a run, for people to look at."""
+
+from neuroglot.report.page import report
+
+__all__ = ["report"]

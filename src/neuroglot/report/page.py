@@ -1,0 +1,143 @@
+"""The report of a run: tables, figures, and one page that holds them all."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from neuroglot.evaluate import Perturbation
+from neuroglot.files import save_text
+from neuroglot.languages import language_name
+from neuroglot.neurons import NeuronSet
+from neuroglot.report.figures import layer_figure, overlap_figure, perturbation_figure, save_figure
+from neuroglot.run import Run
+
+__all__ = ["findings", "report"]
+
+
+def report(run: Run) -> Path:
+    """Write the tables and figures of everything the run holds so far, and `report.html`, one self-contained page.
+
+    Raises:
+        NeuroglotError: the run has no finished recording, or cannot be written.
+    """
+    recording = run.recording
+    tokens = pd.DataFrame(
+        {
+            "language": [language_name(tag) for tag in recording.languages],
+            "tag": recording.languages,
+            "tokens": recording.tokens.tolist(),
+            "active_share": [float(recording.probabilities[..., k].mean()) for k in range(len(recording.languages))],
+        }
+    )
+    _save_table(run, "recording", tokens)
+    methods = [_method(run, name) for name in run.manifest.identify]
+    page = _TEMPLATES.get_template("report.html").render(
+        run=run.manifest,
+        recording=recording,
+        tokens=tokens,
+        methods=methods,
+        name=language_name,
+    )
+    return save_text(run.path / "report.html", page)
+
+
+def _method(run: Run, method: str) -> dict[str, Any]:
+    """Write the tables and figures of one method, and gather what the page shows of it."""
+    neurons = run.neurons(method)
+    _save_table(run, f"neurons-{method}", neurons.counts().reset_index())
+    _save_table(run, f"overlap-{method}", neurons.overlap().rename_axis("language").reset_index())
+    _save_table(run, f"index-{method}", _index(neurons))
+    title = f"{method.upper() if len(method) <= 4 else method} neurons of {run.manifest.model.source}"
+    shown: dict[str, Any] = {
+        "name": method,
+        "settings": run.manifest.identify[method],
+        "sizes": neurons.sizes(),
+        "total": int(neurons.union().sum()),
+        "threshold": neurons.about.get("threshold"),
+        "layers": _figure(run, layer_figure(neurons, f"{title}, by layer"), f"layers-{method}"),
+        "overlap": _figure(run, overlap_figure(neurons, f"Overlap of the {title}"), f"overlap-{method}"),
+    }
+    path = run.perturbation_path(method)
+    if method in run.manifest.perturb and path.is_file():
+        result = Perturbation.load(path)
+        _save_table(run, f"perturbation-{method}", result.table())
+        _save_table(run, f"change-{method}", result.change.rename_axis("off").reset_index())
+        figure = perturbation_figure(result, f"Change of perplexity when {title} are off")
+        shown["perturbation"] = _figure(run, figure, f"perturbation-{method}")
+        shown["result"] = result
+        shown["findings"] = findings(result)
+    return shown
+
+
+def findings(result: Perturbation) -> list[str]:
+    """What a perplexity-change matrix shows, in sentences; exceptions are named."""
+    change, random, leads = result.change, result.random_change, result.leads
+    others = [tag for tag in leads.index if tag != "en"]
+    leading = [tag for tag in others if leads[tag]]
+    said = []
+    if others:
+        beside = " other than English" if "en" in leads.index else ""
+        said.append(
+            f"For {len(leading)} of {len(others)} languages{beside} the language's own perplexity rises most when its "
+            "neurons are off."
+        )
+    for tag in leads.index:
+        own = change.loc[tag, tag]
+        if not leads[tag]:
+            most = change.loc[tag].idxmax()
+            if result.sizes[tag] == 0:
+                said.append(f"{language_name(tag)} is an exception: no neuron is its own, so nothing was switched off.")
+            else:
+                said.append(
+                    f"{language_name(tag)} is an exception: {language_name(str(most))} rises more "
+                    f"({change.loc[tag, most]:+.1%}) than {language_name(tag)} itself ({own:+.1%})."
+                )
+    below = []
+    for tag in leads.index:
+        mean, std = random.loc["mean", tag], random.loc["std", tag]
+        if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):
+            below.append(language_name(tag))
+    said.append(
+        f"Random neurons, {result.sizes['random']} of them, change perplexity by {random.loc['mean'].mean():+.1%} on "
+        f"average (largest {random.loc['mean'].max():+.1%})."
+    )
+    if below:
+        said.append(f"Not above random by 3 standard deviations over {len(result.random)} seeds: {', '.join(below)}.")
+    else:
+        said.append(
+            f"Every language's own cell is above random by 3 standard deviations over {len(result.random)} seeds."
+        )
+    return said
+
+
+def _index(neurons: NeuronSet) -> pd.DataFrame:
+    """Every chosen neuron: language, layer from 1, neuron from 0 (as in the tensors)."""
+    language, layer, neuron = neurons.mask.nonzero(as_tuple=True)
+    return pd.DataFrame(
+        {
+            "language": [neurons.languages[k] for k in language.tolist()],
+            "layer": (layer + 1).tolist(),
+            "neuron": neuron.tolist(),
+        }
+    )
+
+
+def _figure(run: Run, figure: Any, name: str) -> str:
+    """Save a figure, and give it as text for the page."""
+    png, _ = save_figure(figure, run.path / "figures", name)
+    return base64.b64encode(png.read_bytes()).decode("ascii")
+
+
+def _save_table(run: Run, name: str, table: pd.DataFrame) -> None:
+    save_text(run.path / "tables" / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("neuroglot.report"),
+    autoescape=select_autoescape(),
+    trim_blocks=True,
+    lstrip_blocks=True,
+)

@@ -1,0 +1,229 @@
+"""A run: one directory that holds everything made from one model and one corpus.
+
+run.json        what was asked, with every setting: enough to repeat it
+recording/      recording.safetensors, plan.json
+neurons/        METHOD.safetensors
+perturbation/   METHOD.json
+tables/         *.csv
+figures/        *.png, *.pdf
+report.html
+"""
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from neuroglot.corpus import Corpus, load_corpus
+from neuroglot.errors import NeuroglotError
+from neuroglot.files import save_text
+from neuroglot.model import Dtype, Model, load_model
+from neuroglot.neurons import NeuronSet
+from neuroglot.recording import Recording, record
+
+__all__ = ["ModelSettings", "RecordSettings", "Run", "TextSettings"]
+
+
+class ModelSettings(BaseModel):
+    """How the model is opened; see `load_model`."""
+
+    source: str
+    """A directory, a hub id, a .gguf file, or packaged weights."""
+    revision: str | None = None
+    """The branch, tag or commit of a hub id."""
+    dtype: Dtype = "auto"
+    """The type of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
+    device: str | None = None
+    """Where the model runs; by default a GPU if there is one."""
+    device_map: str | None = None
+    """How a large model is spread over devices, such as auto."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the checkpoint may run."""
+
+    def load(self) -> Model:
+        """Open it."""
+        return load_model(
+            self.source,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            device_map=self.device_map,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+class TextSettings(BaseModel):
+    """How the corpus is opened; see `load_corpus`."""
+
+    source: str
+    """A directory, a file, hf:DATASET, or starter."""
+    languages: list[str] | None = None
+    """The languages to keep, in this order; all of them by default."""
+    text_column: str = "text"
+    """The column that holds the text."""
+    hold_out: int = Field(5, ge=2)
+    """Every n-th document is not recorded but kept for measuring."""
+
+    def load(self) -> tuple[Corpus, Corpus]:
+        """The text to record and the text held out."""
+        corpus = load_corpus(self.source, languages=self.languages, text_column=self.text_column)
+        return corpus.split(self.hold_out)
+
+
+class RecordSettings(BaseModel):
+    """How the pass is made; see `record`."""
+
+    tokens: int = Field(1_000_000, ge=1)
+    """At most so many tokens of each language."""
+    block: int = Field(512, ge=2)
+    """Tokens a block, with BOS."""
+    batch_tokens: int = Field(1024, ge=1)
+    """Tokens a forward pass."""
+
+
+class Manifest(BaseModel):
+    """What `run.json` holds."""
+
+    neuroglot: str
+    """The version that made the run."""
+    versions: dict[str, str]
+    """Versions of Python and of the libraries that decide results."""
+    created: str
+    """When it was begun (UTC)."""
+    model: ModelSettings
+    """How the model is opened."""
+    text: TextSettings
+    """How the corpus is opened."""
+    record: RecordSettings
+    """How the pass was made."""
+    identify: dict[str, dict[str, Any]] = {}
+    """Method → its settings."""
+    perturb: dict[str, dict[str, Any]] = {}
+    """Method → how its neurons were measured."""
+
+
+def library_version(name: str) -> str:
+    """The installed version of a library, or `none`."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+class Run:
+    """A run directory. Make one with `Run.create`, open one with `Run.open`.
+
+    Attributes:
+        path: the directory.
+        manifest: what `run.json` holds.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RecordSettings) -> "Run":
+        """Begin a run in `path`, or go on with the one that is there if it was begun with the same settings.
+
+        Raises:
+            NeuroglotError: `path` holds something else, or a run of other settings.
+        """
+        path = Path(path)
+        manifest = Manifest(
+            neuroglot=library_version("neuroglot"),
+            versions={"python": platform.python_version()}
+            | {name: library_version(name) for name in ("torch", "transformers", "datasets", "tokenizers")},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            model=model,
+            text=text,
+            record=recording,
+        )
+        if (path / "run.json").is_file():
+            old = cls.open(path)
+            for part in ("model", "text", "record"):
+                before, now = getattr(old.manifest, part).model_dump(), getattr(manifest, part).model_dump()
+                differing = [
+                    f"{name} (was {before[name]}, now {now[name]})" for name in now if before[name] != now[name]
+                ]
+                if differing:
+                    raise NeuroglotError(
+                        f"{path} is a run with another {'; '.join(differing)}; choose another --out, or delete it."
+                    )
+            return old
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise NeuroglotError(f"{path} exists and is not a run; choose another --out.")
+        run = cls(path, manifest)
+        run.save()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Open a run.
+
+        Raises:
+            NeuroglotError: `path` is no run, or its run.json is damaged.
+        """
+        path = Path(path)
+        try:
+            return cls(path, Manifest.model_validate_json((path / "run.json").read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise NeuroglotError(
+                f"{path} is not a run (it has no run.json); make one with `neuroglot record`."
+            ) from error
+        except (ValidationError, OSError, UnicodeDecodeError) as error:
+            raise NeuroglotError(f"{path / 'run.json'} is damaged; record again into another directory.") from error
+
+    def save(self) -> None:
+        """Write run.json."""
+        save_text(self.path / "run.json", self.manifest.model_dump_json(indent=2))
+
+    # --- what it holds -----------------------------------------------------------------------------------------------
+
+    def record(self, model: Model, corpus: Corpus, *, progress: bool = True) -> Recording:
+        """Make the recording, or go on with it, or read it if it is finished."""
+        settings = self.manifest.record
+        return record(
+            model,
+            corpus,
+            tokens=settings.tokens,
+            block=settings.block,
+            batch_tokens=settings.batch_tokens,
+            directory=self.path / "recording",
+            progress=progress,
+        )
+
+    @property
+    def recording(self) -> Recording:
+        """The finished recording."""
+        path = self.path / "recording" / "recording.safetensors"
+        if not path.is_file():
+            raise NeuroglotError(
+                f"{self.path} has no finished recording; run the same `neuroglot record` command again."
+            )
+        return Recording.load(path)
+
+    def neurons_path(self, method: str) -> Path:
+        """Where a method's neurons are."""
+        return self.path / "neurons" / f"{method}.safetensors"
+
+    def neurons(self, method: str) -> NeuronSet:
+        """The neurons that a method found.
+
+        Raises:
+            NeuroglotError: it was not run.
+        """
+        if not self.neurons_path(method).is_file():
+            have = ", ".join(self.manifest.identify) or "none"
+            raise NeuroglotError(
+                f"{self.path} has no neurons of {method} (it has {have}); run `neuroglot identify {self.path} --method "
+                f"{method}`."
+            )
+        return NeuronSet.load(self.neurons_path(method))
+
+    def perturbation_path(self, method: str) -> Path:
+        """Where a method's perplexities are."""
+        return self.path / "perturbation" / f"{method}.json"
