@@ -123,7 +123,8 @@ def _convert(file: Path, target: Path) -> None:
     except Exception as error:  # a damaged file trips the reader anywhere
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise NeuroglotError(
-            f"{file} cannot be read as a model ({reason}); it is damaged or of an architecture that transformers cannot open from GGUF."
+            f"{file} cannot be read as a model ({reason}); it is damaged or of an architecture that "
+            "transformers cannot open from GGUF."
         ) from error
     if hasattr(config, "quantization_config"):
         del config.quantization_config
