@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["FAMILIES", "FFN", "Family", "Site", "find_ffns", "watch"]
+__all__ = ["FAMILIES", "FFN", "Family", "Site", "find_ffns", "watch", "watch_residual"]
 
 Site = Literal["activation", "hidden"]
 Edit = Callable[[Tensor], Tensor]
@@ -77,11 +77,13 @@ class FFN:
 
     Attributes:
         gated: whether a gate is multiplied into the activation.
+        layer: the decoder layer it is part of.
         neurons: how many hidden units it has.
     """
 
     def __init__(self, family: Family, layer: nn.Module):
         self.gated = family.gated
+        self.layer = layer
         self.activation = layer.get_submodule(family.activation)
         self.down = layer.get_submodule(family.down)
         self._up = layer.get_submodule(family.up)
@@ -211,3 +213,19 @@ def _observe_layer(layer: int, ffn: FFN, observe: Observer) -> list[RemovableHan
         observe(layer, kept.pop(), inputs[0])
 
     return [ffn.activation.register_forward_hook(keep), ffn.down.register_forward_pre_hook(read)]
+
+
+@contextmanager
+def watch_residual(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Call `observe(layer, states)` with the residual stream that leaves every layer, inside the block.
+
+    States are (batch, tokens, width), before any norm that follows the last layer. Read them, do not write to them.
+    """
+    with ExitStack() as stack:
+        for layer, ffn in enumerate(ffns):
+
+            def read(_: nn.Module, __: Any, output: Any, layer: int = layer) -> None:
+                observe(layer, output[0] if isinstance(output, tuple) else output)
+
+            stack.callback(ffn.layer.register_forward_hook(read).remove)
+        yield

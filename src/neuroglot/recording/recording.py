@@ -29,7 +29,7 @@ class Provenance(BaseModel, frozen=True):
     tokenizer: str
     """The digest of its tokenizer."""
     block: int
-    """Tokens a block, with BOS."""
+    """Tokens a block, with BOS; 0 where samples were read whole."""
 
     def differences(self, other: "Provenance") -> list[str]:
         """What differs, in words (the model's name may: the fingerprint decides)."""
