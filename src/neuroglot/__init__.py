@@ -3,14 +3,14 @@
 corpus ─▶ one forward pass ─▶ Recording ─▶ identify ─▶ NeuronSet ─▶ intervene ─▶ evaluate ─▶ report
 """
 
-from neuroglot import evaluate, identify
+from neuroglot import alignment, evaluate, identify
 from neuroglot.bake import bake
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.intervene import Deactivate, Intervention, intervene
 from neuroglot.model import Model, load_model
 from neuroglot.neurons import NeuronSet
-from neuroglot.recording import Recording, record
+from neuroglot.recording import Recording, Samples, record, record_samples
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,8 @@ __all__ = [
     "NeuroglotWarning",
     "NeuronSet",
     "Recording",
+    "Samples",
+    "alignment",
     "bake",
     "evaluate",
     "identify",
@@ -30,4 +32,5 @@ __all__ = [
     "load_corpus",
     "load_model",
     "record",
+    "record_samples",
 ]

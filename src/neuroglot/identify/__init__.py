@@ -5,9 +5,10 @@ from collections.abc import Callable
 from neuroglot.identify.entropy import lape, lave
 from neuroglot.identify.probability import lap
 from neuroglot.identify.random import random
+from neuroglot.identify.regions import contributions, key_regions
 from neuroglot.neurons import NeuronSet
 
 METHODS: dict[str, Callable[..., NeuronSet]] = {"lape": lape, "lap": lap, "lave": lave, "random": random}
-"""The methods by name, each a function of a recording."""
+"""The methods of a recording, by name; `key_regions` reads samples."""
 
-__all__ = ["METHODS", "lap", "lape", "lave", "random"]
+__all__ = ["METHODS", "contributions", "key_regions", "lap", "lape", "lave", "random"]

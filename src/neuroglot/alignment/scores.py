@@ -1,0 +1,157 @@
+"""LRDS, SADS and SKLR (Zeng et al. 2025, §3.2), whole and by layer, with bootstrap confidence intervals."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from neuroglot.alignment.embedding import state_similarity
+from neuroglot.alignment.similarity import Pairs, check_comparable, layer_pairs, normalised, pairs_of, whole_pairs
+from neuroglot.errors import NeuroglotError
+from neuroglot.identify.regions import region_sizes
+from neuroglot.neurons import NeuronSet
+from neuroglot.recording import Samples
+
+__all__ = ["by_layer", "lrds", "sads", "sklr", "summary"]
+
+Weights = Float64[Tensor, "draws samples"]
+
+
+def lrds(samples: Samples, layer: int | None = None) -> float:
+    """Linguistic regions development score (Zeng et al. 2025, eq. 8): how much the language alone makes samples alike.
+
+    Mean similarity of samples of one language and different meanings, less that of different languages and different
+    meanings. Lower is more language-agnostic.
+
+    Args:
+        samples: of at least two languages and two meanings.
+        layer: of this layer only (from 0); by default of the whole vectors.
+
+    Raises:
+        NeuroglotError: one language, one sample, or no such layer.
+    """
+    return float(_lrds(_pairs(samples, layer), _once(samples))[0])
+
+
+def sads(samples: Samples, layer: int | None = None) -> float:
+    """Semantic alignment development score (Zeng et al. 2025, eq. 9): how much the meaning alone makes samples alike.
+
+    Mean similarity of samples of different languages and one meaning, less that of different languages and different
+    meanings. Arguments and errors are those of `lrds`.
+    """
+    return float(_sads(_pairs(samples, layer), _once(samples))[0])
+
+
+def sklr(regions: NeuronSet) -> int:
+    """Size of the key linguistic regions (Zeng et al. 2025, §3.2): their sizes added up over languages."""
+    return sum(regions.sizes().values())
+
+
+def summary(
+    samples: Samples, *, threshold: float | None = None, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """LRDS, SADS and, given a threshold, SKLR of the whole vectors.
+
+    Intervals are percentiles over bootstrap draws of the meanings, each drawn in all languages at once; a pair of one
+    meaning with itself is never counted, however often that meaning is drawn. SKLR is drawn a tenth as often, since it
+    reads every neuron again. What an interval covers is the choice of meanings, not of languages.
+
+    Args:
+        samples: of at least two languages and two meanings.
+        threshold: of `identify.key_regions`.
+        draws: how many; 0 for values without intervals.
+        level: of confidence, in (0, 1).
+        seed: of the draws.
+
+    Returns:
+        A row a score; columns value, low, high.
+
+    Raises:
+        NeuroglotError: one language or one sample, or a setting is out of range.
+    """
+    weights = bootstrap_weights(len(samples), draws, seed)
+    pairs = whole_pairs(samples)
+    rows = {"lrds": _with_interval(_lrds(pairs, weights), level), "sads": _with_interval(_sads(pairs, weights), level)}
+    if threshold is not None:
+        sizes = region_sizes(samples, threshold, weights[: 1 + draws // 10]).sum((1, 2))
+        rows["sklr"] = _with_interval(sizes.to(torch.float64), level)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
+
+
+def by_layer(samples: Samples, *, draws: int = 1000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """LRDS and SADS of each layer, and SES and SADS of its residual stream where the samples have states.
+
+    Each layer's slice is normalised by itself. Arguments and errors are those of `summary`.
+
+    Returns:
+        A row a layer, from 1 as the papers count them; for each score its value, `_low` and `_high`. `ses` is
+        `alignment.ses` (Tang et al. 2024, §3.3.2); `ses_margin` is what of it is meaning: the same less the mean
+        similarity of different meanings in different languages.
+    """
+    check_comparable(samples)
+    weights = bootstrap_weights(len(samples), draws, seed)
+    rows = []
+    for layer, pairs in enumerate(layer_pairs(samples)):
+        scores = {"lrds": _lrds(pairs, weights), "sads": _sads(pairs, weights)}
+        if samples.states is not None:
+            between = pairs_of(normalised(samples.states[:, :, layer].to(torch.float64)))
+            scores["ses"] = state_similarity(between, weights)
+            scores["ses_margin"] = _sads(between, weights)
+        row: dict[str, float] = {}
+        for name, values in scores.items():
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = _with_interval(values, level)
+        rows.append(row)
+    return pd.DataFrame(rows, index=pd.RangeIndex(1, samples.layers + 1, name="layer"))
+
+
+def bootstrap_weights(samples: int, draws: int, seed: int) -> Weights:
+    """How often each draw has each meaning, (1 + draws, n); the first row has each once: the value itself."""
+    if draws < 0:
+        raise NeuroglotError(f"draws must be at least 0, not {draws}.")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(samples, (draws, samples), generator=generator)
+    counts = torch.zeros(draws, samples, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(1, dtype=torch.float64).expand_as(drawn)
+    )
+    return torch.cat([torch.ones(1, samples, dtype=torch.float64), counts])
+
+
+def _lrds(pairs: Pairs, weights: Weights) -> Float64[Tensor, " draws"]:
+    within, between = pairs
+    return _off_diagonal(within - between, weights)
+
+
+def _sads(pairs: Pairs, weights: Weights) -> Float64[Tensor, " draws"]:
+    _, between = pairs
+    return state_similarity(pairs, weights) - _off_diagonal(between, weights)
+
+
+def _off_diagonal(table: Float64[Tensor, "samples samples"], weights: Weights) -> Float64[Tensor, " draws"]:
+    """The weighted mean over pairs of different meanings; NaN for a draw of one meaning only."""
+    apart = table - table.diagonal().diag()
+    return ((weights @ apart) * weights).sum(1) / (weights.sum(1) ** 2 - (weights**2).sum(1))
+
+
+def _pairs(samples: Samples, layer: int | None) -> Pairs:
+    check_comparable(samples)
+    if layer is None:
+        return whole_pairs(samples)
+    if not 0 <= layer < samples.layers:
+        raise NeuroglotError(f"There is no layer {layer}; layers are 0 to {samples.layers - 1}.")
+    return pairs_of(normalised(samples.layer(layer)))
+
+
+def _once(samples: Samples) -> Weights:
+    return torch.ones(1, len(samples), dtype=torch.float64)
+
+
+def _with_interval(values: Float64[Tensor, " draws"], level: float) -> Sequence[float]:
+    """The first value, and the interval that `level` of the others lie in (NaN if there are none)."""
+    if not 0 < level < 1:
+        raise NeuroglotError(f"level must be above 0 and below 1, not {level}.")
+    drawn = values[1:][~values[1:].isnan()]
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = drawn.quantile(ends).tolist() if len(drawn) else (float("nan"), float("nan"))
+    return float(values[0]), low, high
