@@ -7,6 +7,7 @@ from neuroglot import alignment, evaluate, identify
 from neuroglot.bake import bake
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.evolve import evolve
 from neuroglot.intervene import Deactivate, Intervention, intervene
 from neuroglot.model import Model, load_model
 from neuroglot.neurons import NeuronSet
@@ -27,6 +28,7 @@ __all__ = [
     "alignment",
     "bake",
     "evaluate",
+    "evolve",
     "identify",
     "intervene",
     "load_corpus",

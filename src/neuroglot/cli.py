@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
 
     from neuroglot.evaluate import Perturbation
     from neuroglot.model import Model
-    from neuroglot.run import ModelSettings, RecordSettings, Run, TextSettings
+    from neuroglot.run import AlignSettings, ModelSettings, RecordSettings, Run, TextSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -208,6 +208,93 @@ def perturb(
 
 
 @app.command()
+def align(
+    run: RunArgument,
+    corpus: Annotated[
+        str | None,
+        typer.Option(help="A parallel corpus. [default: what the run recorded]", show_default=False),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Read at most so many samples.")] = 100,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Cut a sample after so many tokens.")] = 200,
+    threshold: Annotated[float, typer.Option(min=0, help="z-score of a key region's neurons.")] = 2.0,
+    measure: Annotated[bool, typer.Option(help="Switch the regions off: perplexity and continuations.")] = True,
+    tokens: HeldOutTokens = 100_000,
+    block: HeldOutBlock = None,
+    seeds: Seeds = 3,
+    prompts: Annotated[int, typer.Option(min=0, help="Prompts a language to continue with its region off.")] = 2,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after each.")] = 32,
+) -> None:
+    """Compare a parallel corpus's samples across languages: similarity map, LRDS, SADS, SES, dominance, key regions.
+
+    Can be stopped and started again with the same command: samples and finished rows are kept.
+    """
+    from neuroglot.run import AlignSettings, Run
+
+    opened = Run.open(run)
+    settings = AlignSettings(corpus=corpus, samples=samples, max_tokens=max_tokens, threshold=threshold)
+    found, model = _align(opened, settings)
+    if found and measure:
+        _perturb(opened, model, "regions", tokens=tokens, block=block, seeds=seeds, corpus=None)
+        _continue(opened, model, prompts, new_tokens)
+    out.print(f"next: neuroglot report {run}")
+
+
+@app.command()
+def evolve(
+    checkpoints: Annotated[
+        list[str], typer.Argument(help="Directories, hub ids or ID@REVISION, in the order of training or of size.")
+    ],
+    corpus: Annotated[str, typer.Option(help="A parallel corpus; every 5th sample is kept for perplexity.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")],
+    languages: LanguagesOption = None,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Models of several sizes, not one in training.")] = False,
+    samples: Annotated[int, typer.Option(min=2, help="Read at most so many samples.")] = 100,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Cut a sample after so many tokens.")] = 200,
+    threshold: Annotated[float, typer.Option(min=0, help="z-score of a key region's neurons.")] = 2.0,
+    tokens: HeldOutTokens = 20_000,
+    block: HeldOutBlock = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda …", show_default=False)] = None,
+) -> None:
+    """Measure alignment, regions and perplexity over checkpoints of one model, or over models of several sizes.
+
+    Finished checkpoints are kept; one that fails is reported, and tried again the next time.
+    """
+    from pydantic import ValidationError
+
+    from neuroglot.corpus import load_corpus
+    from neuroglot.evolve import EvolveSettings
+    from neuroglot.evolve import evolve as measure
+    from neuroglot.report import evolution_report
+
+    try:
+        settings = EvolveSettings(
+            samples=samples,
+            max_tokens=max_tokens,
+            threshold=threshold,
+            tokens=tokens,
+            block=block,
+            sizes=sizes,
+            dtype=dtype,
+            device=device,
+        )
+    except ValidationError as error:
+        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+    read, held_out = load_corpus(corpus, languages=_split(languages)).split(5)
+    measured = measure(checkpoints, read, folder, held_out=held_out, settings=settings, say=err.print)
+    shown = measured.table.reindex(columns=["lrds", "sads", "sklr", "perplexity"])
+    cells = {str(name): ["" if x != x else f"{x:,.4g}" for x in shown[name].astype(float)] for name in shown}
+    _print_table(cells, "checkpoint", [str(name) for name in measured.table["checkpoint"]])
+    page = evolution_report(measured, folder, sizes=sizes)
+    out.print(f"wrote {folder / 'tables'}, {folder / 'figures'}, {page}")
+    failed = measured.table[measured.table["error"].notna()]
+    for name, reason in zip(failed["checkpoint"], failed["error"], strict=True):
+        err.print(f"[red]failed:[/red] {name}: {reason}", highlight=False, soft_wrap=True)
+    if len(failed):
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(run: RunArgument) -> None:
     """Write the tables, the figures and one self-contained page of everything a run holds so far."""
     from neuroglot.run import Run
@@ -276,12 +363,7 @@ def _perturb(
     from neuroglot.corpus import load_corpus
     from neuroglot.evaluate import perturb as measure
 
-    provenance = run.recording.provenance
-    if provenance is not None and provenance.fingerprint != model.fingerprint:
-        raise NeuroglotError(
-            f"{model.name} is not the model this run recorded (its weights changed since); record again into "
-            "another --out."
-        )
+    _check_model(run, model)
     held_out = load_corpus(corpus) if corpus else run.manifest.text.load()[1]
     result = measure(
         model,
@@ -290,6 +372,7 @@ def _perturb(
         tokens=tokens,
         block=block,
         seeds=seeds,
+        random_row="next percent" if method == "regions" else "largest",  # each as its paper has it
         resume=run.perturbation_path(method),
     )
     run.manifest.perturb[method] = {
@@ -301,6 +384,66 @@ def _perturb(
     run.save()
     _print_change(result)
     out.print(f"wrote {run.perturbation_path(method)}")
+
+
+def _align(run: "Run", settings: "AlignSettings") -> "tuple[bool, Model]":
+    """Record the samples and find the regions, if the threshold can be reached."""
+    from neuroglot import alignment
+    from neuroglot.corpus import load_corpus
+    from neuroglot.identify import key_regions
+    from neuroglot.recording import record_samples
+
+    corpus = load_corpus(settings.corpus) if settings.corpus else run.manifest.text.load()[0]
+    next(corpus.samples())  # say so now if it is not parallel, before a model is loaded
+    model = run.manifest.model.load()
+    _check_model(run, model)
+    samples = record_samples(
+        model,
+        corpus,
+        samples=settings.samples,
+        max_tokens=settings.max_tokens,
+        missing="drop",
+        directory=run.samples_path,
+    )
+    found = True
+    try:
+        regions = key_regions(samples, threshold=settings.threshold)
+    except NeuroglotError as error:
+        warnings.warn(f"No regions. {error}", NeuroglotWarning, stacklevel=2)
+        found = False
+    else:
+        regions.save(run.neurons_path("regions"))
+        run.manifest.identify["regions"] = {"threshold": settings.threshold, "samples": len(samples)}
+        _print_table({tag: [f"{n:,}"] for tag, n in regions.sizes().items()}, "neurons", ["regions"])
+    run.manifest.align = settings
+    run.save()
+    summary = alignment.summary(samples)
+    cells = {str(name): [f"{value:.4f}" for value in summary[name]] for name in summary}
+    _print_table(cells, "", [str(score).upper() for score in summary.index])
+    out.print(f"wrote {run.samples_path}")
+    return found, model
+
+
+def _continue(run: "Run", model: "Model", prompts: int, tokens: int) -> None:
+    from neuroglot.evaluate import beginnings, continuations
+    from neuroglot.files import save_text
+
+    regions = run.neurons("regions")
+    held_out = run.manifest.text.load()[1]
+    common = held_out.select([tag for tag in held_out.languages if tag in regions.languages])
+    with err.status("writing with each region off"):
+        table = continuations(model, beginnings(model, common, prompts=prompts), regions, tokens=tokens)
+    save_text(run.continuations_path, table.to_csv(index=False, lineterminator="\n"))
+    out.print(f"wrote {run.continuations_path}")
+
+
+def _check_model(run: "Run", model: "Model") -> None:
+    provenance = run.recording.provenance
+    if provenance is not None and provenance.fingerprint != model.fingerprint:
+        raise NeuroglotError(
+            f"{model.name} is not the model this run recorded (its weights changed since); record again into "
+            "another --out."
+        )
 
 
 def _print_change(result: "Perturbation") -> None:

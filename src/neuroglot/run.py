@@ -3,6 +3,7 @@
 run.json        what was asked, with every setting: enough to repeat it
 recording/      recording.safetensors, plan.json
 neurons/        METHOD.safetensors
+samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 perturbation/   METHOD.json
 tables/         *.csv
 figures/        *.png, *.pdf
@@ -24,7 +25,7 @@ from neuroglot.model import Dtype, Model, load_model
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Recording, record
 
-__all__ = ["ModelSettings", "RecordSettings", "Run", "TextSettings"]
+__all__ = ["AlignSettings", "ModelSettings", "RecordSettings", "Run", "TextSettings"]
 
 
 class ModelSettings(BaseModel):
@@ -84,6 +85,19 @@ class RecordSettings(BaseModel):
     """Tokens a forward pass."""
 
 
+class AlignSettings(BaseModel):
+    """How alignment was measured; see `record_samples`, `alignment` and `identify.key_regions`."""
+
+    corpus: str | None = None
+    """The parallel corpus; by default what the run recorded."""
+    samples: int | None = Field(100, ge=2)
+    """At most so many samples."""
+    max_tokens: int | None = Field(200, ge=1)
+    """Cut a sample after so many tokens."""
+    threshold: float = Field(2.0, ge=0)
+    """Of the key regions, in standard deviations."""
+
+
 class Manifest(BaseModel):
     """What `run.json` holds."""
 
@@ -103,6 +117,8 @@ class Manifest(BaseModel):
     """Method → its settings."""
     perturb: dict[str, dict[str, Any]] = {}
     """Method → how its neurons were measured."""
+    align: AlignSettings | None = None
+    """How alignment was measured, if it was."""
 
 
 def library_version(name: str) -> str:
@@ -223,6 +239,16 @@ class Run:
                 f"{method}`."
             )
         return NeuronSet.load(self.neurons_path(method))
+
+    @property
+    def samples_path(self) -> Path:
+        """Where the samples of a parallel corpus are."""
+        return self.path / "samples"
+
+    @property
+    def continuations_path(self) -> Path:
+        """Where the texts are that the model wrote with regions off."""
+        return self.path / "tables" / "continuations.csv"
 
     def perturbation_path(self, method: str) -> Path:
         """Where a method's perplexities are."""

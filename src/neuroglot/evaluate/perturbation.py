@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -19,7 +20,9 @@ from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
 from neuroglot.progress import token_progress
 
-__all__ = ["Perturbation", "perturb"]
+__all__ = ["Perturbation", "RandomRow", "perturb"]
+
+RandomRow = Literal["largest", "next percent"]
 
 
 @dataclass
@@ -109,6 +112,7 @@ def perturb(
     tokens: int = 100_000,
     block: int | None = None,
     seeds: int = 3,
+    random_row: RandomRow = "largest",
     batch_tokens: int = 1024,
     resume: str | Path | None = None,
     progress: bool = True,
@@ -116,7 +120,7 @@ def perturb(
     """The perplexity-change matrix (Tang et al. 2024, §3.2 and Figure 2), with a random baseline.
 
     For each language its neurons are deactivated and the perplexity of every language is measured. The random row
-    deactivates as many neurons as the largest set has, so that it is no easier than any row it is compared with.
+    deactivates at least as many neurons as the largest set has, so that it is no easier than any row beside it.
 
     Args:
         model: to perturb; left as it was.
@@ -125,6 +129,8 @@ def perturb(
         tokens: at most so many tokens of each language.
         block: tokens a block; see `perplexity`.
         seeds: how many random rows.
+        random_row: how many neurons each of them has: as many as the `largest` set, or the `next percent` of all
+            neurons above it (Zeng et al. 2025, Table 1).
         batch_tokens: tokens a forward pass.
         resume: a file that is written after every row, and whose rows are not measured again.
         progress: show a bar.
@@ -134,20 +140,25 @@ def perturb(
     """
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     sizes = neurons.sizes()
-    largest = max(sizes.values())
+    size = _random_size(neurons, random_row)
     sets = {("off", tag): neurons[tag] for tag in neurons.languages}
     for seed in range(seeds):
         one = torch.zeros(1, *neurons.shape, dtype=torch.bool)
-        one.view(-1)[:largest] = True
+        one.view(-1)[:size] = True
         sets["random", str(seed)] = random(NeuronSet(one, ["mul"]), seed=seed)["mul"]
     fresh = Perturbation(
         intact={},
         off={},
         random={},
-        sizes={**sizes, "random": largest},
+        sizes={**sizes, "random": size},
         tokens={tag: piece.shape[0] * (piece.shape[1] - 1) for tag, piece in blocks.items()},
         block=next(iter(blocks.values())).shape[1],
-        settings={"model": model.fingerprint, "neurons": _digest(neurons), "text": _digest(*blocks.values())},
+        settings={
+            "model": model.fingerprint,
+            "neurons": _digest(neurons),
+            "text": _digest(*blocks.values()),
+            "random": str(size),
+        },
     )
     result = _resumed(fresh, resume)
     each = sum(piece.numel() for piece in blocks.values())
@@ -176,6 +187,15 @@ def perturb(
     if resume is not None:
         result.save(resume)
     return result
+
+
+def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
+    largest = max(neurons.sizes().values())
+    if row == "largest":
+        return largest
+    layers, width = neurons.shape
+    percent = min(100, 100 * largest // (layers * width) + 1)
+    return round(percent * layers * width / 100)
 
 
 def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:

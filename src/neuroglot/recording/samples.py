@@ -182,7 +182,8 @@ class Samples:
         Raises:
             NeuroglotError: it is missing, damaged, or of a newer format.
         """
-        path, about = Path(path), read_header(path)
+        path = Path(path)
+        about = read_header(path)
         try:
             if check and any(_digest(path / name) != digest for name, digest in about["sha256"].items()):
                 raise NeuroglotError(f"{path} is damaged: its checksum does not match; record the samples again.")

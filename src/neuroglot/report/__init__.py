@@ -1,5 +1,6 @@
 """Pages, figures and tables of a run, for people to look at."""
 
+from neuroglot.report.evolution import evolution_report
 from neuroglot.report.page import report
 
-__all__ = ["report"]
+__all__ = ["evolution_report", "report"]
