@@ -30,7 +30,7 @@ def alignment_section(run: Run) -> dict[str, Any]:
     has_regions = "regions" in run.manifest.identify
     summary = alignment.summary(samples, threshold=settings.threshold if has_regions else None)
     layers, dominance = alignment.by_layer(samples), alignment.dominance(samples)
-    best = int(layers["sads"].idxmax())
+    best = 1 + int(layers["sads"].to_numpy().argmax())
     whole, of_best = alignment.similarity_map(samples), alignment.similarity_map(samples, layer=best - 1)
     what = f"{model}: {len(samples)} samples in each of {len(samples.languages)} languages"
     _table(run, "alignment", summary)

@@ -1,0 +1,57 @@
+"""What `evolve` measured, as tables, figures and a page."""
+
+import base64
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
+
+from neuroglot.evolve import Evolution
+from neuroglot.files import save_text
+from neuroglot.report.alignment_figures import evolution_figure, region_layers_figure, sizes_figure
+from neuroglot.report.figures import save_figure
+
+__all__ = ["evolution_report"]
+
+
+def evolution_report(evolution: Evolution, out: str | Path, *, sizes: bool = False) -> Path:
+    """Write `tables/evolution.csv`, the figures and `report.html` into `out`, and give the page's path.
+
+    Args:
+        evolution: what was measured.
+        out: a directory.
+        sizes: whether models of several sizes are compared (Zeng et al. 2025, Figure 7) or one in training (Figure 4).
+
+    Raises:
+        NeuroglotError: the directory cannot be written.
+    """
+    out = Path(out)
+    table = evolution.table
+    save_text(out / "tables" / "evolution.csv", table.to_csv(index=False, lineterminator="\n"))
+    for name, layers in evolution.layers.items():
+        save_text(out / "tables" / f"layers-{name}.csv", layers.reset_index().to_csv(index=False, lineterminator="\n"))
+    if "perplexity" not in table and not evolution.tasks:
+        table = table.assign(perplexity=float("nan"))
+    if "sklr_share" not in table:
+        table = table.assign(sklr_share=float("nan"))
+    figures: dict[str, Figure] = {}
+    if sizes:
+        figures["sizes"] = sizes_figure(table, evolution.tasks, "Alignment by model size")
+    else:
+        figures["evolution"] = evolution_figure(table, "step", evolution.tasks, "Alignment over training")
+    if evolution.regions:
+        figures["region-layers"] = region_layers_figure(evolution.regions, "Where the key regions are")
+    shown = {}
+    for name, figure in figures.items():
+        png, _ = save_figure(figure, out / "figures", name)
+        shown[name] = base64.b64encode(png.read_bytes()).decode("ascii")
+    columns = ["checkpoint", "step", "parameters", "lrds", "sads", "sklr", "perplexity", *evolution.tasks]
+    page = _TEMPLATES.get_template("evolution.html").render(
+        rows=evolution.table.to_dict("records"), columns=[c for c in columns if c in evolution.table], figures=shown
+    )
+    return save_text(out / "report.html", page)
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("neuroglot.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+)
