@@ -106,7 +106,7 @@ def by_hand_mean(model, text):
 
 def test_saved_samples_open_as_they_were(model, corpus, tmp_path):
     made = ng.record_samples(model, corpus, statistics=["active"], directory=tmp_path / "samples", progress=False)
-    for samples in (ng.Samples.load(tmp_path / "samples"), ng.Samples.load(made.save(tmp_path / "copy"))):
+    for samples in (ng.Samples.load(str(tmp_path / "samples")), ng.Samples.load(made.save(tmp_path / "copy"))):
         assert torch.equal(samples.vectors, made.vectors)
         assert torch.equal(samples.states, made.states)
         assert (samples.languages, samples.keys, samples.layers) == (made.languages, made.keys, made.layers)

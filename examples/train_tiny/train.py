@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 import neuroglot as ng
 
@@ -89,12 +90,12 @@ def train(
     corpus: ng.Corpus,
     *,
     vocabulary: int = 4096,
-    width: int = 192,
-    layers: int = 6,
-    neurons: int = 512,
-    batch: int = 16,
+    width: int = 160,
+    layers: int = 4,
+    neurons: int = 640,
+    batch: int = 8,
     length: int = 128,
-    steps: int = 1600,
+    steps: int = 1000,
     rate: float = 2e-3,
     translated: float = 0.5,
     seed: int = 0,
@@ -154,9 +155,10 @@ def main() -> None:
     """Train on the part of the starter corpus that Neuroglot's runs record, and leave what they hold out unread."""
     arguments = argparse.ArgumentParser(description=main.__doc__)
     arguments.add_argument("path", type=Path, help="where the checkpoints go")
-    arguments.add_argument("--steps", type=int, default=1600)
+    arguments.add_argument("--steps", type=int, default=1000)
     arguments.add_argument("--minutes", type=float, default=9, help="stop after so long")
     given = arguments.parse_args()
+    logging.disable_progress_bar()
     corpus, _ = ng.load_corpus("starter").split(5)
     saved = [0, *(2**i * given.steps // 32 for i in range(5))]
     model = train(corpus, steps=given.steps, minutes=given.minutes, save=saved, path=given.path)
