@@ -84,7 +84,6 @@ def test_training_made_what_is_measured(checkpoints, texts, samples):
     untrained = ng.record_samples(ng.load_model(checkpoints / "step-00000"), texts[0], samples=80, progress=False)
     fresh = ng.alignment.summary(untrained, threshold=2.0, draws=100)
     learnt = ng.alignment.summary(samples, threshold=2.0, draws=100)
-    assert (learnt["low"] <= learnt["value"]).all()
     assert learnt.loc["lrds", "low"] > fresh.loc["lrds", "high"]
 
 

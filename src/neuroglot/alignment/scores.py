@@ -56,7 +56,8 @@ def summary(
 
     Intervals are percentiles over bootstrap draws of the meanings, each drawn in all languages at once; a pair of one
     meaning with itself is never counted, however often that meaning is drawn. SKLR is drawn a tenth as often, since it
-    reads every neuron again. What an interval covers is the choice of meanings, not of languages.
+    reads every neuron again; and since a draw holds only some of the meanings, and SKLR counts what passes a threshold,
+    its interval may lie a little beside its value. Intervals cover the choice of meanings, not of languages.
 
     Args:
         samples: of at least two languages and two meanings.
