@@ -10,7 +10,7 @@ __all__ = ["reduce_tokens"]
 
 ROWS = 512  # tokens a program adds up
 COLUMNS = 128  # neurons a program adds up: 256 bytes of bfloat16 a row, whole memory transactions
-AT_ONCE = 16
+AT_ONCE = 32
 
 
 @triton.jit
@@ -30,17 +30,18 @@ def _reduce(
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     first = tl.program_id(1) * ROWS
     inside = column < neurons
-    total = tl.zeros((COLUMNS,), dtype=tl.int32 if POSITIVE else tl.float64)
+    # one running sum a lane, and one reduction at the end: a reduction each step would cost more than the memory
+    total = tl.zeros((AT_ONCE, COLUMNS), dtype=tl.int32 if POSITIVE else tl.float64)
     for start in range(0, ROWS, AT_ONCE):
         row = first + start + tl.arange(0, AT_ONCE)
         place = (row // tokens).to(tl.int64) * stride_batch + (row % tokens) * stride_token
         wanted = (row < rows)[:, None] & inside[None, :]
         x = tl.load(values + place[:, None] + column[None, :], mask=wanted, other=0.0)
         if POSITIVE:
-            total += tl.sum((x > 0).to(tl.int32), axis=0)
+            total += (x > 0).to(tl.int32)
         else:
-            total += tl.sum(x.to(tl.float64), axis=0)
-    tl.store(partial + tl.program_id(1) * neurons + column, total, mask=inside)
+            total += x.to(tl.float64)
+    tl.store(partial + tl.program_id(1) * neurons + column, tl.sum(total, axis=0), mask=inside)
 
 
 def reduce_tokens(values: Float[Tensor, "batch tokens neurons"], *, positive: bool) -> Tensor:
