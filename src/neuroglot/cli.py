@@ -95,10 +95,10 @@ def demo(
         folder or Path("runs/demo"),
         ModelSettings(source="gemma3-270m"),
         TextSettings(source="starter", languages=_split(languages)),
-        RecordSettings(block=256),
+        RecordSettings(block=256, tokens=6_000),
     )
     _identify(run, "lape", {})
-    _perturb(run, model, "lape", tokens=800, block=128, seeds=3, corpus=None)
+    _perturb(run, model, "lape", tokens=700, block=128, seeds=3, corpus=None)
     _report(run)
 
 
@@ -110,7 +110,10 @@ def record(
     languages: LanguagesOption = None,
     tokens: Annotated[int, typer.Option(min=1, help="Read at most so many tokens of each language.")] = 1_000_000,
     block: Annotated[int, typer.Option(min=2, help="Tokens a block, with BOS.")] = 512,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a forward pass; more suits a GPU.")] = 1024,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens a forward pass. [default: 1024 on a CPU, 16384 on a GPU]", show_default=False),
+    ] = None,
     hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
     text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,

@@ -113,7 +113,7 @@ def perturb(
     block: int | None = None,
     seeds: int = 3,
     random_row: RandomRow = "largest",
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
 ) -> Perturbation:
@@ -131,7 +131,7 @@ def perturb(
         seeds: how many random rows.
         random_row: how many neurons each of them has: as many as the `largest` set, or the `next percent` of all
             neurons above it (Zeng et al. 2025, Table 1).
-        batch_tokens: tokens a forward pass.
+        batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         resume: a file that is written after every row, and whose rows are not measured again.
         progress: show a bar.
 

@@ -38,7 +38,7 @@ def record_samples(
     missing: Literal["error", "drop"] = "error",
     states: bool = True,
     statistics: Sequence[str] = (),
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     directory: str | Path | None = None,
     progress: bool = True,
 ) -> Samples:
@@ -57,7 +57,8 @@ def record_samples(
         missing: what to do with a sample that some language lacks: an `error` that names it, or `drop` it.
         states: keep the mean residual stream of each layer too, for `alignment.ses` and `alignment.dominance`.
         statistics: what to keep besides, as `record` does, over the same tokens: `Samples.recording`.
-        batch_tokens: tokens a forward pass; samples of like length go together. Changes results by rounding only.
+        batch_tokens: tokens a forward pass, by default 1,024 on a CPU and 16,384 on a GPU; samples of like length go
+            together. Changes results by rounding only.
         directory: save the samples there while they are made, without ever holding them in memory; if they are there
             already, of the same model, text and settings, they are opened.
         progress: show a bar.
@@ -72,6 +73,7 @@ def record_samples(
     unknown = [name for name in statistics if name not in STATISTICS]
     if unknown:
         raise NeuroglotError(f"{unknown} cannot be recorded; choose among {', '.join(STATISTICS)}.")
+    batch_tokens = batch_tokens or model.batch_tokens
     keys, texts = _choose(corpus, samples, seed, missing)
     rows = _tokens(model, texts, corpus.languages, keys, max_tokens)
     provenance = Provenance(
