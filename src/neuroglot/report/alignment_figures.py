@@ -204,7 +204,10 @@ def region_layers_figure(counts: dict[str, pd.DataFrame], title: str = "") -> Fi
             share = table.sum(axis=1) / max(1, int(table.to_numpy().sum()))
             depth = table.index if same else (table.index - 0.5) / len(table)
             axes.plot(depth, 100 * share, color=colour, marker="o", ms=3, lw=1.3, label=name)
-        axes.set_xlabel("layer" if same else "depth (0 input, 1 output)")
+        if same:
+            _layer_axis(axes)
+        else:
+            axes.set_xlabel("depth (0 input, 1 output)")
         axes.set_ylabel("% of the key neurons")
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
