@@ -93,6 +93,8 @@ def test_regions_equal_the_pair_loop(languages):
     regions = ng.identify.key_regions(samples, threshold=threshold)
     assert np.array_equal(regions.mask.flatten(1).numpy(), z > threshold)
     assert ng.alignment.sklr(regions) == (z > threshold).sum() > 0
+    table = ng.alignment.by_layer(samples, threshold=threshold, draws=0)
+    assert table["sklr"].tolist() == regions.counts().sum(axis=1).tolist()
 
 
 @pytest.mark.filterwarnings("ignore:No neuron")

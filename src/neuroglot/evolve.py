@@ -249,7 +249,7 @@ def _measure(
         row["perplexity"] = math.exp(sum(map(math.log, by_language.values())) / len(by_language))
         row |= {f"perplexity_{tag}": value for tag, value in by_language.items()}
     row |= {f"task_{name}": float(score(model)) for name, score in tasks.items()}
-    layers = alignment.by_layer(samples, draws=settings.draws)
+    layers = alignment.by_layer(samples, threshold=settings.threshold if reachable else None, draws=settings.draws)
     return {
         "row": {**row, "error": None},
         "regions": None if regions is None else regions.to_dict(),

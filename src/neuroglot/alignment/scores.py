@@ -81,8 +81,10 @@ def summary(
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
 
 
-def by_layer(samples: Samples, *, draws: int = 1000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
-    """LRDS and SADS of each layer, and SES and SADS of its residual stream where the samples have states.
+def by_layer(
+    samples: Samples, *, threshold: float | None = None, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """LRDS, SADS and, given a threshold, SKLR of each layer; SES too where the samples have states.
 
     Each layer's slice is normalised by itself. Arguments and errors are those of `summary`.
 
@@ -104,6 +106,10 @@ def by_layer(samples: Samples, *, draws: int = 1000, level: float = 0.95, seed: 
         for name, values in scores.items():
             row[name], row[f"{name}_low"], row[f"{name}_high"] = _with_interval(values, level)
         rows.append(row)
+    if threshold is not None:
+        sizes = region_sizes(samples, threshold, weights[: 1 + draws // 10]).sum(1).to(torch.float64)
+        for row, values in zip(rows, sizes.T, strict=True):
+            row["sklr"], row["sklr_low"], row["sklr_high"] = _with_interval(values, level)
     return pd.DataFrame(rows, index=pd.RangeIndex(1, samples.layers + 1, name="layer"))
 
 

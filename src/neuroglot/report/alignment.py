@@ -28,8 +28,9 @@ def alignment_section(run: Run) -> dict[str, Any]:
     settings, model = run.manifest.align, run.manifest.model.source
     assert settings is not None
     has_regions = "regions" in run.manifest.identify
-    summary = alignment.summary(samples, threshold=settings.threshold if has_regions else None)
-    layers, dominance = alignment.by_layer(samples), alignment.dominance(samples)
+    threshold = settings.threshold if has_regions else None
+    summary = alignment.summary(samples, threshold=threshold)
+    layers, dominance = alignment.by_layer(samples, threshold=threshold), alignment.dominance(samples)
     best = 1 + int(layers["sads"].to_numpy().argmax())
     whole, of_best = alignment.similarity_map(samples), alignment.similarity_map(samples, layer=best - 1)
     what = f"{model}: {len(samples)} samples in each of {len(samples.languages)} languages"
