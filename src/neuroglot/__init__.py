@@ -7,7 +7,7 @@ from neuroglot import evaluate, identify
 from neuroglot.bake import bake
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.intervene import Deactivate, Intervention, intervene
+from neuroglot.intervene import Add, Deactivate, Intervention, Raise, Replace, Scale, intervene
 from neuroglot.model import Model, load_model
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Recording, record
@@ -15,6 +15,7 @@ from neuroglot.recording import Recording, record
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "Corpus",
     "Deactivate",
     "Intervention",
@@ -22,7 +23,10 @@ __all__ = [
     "NeuroglotError",
     "NeuroglotWarning",
     "NeuronSet",
+    "Raise",
     "Recording",
+    "Replace",
+    "Scale",
     "bake",
     "evaluate",
     "identify",
