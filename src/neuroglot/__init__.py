@@ -8,7 +8,7 @@ from neuroglot.bake import bake
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evolve import evolve
-from neuroglot.intervene import Deactivate, Intervention, intervene
+from neuroglot.intervene import Add, Deactivate, Intervention, Raise, Replace, Scale, intervene
 from neuroglot.model import Model, load_model
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Recording, Samples, record, record_samples
@@ -16,6 +16,7 @@ from neuroglot.recording import Recording, Samples, record, record_samples
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "Corpus",
     "Deactivate",
     "Intervention",
@@ -23,8 +24,11 @@ __all__ = [
     "NeuroglotError",
     "NeuroglotWarning",
     "NeuronSet",
+    "Raise",
     "Recording",
+    "Replace",
     "Samples",
+    "Scale",
     "alignment",
     "bake",
     "evaluate",

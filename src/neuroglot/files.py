@@ -36,7 +36,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
-        _flush(draft)
+        _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
         if draft.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(draft, path)
@@ -54,9 +54,9 @@ def whole(path: str | Path) -> Iterator[Path]:
                 draft.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
-    """Have `path` on the disk, so that a power cut cannot leave a name without its bytes."""
-    for item in [path, *(path.rglob("*") if path.is_dir() else ())]:
+def _flush(*paths: Path) -> None:
+    """Have files, or the names in directories, on the disk: a power cut must not leave a name without its bytes."""
+    for item in paths:
         handle = os.open(item, os.O_RDONLY)
         try:
             os.fsync(handle)
