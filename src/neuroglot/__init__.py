@@ -3,13 +3,14 @@
 corpus ─▶ one forward pass ─▶ Recording ─▶ identify ─▶ NeuronSet ─▶ intervene ─▶ evaluate ─▶ report
 """
 
-from neuroglot import evaluate, identify
+from neuroglot import evaluate, experts, identify
 from neuroglot.bake import bake
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.intervene import Deactivate, Intervention, intervene
 from neuroglot.model import Model, load_model
 from neuroglot.neurons import NeuronSet
+from neuroglot.prune import prune
 from neuroglot.recording import Recording, record
 
 __version__ = "0.1.0"
@@ -25,9 +26,11 @@ __all__ = [
     "Recording",
     "bake",
     "evaluate",
+    "experts",
     "identify",
     "intervene",
     "load_corpus",
     "load_model",
+    "prune",
     "record",
 ]
