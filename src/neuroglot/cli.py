@@ -95,10 +95,10 @@ def demo(
         folder or Path("runs/demo"),
         ModelSettings(source="gemma3-270m"),
         TextSettings(source="starter", languages=_split(languages)),
-        RecordSettings(block=256),
+        RecordSettings(block=256, tokens=6_000),
     )
     _identify(run, "lape", {})
-    _perturb(run, model, "lape", tokens=800, block=128, seeds=3, corpus=None)
+    _perturb(run, model, "lape", tokens=700, block=128, seeds=3, corpus=None)
     _report(run)
 
 

@@ -349,6 +349,10 @@ def _read(path: Path) -> Any:
     try:
         if path.stat().st_size == 0:
             raise NeuroglotError(f"{path} is empty; put text in it or leave it out.")
+        if path.suffix == ".jsonl":  # whose reader lets broken UTF-8 through, to fail much later
+            with path.open(encoding="utf-8") as text:
+                for _ in text:
+                    pass
         with _quiet():
             table = datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
     except NeuroglotError:

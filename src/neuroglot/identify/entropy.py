@@ -3,7 +3,7 @@
 import warnings
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -45,14 +45,24 @@ def lave(recording: Recording, *, top_fraction: float = 0.01, activity_quantile:
 
 
 def entropy(values: Float64[Tensor, "*neurons languages"]) -> Float64[Tensor, "*neurons"]:
-    """Entropy (nats) of non-negative values normalised over the last axis; NaN where all are zero.
-
-    The values are sorted first: a sum depends on its order in the last bits, and permuting the languages must not
-    change which neurons are chosen.
-    """
-    ordered = values.sort(dim=-1).values
-    share = ordered / ordered.sum(-1, keepdim=True)
+    """Entropy (nats) of non-negative values normalised over the last axis; NaN where all are zero."""
+    share = values / values.sum(-1, keepdim=True)
     return -torch.special.xlogy(share, share).sum(-1)
+
+
+def _lowest(values: Float64[Tensor, "neurons languages"], count: int) -> Int64[Tensor, " chosen"]:
+    """The rows with the lowest entropy, `count` of them, lowest first; equal ones by index.
+
+    A sum depends on its order in the last bits, and permuting the languages must not change which rows are chosen. So
+    the contenders' entropies are summed again over sorted values, which is slower and has one order only.
+    """
+    if len(values) == 0:
+        return torch.empty(0, dtype=torch.int64)
+    rough = torch.cat([entropy(some) for some in values.split(ROWS_AT_ONCE)])
+    cut = _smallest(rough, min(count, len(rough))) + 1e-9  # far above rounding, far below what matters
+    contenders = (rough <= cut).nonzero().flatten()
+    exact = torch.cat([entropy(values[some].sort(dim=-1).values) for some in contenders.split(ROWS_AT_ONCE)])
+    return contenders[exact.sort(stable=True).indices[:count]]
 
 
 def _lowest_entropy(
@@ -66,7 +76,7 @@ def _lowest_entropy(
     if not 0 < top_fraction <= 1 or not 0 < activity_quantile <= 1:
         raise NeuroglotError("top_fraction and activity_quantile must be above 0 and at most 1.")
     layers, width = recording.layers, recording.neurons
-    values = recording.mean(statistic).clamp_min(0).reshape(layers * width, len(languages))
+    values = recording.mean(statistic).clamp_min_(0).reshape(layers * width, len(languages))
     threshold = _smallest(values, round(activity_quantile * values.numel()))
     above = values > threshold
     candidates = above.any(1).nonzero().flatten()
@@ -78,12 +88,7 @@ def _lowest_entropy(
             NeuroglotWarning,
             stacklevel=3,
         )
-    entropies = (
-        torch.cat([entropy(values[rows]) for rows in candidates.split(ROWS_AT_ONCE)])
-        if len(candidates)
-        else values[:0, 0]
-    )
-    chosen = candidates[entropies.sort(stable=True).indices[:wanted]]
+    chosen = candidates[_lowest(values[candidates], wanted)]
     mask = torch.zeros(len(languages), layers * width, dtype=torch.bool)
     mask[:, chosen] = above[chosen].T
     return NeuronSet(

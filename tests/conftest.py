@@ -1,0 +1,25 @@
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
+settings.register_profile("neuroglot", deadline=None)  # timings never decide a test
+settings.load_profile("neuroglot")
+torch.set_num_threads(max(1, (os.cpu_count() or 2)))
+
+
+@pytest.fixture(autouse=True)
+def _own_datasets_cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+@pytest.fixture(scope="session")
+def gemma():
+    """Gemma 3 270M: a real multilingual model."""
+    import neuroglot as ng
+
+    return ng.load_model("gemma3-270m")

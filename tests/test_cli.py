@@ -1,0 +1,188 @@
+"""The command line as a person meets it: its files, its words, its exit status."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot import cli
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.network().save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus")
+    texts = tiny.corpus(60)
+    for tag in texts.languages:
+        (path / f"{tag}.txt").write_text("\n".join(texts[tag]), encoding="utf-8")
+    return path
+
+
+def neuroglot(*arguments):
+    """Run the command here, where it must succeed; what it printed."""
+    before, sys.argv = sys.argv, ["neuroglot", *map(str, arguments)]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        sys.argv = before
+    assert stop.value.code == 0, printed.getvalue()
+    return printed.getvalue()
+
+
+def refused(monkeypatch, capsys, *arguments):
+    """Run the command in this process, where it must refuse; its one sentence."""
+    monkeypatch.setattr(sys, "argv", ["neuroglot", *map(str, arguments)])
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "Traceback" not in said
+    sentence = said[said.index("error: ") + 7 :].strip()
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, checkpoint, corpus):
+    """A whole run, command by command."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    neuroglot("record", checkpoint, corpus, "--out", folder, "--block", 32, "--tokens", 2000)
+    neuroglot("identify", folder, "--top-fraction", 0.2, "--activity-quantile", 0.6)
+    neuroglot("perturb", folder, "--block", 32, "--seeds", 2)
+    neuroglot("report", folder)
+    return folder
+
+
+def test_a_run_holds_what_the_design_says(run):
+    manifest = json.loads((run / "run.json").read_text())
+    assert manifest["record"] == {"tokens": 2000, "block": 32, "batch_tokens": 1024}
+    assert manifest["identify"]["lape"] == {"top_fraction": 0.2, "activity_quantile": 0.6}
+    assert manifest["neuroglot"] == ng.__version__
+    assert ng.Recording.load(run / "recording" / "recording.safetensors").languages == ("en", "fr", "ru")
+    neurons = ng.NeuronSet.load(run / "neurons" / "lape.safetensors")
+    assert int(neurons.union().sum()) == round(0.2 * 72)
+    index = pd.read_csv(run / "tables" / "index-lape.csv")
+    mask = torch.zeros_like(neurons.mask)
+    for row in index.itertuples():
+        mask[neurons.languages.index(row.language), row.layer - 1, row.neuron] = True
+    assert torch.equal(mask, neurons.mask)
+    perturbation = pd.read_csv(run / "tables" / "perturbation-lape.csv", keep_default_na=False)
+    assert len(perturbation) == (1 + 3 + 2) * 3
+    for name in ("perturbation-lape", "layers-lape", "overlap-lape"):
+        assert (run / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (run / "figures" / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
+    assert not list(run.rglob("*.partial"))
+
+
+def test_the_report_stands_alone(run):
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    for outside in ("http://", "https://", "<script src", "<link"):
+        assert outside not in page
+    for words in ("Russian", "Perplexity-change matrix", "Random neurons", "is an exception", "run.json"):
+        assert words in page
+    for link in ("tables/perturbation-lape.csv", "tables/neurons-lape.csv", "tables/index-lape.csv", "run.json"):
+        assert f'href="{link}"' in page and (run / link).is_file()
+
+
+def test_names_from_outside_are_shown_as_text(run, tmp_path):
+    import shutil
+
+    from neuroglot.report import report
+    from neuroglot.run import Run
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    manifest = (copy / "run.json").read_text()
+    (copy / "run.json").write_text(manifest.replace(json.loads(manifest)["model"]["source"], "<script>x</script>"))
+    page = report(Run.open(copy)).read_text(encoding="utf-8")
+    assert "<script>x" not in page and "&lt;script&gt;x" in page
+
+
+def test_the_same_command_goes_on_and_others_are_refused(run, checkpoint, corpus, monkeypatch, capsys):
+    before = (run / "recording" / "recording.safetensors").read_bytes()
+    neuroglot("record", checkpoint, corpus, "--out", run, "--block", 32, "--tokens", 2000)
+    assert (run / "recording" / "recording.safetensors").read_bytes() == before
+    sentence = refused(monkeypatch, capsys, "record", checkpoint, corpus, "--out", run, "--block", 64, "--tokens", 2000)
+    assert "block (was 32, now 64)" in sentence
+
+
+def test_changed_weights_are_noticed(tmp_path, checkpoint, corpus, monkeypatch, capsys):
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(checkpoint, copy)
+    neuroglot("record", copy, corpus, "--out", tmp_path / "run", "--block", 32, "--tokens", 500)
+    neuroglot("identify", tmp_path / "run", "--method", "random")
+    tiny.network(seed=1).save_pretrained(copy)
+    assert "its weights changed" in refused(monkeypatch, capsys, "perturb", tmp_path / "run", "--method", "random")
+
+
+def test_refusals(tmp_path, run, checkpoint, corpus, monkeypatch, capsys):
+    def no(*arguments):
+        return refused(monkeypatch, capsys, *arguments)
+
+    out = ("--out", tmp_path / "new")
+    assert "There is no corpus" in no("record", checkpoint, tmp_path / "none", *out)
+    assert "There is no model" in no("record", tmp_path / "none", corpus, *out)
+    assert "only en" in no("record", checkpoint, corpus, *out, "--languages", "en")
+    assert "too few for one block of 100" in no("record", checkpoint, corpus, *out, "--tokens", 50, "--block", 100)
+    assert "not a language tag" in no("record", checkpoint, corpus, *out, "--languages", "en,klingonish")
+    assert "--dtype" in no("record", checkpoint, corpus, *out, "--dtype", "float3")
+    assert "is not a run" in no("identify", tmp_path / "none")
+    assert "exists and is not a run" in no("record", checkpoint, corpus, "--out", corpus, "--block", 32)
+    assert "is not a method" in no("identify", run, "--method", "guess")
+    assert "lap has no top-fraction" in no("identify", run, "--method", "lap", "--top-fraction", 0.1)
+    assert "must be above 0" in no("identify", run, "--top-fraction", 2)
+    assert "has no neurons of lave" in no("perturb", run, "--method", "lave")
+    (tmp_path / "run.json").write_text("{")
+    assert "damaged" in no("report", tmp_path)
+
+
+def test_other_methods_join_the_report(run):
+    for method in ("lap", "lave", "random"):
+        neuroglot("identify", run, "--method", method)
+    neuroglot("report", run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "was not measured yet" in page
+    assert page.count("Perplexity-change matrix.") == 1
+
+
+def test_version_and_help():
+    assert neuroglot("--version").strip() == ng.__version__
+    text = neuroglot("--help")
+    for command in ("demo", "record", "identify", "perturb", "report"):
+        assert command in text
+        assert "Usage" in neuroglot(command, "--help")
+
+
+def test_in_a_process_of_its_own(tmp_path, checkpoint):
+    """No traceback, status 2, one sentence, nothing left behind."""
+    result = subprocess.run(
+        [sys.executable, "-m", "neuroglot.cli", "record", checkpoint, tmp_path / "none", "--out", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: There is no corpus at") and result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,92 @@
+"""NeuronSets: algebra and files."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import neuroglot as ng
+
+TAGS = ["en", "zh", "fr", "es"]
+
+
+def made(seed: int, languages: int = 3, shape=(4, 9)) -> ng.NeuronSet:
+    mask = torch.rand((languages, *shape), generator=torch.Generator().manual_seed(seed)) < 0.3
+    return ng.NeuronSet(mask, TAGS[:languages], {"method": "lape"})
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_algebra_against_sets(seed, languages):
+    neurons = made(seed, languages)
+    sets = {tag: {tuple(i) for i in neurons[tag].nonzero().tolist()} for tag in neurons.languages}
+    as_set = lambda mask: {tuple(i) for i in mask.nonzero().tolist()}  # noqa: E731
+    assert as_set(neurons.union()) == set.union(*sets.values())
+    assert as_set(neurons.intersection()) == set.intersection(*sets.values())
+    overlap = neurons.overlap()
+    for a in sets:
+        assert neurons.sizes()[a] == len(sets[a]) == neurons.counts()[a].sum()
+        for b in sets:
+            either = sets[a] | sets[b]
+            expected = len(sets[a] & sets[b]) / len(either) if either else float("nan")
+            assert overlap.loc[a, b] == pytest.approx(expected, nan_ok=True)
+    for layer in range(4):
+        assert neurons.counts().loc[layer + 1, "en"] == sum(i == layer for i, _ in sets["en"])
+
+
+@given(st.integers(0, 10**6))
+def test_both_formats_give_back_what_was_saved(tmp_path_factory, seed):
+    folder, neurons = tmp_path_factory.mktemp("n"), made(seed)
+    loaded = ng.NeuronSet.load(neurons.save(folder / "n.safetensors"))
+    assert loaded == neurons
+    assert loaded.about["method"] == "lape"
+    published = neurons.save(folder / "n.neuron.pth")
+    assert ng.NeuronSet.load(published, languages=TAGS[:3], shape=(4, 9)) == neurons
+    raw = torch.load(published, weights_only=True)
+    assert [[row.tolist() for row in layers] for layers in raw] == [
+        [row.nonzero().flatten().tolist() for row in layers] for layers in neurons.mask
+    ]
+
+
+def test_tags_are_normalised_and_unknown_ones_named():
+    neurons = made(0)
+    assert torch.equal(neurons["fra_Latn"], neurons["fr"])
+    with pytest.raises(ng.NeuroglotError, match="no ur; they have en, zh, fr"):
+        neurons["ur"]
+    with pytest.raises(ng.NeuroglotError, match="not a language tag"):
+        neurons["klingonish"]
+
+
+def test_published_files_are_checked(tmp_path):
+    path = made(0).save(tmp_path / "n.neuron.pth")
+    with pytest.raises(ng.NeuroglotError, match="neither languages nor shape"):
+        ng.NeuronSet.load(path)
+    with pytest.raises(ng.NeuroglotError, match="holds 3 languages, but 2"):
+        ng.NeuronSet.load(path, languages=["en", "fr"], shape=(4, 9))
+    with pytest.raises(ng.NeuroglotError, match="has 4 layers for en, but the shape says 5"):
+        ng.NeuronSet.load(path, languages=TAGS[:3], shape=(5, 9))
+    torch.save([[torch.tensor([9])]], path)
+    with pytest.raises(ng.NeuroglotError, match="names neuron 9 in layer 1 of en"):
+        ng.NeuronSet.load(path, languages=["en"], shape=(1, 9))
+    path.write_bytes(b"not a pickle")
+    with pytest.raises(ng.NeuroglotError, match="damaged"):
+        ng.NeuronSet.load(path, languages=["en"], shape=(1, 9))
+    torch.save(print, path)  # code, not tensors
+    with pytest.raises(ng.NeuroglotError, match="more than tensors"):
+        ng.NeuronSet.load(path, languages=["en"], shape=(1, 9))
+    with pytest.raises(ng.NeuroglotError, match="does not exist"):
+        ng.NeuronSet.load(tmp_path / "none.neuron.pth", languages=["en"], shape=(1, 9))
+
+
+def test_masks_are_checked(tmp_path):
+    for mask, languages in [
+        (torch.zeros(1, 2, 3), ["en"]),
+        (torch.zeros(2, 3, dtype=torch.bool), ["en", "fr"]),
+        (torch.zeros(2, 2, 3, dtype=torch.bool), ["en"]),
+        (torch.zeros(2, 2, 3, dtype=torch.bool), ["en", "en"]),
+    ]:
+        with pytest.raises(ng.NeuroglotError):
+            ng.NeuronSet(mask, languages)
+    with pytest.raises(ng.NeuroglotError, match=r"\.safetensors"):
+        made(0).save(tmp_path / "n.json")
+    with pytest.raises(ng.NeuroglotError, match="not \\(4, 8\\)"):
+        ng.NeuronSet.load(made(0).save(tmp_path / "n.safetensors"), shape=(4, 8))
