@@ -74,7 +74,7 @@ def test_bad_partitions():
     with pytest.raises(ng.NeuroglotError, match="from 1 to 23"):
         ng.experts.partition(model, 2, kind="labels", labels=uneven)
     assert ng.experts.partition(model, 2, kind="labels", labels=uneven, equal=False).sizes.tolist() == [[23, 1]] * 3
-    with pytest.raises(ng.NeuroglotError, match="Expert 2 of layer 0"):
+    with pytest.raises(ng.NeuroglotError, match="Expert 2 of layer 1"):
         ng.experts.partition(model, 3, kind="labels", labels=uneven, equal=False)
     with pytest.raises(ng.NeuroglotError, match="only"):
         ng.experts.partition(model, 3, labels=uneven)
@@ -268,7 +268,7 @@ def test_keeping():
     for seed in range(3):
         assert keep_random(kept, seed).sum(1).tolist() == [3, 2]
     assert torch.equal(keep_random(kept, 1), keep_random(kept, 1))
-    with pytest.raises(ng.NeuroglotError, match="layer 1"):
+    with pytest.raises(ng.NeuroglotError, match="layer 2"):
         keep_threshold(f, 0.05)
     with pytest.raises(ng.NeuroglotError, match="keeps 0"):
         keep_share(f, 0.1)

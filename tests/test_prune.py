@@ -66,7 +66,7 @@ def test_bad_input(tmp_path):
     with pytest.raises(ng.NeuroglotError, match="2 × 24"):
         ng.prune(model, keep[:2], tmp_path / "x")
     keep[1] = False
-    with pytest.raises(ng.NeuroglotError, match="layer 1"):
+    with pytest.raises(ng.NeuroglotError, match="layer 2"):
         ng.prune(model, keep, tmp_path / "x")
     assert not list(tmp_path.iterdir())
     with pytest.raises(ng.NeuroglotError, match="exists"):

@@ -39,7 +39,7 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
         raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
     widths = keep.sum(1).tolist()
     if 0 in widths:
-        raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0)}; keep at least one neuron a layer.")
+        raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
     said = model.ffns[0].family.width

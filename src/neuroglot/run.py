@@ -3,6 +3,7 @@
 run.json        what was asked, with every setting: enough to repeat it
 recording/      recording.safetensors, plan.json
 neurons/        METHOD.safetensors
+experts/        partition.safetensors, recording/, pruning.csv
 perturbation/   METHOD.json
 tables/         *.csv
 figures/        *.png, *.pdf
@@ -13,18 +14,19 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError
+from neuroglot.experts import Partition, partition
 from neuroglot.files import save_text
 from neuroglot.model import Dtype, Model, load_model
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Recording, record
 
-__all__ = ["ModelSettings", "RecordSettings", "Run", "TextSettings"]
+__all__ = ["ExpertSettings", "ModelSettings", "RecordSettings", "Run", "TextSettings"]
 
 
 class ModelSettings(BaseModel):
@@ -84,6 +86,19 @@ class RecordSettings(BaseModel):
     """Tokens a forward pass."""
 
 
+class ExpertSettings(BaseModel):
+    """How neurons are split into experts, and which are activated; see `experts.partition` and `record`."""
+
+    experts: int = Field(256, ge=1)
+    """How many a layer."""
+    kind: Literal["parameter", "random", "contiguous"] = "parameter"
+    """How they are made."""
+    seed: int = 0
+    """Of the clustering or the shuffle."""
+    top: list[float] = [0.1]
+    """The shares of all experts that are activated on a token, each counted on its own."""
+
+
 class Manifest(BaseModel):
     """What `run.json` holds."""
 
@@ -103,6 +118,10 @@ class Manifest(BaseModel):
     """Method → its settings."""
     perturb: dict[str, dict[str, Any]] = {}
     """Method → how its neurons were measured."""
+    experts: ExpertSettings | None = None
+    """How experts were made and counted, if they were."""
+    prune: dict[str, Any] = {}
+    """How pruning was measured, if it was."""
 
 
 def library_version(name: str) -> str:
@@ -204,6 +223,57 @@ class Run:
             raise NeuroglotError(
                 f"{self.path} has no finished recording; run the same `neuroglot record` command again."
             )
+        return Recording.load(path)
+
+    def record_experts(
+        self, model: Model, corpus: Corpus, settings: ExpertSettings, *, progress: bool = True
+    ) -> Recording:
+        """Split the model's neurons into experts and count on how many tokens of the run's text each is activated.
+
+        Goes on with what is there, if it was begun with the same settings.
+
+        Raises:
+            NeuroglotError: the run has experts of other settings.
+        """
+        if self.manifest.experts not in (None, settings):
+            raise NeuroglotError(
+                f"{self.path} has experts of other settings ({self.manifest.experts}); repeat those, or delete "
+                f"{self.path / 'experts'} and the experts in run.json."
+            )
+        path = self.path / "experts" / "partition.safetensors"
+        if not path.is_file():
+            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+        self.manifest.experts = settings
+        self.save()
+        how = self.manifest.record
+        return record(
+            model,
+            corpus,
+            tokens=how.tokens,
+            block=how.block,
+            batch_tokens=how.batch_tokens,
+            statistics=("active", "magnitude"),
+            partition=self.partition,
+            top=settings.top,
+            directory=self.path / "experts" / "recording",
+            progress=progress,
+        )
+
+    @property
+    def partition(self) -> Partition:
+        """The experts of the model."""
+        return Partition.load(self.path / "experts" / "partition.safetensors")
+
+    @property
+    def expert_recording(self) -> Recording:
+        """The finished recording that counted experts.
+
+        Raises:
+            NeuroglotError: there is none.
+        """
+        path = self.path / "experts" / "recording" / "recording.safetensors"
+        if not path.is_file():
+            raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")
         return Recording.load(path)
 
     def neurons_path(self, method: str) -> Path:

@@ -2,5 +2,7 @@
 
 from neuroglot.evaluate.perplexity import perplexity
 from neuroglot.evaluate.perturbation import Perturbation, perturb
+from neuroglot.evaluate.pruning import measure_pruning, pruning_table
+from neuroglot.evaluate.samples import sample_perplexity
 
-__all__ = ["Perturbation", "perplexity", "perturb"]
+__all__ = ["Perturbation", "measure_pruning", "perplexity", "perturb", "pruning_table", "sample_perplexity"]

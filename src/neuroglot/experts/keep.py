@@ -27,7 +27,7 @@ def keep_threshold(frequency: Scores, threshold: float) -> Kept:
     empty = (~kept.any(1)).nonzero().flatten().tolist()
     if empty:
         raise NeuroglotError(
-            f"No expert of layer {empty[0]} reaches a frequency of {threshold:g} (its highest is "
+            f"No expert of layer {empty[0] + 1} reaches a frequency of {threshold:g} (its highest is "
             f"{float(frequency[empty[0]].max()):.3g}); choose a lower threshold."
         )
     return kept

@@ -43,7 +43,9 @@ class Partition:
             )
         empty = (self.sizes == 0).nonzero().tolist()
         if empty:
-            raise NeuroglotError(f"Expert {empty[0][1]} of layer {empty[0][0]} has no neuron; give every expert one.")
+            raise NeuroglotError(
+                f"Expert {empty[0][1]} of layer {empty[0][0] + 1} has no neuron; give every expert one."
+            )
 
     @property
     def sizes(self) -> Int64[Tensor, "layers experts"]:
@@ -158,8 +160,8 @@ def partition(
         if equal and uneven:
             sizes = own.sizes[uneven[0]]
             raise NeuroglotError(
-                f"The experts of layer {uneven[0]} have from {int(sizes.min())} to {int(sizes.max())} neurons; make "
-                "them equal, or say equal=False."
+                f"The experts of layer {uneven[0] + 1} have from {int(sizes.min())} to {int(sizes.max())} neurons; "
+                "make them equal, or say equal=False."
             )
         return own
     even = torch.arange(width) * experts // width
