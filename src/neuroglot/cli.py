@@ -112,6 +112,10 @@ def record(
     block: Annotated[int, typer.Option(min=2, help="Tokens a block, with BOS.")] = 512,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a forward pass; more suits a GPU.")] = 1024,
     hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
+    experts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Count the activations of so many experts a layer in the same pass; see experts."),
+    ] = None,
     text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
@@ -128,7 +132,7 @@ def record(
     """
     from pydantic import ValidationError
 
-    from neuroglot.run import ModelSettings, RecordSettings, TextSettings
+    from neuroglot.run import ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
     try:
         model_settings = ModelSettings(
@@ -143,6 +147,8 @@ def record(
         raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
     text = TextSettings(source=corpus, languages=_split(languages), text_column=text_column, hold_out=hold_out)
     recording = RecordSettings(tokens=tokens, block=block, batch_tokens=batch_tokens)
+    if experts is not None:
+        recording.experts = ExpertSettings(experts=experts)
     run, _ = _record(folder or _default_folder(model, corpus), model_settings, text, recording)
     out.print(f"next: neuroglot identify {run.path}")
 

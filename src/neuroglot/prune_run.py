@@ -82,7 +82,9 @@ def prune_run(
                 with intervene(model, Deactivate(~partition.neurons(kept))):
                     return math.expm1(min(mean_sample_nll(model, rows, tag) - intact, 700.0))
 
-            found[tag] = keep_budget(scores(tag, salience), largest_budget(increase, limit))
+            found[tag] = keep_budget(
+                scores(tag, salience), largest_budget(increase, limit, highest=min(0.9, 1 - 1 / partition.experts))
+            )
         keep[f"at most {limit:+.0%}" + (f" by {salience}" if salience != "frequency" else "")] = found
     measured = measure_pruning(model, held_out, partition, keep, samples=samples, seeds=seeds)
     table = pruning_table(measured)

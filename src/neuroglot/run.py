@@ -75,17 +75,6 @@ class TextSettings(BaseModel):
         return corpus.split(self.hold_out)
 
 
-class RecordSettings(BaseModel):
-    """How the pass is made; see `record`."""
-
-    tokens: int = Field(1_000_000, ge=1)
-    """At most so many tokens of each language."""
-    block: int = Field(512, ge=2)
-    """Tokens a block, with BOS."""
-    batch_tokens: int = Field(1024, ge=1)
-    """Tokens a forward pass."""
-
-
 class ExpertSettings(BaseModel):
     """How neurons are split into experts, and which are activated; see `experts.partition` and `record`."""
 
@@ -97,6 +86,19 @@ class ExpertSettings(BaseModel):
     """Of the clustering or the shuffle."""
     top: list[float] = [0.1]
     """The shares of all experts that are activated on a token, each counted on its own."""
+
+
+class RecordSettings(BaseModel):
+    """How the pass is made; see `record`."""
+
+    tokens: int = Field(1_000_000, ge=1)
+    """At most so many tokens of each language."""
+    block: int = Field(512, ge=2)
+    """Tokens a block, with BOS."""
+    batch_tokens: int = Field(1024, ge=1)
+    """Tokens a forward pass."""
+    experts: ExpertSettings | None = None
+    """Count experts in the same pass."""
 
 
 class Manifest(BaseModel):
@@ -205,9 +207,17 @@ class Run:
     def record(self, model: Model, corpus: Corpus, *, progress: bool = True) -> Recording:
         """Make the recording, or go on with it, or read it if it is finished."""
         settings = self.manifest.record
+        extra: dict[str, Any] = {}
+        if settings.experts is not None:
+            extra = {
+                "statistics": ("active", "activation", "hidden", "magnitude"),
+                "partition": self._make_partition(model, settings.experts),
+                "top": settings.experts.top,
+            }
         return record(
             model,
             corpus,
+            **extra,
             tokens=settings.tokens,
             block=settings.block,
             batch_tokens=settings.batch_tokens,
@@ -240,12 +250,10 @@ class Run:
                 f"{self.path} has experts of other settings ({self.manifest.experts}); repeat those, or delete "
                 f"{self.path / 'experts'} and the experts in run.json."
             )
-        path = self.path / "experts" / "partition.safetensors"
-        if not path.is_file():
-            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
-        self.manifest.experts = settings
-        self.save()
+        split = self._make_partition(model, settings)
         how = self.manifest.record
+        if how.experts == settings:
+            return self.recording
         return record(
             model,
             corpus,
@@ -253,11 +261,19 @@ class Run:
             block=how.block,
             batch_tokens=how.batch_tokens,
             statistics=("active", "magnitude"),
-            partition=self.partition,
+            partition=split,
             top=settings.top,
             directory=self.path / "experts" / "recording",
             progress=progress,
         )
+
+    def _make_partition(self, model: Model, settings: ExpertSettings) -> Partition:
+        path = self.path / "experts" / "partition.safetensors"
+        if not path.is_file():
+            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+        self.manifest.experts = settings
+        self.save()
+        return self.partition
 
     @property
     def partition(self) -> Partition:
@@ -271,6 +287,8 @@ class Run:
         Raises:
             NeuroglotError: there is none.
         """
+        if self.manifest.record.experts is not None:
+            return self.recording
         path = self.path / "experts" / "recording" / "recording.safetensors"
         if not path.is_file():
             raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")

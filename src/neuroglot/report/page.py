@@ -11,6 +11,7 @@ from neuroglot.evaluate import Perturbation
 from neuroglot.files import save_text
 from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
+from neuroglot.report.experts import expert_part
 from neuroglot.report.figures import layer_figure, overlap_figure, perturbation_figure, save_figure
 from neuroglot.run import Run
 
@@ -39,6 +40,7 @@ def report(run: Run) -> Path:
         recording=recording,
         tokens=tokens,
         methods=methods,
+        experts=expert_part(run, _figure, _save_table),
         name=language_name,
     )
     return save_text(run.path / "report.html", page)
