@@ -7,6 +7,7 @@ import torch
 from test_cli import checkpoint, corpus, neuroglot, refused  # noqa: F401 (fixtures)
 
 import neuroglot as ng
+import neuroglot.run
 
 
 @pytest.fixture(scope="module")
