@@ -7,7 +7,7 @@ import torch
 from test_cli import checkpoint, corpus, neuroglot, refused  # noqa: F401 (fixtures)
 
 import neuroglot as ng
-import neuroglot.run
+from neuroglot.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def run(tmp_path_factory, checkpoint, corpus):  # noqa: F811
 
 
 def test_experts_and_their_report(run):
-    model = ng.load_model(ng.run.Run.open(run).manifest.model.source)
+    model = ng.load_model(Run.open(run).manifest.model.source)
     split = ng.experts.Partition.load(run / "experts" / "partition.safetensors")
     split.check(model)
     counted = ng.Recording.load(run / "experts" / "recording" / "recording.safetensors")
@@ -45,12 +45,12 @@ def test_pruning_measures_and_writes(run, tmp_path):
     said = neuroglot("prune", run, "-l", "fr", "--budget", "0.3", "--seeds", 2, "--samples", 5, "-o", tmp_path / "fr")
     assert "FFN parameters: 2," in said
     opened = ng.load_model(tmp_path / "fr")
-    held_out = ng.run.Run.open(run).manifest.text.load()[1].select(["fr"])
+    held_out = Run.open(run).manifest.text.load()[1].select(["fr"])
     table = pd.read_csv(run / "experts" / "pruning.csv")
-    row = table[table.choice == "budget 0.3"].iloc[0]
+    row = table[table.choice == "budget 0.3 by magnitude"].iloc[0]
     assert len(table) == 7
     assert ng.evaluate.sample_perplexity(opened, held_out, samples=5)["fr"] == pytest.approx(row.experts, rel=1e-4)
-    neuroglot("prune", run, "-l", "fr", "--max-perplexity-increase", "0.05", "--salience", "magnitude", "--seeds", 1)
+    neuroglot("prune", run, "-l", "fr", "--max-perplexity-increase", "0.05", "--salience", "active", "--seeds", 1)
     neuroglot("report", run)
     assert "What is left when only" in (run / "report.html").read_text(encoding="utf-8")
 
@@ -60,8 +60,8 @@ def test_experts_in_the_same_pass(run, checkpoint, corpus, tmp_path):  # noqa: F
     neuroglot("record", checkpoint, corpus, "--out", once, "--block", 32, "--tokens", 1000, "--experts", 6)
     neuroglot("experts", once, "--experts", 6)  # nothing left to do
     assert not (once / "experts" / "recording").exists()
-    got = ng.run.Run.open(once).expert_recording
-    apart = ng.run.Run.open(run).expert_recording
+    got = Run.open(once).expert_recording
+    apart = Run.open(run).expert_recording
     assert torch.equal(got.active, apart.active)
     assert got.provenance == apart.provenance
     assert int(got.sum("experts@0.1").sum()) == 2 * int(got.tokens.sum())

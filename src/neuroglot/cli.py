@@ -258,7 +258,7 @@ def prune(
     ] = None,
     salience: Annotated[
         str, typer.Option(help="What a budget ranks experts by: frequency, magnitude or active.")
-    ] = "frequency",
+    ] = "magnitude",
     folder: Annotated[
         Path | None,
         typer.Option(

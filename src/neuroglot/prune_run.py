@@ -31,7 +31,7 @@ def prune_run(
     rules: Sequence[tuple[str, float]],
     *,
     limit: float | None = None,
-    salience: str = "frequency",
+    salience: str = "magnitude",
     samples: int = 1_000,
     seeds: int = 3,
     path: Path | None = None,
@@ -69,7 +69,7 @@ def prune_run(
     keep: dict[str, dict[str, Bool[Tensor, "layers experts"]]] = {}
     for rule, value in rules:
         by = salience if rule == "budget" else "frequency"
-        name = f"{rule} {value:g}" + (f" by {by}" if by != "frequency" else "")
+        name = f"{rule} {value:g}" + (f" by {by}" if rule == "budget" else "")
         keep[name] = {tag: RULES[rule](scores(tag, by), value) for tag in languages}
     if limit is not None:
         text = tokenized_samples(model, recorded, samples=samples)  # held-out text is for measuring what was found
@@ -85,7 +85,7 @@ def prune_run(
             found[tag] = keep_budget(
                 scores(tag, salience), largest_budget(increase, limit, highest=min(0.9, 1 - 1 / partition.experts))
             )
-        keep[f"at most {limit:+.0%}" + (f" by {salience}" if salience != "frequency" else "")] = found
+        keep[f"at most {limit:+.0%} by {salience}"] = found
     measured = measure_pruning(model, held_out, partition, keep, samples=samples, seeds=seeds)
     table = pruning_table(measured)
     file = run.path / "experts" / "pruning.csv"
