@@ -73,7 +73,7 @@ def run(tmp_path_factory, checkpoint, corpus):
 
 def test_a_run_holds_what_the_design_says(run):
     manifest = json.loads((run / "run.json").read_text())
-    assert manifest["record"] == {"tokens": 2000, "block": 32, "batch_tokens": 1024, "experts": None}
+    assert manifest["record"] == {"tokens": 2000, "block": 32, "batch_tokens": None, "experts": None}
     assert manifest["identify"]["lape"] == {"top_fraction": 0.2, "activity_quantile": 0.6}
     assert manifest["neuroglot"] == ng.__version__
     assert ng.Recording.load(run / "recording" / "recording.safetensors").languages == ("en", "fr", "ru")
@@ -164,6 +164,16 @@ def test_other_methods_join_the_report(run):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "was not measured yet" in page
     assert page.count("Perplexity-change matrix.") == 1
+
+
+def test_published_neurons_are_imported(run, tmp_path, monkeypatch, capsys):
+    neurons = ng.NeuronSet.load(run / "neurons" / "lape.safetensors")
+    published = neurons.save(tmp_path / "x.neuron.pth")
+    neuroglot("identify", run, "--import", published, "--languages", "en,fr,ru")
+    assert ng.NeuronSet.load(run / "neurons" / "imported.safetensors") == neurons
+    torch.save([[torch.tensor([24])] * 3], published)
+    sentence = refused(monkeypatch, capsys, "identify", run, "--import", published, "--languages", "en")
+    assert "names neuron 24 in layer 1 of en, but the shape says there are 24" in sentence
 
 
 def test_version_and_help():

@@ -7,7 +7,7 @@ from neuroglot import evaluate, experts, identify
 from neuroglot.bake import bake
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.intervene import Deactivate, Intervention, intervene
+from neuroglot.intervene import Add, Deactivate, Intervention, Raise, Replace, Scale, intervene
 from neuroglot.model import Model, load_model
 from neuroglot.neurons import NeuronSet
 from neuroglot.prune import prune
@@ -16,6 +16,7 @@ from neuroglot.recording import Recording, record
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "Corpus",
     "Deactivate",
     "Intervention",
@@ -23,7 +24,10 @@ __all__ = [
     "NeuroglotError",
     "NeuroglotWarning",
     "NeuronSet",
+    "Raise",
     "Recording",
+    "Replace",
+    "Scale",
     "bake",
     "evaluate",
     "experts",

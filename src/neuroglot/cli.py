@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
 
     from neuroglot.evaluate import Perturbation
     from neuroglot.model import Model
+    from neuroglot.neurons import NeuronSet
     from neuroglot.run import ModelSettings, RecordSettings, Run, TextSettings
 
 app = typer.Typer(
@@ -110,7 +111,10 @@ def record(
     languages: LanguagesOption = None,
     tokens: Annotated[int, typer.Option(min=1, help="Read at most so many tokens of each language.")] = 1_000_000,
     block: Annotated[int, typer.Option(min=2, help="Tokens a block, with BOS.")] = 512,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a forward pass; more suits a GPU.")] = 1024,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens a forward pass. [default: 1024 on a CPU, 16384 on a GPU]", show_default=False),
+    ] = None,
     hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
     experts: Annotated[
         int | None,
@@ -173,10 +177,31 @@ def identify(
         typer.Option(help="Probability a neuron must exceed (lap). [default: 0.95]", show_default=False),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draw (random). [default: 0]", show_default=False)] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            help="Take someone else's neurons, a .safetensors or .neuron.pth, as the method `imported`.",
+            show_default=False,
+        ),
+    ] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="The languages of a .neuron.pth, in its order.", show_default=False)
+    ] = None,
 ) -> None:
     """Find each language's neurons in a recording. Takes seconds; try other settings as you like."""
     from neuroglot.run import Run
 
+    if file is not None:
+        from neuroglot.neurons import NeuronSet
+
+        opened = Run.open(run)
+        recording = opened.recording
+        shape = (recording.layers, recording.neurons)
+        imported = NeuronSet.load(file, languages=_split(languages), shape=shape)
+        _keep_neurons(opened, "imported", imported, {"file": str(file)})
+        out.print(f"next: neuroglot perturb {run} --method imported")
+        return
     given = {
         "top_fraction": top_fraction,
         "activity_quantile": activity_quantile,
@@ -358,14 +383,17 @@ def _identify(run: "Run", method: str, settings: dict[str, Any]) -> None:
     if unused:
         raise NeuroglotError(f"{method} has no {unused[0].replace('_', '-')}; leave the option out.")
     neurons = METHODS[method](run.recording, **settings)
-    neurons.save(run.neurons_path(method))
     defaults = {name: p.default for name, p in accepted.items() if p.default is not p.empty}
-    run.manifest.identify[method] = defaults | settings
+    _keep_neurons(run, method, neurons, defaults | settings)
+
+
+def _keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[str, Any]) -> None:
+    neurons.save(run.neurons_path(method))
+    run.manifest.identify[method] = settings
     if run.manifest.perturb.pop(method, None) is not None:
         run.perturbation_path(method).unlink(missing_ok=True)  # it measured other neurons
     run.save()
-    sizes = neurons.sizes()
-    _print_table({tag: [f"{count:,}"] for tag, count in sizes.items()}, "neurons", [method])
+    _print_table({tag: [f"{count:,}"] for tag, count in neurons.sizes().items()}, "neurons", [method])
     out.print(f"wrote {run.neurons_path(method)}")
 
 

@@ -7,7 +7,7 @@ them in force for the length of a `with` block: in the forward pass, under `gene
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,12 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import Site
 from neuroglot.model import Model
 
-__all__ = ["Deactivate", "Intervention", "intervene"]
+__all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "intervene"]
+
+Values = Float[Tensor, "layers neurons"] | float
+
+
+Chosen = Float[Tensor, "*tokens chosen"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +36,11 @@ class Intervention(ABC):
     """
 
     neurons: Bool[Tensor, "layers neurons"]
-    site: Site = "activation"
+    site: Site = field(default="activation", kw_only=True)
 
     @abstractmethod
-    def change(self, values: Float[Tensor, "*tokens chosen"], layer: int) -> Tensor | float:
-        """What to put in the place of the chosen neurons' values in a layer."""
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """What to put in the place of the chosen neurons' `current` values; `given` are their entries of `values`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +50,71 @@ class Deactivate(Intervention):
     In a gated FFN a zero activation makes a zero hidden, so both sites give the same.
     """
 
-    def change(self, values: Float[Tensor, "*tokens chosen"], layer: int) -> Tensor | float:
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """Zero."""
         return 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Replace(Intervention):
+    """Set the neurons to given values, whatever they were.
+
+    Attributes:
+        values: (L, N), such as a language's means, `recording.language_mean("zh")`; or one number.
+    """
+
+    values: Values
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """The given values."""
+        return given
+
+
+@dataclass(frozen=True, eq=False)
+class Raise(Intervention):
+    """Raise the neurons to given values, and leave alone what is higher (Tang et al. 2024, §3.3.4).
+
+    Attributes:
+        values: (L, N), such as a language's means, `recording.language_mean("zh")`; or one number.
+    """
+
+    values: Values
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """The larger of the two."""
+        return current.clamp_min(given)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Intervention):
+    """Add a multiple of given values.
+
+    Attributes:
+        values: (L, N), such as a language's means less those of the others; or one number.
+        strength: the multiple.
+    """
+
+    values: Values
+    strength: float = 1.0
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """The sum."""
+        return current + self.strength * given
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Intervention):
+    """Multiply the neurons by a factor: 1 changes nothing, 0 deactivates.
+
+    Attributes:
+        values: the factor, one for all or (L, N).
+    """
+
+    values: Values
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """The product."""
+        return current * given
 
 
 @contextmanager
@@ -63,6 +130,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
     shape = (model.layers, model.neurons)
     for intervention in interventions:
         check_mask(intervention.neurons, shape)
+        _check_values(intervention, shape)
     with ExitStack() as stack:
         for intervention in interventions:
             for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
@@ -87,16 +155,32 @@ def check_mask(mask: Any, shape: tuple[int, int]) -> None:
         )
 
 
+def _check_values(intervention: Intervention, shape: tuple[int, int]) -> None:
+    values = getattr(intervention, "values", 0.0)
+    if isinstance(values, Tensor) and values.ndim and tuple(values.shape) != shape:
+        raise NeuroglotError(
+            f"The values must be one number or {shape[0]} × {shape[1]}, one for each neuron, not "
+            f"{' × '.join(map(str, values.shape))}."
+        )
+    if not bool(torch.isfinite(torch.as_tensor(values)).all()):
+        raise NeuroglotError("The values have entries that are not numbers (NaN or infinite); give finite ones.")
+
+
 def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Tensor], Tensor]:
+    given: Tensor | float = getattr(intervention, "values", 0.0)
+    if isinstance(given, Tensor):
+        given = given[layer, index.cpu()] if given.ndim else float(given)
+
     def edit(values: Tensor) -> Tensor:
-        nonlocal index
-        if index.device != values.device:
-            index = index.to(values.device)
+        nonlocal index, given
+        index = index.to(values.device)  # both are no-ops after the first time
+        if isinstance(given, Tensor):
+            given = given.to(values)
         # The tensor is the model's own and freshly computed, so it may be written to, unless gradients need it.
         changed = values.clone() if torch.is_grad_enabled() else values
-        new = intervention.change(values[..., index], layer)
+        new = intervention.change(values[..., index], given)
         if isinstance(new, Tensor):
-            changed[..., index] = new.to(values.dtype)
+            changed[..., index] = new
         else:
             changed.index_fill_(-1, index, new)
         return changed

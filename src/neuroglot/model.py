@@ -78,6 +78,11 @@ class Model:
         return torch.device(self.network.device)
 
     @property
+    def batch_tokens(self) -> int:
+        """Tokens a forward pass that keep the device busy: as many as its cache likes on a CPU, many on a GPU."""
+        return 1024 if self.device.type == "cpu" else 16_384
+
+    @property
     def bos(self) -> int | None:
         """The token that begins every block, where the tokenizer defines one."""
         return self.tokenizer.bos_token_id

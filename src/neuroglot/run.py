@@ -95,8 +95,8 @@ class RecordSettings(BaseModel):
     """At most so many tokens of each language."""
     block: int = Field(512, ge=2)
     """Tokens a block, with BOS."""
-    batch_tokens: int = Field(1024, ge=1)
-    """Tokens a forward pass."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """Tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU."""
     experts: ExpertSettings | None = None
     """Count experts in the same pass."""
 

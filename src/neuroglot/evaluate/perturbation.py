@@ -109,7 +109,7 @@ def perturb(
     tokens: int = 100_000,
     block: int | None = None,
     seeds: int = 3,
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
 ) -> Perturbation:
@@ -125,7 +125,7 @@ def perturb(
         tokens: at most so many tokens of each language.
         block: tokens a block; see `perplexity`.
         seeds: how many random rows.
-        batch_tokens: tokens a forward pass.
+        batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         resume: a file that is written after every row, and whose rows are not measured again.
         progress: show a bar.
 

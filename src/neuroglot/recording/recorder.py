@@ -61,7 +61,7 @@ def record(
     statistics: Sequence[str] = ("active", "activation", "hidden"),
     partition: "Partition | None" = None,
     top: Sequence[float | int] = (0.1,),
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     shard_tokens: int = 131_072,
     directory: str | Path | None = None,
     part: tuple[int, int] = (1, 1),
@@ -82,7 +82,8 @@ def record(
         partition: count on how many tokens each of its experts is activated, too; see `ng.experts.frequencies`.
         top: which experts of a token are activated: the share of all that score highest, or (an integer) how many.
             Each entry is counted on its own, in one pass.
-        batch_tokens: tokens a forward pass. Another value changes sums by rounding only, never a shard's tokens.
+        batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU. Another changes sums by
+            rounding only, never a shard's tokens.
         shard_tokens: tokens a shard, about; what an interruption can cost at most.
         directory: keep finished shards there, and go on from those that an interrupted run of the same settings left.
         part: (i, n): only every n-th shard, beginning with the i-th (from 1); add the n recordings for the whole.
@@ -103,6 +104,7 @@ def record(
     if partition is not None:
         partition.check(model)
         experts = Experts(model.ffns, partition.labels, partition.experts, top)
+    batch_tokens = batch_tokens or model.batch_tokens
     provenance = Provenance(
         model=model.name,
         fingerprint=model.fingerprint,
@@ -172,7 +174,7 @@ def _record_shard(
 
     sound = torch.ones((), dtype=torch.bool, device=model.device)
     with watch(model.ffns, observe):
-        for batch in shard.blocks.split(max(1, batch_tokens // shard.blocks.shape[1])):
+        for batch in shard.blocks.to(model.device).split(max(1, batch_tokens // shard.blocks.shape[1])):
             shape = (batch.shape[0], batch.shape[1])
             states = model.body(batch)
             sound &= torch.isfinite(states).all().to(sound.device)

@@ -131,6 +131,10 @@ class Recording:
         """p[i, j, k]: the share of language k's tokens on which neuron j of layer i is active (LAPE, eq. 4)."""
         return self.mean("active")
 
+    def language_mean(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
+        """The mean of a statistic over one language's tokens: the values that steering raises neurons to."""
+        return self.select([language]).mean(statistic)[..., 0]
+
     def select(self, languages: Sequence[str]) -> "Recording":
         """The recording of these languages only, in this order."""
         tags = _tags(languages)

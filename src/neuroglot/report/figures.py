@@ -26,6 +26,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
 }
 CELL = 0.52  # inches
+COLOURS = "YlGnBu"  # pale to dark in lightness too, so that it survives grey print and colour blindness
 
 
 def _named(tag: str) -> str:
@@ -63,11 +64,11 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
     columns, rows = len(change.columns), len(change)
     with matplotlib.rc_context(STYLE):
         gap = 0.35
-        figure, axes = _canvas(columns, rows + gap + 1, left=2.15, right=1.05, top=0.95, bottom=0.45)
+        figure, axes = _canvas(columns, rows + gap + 1, left=2.15, right=1.05, top=0.85, bottom=0.2)
         ratios = np.vstack([change.to_numpy(), random.loc[["mean"]].to_numpy()]) + 1
         top = max(2.0, float(np.nanmax(np.where(np.isfinite(ratios), ratios, np.nan))))
         norm = LogNorm(1.0, top, clip=True)
-        colours = matplotlib.colormaps["cividis_r"]
+        colours = matplotlib.colormaps[COLOURS]
         places = [*range(rows), rows + gap]
         for y, row in zip(places, ratios, strict=True):
             mesh = axes.imshow(
@@ -134,13 +135,13 @@ def layer_figure(neurons: NeuronSet, title: str = "") -> Figure:
         cell = min(0.34, 11 / layers)
         left, right, height = 1.5, 0.9, languages * 0.3
         width = left + layers * cell + right
-        total = 0.7 + 1.0 + 0.12 + height + 0.55
+        total = 0.5 + 1.0 + 0.12 + height + 0.55
         figure = Figure(figsize=(width, total))
         box = (left / width, 0.55 / total, layers * cell / width, height / total)
         axes = figure.add_axes(box)
         bars = figure.add_axes((box[0], (0.55 + height + 0.12) / total, box[2], 1.0 / total), sharex=axes)
         values = counts.T.to_numpy()
-        mesh = axes.imshow(np.where(values > 0, values, np.nan), cmap="cividis_r", aspect="auto", vmin=0)
+        mesh = axes.imshow(np.where(values > 0, values, np.nan), cmap=COLOURS, aspect="auto", vmin=0)
         axes.set_facecolor("#f4f4f4")
         if cell >= 0.3:
             for (y, x), count in np.ndenumerate(values):
@@ -166,11 +167,11 @@ def overlap_figure(neurons: NeuronSet, title: str = "") -> Figure:
     overlap: pd.DataFrame = neurons.overlap()
     size = len(overlap)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas(size, size, left=1.5, right=1.0, top=0.75, bottom=0.35)
+        figure, axes = _canvas(size, size, left=1.5, right=1.0, top=0.68, bottom=0.15)
         values = overlap.to_numpy(copy=True)
         np.fill_diagonal(values, np.nan)
         highest = np.nanmax(values) if np.isfinite(values).any() else 1.0
-        mesh = axes.imshow(values, cmap="cividis_r", vmin=0, vmax=max(highest, 0.05), aspect="auto")
+        mesh = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=max(highest, 0.05), aspect="auto")
         axes.set_facecolor("#f4f4f4")
         for (y, x), value in np.ndenumerate(values):
             if np.isfinite(value):
