@@ -116,6 +116,10 @@ def record(
         typer.Option(min=1, help="Tokens a forward pass. [default: 1024 on a CPU, 16384 on a GPU]", show_default=False),
     ] = None,
     hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
+    experts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Count the activations of so many experts a layer in the same pass; see experts."),
+    ] = None,
     text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
@@ -132,7 +136,7 @@ def record(
     """
     from pydantic import ValidationError
 
-    from neuroglot.run import ModelSettings, RecordSettings, TextSettings
+    from neuroglot.run import ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
     try:
         model_settings = ModelSettings(
@@ -147,6 +151,8 @@ def record(
         raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
     text = TextSettings(source=corpus, languages=_split(languages), text_column=text_column, hold_out=hold_out)
     recording = RecordSettings(tokens=tokens, block=block, batch_tokens=batch_tokens)
+    if experts is not None:
+        recording.experts = ExpertSettings(experts=experts)
     run, _ = _record(folder or _default_folder(model, corpus), model_settings, text, recording)
     out.print(f"next: neuroglot identify {run.path}")
 
@@ -320,6 +326,92 @@ def evolve(
 
 
 @app.command()
+def experts(
+    run: RunArgument,
+    number: Annotated[int, typer.Option("--experts", min=1, help="How many a layer.")] = 256,
+    kind: Annotated[str, typer.Option(help="parameter (balanced k-means), random or contiguous.")] = "parameter",
+    seed: Annotated[int, typer.Option(help="Of the clustering or the shuffle.")] = 0,
+    top: Annotated[str, typer.Option(help="Shares of all experts activated on a token, such as 0.05,0.1.")] = "0.1",
+) -> None:
+    """Group neurons into experts, count how often each language activates them, and compare the languages.
+
+    Can be stopped and started again with the same command: finished shards are kept.
+    """
+    from pydantic import ValidationError
+
+    from neuroglot.run import ExpertSettings, Run
+
+    opened = Run.open(run)
+    try:
+        settings = ExpertSettings(experts=number, kind=kind, seed=seed, top=_numbers(top, "--top"))
+    except ValidationError as error:
+        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+    model = opened.manifest.model.load()
+    made = opened.record_experts(model, opened.manifest.text.load()[0], settings)
+    out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")
+    out.print(f"next: neuroglot report {run}, or neuroglot prune {run}")
+
+
+@app.command()
+def prune(
+    run: RunArgument,
+    languages: Annotated[
+        str | None, typer.Option("--languages", "-l", help="Whose experts to keep. [default: all]", show_default=False)
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Keep experts of at least these frequencies, such as 0.05,0.01.")
+    ] = None,
+    share: Annotated[str | None, typer.Option(help="Keep these shares of each layer's experts: 0.7,0.8,0.9.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Remove these shares of all experts, where it costs least.")
+    ] = None,
+    max_perplexity_increase: Annotated[
+        float | None, typer.Option(min=0, help="Remove as much as costs no more than this: 0.05 is 5 %.")
+    ] = None,
+    salience: Annotated[
+        str, typer.Option(help="What a budget ranks experts by: frequency, magnitude or active.")
+    ] = "magnitude",
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write the pruned model here (of one language and choice).", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Measure on so many held-out samples of each language.")] = 1_000,
+    seeds: Seeds = 3,
+) -> None:
+    """Keep only the experts that a language uses, measure what that costs beside random ones, and write the model."""
+    from neuroglot.run import Run
+
+    opened = Run.open(run)
+    chosen = _split(languages) or list(opened.expert_recording.languages)
+    given = [name for name, value in (("threshold", threshold), ("share", share), ("budget", budget)) if value]
+    if len(given) + (max_perplexity_increase is not None) == 0:
+        threshold, given = "0.05,0.01", ["threshold"]
+    rules = [
+        (name, value)
+        for name, text in (("threshold", threshold), ("share", share), ("budget", budget))
+        if text
+        for value in _numbers(text, f"--{name}")
+    ]
+    if folder is not None and (len(chosen), len(rules) + (max_perplexity_increase is not None)) != (1, 1):
+        raise NeuroglotError("--out writes one model: give one language and one choice of experts.")
+    from neuroglot.prune_run import prune_run
+
+    model = opened.manifest.model.load()
+    table, written = prune_run(
+        opened, model, chosen, rules, limit=max_perplexity_increase, salience=salience, samples=samples, seeds=seeds,
+        path=folder,
+    )  # fmt: skip
+    columns = {name: [f"{value:.3g}" if isinstance(value, float) else str(value) for value in table[name]]
+               for name in table.columns if name not in ("choice",)}  # fmt: skip
+    _print_table(columns, "choice", list(table.choice))
+    out.print(f"wrote {run / 'experts' / 'pruning.csv'}")
+    for line in written:
+        out.print(line)
+
+
+@app.command()
 def report(run: RunArgument) -> None:
     """Write the tables, the figures and one self-contained page of everything a run holds so far."""
     from neuroglot.run import Run
@@ -332,6 +424,13 @@ def report(run: RunArgument) -> None:
 
 def _split(languages: str | None) -> list[str] | None:
     return [tag.strip() for tag in languages.split(",") if tag.strip()] if languages else None
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise NeuroglotError(f"{option} takes numbers such as 0.05,0.01, not {text!r}.") from error
 
 
 def _default_folder(model: str, corpus: str) -> Path:

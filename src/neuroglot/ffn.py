@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
@@ -39,6 +40,7 @@ class Family:
         gate: the gate projection, from a layer; empty for a plain FFN; the same as `up` where one matrix holds the
             gate's rows and then the up-projection's.
         layers: the list of layers, from the decoder.
+        width: the config's name for the neurons a layer; empty where the architecture fixes it.
     """
 
     types: tuple[str, ...]
@@ -47,6 +49,7 @@ class Family:
     up: str
     gate: str = ""
     layers: str = "layers"
+    width: str = "intermediate_size"
 
     @property
     def gated(self) -> bool:
@@ -64,10 +67,12 @@ FAMILIES = (
     ),
     Family(("phi3",), "mlp.activation_fn", down="mlp.down_proj", up="mlp.gate_up_proj", gate="mlp.gate_up_proj"),
     Family(("phi",), "mlp.activation_fn", down="mlp.fc2", up="mlp.fc1"),
-    Family(("opt", "xglm"), "activation_fn", down="fc2", up="fc1"),
-    Family(("gpt2",), "mlp.act", down="mlp.c_proj", up="mlp.c_fc", layers="h"),
-    Family(("bloom",), "mlp.gelu_impl", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h", layers="h"),
-    Family(("falcon",), "mlp.act", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h", layers="h"),
+    Family(("opt", "xglm"), "activation_fn", down="fc2", up="fc1", width="ffn_dim"),
+    Family(("gpt2",), "mlp.act", down="mlp.c_proj", up="mlp.c_fc", layers="h", width="n_inner"),
+    Family(("bloom",), "mlp.gelu_impl", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h", layers="h", width=""),
+    Family(
+        ("falcon",), "mlp.act", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h", layers="h", width="ffn_hidden_size",
+    ),
     Family(("gpt_neox",), "mlp.act", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h"),
 )  # fmt: skip
 
@@ -76,12 +81,14 @@ class FFN:
     """The FFN of one layer: its neurons' weights, and hooks on its sites.
 
     Attributes:
+        family: how its architecture lays it out.
         gated: whether a gate is multiplied into the activation.
         layer: the decoder layer it is part of.
         neurons: how many hidden units it has.
     """
 
     def __init__(self, family: Family, layer: nn.Module):
+        self.family = family
         self.gated = family.gated
         self.layer = layer
         self.activation = layer.get_submodule(family.activation)
@@ -106,6 +113,27 @@ class FFN:
     def down_columns(self) -> Float[Tensor, "width neurons"]:
         """The down-projection's columns, one a neuron; a view of the weights."""
         return _rows(self.down)
+
+    def take(self, neurons: Int64[Tensor, " kept"]) -> Callable[[], None]:
+        """Keep these neurons only, in this order, and give a function that puts all of them back.
+
+        All of them in another order leave what the FFN computes as it was, to rounding.
+        """
+        first = neurons
+        if self._gate is self._up:  # one matrix holds the gate's rows and then the up-projection's
+            first = torch.cat([neurons, neurons + self.neurons])
+        before = self.neurons
+        undo = [_narrow(self._up, first, "out"), _narrow(self.down, neurons, "in")]
+        if self._gate is not None and self._gate is not self._up:
+            undo.append(_narrow(self._gate, neurons, "out"))
+        self.neurons = len(neurons)
+
+        def put_back() -> None:
+            self.neurons = before
+            for step in undo:
+                step()
+
+        return put_back
 
     @contextmanager
     def edit(self, site: Site, change: Edit) -> Iterator[None]:
@@ -143,6 +171,28 @@ def _rows(projection: nn.Module) -> Tensor:
     return weight.T if isinstance(projection, Conv1D) else weight
 
 
+def _narrow(projection: nn.Module, index: Tensor, side: Literal["in", "out"]) -> Callable[[], None]:
+    """Keep these outputs or inputs of a projection, in this order, and give a function that undoes it."""
+    turned = isinstance(projection, Conv1D)
+    names = {"out": "nf" if turned else "out_features", "in": "nx" if turned else "in_features"}
+    old = {"weight": projection.weight, names[side]: getattr(projection, names[side])}
+    if side == "out" and projection.bias is not None:
+        old["bias"] = projection.bias
+    for name in ("weight", "bias"):
+        if name in old:
+            values: Any = old[name]
+            axis = (0 if side == "out" else 1) ^ (turned and name == "weight")
+            kept = values.detach().index_select(axis, index.to(values.device))
+            setattr(projection, name, nn.Parameter(kept, requires_grad=values.requires_grad))
+    setattr(projection, names[side], len(index))
+
+    def undo() -> None:
+        for name, value in old.items():
+            setattr(projection, name, value)
+
+    return undo
+
+
 def find_ffns(network: nn.Module) -> list[FFN]:
     """The FFNs of a Hugging Face causal language model, from the input to the output.
 
@@ -176,10 +226,6 @@ def find_ffns(network: nn.Module) -> list[FFN]:
     if len({id(ffn.activation) for ffn in ffns}) < len(ffns):
         raise NeuroglotError(
             f"This {kind} model shares one activation module between layers; its layers cannot be told apart."
-        )
-    if len({ffn.neurons for ffn in ffns}) > 1:
-        raise NeuroglotError(
-            f"The layers of this {kind} model have different numbers of neurons, which is not supported yet."
         )
     return ffns
 

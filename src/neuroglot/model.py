@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN, find_ffns
 from neuroglot.gguf import PACKAGED, converted, packaged
+from neuroglot.narrow import opener
 
 __all__ = ["Model", "load_model"]
 
@@ -43,7 +44,9 @@ class Model:
         self.ffns: list[FFN] = find_ffns(network)
 
     def __repr__(self) -> str:
-        return f"<model {self.name}: {self.layers} layers of {self.neurons} neurons>"
+        least, most = min(self.widths), max(self.widths)
+        widths = f"{most}" if least == most else f"{least} to {most}"
+        return f"<model {self.name}: {self.layers} layers of {widths} neurons>"
 
     @property
     def layers(self) -> int:
@@ -51,9 +54,23 @@ class Model:
         return len(self.ffns)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """How many neurons each layer has. They differ in a model that `prune` wrote so."""
+        return tuple(ffn.neurons for ffn in self.ffns)
+
+    @property
     def neurons(self) -> int:
-        """How many neurons a layer, N."""
-        return self.ffns[0].neurons
+        """How many neurons a layer, N.
+
+        Raises:
+            NeuroglotError: the layers differ.
+        """
+        if len(set(self.widths)) > 1:
+            raise NeuroglotError(
+                f"The layers of {self.name} have from {min(self.widths)} to {max(self.widths)} neurons, since it was "
+                "pruned; it can be run and measured, but record the model that it was made from."
+            )
+        return self.widths[0]
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +127,8 @@ class Model:
 
         Every weight counts (as a sum of its bfloat16 bits), so a fine-tuned or edited model has another fingerprint.
         """
-        digest = hashlib.sha256(f"{self.text_config.model_type} {self.layers} {self.neurons}".encode())
+        widths = self.widths if len(set(self.widths)) > 1 else self.widths[0]
+        digest = hashlib.sha256(f"{self.text_config.model_type} {self.layers} {widths}".encode())
         for name, weight in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             if weight.device.type == "meta" or not weight.is_floating_point():
@@ -174,7 +192,7 @@ def load_model(
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        network, loading = AutoModelForCausalLM.from_pretrained(
+        network, loading = opener(path, revision, trust_remote_code).from_pretrained(
             path,
             revision=revision,
             dtype=weights,

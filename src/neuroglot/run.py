@@ -4,6 +4,7 @@ run.json        what was asked, with every setting: enough to repeat it
 recording/      recording.safetensors, plan.json
 neurons/        METHOD.safetensors
 samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
+experts/        partition.safetensors, recording/, pruning.csv
 perturbation/   METHOD.json
 tables/         *.csv
 figures/        *.png, *.pdf
@@ -14,18 +15,19 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError
+from neuroglot.experts import Partition, partition
 from neuroglot.files import save_text
 from neuroglot.model import Dtype, Model, load_model
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Recording, record
 
-__all__ = ["AlignSettings", "ModelSettings", "RecordSettings", "Run", "TextSettings"]
+__all__ = ["AlignSettings", "ExpertSettings", "ModelSettings", "RecordSettings", "Run", "TextSettings"]
 
 
 class ModelSettings(BaseModel):
@@ -74,6 +76,19 @@ class TextSettings(BaseModel):
         return corpus.split(self.hold_out)
 
 
+class ExpertSettings(BaseModel):
+    """How neurons are split into experts, and which are activated; see `experts.partition` and `record`."""
+
+    experts: int = Field(256, ge=1)
+    """How many a layer."""
+    kind: Literal["parameter", "random", "contiguous"] = "parameter"
+    """How they are made."""
+    seed: int = 0
+    """Of the clustering or the shuffle."""
+    top: list[float] = [0.1]
+    """The shares of all experts that are activated on a token, each counted on its own."""
+
+
 class RecordSettings(BaseModel):
     """How the pass is made; see `record`."""
 
@@ -83,6 +98,8 @@ class RecordSettings(BaseModel):
     """Tokens a block, with BOS."""
     batch_tokens: int | None = Field(None, ge=1)
     """Tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU."""
+    experts: ExpertSettings | None = None
+    """Count experts in the same pass."""
 
 
 class AlignSettings(BaseModel):
@@ -119,6 +136,10 @@ class Manifest(BaseModel):
     """Method → how its neurons were measured."""
     align: AlignSettings | None = None
     """How alignment was measured, if it was."""
+    experts: ExpertSettings | None = None
+    """How experts were made and counted, if they were."""
+    prune: dict[str, Any] = {}
+    """How pruning was measured, if it was."""
 
 
 def library_version(name: str) -> str:
@@ -202,9 +223,17 @@ class Run:
     def record(self, model: Model, corpus: Corpus, *, progress: bool = True) -> Recording:
         """Make the recording, or go on with it, or read it if it is finished."""
         settings = self.manifest.record
+        extra: dict[str, Any] = {}
+        if settings.experts is not None:
+            extra = {
+                "statistics": ("active", "activation", "hidden", "magnitude"),
+                "partition": self._make_partition(model, settings.experts),
+                "top": settings.experts.top,
+            }
         return record(
             model,
             corpus,
+            **extra,
             tokens=settings.tokens,
             block=settings.block,
             batch_tokens=settings.batch_tokens,
@@ -220,6 +249,65 @@ class Run:
             raise NeuroglotError(
                 f"{self.path} has no finished recording; run the same `neuroglot record` command again."
             )
+        return Recording.load(path)
+
+    def record_experts(
+        self, model: Model, corpus: Corpus, settings: ExpertSettings, *, progress: bool = True
+    ) -> Recording:
+        """Split the model's neurons into experts and count on how many tokens of the run's text each is activated.
+
+        Goes on with what is there, if it was begun with the same settings.
+
+        Raises:
+            NeuroglotError: the run has experts of other settings.
+        """
+        if self.manifest.experts not in (None, settings):
+            raise NeuroglotError(
+                f"{self.path} has experts of other settings ({self.manifest.experts}); repeat those, or delete "
+                f"{self.path / 'experts'} and the experts in run.json."
+            )
+        split = self._make_partition(model, settings)
+        how = self.manifest.record
+        if how.experts == settings:
+            return self.recording
+        return record(
+            model,
+            corpus,
+            tokens=how.tokens,
+            block=how.block,
+            batch_tokens=how.batch_tokens,
+            statistics=("active", "magnitude"),
+            partition=split,
+            top=settings.top,
+            directory=self.path / "experts" / "recording",
+            progress=progress,
+        )
+
+    def _make_partition(self, model: Model, settings: ExpertSettings) -> Partition:
+        path = self.path / "experts" / "partition.safetensors"
+        if not path.is_file():
+            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+        self.manifest.experts = settings
+        self.save()
+        return self.partition
+
+    @property
+    def partition(self) -> Partition:
+        """The experts of the model."""
+        return Partition.load(self.path / "experts" / "partition.safetensors")
+
+    @property
+    def expert_recording(self) -> Recording:
+        """The finished recording that counted experts.
+
+        Raises:
+            NeuroglotError: there is none.
+        """
+        if self.manifest.record.experts is not None:
+            return self.recording
+        path = self.path / "experts" / "recording" / "recording.safetensors"
+        if not path.is_file():
+            raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")
         return Recording.load(path)
 
     def neurons_path(self, method: str) -> Path:

@@ -3,5 +3,17 @@
 from neuroglot.evaluate.generation import beginnings, continuations, generate
 from neuroglot.evaluate.perplexity import perplexity
 from neuroglot.evaluate.perturbation import Perturbation, perturb
+from neuroglot.evaluate.pruning import measure_pruning, pruning_table
+from neuroglot.evaluate.samples import sample_perplexity
 
-__all__ = ["Perturbation", "beginnings", "continuations", "generate", "perplexity", "perturb"]
+__all__ = [
+    "Perturbation",
+    "beginnings",
+    "continuations",
+    "generate",
+    "measure_pruning",
+    "perplexity",
+    "perturb",
+    "pruning_table",
+    "sample_perplexity",
+]

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
@@ -21,9 +22,13 @@ from neuroglot.ffn import watch
 from neuroglot.model import Model
 from neuroglot.packing import pack
 from neuroglot.progress import token_progress
+from neuroglot.recording.experts import Experts
 from neuroglot.recording.recording import Provenance, Recording
 from neuroglot.recording.statistics import STATISTICS, Statistic
 from neuroglot.recording.store import ShardStore
+
+if TYPE_CHECKING:  # which is above: a recording needs only its labels
+    from neuroglot.experts import Partition
 
 __all__ = ["Shard", "record"]
 
@@ -54,6 +59,8 @@ def record(
     tokens: int = 1_000_000,
     block: int = 512,
     statistics: Sequence[str] = ("active", "activation", "hidden"),
+    partition: "Partition | None" = None,
+    top: Sequence[float | int] = (0.1,),
     batch_tokens: int | None = None,
     shard_tokens: int = 131_072,
     directory: str | Path | None = None,
@@ -70,7 +77,11 @@ def record(
         corpus: the text; each of its languages must fill at least one block.
         tokens: at most so many tokens of each language.
         block: tokens a block, with BOS.
-        statistics: what to keep: `active` (counts), `activation` and `hidden` (sums at the two sites).
+        statistics: what to keep: `active` (counts), `activation` and `hidden` (sums at the two sites), `magnitude`
+            (sums of |hidden|).
+        partition: count on how many tokens each of its experts is activated, too; see `ng.experts.frequencies`.
+        top: which experts of a token are activated: the share of all that score highest, or (an integer) how many.
+            Each entry is counted on its own, in one pass.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU. Another changes sums by
             rounding only, never a shard's tokens.
         shard_tokens: tokens a shard, about; what an interruption can cost at most.
@@ -82,28 +93,38 @@ def record(
         The Recording; with `directory`, it is saved there as `recording.safetensors` too.
 
     Raises:
-        NeuroglotError: a language is too short, a statistic is unknown, an activation is not a number, or `directory`
-            holds shards of another model, text or setting.
+        NeuroglotError: a language is too short, a statistic is unknown, the partition is of another model, an
+            activation is not a number, or `directory` holds shards of another model, text or setting.
     """
     unknown = [name for name in statistics if name not in STATISTICS]
     if unknown or not statistics:
         raise NeuroglotError(f"{unknown or 'No statistic'} cannot be recorded; choose among {', '.join(STATISTICS)}.")
     if not 1 <= part[0] <= part[1]:
         raise NeuroglotError(f"part (i, n) needs 1 ≤ i ≤ n, not {part}.")
+    if partition is not None:
+        partition.check(model)
+        experts = Experts(model.ffns, partition.labels, partition.experts, top)
     batch_tokens = batch_tokens or model.batch_tokens
     provenance = Provenance(
-        model=model.name, fingerprint=model.fingerprint, tokenizer=model.tokenizer_fingerprint, block=block
+        model=model.name,
+        fingerprint=model.fingerprint,
+        tokenizer=model.tokenizer_fingerprint,
+        block=block,
+        partition=partition.digest if partition else None,
     )
     shards = list(_shards(model, corpus, tokens, block, shard_tokens))[part[0] - 1 :: part[1]]
     if not shards:
         raise NeuroglotError(f"Part {part[0]} of {part[1]} is empty: there are fewer shards than parts.")
     store = None
+    extra = experts.names if partition else ()
     if directory is not None:
-        settings = {**provenance.model_dump(), "statistics": list(statistics), "batch_tokens": batch_tokens}
+        settings = {**provenance.model_dump(), "statistics": [*statistics, *extra], "batch_tokens": batch_tokens}
         store = ShardStore(directory, settings, {shard.name: shard.digest for shard in shards})
         if (whole := store.finished()) is not None:
             return whole
-    kept = [STATISTICS[name](model.ffns) for name in statistics]
+    kept: list[Statistic] = [STATISTICS[name](model.ffns) for name in statistics]
+    if partition is not None:
+        kept.append(experts)
     with token_progress("recording", sum(shard.blocks.numel() for shard in shards), shown=progress) as advance:
 
         def finished() -> Iterator[Recording]:
@@ -167,6 +188,6 @@ def _record_shard(
     return Recording(
         (shard.language,),
         torch.tensor([count]),
-        {statistic.name: statistic.take().unsqueeze(-1) for statistic in kept},
+        {name: sums.unsqueeze(-1) for statistic in kept for name, sums in statistic.take().items()},
         provenance,
     )

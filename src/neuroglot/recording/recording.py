@@ -30,10 +30,12 @@ class Provenance(BaseModel, frozen=True):
     """The digest of its tokenizer."""
     block: int
     """Tokens a block, with BOS; 0 where samples were read whole."""
+    partition: str | None = None
+    """The digest of the partition whose experts were counted, if any were."""
 
     def differences(self, other: "Provenance") -> list[str]:
         """What differs, in words (the model's name may: the fingerprint decides)."""
-        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size"}
+        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition"}
         return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]
 
 

@@ -269,7 +269,7 @@ def _run(
                 advance(int(mask.sum()), tag)
             if kept:
                 count = torch.tensor([sum(map(len, of_language))])
-                sums = {statistic.name: statistic.take().unsqueeze(-1) for statistic in kept}
+                sums = {name: total.unsqueeze(-1) for statistic in kept for name, total in statistic.take().items()}
                 recordings.append(Recording((tag,), count, sums, provenance))
     return Recording.merge(recordings) if recordings else None
 

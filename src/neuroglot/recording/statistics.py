@@ -44,11 +44,11 @@ class Statistic(ABC):
         total = self.totals[layer]
         self.totals[layer] = reduced if total is None else total.add_(reduced)
 
-    def take(self) -> Tensor:
-        """The totals so far, (L, …) on the CPU; the statistic starts again from zero."""
+    def take(self) -> dict[str, Tensor]:
+        """The totals so far by name, (L, …) on the CPU; the statistic starts again from zero."""
         result = torch.stack([total.cpu() for total in self.totals if total is not None])
         self.totals = [None] * len(self.totals)
-        return result
+        return {self.name: result}
 
 
 class Active(Statistic):
@@ -82,4 +82,14 @@ class Hidden(Statistic):
         return sum_tokens(hidden)
 
 
-STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (Active, Activation, Hidden)}
+class Magnitude(Statistic):
+    """The sum of the absolute value of what enters the down-projection."""
+
+    name = "magnitude"
+
+    def reduce(self, activation: Values, hidden: Values) -> Tensor:
+        """Sum in float64, as `Activation` does."""
+        return hidden.abs().sum(1, dtype=torch.float64).sum(0)
+
+
+STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (Active, Activation, Hidden, Magnitude)}

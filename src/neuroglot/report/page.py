@@ -12,6 +12,7 @@ from neuroglot.files import save_text
 from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
 from neuroglot.report.alignment import alignment_section
+from neuroglot.report.experts import expert_part
 from neuroglot.report.figures import layer_figure, overlap_figure, perturbation_figure, save_figure
 from neuroglot.run import Run
 
@@ -41,6 +42,7 @@ def report(run: Run) -> Path:
         tokens=tokens,
         methods=methods,
         alignment=alignment_section(run) if run.manifest.align else None,
+        experts=expert_part(run, _figure, _save_table),
         name=language_name,
     )
     return save_text(run.path / "report.html", page)

@@ -1,0 +1,74 @@
+"""Activation frequencies of experts, and what follows from them for single experts."""
+
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.recording import EXPERTS, Recording
+
+__all__ = ["HIGH", "counts", "frequencies", "high_frequency", "shared", "tuning_change"]
+
+HIGH = 0.05
+"""From this frequency on an expert is high-frequency (§4.3)."""
+
+
+def frequencies(recording: Recording, top: float | int | None = None) -> Float64[Tensor, "languages layers experts"]:
+    """The share of each language's tokens on which each expert is activated (Liu et al. 2024, §3).
+
+    Args:
+        recording: made with a partition.
+        top: which of the recorded shares or numbers of experts; may be left out if there is one.
+
+    Raises:
+        NeuroglotError: the recording counted no experts, or not with this `top`.
+    """
+    have = [name for name in recording.sums if name.startswith(EXPERTS)]
+    if not have:
+        raise NeuroglotError("The recording counted no experts; record again with partition=….")
+    name = have[0] if top is None and len(have) == 1 else f"{EXPERTS}{top:g}" if top is not None else ""
+    if name not in have:
+        raise NeuroglotError(
+            f"Say which experts count as activated: top = {', '.join(n[len(EXPERTS) :] for n in have)}."
+        )
+    return recording.mean(name).permute(2, 0, 1).contiguous()
+
+
+def high_frequency(
+    frequency: Float64[Tensor, "*languages layers experts"], threshold: float = HIGH
+) -> Bool[Tensor, "*languages layers experts"]:
+    """Which experts are high-frequency (§4.3): activated on at least 5 % of the tokens."""
+    return frequency >= threshold
+
+
+def counts(
+    frequency: Float64[Tensor, "languages layers experts"], threshold: float = HIGH
+) -> Int64[Tensor, "layers experts"]:
+    """In how many languages each expert is high-frequency (Figure 3)."""
+    return high_frequency(frequency, threshold).sum(0)
+
+
+def shared(
+    frequency: Float64[Tensor, "languages layers experts"], threshold: float = HIGH
+) -> Bool[Tensor, "layers experts"]:
+    """The multilingual shared experts (§4.3): high-frequency in every language."""
+    return high_frequency(frequency, threshold).all(0)
+
+
+def tuning_change(
+    base: Recording, tuned: Recording, top: float | int | None = None
+) -> Float64[Tensor, "languages layers experts"]:
+    """Frequencies of a tuned variant less those of its base, under the base's partition (§4.4).
+
+    The languages are those of `base`. The last layer is where the paper sees the largest change: compare
+    `change.abs().mean(2)` over layers.
+
+    Raises:
+        NeuroglotError: the two were not recorded with one partition, or `tuned` lacks a language.
+    """
+    before, after = base.provenance, tuned.provenance
+    if before and after and before.partition != after.partition:
+        raise NeuroglotError(
+            "The two recordings counted experts of two partitions; record the tuned variant with the base's "
+            "(partition.of_variant())."
+        )
+    return frequencies(tuned.select(base.languages), top) - frequencies(base, top)

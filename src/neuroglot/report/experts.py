@@ -1,0 +1,89 @@
+"""The part of a report about experts: tables, figures, and what they show in sentences."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.experts import Similarity, compare, counts, frequencies, mantel, relatedness, shared
+from neuroglot.languages import language_name
+from neuroglot.report.expert_figures import pattern_figure, shared_figure, similarity_figure
+from neuroglot.run import Run
+
+__all__ = ["expert_part"]
+
+
+def expert_part(
+    run: Run, figure: Callable[[Run, Figure, str], str], save_table: Callable[[Run, str, pd.DataFrame], None]
+) -> dict[str, Any] | None:
+    """Write the tables and figures of the experts, and gather what the page shows; None if the run has none."""
+    settings = run.manifest.experts
+    if settings is None:
+        return None
+    recording = run.expert_recording
+    tags, top = recording.languages, settings.top[0]
+    frequency = frequencies(recording, top)
+    source = run.manifest.model.source
+    parts = [
+        pd.DataFrame(matrix.numpy()).rename_axis("layer").set_axis(range(1, len(matrix) + 1)).stack().reset_index()
+        for matrix in frequency
+    ]
+    long = parts[0].iloc[:, :2].set_axis(["layer", "expert"], axis=1)
+    save_table(run, "expert-frequency", long.assign(**{t: p.iloc[:, 2] for t, p in zip(tags, parts, strict=True)}))
+    number = counts(frequency)
+    by_layer = {"layer": range(1, len(number) + 1), "shared_by_all": shared(frequency).sum(1).tolist()}
+    high = {tag: (matrix >= 0.05).sum(1).tolist() for tag, matrix in zip(tags, frequency, strict=True)}
+    save_table(run, "expert-high-frequency", pd.DataFrame({**by_layer, **high}))
+    shown: dict[str, Any] = {
+        "settings": settings,
+        "top": top,
+        "patterns": figure(run, pattern_figure(frequency, tags, f"Activation patterns of {source}"), "expert-patterns"),
+        "shared": figure(run, shared_figure(frequency, f"High-frequency experts of {source}"), "expert-shared"),
+        "shared_share": float(shared(frequency).double().mean()),
+        "high_share": {
+            tag: float((matrix >= 0.05).double().mean()) for tag, matrix in zip(tags, frequency, strict=True)
+        },
+        "findings": [],
+    }
+    if len(tags) >= 2:
+        similarity = compare(frequency)
+        for name in ("euclidean", "kl", "pearson"):
+            matrix = pd.DataFrame(getattr(similarity, name).numpy(), index=list(tags), columns=list(tags))
+            save_table(run, f"expert-{name}", matrix.rename_axis("language").reset_index())
+        drawn = similarity_figure(similarity, tags, f"Similarity of activation patterns in {source}")
+        shown["similarity"] = figure(run, drawn, "expert-similarity")
+        shown["smoothing"] = similarity.smoothing
+        shown["findings"] = _nearest(similarity, tags) + _explained(similarity, tags)
+    file = run.path / "experts" / "pruning.csv"
+    if file.is_file():
+        pruning = pd.read_csv(file, keep_default_na=False)
+        save_table(run, "pruning", pruning)
+        shown["pruning"] = pruning
+    return shown
+
+
+def _nearest(similarity: Similarity, tags: tuple[str, ...]) -> list[str]:
+    distance = similarity.euclidean.clone().fill_diagonal_(torch.inf)
+    near = [
+        f"{language_name(tag)} – {language_name(tags[int(row.argmin())])}"
+        for tag, row in zip(tags, distance, strict=True)
+    ]
+    return [f"Nearest to each language by Euclidean distance: {', '.join(near)}."]
+
+
+def _explained(similarity: Similarity, tags: tuple[str, ...]) -> list[str]:
+    said = []
+    for by in ("family", "script"):
+        try:
+            related = relatedness(tags, by)
+            tests = {name: mantel(matrix, related) for name, matrix in similarity.distances().items()}
+        except NeuroglotError as error:
+            said.append(f"Whether {by} explains the pattern was not tested: {error}")
+            continue
+        found = ", ".join(f"r = {test.r:.2f} (p = {test.p:.4f}) by {name}" for name, test in tests.items())
+        words = "language family and genus" if by == "family" else "script"
+        said.append(f"Distance of patterns against distance by {words}, Mantel's test: {found}.")
+    return said
