@@ -77,8 +77,10 @@ def main() -> None:
         for batch in batches:
             model.body(batch)
 
-    def recording(kept: list[str]) -> None:
-        ng.record(model, ng.Corpus({"en": text["en"]}), statistics=kept, progress=False, **settings)
+    split = ng.experts.partition(model, 256, kind="random")
+
+    def recording(kept: list[str], partition: ng.experts.Partition | None = None) -> None:
+        ng.record(model, text, statistics=kept, partition=partition, progress=False, **settings)
 
     @torch.inference_mode()
     def head() -> None:
@@ -90,6 +92,7 @@ def main() -> None:
 
     rows: dict[str, Callable[[], object]] = {"bare body forward": bare}
     rows |= {name: lambda kept=kept: recording(kept) for name, kept in RECORDINGS.items()}
+    rows["all four sums and experts"] = lambda: recording(["active", "activation", "hidden", "magnitude"], split)
     rows["bare body + one head product"] = lambda: (bare(), head())
     rows["perplexity"] = lambda: ng.evaluate.perplexity(model, text, progress=False, **settings)
     times: dict[str, list[float]] = {name: [] for name in rows}
@@ -122,6 +125,10 @@ def main() -> None:
     hours = 1e8 / rate / 3600
     print(f"\n100 million tokens of a language at that rate: {hours:.2f} h (LAPE's authors, on one 3090: 7 to 8 h)")
     generation(model)
+    points = torch.nn.functional.normalize(torch.randn(11_008, 4096, device="cuda"), dim=1)
+    taken = [seconds(lambda seed=seed: ng.experts.balanced_kmeans(points, 256, seed)) for seed in range(3)]
+    spread = f"{min(taken):.2f} to {max(taken):.2f}"
+    print(f"balanced k-means, 11,008 × 4,096 into 256: {statistics.median(taken):.2f} s ({spread})")
     if arguments.profile:
         profile(model, batches[0])
 

@@ -22,6 +22,7 @@ def test_kernels_equal_the_reference(shape, dtype):
     expected, scale = reference.double().sum((0, 1)), reference.double().abs().sum((0, 1))
     assert ((sum_tokens(values).cpu() - expected).abs() <= 1e-14 * scale).all()
     assert torch.equal(sum_tokens(values), sum_tokens(values))
+    assert ((sum_tokens(values, magnitude=True).cpu() - scale).abs() <= 1e-14 * scale).all()
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "gemma3_text"])
@@ -35,6 +36,22 @@ def test_recording_equals_the_cpu(family):
     assert (on_gpu.active - on_cpu.active).abs().max() <= 2
     for name in ("activation", "hidden"):
         torch.testing.assert_close(on_gpu.sum(name), on_cpu.sum(name), rtol=1e-3, atol=1e-2)
+
+
+def test_experts_and_clusters_equal_the_cpu():
+    network, corpus = tiny.network(), tiny.corpus()
+    on_cpu, on_gpu = ng.Model(network, tiny.tokenizer()), ng.Model(tiny.network().cuda(), tiny.tokenizer())
+    split = ng.experts.partition(on_cpu, 6)
+    taken = [
+        ng.experts.frequencies(ng.record(each, corpus, block=16, partition=split, progress=False))
+        for each in (on_cpu, on_gpu)
+    ]
+    assert (taken[0] - taken[1]).abs().max() < 0.02  # near ties may fall the other way
+    rows = torch.randn(240, 16)
+    one, other = (ng.experts.balanced_kmeans(each, 12).cpu() for each in (rows, rows.cuda()))
+    assert one.bincount().tolist() == other.bincount().tolist() == [20] * 12
+    near = [ng.experts.inertia(rows, labels) for labels in (one, other)]
+    assert near[0] == pytest.approx(near[1], rel=0.02)
 
 
 def test_interventions_and_perplexity_on_the_device():

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn.functional import pad
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN
+from neuroglot.recording.reductions import Groups
 from neuroglot.recording.statistics import Statistic, Values
 
 __all__ = ["EXPERTS", "Experts", "activated"]
 
 EXPERTS = "experts@"
+TOKENS_AT_ONCE = 4096  # that are ranked, so that a GPU's large batches do not need as many copies of their scores
 
 
 class Experts(Statistic):
@@ -45,24 +46,13 @@ class Experts(Statistic):
                 f"{wrong[0] if wrong else 'nothing'}."
             )
         self.names = tuple(f"{EXPERTS}{entry:g}" for entry in top)
-        # (E, S): the neurons of each expert; where it has fewer than S, one that does not exist and counts 0
-        size = int(max(row.bincount().max() for row in labels))
-        self._slots = torch.full((len(ffns), experts, size), labels.shape[1], dtype=torch.int64)
-        for slots, row in zip(self._slots, labels, strict=True):
-            order = row.argsort(stable=True)
-            starts = row.bincount(minlength=experts).cumsum(0) - row.bincount(minlength=experts)
-            slots[row[order], torch.arange(len(row)) - starts[row[order]]] = order
+        self._groups = [Groups(row, experts) for row in labels]
         self._scores: list[Tensor] = []
         self._counts: list[Tensor] | None = None
 
     def reduce(self, activation: Values, hidden: Values) -> Tensor:
         """The z-scores of the experts, (tokens, E): here nothing is summed yet."""
-        slots = self._slots[len(self._scores)].to(hidden.device)
-        values = hidden.flatten(0, 1)
-        if slots.numel() > values.shape[1]:
-            values = pad(values, (0, 1))
-        picked = values.index_select(1, slots.flatten()).view(len(values), *slots.shape)
-        scores = picked.sum(2, dtype=torch.float64)
+        scores = self._groups[len(self._scores)].sum(hidden.flatten(0, 1))
         apart = scores - scores.mean(1, keepdim=True)
         spread = apart.square().mean(1, keepdim=True).sqrt()
         return torch.where(spread > 0, apart / spread, 0.0)
@@ -74,9 +64,10 @@ class Experts(Statistic):
         self._scores.append(reduced.to(self._scores[0].device) if self._scores else reduced)
         if layer + 1 < len(self.totals):
             return
-        chosen = activated(torch.cat(self._scores, 1), self.sizes)
-        counts = [mask.sum(0).view(len(self.totals), -1) for mask in chosen]
-        self._counts = counts if self._counts is None else [a + b for a, b in zip(self._counts, counts, strict=True)]
+        for scores in torch.cat(self._scores, 1).split(TOKENS_AT_ONCE):
+            counts = [mask.sum(0).view(len(self.totals), -1) for mask in activated(scores, self.sizes)]
+            before = self._counts or [torch.zeros_like(each) for each in counts]
+            self._counts = [a + b for a, b in zip(before, counts, strict=True)]
         self._scores = []
 
     def take(self) -> dict[str, Tensor]:
@@ -87,12 +78,11 @@ class Experts(Statistic):
         return result
 
 
-def activated(scores: Float64[Tensor, "tokens all"], sizes: Sequence[int]) -> list[Bool[Tensor, "tokens all"]]:
+def activated(scores: Float[Tensor, "tokens all"], sizes: Sequence[int]) -> list[Bool[Tensor, "tokens all"]]:
     """For each size, the so many highest scores of each token; of equal ones those of lower layer, then expert."""
-    highest = scores.topk(max(sizes), dim=1).values
     result = []
     for size in sizes:
-        least = highest[:, size - 1 : size]
+        least = scores.kthvalue(scores.shape[1] - size + 1, dim=1, keepdim=True).values
         chosen = scores >= least
         if bool((chosen.sum(1) > size).any()):  # more than there is room for, all of them equal to the least
             above, equal = scores > least, scores == least

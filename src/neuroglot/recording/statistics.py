@@ -89,7 +89,7 @@ class Magnitude(Statistic):
 
     def reduce(self, activation: Values, hidden: Values) -> Tensor:
         """Sum in float64, as `Activation` does."""
-        return hidden.abs().sum(1, dtype=torch.float64).sum(0)
+        return sum_tokens(hidden, magnitude=True)
 
 
 STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (Active, Activation, Hidden, Magnitude)}
