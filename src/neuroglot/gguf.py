@@ -83,6 +83,8 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
     """
     if not file.is_file():
         raise NeuroglotError(f"{file} does not exist; give the path of a .gguf file.")
+    if expected_sha256 is not None and (done := _target(file, expected_sha256)).is_dir():
+        return done  # its bytes were checked when it was converted
     with file.open("rb") as handle:
         if handle.read(4) != b"GGUF":
             raise NeuroglotError(f"{file} is not a GGUF file, or is damaged; download it again.")
@@ -94,7 +96,7 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
         raise NeuroglotError(
             f"{file} is damaged: its SHA-256 is not the published one; delete it and install it again."
         )
-    target = cache_directory() / "models" / f"{file.stem}-{digest[:16]}"
+    target = _target(file, digest)
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +104,10 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
         if not target.is_dir():
             _convert(file, target)
     return target
+
+
+def _target(file: Path, sha256: str) -> Path:
+    return cache_directory() / "models" / f"{file.stem}-{sha256[:16]}"
 
 
 def _published_sha256(file: Path) -> str | None:

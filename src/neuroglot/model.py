@@ -125,17 +125,18 @@ class Model:
     def fingerprint(self) -> str:
         """A digest of the architecture and the weights, the same in float32 and bfloat16.
 
-        Every weight counts (as a sum of its bfloat16 bits), so a fine-tuned or edited model has another fingerprint.
+        Every weight counts (in a sum of their bfloat16 bits), so a fine-tuned or edited model has another fingerprint.
         """
         widths = self.widths if len(set(self.widths)) > 1 else self.widths[0]
         digest = hashlib.sha256(f"{self.text_config.model_type} {self.layers} {widths}".encode())
-        for name, weight in sorted(self.network.state_dict().items()):
+        for name, weight in sorted(self.network.named_parameters()):  # a tied weight comes once
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             if weight.device.type == "meta" or not weight.is_floating_point():
                 continue  # offloaded or packed: its name and shape must do
-            bits = weight.detach().flatten().to(torch.bfloat16).view(torch.int16)
-            digest.update(str(int(bits.sum(dtype=torch.int64))).encode())
-            digest.update(bits[:: max(1, len(bits) // 64)].cpu().numpy().tobytes())
+            bits = weight.detach().flatten().to(torch.bfloat16)
+            words = bits[: len(bits) // 4 * 4].clone().view(torch.int64)  # four weights at once; sums may wrap around
+            digest.update(f"{int(words.sum())} {bits[len(words) * 4 :].tolist()}".encode())
+            digest.update(bits[:: max(1, len(bits) // 64)].float().cpu().numpy().tobytes())
         return digest.hexdigest()[:32]
 
     @cached_property

@@ -51,10 +51,10 @@ def _readable_on(colour: Any) -> str:
 def _percent(change: float) -> str:
     if not np.isfinite(change):
         return "∞"
-    if change > 99.995:
+    if change >= 9_999:
         return f"×{change + 1:.0e}".replace("e+0", "e").replace("e+", "e")
     if change > 9.995:
-        return f"×{change + 1:.0f}"
+        return f"×{change + 1:,.0f}"
     return f"{change:+.0%}" if abs(change) >= 0.0995 else f"{change:+.1%}".replace("-0.0%", "0%").replace("+0.0%", "0%")
 
 
