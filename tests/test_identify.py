@@ -65,6 +65,13 @@ def test_permuting_languages_permutes_results(recording, random):
     assert ng.identify.random(recording.select(order)) == ng.identify.random(recording).select(order)
 
 
+def test_equal_distributions_of_unequal_counts_are_a_tie():
+    active = torch.tensor([[[3, 6], [2, 4], [1, 4], [0, 0]]])  # of 4 and 6 tokens: 3/4 : 1 and 1/2 : 2/3 are alike
+    recording = ng.Recording.from_counts(active, [4, 6], ["en", "fr"])
+    chosen = ng.identify.lape(recording, top_fraction=0.5, activity_quantile=0.5).union()
+    assert chosen[0].tolist() == [True, False, True, False]
+
+
 def test_lave_is_lape_on_positive_means():
     generator = torch.Generator().manual_seed(0)
     shape, tokens = (3, 40, 4), torch.tensor([10, 20, 30, 40])

@@ -62,7 +62,8 @@ def _lowest(values: Float64[Tensor, "neurons languages"], count: int) -> Int64[T
     cut = _smallest(rough, min(count, len(rough))) + 1e-9  # far above rounding, far below what matters
     contenders = (rough <= cut).nonzero().flatten()
     exact = torch.cat([entropy(values[some].sort(dim=-1).values) for some in contenders.split(ROWS_AT_ONCE)])
-    return contenders[exact.sort(stable=True).indices[:count]]
+    # Rounded, since 3/4 : 1 and 1/2 : 2/3 are one distribution, and must be a tie, whatever their last bits say.
+    return contenders[exact.round(decimals=12).sort(stable=True).indices[:count]]
 
 
 def _lowest_entropy(
