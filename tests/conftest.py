@@ -1,4 +1,6 @@
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,3 +25,13 @@ def gemma():
     import neuroglot as ng
 
     return ng.load_model("gemma3-270m")
+
+
+@pytest.fixture(scope="session")
+def example():
+    """The program of `examples/train_tiny`, as a module."""
+    path = Path(__file__).parents[1] / "examples" / "train_tiny" / "train.py"
+    spec = importlib.util.spec_from_file_location("train_tiny", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

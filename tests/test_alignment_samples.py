@@ -1,8 +1,6 @@
 """Samples are read whole, alone and once, whatever they share a batch with."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,20 +8,11 @@ import torch
 import neuroglot as ng
 from neuroglot.recording import sampling
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "train_tiny" / "train.py"
 TEXTS = {
     "en": ["a cat", "the dogs sleep all day long in the warm sun", "rain", "no"],
     "fr": ["un chat", "les chiens dorment toute la journée au soleil", "la pluie", "non"],
     "ru": ["кот", "собаки спят весь день на солнце", "дождь", "нет"],
 }
-
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("train_tiny", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

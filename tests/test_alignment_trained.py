@@ -1,10 +1,8 @@
 """What no random model shows: a tiny model that has learnt six languages, its regions, and its life as checkpoints."""
 
-import importlib.util
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +13,6 @@ import neuroglot as ng
 from neuroglot.cli import main
 from neuroglot.evolve import Checkpoint, EvolveSettings
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "train_tiny" / "train.py"
 LANGUAGES = ["en", "zh", "vi", "ar", "hi", "bn"]
 SIZE = {"vocabulary": 600, "width": 64, "layers": 2, "neurons": 256, "batch": 16, "length": 64, "rate": 4e-3}
 SETTINGS = EvolveSettings(samples=20, max_tokens=40, draws=20, tokens=500, block=64)
@@ -28,14 +25,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("train_tiny", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -13,11 +13,14 @@ from neuroglot.errors import NeuroglotError, NeuroglotWarning
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
     import pandas as pd
+    from pydantic import BaseModel
 
     from neuroglot.evaluate import Perturbation
     from neuroglot.model import Model
     from neuroglot.neurons import NeuronSet
     from neuroglot.run import AlignSettings, ModelSettings, RecordSettings, Run, TextSettings
+
+S = TypeVar("S", bound="BaseModel")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -134,21 +137,17 @@ def record(
 
     Can be stopped and started again with the same command: finished shards are kept.
     """
-    from pydantic import ValidationError
-
     from neuroglot.run import ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
-    try:
-        model_settings = ModelSettings(
-            source=model,
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-        )
-    except ValidationError as error:
-        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+    model_settings = _checked(
+        ModelSettings,
+        source=model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+    )
     text = TextSettings(source=corpus, languages=_split(languages), text_column=text_column, hold_out=hold_out)
     recording = RecordSettings(tokens=tokens, block=block, batch_tokens=batch_tokens)
     if experts is not None:
@@ -291,26 +290,22 @@ def evolve(
 
     Finished checkpoints are kept; one that fails is reported, and tried again the next time.
     """
-    from pydantic import ValidationError
-
     from neuroglot.corpus import load_corpus
     from neuroglot.evolve import EvolveSettings
     from neuroglot.evolve import evolve as measure
     from neuroglot.report import evolution_report
 
-    try:
-        settings = EvolveSettings(
-            samples=samples,
-            max_tokens=max_tokens,
-            threshold=threshold,
-            tokens=tokens,
-            block=block,
-            sizes=sizes,
-            dtype=dtype,
-            device=device,
-        )
-    except ValidationError as error:
-        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+    settings = _checked(
+        EvolveSettings,
+        samples=samples,
+        max_tokens=max_tokens,
+        threshold=threshold,
+        tokens=tokens,
+        block=block,
+        sizes=sizes,
+        dtype=dtype,
+        device=device,
+    )
     read, held_out = load_corpus(corpus, languages=_split(languages)).split(5)
     measured = measure(checkpoints, read, folder, held_out=held_out, settings=settings, say=err.print)
     shown = measured.table.reindex(columns=["lrds", "sads", "sklr", "perplexity"])
@@ -337,15 +332,10 @@ def experts(
 
     Can be stopped and started again with the same command: finished shards are kept.
     """
-    from pydantic import ValidationError
-
     from neuroglot.run import ExpertSettings, Run
 
     opened = Run.open(run)
-    try:
-        settings = ExpertSettings(experts=number, kind=kind, seed=seed, top=_numbers(top, "--top"))
-    except ValidationError as error:
-        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+    settings = _checked(ExpertSettings, experts=number, kind=kind, seed=seed, top=_numbers(top, "--top"))
     model = opened.manifest.model.load()
     made = opened.record_experts(model, opened.manifest.text.load()[0], settings)
     out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")
@@ -385,9 +375,8 @@ def prune(
 
     opened = Run.open(run)
     chosen = _split(languages) or list(opened.expert_recording.languages)
-    given = [name for name, value in (("threshold", threshold), ("share", share), ("budget", budget)) if value]
-    if len(given) + (max_perplexity_increase is not None) == 0:
-        threshold, given = "0.05,0.01", ["threshold"]
+    if max_perplexity_increase is None and not (threshold or share or budget):
+        threshold = "0.05,0.01"
     rules = [
         (name, value)
         for name, text in (("threshold", threshold), ("share", share), ("budget", budget))
@@ -420,6 +409,16 @@ def report(run: RunArgument) -> None:
 
 
 # --- what the commands share -----------------------------------------------------------------------------------------
+
+
+def _checked(kind: "type[S]", /, **values: Any) -> "S":
+    """Settings from options, or one sentence on the option that is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
 
 
 def _split(languages: str | None) -> list[str] | None:
@@ -539,9 +538,7 @@ def _align(run: "Run", settings: "AlignSettings") -> "tuple[bool, Model]":
         warnings.warn(f"No regions. {error}", NeuroglotWarning, stacklevel=2)
         found = False
     else:
-        regions.save(run.neurons_path("regions"))
-        run.manifest.identify["regions"] = {"threshold": settings.threshold, "samples": len(samples)}
-        _print_table({tag: [f"{n:,}"] for tag, n in regions.sizes().items()}, "neurons", ["regions"])
+        _keep_neurons(run, "regions", regions, {"threshold": settings.threshold, "samples": len(samples)})
     run.manifest.align = settings
     run.save()
     summary = alignment.summary(samples)

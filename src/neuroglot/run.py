@@ -230,15 +230,20 @@ class Run:
                 "partition": self._make_partition(model, settings.experts),
                 "top": settings.experts.top,
             }
+        return self._pass(model, corpus, self.path / "recording", progress, **extra)
+
+    def _pass(self, model: Model, corpus: Corpus, directory: Path, progress: bool, **extra: Any) -> Recording:
+        """One pass over the run's text, as its settings say."""
+        how = self.manifest.record
         return record(
             model,
             corpus,
-            **extra,
-            tokens=settings.tokens,
-            block=settings.block,
-            batch_tokens=settings.batch_tokens,
-            directory=self.path / "recording",
+            tokens=how.tokens,
+            block=how.block,
+            batch_tokens=how.batch_tokens,
+            directory=directory,
             progress=progress,
+            **extra,
         )
 
     @property
@@ -267,21 +272,10 @@ class Run:
                 f"{self.path / 'experts'} and the experts in run.json."
             )
         split = self._make_partition(model, settings)
-        how = self.manifest.record
-        if how.experts == settings:
+        if self.manifest.record.experts == settings:
             return self.recording
-        return record(
-            model,
-            corpus,
-            tokens=how.tokens,
-            block=how.block,
-            batch_tokens=how.batch_tokens,
-            statistics=("active", "magnitude"),
-            partition=split,
-            top=settings.top,
-            directory=self.path / "experts" / "recording",
-            progress=progress,
-        )
+        extra = {"statistics": ("active", "magnitude"), "partition": split, "top": settings.top}
+        return self._pass(model, corpus, self.path / "experts" / "recording", progress, **extra)
 
     def _make_partition(self, model: Model, settings: ExpertSettings) -> Partition:
         path = self.path / "experts" / "partition.safetensors"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from neuroglot.corpus import Corpus
@@ -13,7 +13,7 @@ from neuroglot.model import Model
 from neuroglot.packing import pack, tokenize
 from neuroglot.progress import token_progress
 
-__all__ = ["held_out_blocks", "mean_nll", "perplexity"]
+__all__ = ["finite_mean", "held_out_blocks", "mean_nll", "perplexity", "sum_nll"]
 
 LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
 AUTO_BLOCKS = (512, 256, 128, 64, 32)
@@ -87,16 +87,33 @@ def mean_nll(
     for batch in blocks.to(model.device).split(max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])):
         states = model.body(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(states.device, torch.int64)
-        size = max(1, LOGITS_AT_ONCE // model.vocabulary)
-        for some, wanted in zip(states.split(size), targets.split(size), strict=True):
-            logits = model.head(some).float()
-            nll = logits.logsumexp(-1) - logits.gather(1, wanted[:, None].to(logits.device)).squeeze(1)
-            total += nll.sum(dtype=torch.float64).to(total.device)
+        total += sum_nll(model, states, targets).to(total.device)
         advance(batch.numel(), language)
-    mean = float(total) / (blocks.shape[0] * (blocks.shape[1] - 1))
-    if not math.isfinite(mean):
+    return finite_mean(model, float(total), blocks.shape[0] * (blocks.shape[1] - 1), language)
+
+
+def sum_nll(
+    model: Model, states: Float[Tensor, "tokens width"], targets: Int[Tensor, " tokens"]
+) -> Float64[Tensor, ""]:
+    """Sum of the negative log-likelihoods of targets, from last hidden states, a few tokens' logits at a time."""
+    total = torch.zeros((), dtype=torch.float64, device=states.device)
+    size = max(1, LOGITS_AT_ONCE // model.vocabulary)
+    for some, wanted in zip(states.split(size), targets.split(size), strict=True):
+        logits = model.head(some).float()
+        nll = logits.logsumexp(-1) - logits.gather(1, wanted[:, None].to(logits.device)).squeeze(1)
+        total += nll.sum(dtype=torch.float64).to(total.device)
+    return total
+
+
+def finite_mean(model: Model, total: float, count: int, language: str) -> float:
+    """`total / count`, refused if it is not a number.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if not math.isfinite(total):
         raise NeuroglotError(
             f"{model.name} gives logits that are not numbers (NaN or infinite) on text in {language}; load it in "
             "float32 or bfloat16, or check its weights and the interventions in force."
         )
-    return mean
+    return total / count

@@ -1,5 +1,6 @@
 """The perplexity-change matrix: whose neurons are off, and which language suffers."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -212,8 +213,6 @@ def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
 
 
 def _digest(*values: "torch.Tensor | NeuronSet") -> str:
-    import hashlib
-
     digest = hashlib.sha256()
     for value in values:
         tensor = value.mask if isinstance(value, NeuronSet) else value

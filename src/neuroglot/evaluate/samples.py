@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neuroglot.corpus import Corpus
 from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.perplexity import finite_mean, sum_nll
 from neuroglot.model import Model
 
 __all__ = ["TokenRows", "mean_sample_nll", "sample_perplexity", "tokenized_samples"]
@@ -66,17 +67,12 @@ def mean_sample_nll(
         mask = torch.arange(tokens.shape[1]) < lengths[:, None]
         states = model.body(tokens, mask.to(torch.int64))[:, :-1]
         wanted = mask[:, 1:]
-        logits = model.head(states[wanted.to(states.device)]).float()
-        targets = tokens[:, 1:][wanted].to(logits.device)
-        total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+        targets = tokens[:, 1:][wanted].to(states.device)
+        total += float(sum_nll(model, states[wanted.to(states.device)], targets))
         count += len(targets)
         advance(int(lengths.sum()), language)
         start = stop
-    if not math.isfinite(total):
-        raise NeuroglotError(
-            f"{model.name} gives logits that are not numbers on text in {language}; load it in float32."
-        )
-    return total / count
+    return finite_mean(model, total, count, language)
 
 
 def sample_perplexity(
