@@ -1,0 +1,117 @@
+"""The value: text by language."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.languages import language_tag
+
+__all__ = ["Corpus", "Documents"]
+
+
+class Documents:
+    """The documents of one language, in order; iterate as often as you like.
+
+    `read` gives a fresh iterator over the texts, with None or blank text where a sample lacks this language.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[str | None]]):
+        self._read = read
+
+    def aligned(self) -> Iterator[str | None]:
+        """Every sample of a parallel corpus in order, None where this language lacks it."""
+        for text in self._read():
+            yield text if text and text.strip() else None
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for text in self.aligned() if text is not None)
+
+
+class Corpus:
+    """Text by language: `corpus["fr"]` are the French documents, `corpus.languages` the tags, in order.
+
+    A parallel corpus has `keys`: one for each sample, or None where the source names none; `samples()` walks it.
+    """
+
+    def __init__(
+        self,
+        documents: Mapping[str, Iterable[str | None] | Documents],
+        *,
+        parallel: bool = False,
+        keys: Sequence[str] | None = None,
+        name: str = "corpus",
+    ):
+        self.name = name
+        self.parallel = parallel
+        self.keys = keys
+        self._documents = {
+            language_tag(tag): texts if isinstance(texts, Documents) else Documents(_reader(texts))
+            for tag, texts in documents.items()
+        }
+        if len(self._documents) < len(documents):
+            raise NeuroglotError(f"{name} has two names for one language among {', '.join(documents)}; keep one.")
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The language tags, in the order in which results will list them."""
+        return tuple(self._documents)
+
+    def __getitem__(self, language: str) -> Documents:
+        tag = language_tag(language)
+        if tag not in self._documents:
+            raise NeuroglotError(f"{self.name} has no {tag}; it has {', '.join(self.languages)}.")
+        return self._documents[tag]
+
+    def __repr__(self) -> str:
+        kind = "parallel corpus" if self.parallel else "corpus"
+        return f"<{kind} {self.name}: {', '.join(self.languages)}>"
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str | None]]]:
+        """The samples of a parallel corpus: key, and text by language (None where it is missing).
+
+        Raises:
+            NeuroglotError: the corpus is not parallel.
+        """
+        if not self.parallel:
+            raise NeuroglotError(
+                f"{self.name} is not a parallel corpus; load it with parallel=True if line i means the same in every "
+                "language."
+            )
+        keys = self.keys if self.keys is not None else (str(i) for i in itertools.count())
+        columns = [documents.aligned() for documents in self._documents.values()]
+        for key, texts in zip(keys, zip(*columns, strict=True), strict=False):
+            yield key, dict(zip(self.languages, texts, strict=True))
+
+    def select(self, languages: Sequence[str]) -> "Corpus":
+        """The same text, of these languages only and in this order."""
+        return Corpus({tag: self[tag] for tag in languages}, parallel=self.parallel, keys=self.keys, name=self.name)
+
+    def split(self, every: int = 5) -> tuple["Corpus", "Corpus"]:
+        """Two disjoint corpora: all but every `every`-th document, and those held out.
+
+        The cut is by position, so a parallel corpus holds out the same samples in every language, and a streamed one
+        is cut the same way each time.
+        """
+        if every < 2:
+            raise NeuroglotError(f"split holds out every n-th document, and n must be at least 2, not {every}.")
+
+        def part(held_out: bool) -> Corpus:
+            def mine(index: int) -> bool:
+                return (index % every == every - 1) is held_out
+
+            def reader(documents: Documents) -> Callable[[], Iterator[str | None]]:
+                source = documents.aligned if self.parallel else documents.__iter__
+                return lambda: (text for index, text in enumerate(source()) if mine(index))
+
+            return Corpus(
+                {tag: Documents(reader(documents)) for tag, documents in self._documents.items()},
+                parallel=self.parallel,
+                keys=None if self.keys is None else [key for i, key in enumerate(self.keys) if mine(i)],
+                name=f"{self.name} ({'held out' if held_out else 'not held out'})",
+            )
+
+        return part(False), part(True)
+
+
+def _reader(texts: Iterable[str | None]) -> Callable[[], Iterator[str | None]]:
+    return lambda: iter(texts)

@@ -1,0 +1,63 @@
+"""Text by language, from whatever it is in."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.hub import open_hub
+from neuroglot.corpus.local import open_directory, open_table
+from neuroglot.errors import NeuroglotError
+
+__all__ = ["load_corpus"]
+
+
+def load_corpus(
+    source: str | Path,
+    *,
+    languages: Sequence[str] | None = None,
+    parallel: bool | None = None,
+    text_column: str = "text",
+) -> Corpus:
+    """Open text by language.
+
+    Args:
+        source: one of
+
+            - `starter`: the built-in parallel corpus of short sentences in 12 languages;
+            - a directory of one file a language, named by its tag: `fr.txt` (a document a line), `fr.jsonl`,
+              `fr.csv`, `fr.tsv` or `fr.parquet` (a text column);
+            - a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a `language` and a text column; or with one column a
+              language (parallel); or, as JSON, with `{"key": …, "text": {language: text}}` a line (parallel);
+            - `hf:NAME`, a dataset on the hub or a local dataset directory, streamed; see `open_hub`.
+        languages: keep only these, in this order. Needed where the source cannot list them.
+        parallel: whether document *i* means the same in every language. By default known from the layout (False for
+            a directory); True for a directory makes unequal lengths an error.
+        text_column: the column that holds text where the layout has one.
+
+    Raises:
+        NeuroglotError: nothing is there, or it is empty, badly encoded, malformed, misaligned or has a duplicate key;
+            the sentence names the file and line.
+    """
+    name = str(source)
+    if name == "starter":
+        source = Path(str(files("neuroglot") / "starter" / "corpus.jsonl"))
+    if name.startswith("hf:"):
+        corpus = open_hub(name[3:], languages, text_column)
+        corpus.parallel = corpus.parallel if parallel is None else parallel
+    elif Path(source).is_dir():
+        corpus = open_directory(Path(source), languages, bool(parallel), text_column)
+    elif Path(source).is_file():
+        corpus = open_table(Path(source), parallel, text_column)
+    else:
+        raise NeuroglotError(
+            f"There is no corpus at {source}; give a directory of {{language}}.txt files, a .jsonl, .csv, .tsv or "
+            ".parquet file, hf:DATASET, or starter."
+        )
+    corpus.name = name
+    if languages is not None:
+        corpus = corpus.select(languages)
+    for tag in corpus.languages:
+        if next(iter(corpus[tag]), None) is None:
+            raise NeuroglotError(f"{source} has no text in {tag}; add some or leave the language out.")
+    return corpus
