@@ -11,7 +11,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.cli import main
-from neuroglot.evolve import Checkpoint, EvolveSettings
+from neuroglot.evolution import Checkpoint, EvolveSettings
 
 LANGUAGES = ["en", "zh", "vi", "ar", "hi", "bn"]
 SIZE = {"vocabulary": 600, "width": 64, "layers": 2, "neurons": 256, "batch": 16, "length": 64, "rate": 4e-3}
@@ -124,7 +124,7 @@ def test_evolve_measures_each_checkpoint_and_goes_on_from_finished_ones(checkpoi
     counts = ng.identify.key_regions(directly, threshold=2.0).counts()
     pd.testing.assert_frame_equal(made.regions["step-00200"], counts, check_index_type=False)
 
-    monkeypatch.setattr(sys.modules["neuroglot.evolve"], "_measure", None)  # nothing is measured again
+    monkeypatch.setattr(sys.modules["neuroglot.evolution"], "_measure", None)  # nothing is measured again
     again = ng.evolve(paths, texts[0], tmp_path, held_out=texts[1], settings=SETTINGS, tasks=scores)
     pd.testing.assert_frame_equal(again.table, made.table)
     pd.testing.assert_frame_equal(again.layers["step-00000"], made.layers["step-00000"], check_index_type=False)

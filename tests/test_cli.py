@@ -176,6 +176,23 @@ def test_published_neurons_are_imported(run, tmp_path, monkeypatch, capsys):
     assert "names neuron 24 in layer 1 of en, but the shape says there are 24" in sentence
 
 
+def test_perplexity_intact_and_with_a_language_off(run, checkpoint, corpus, monkeypatch, capsys):
+    file = run / "neurons" / "lape.safetensors"
+    off = ng.NeuronSet.load(file).languages[0]
+    said = neuroglot(
+        "evaluate", "perplexity", checkpoint, corpus, "--neurons", file, "--off", off, "--tokens", 200, "--block", 16
+    )
+    lines = {line.split("  ")[0].strip(): line.split() for line in said.splitlines()}
+    model, texts = ng.load_model(checkpoint), ng.load_corpus(corpus)
+    intact = ng.evaluate.perplexity(model, texts, tokens=200, block=16)
+    with ng.intervene(model, ng.Deactivate(ng.NeuronSet.load(file)[off])):
+        changed = ng.evaluate.perplexity(model, texts, tokens=200, block=16)
+    assert lines["intact"][1:] == [f"{value:,.2f}" for value in intact.values()]
+    assert lines[f"{off} off"][2:] == [f"{value:,.2f}" for value in changed.values()]
+    sentence = refused(monkeypatch, capsys, "evaluate", "perplexity", checkpoint, corpus, "--off", off)
+    assert "--neurons" in sentence
+
+
 def test_version_and_help():
     assert neuroglot("--version").strip() == ng.__version__
     text = neuroglot("--help")

@@ -7,7 +7,7 @@ import torch
 
 from neuroglot.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.intervene import Deactivate, intervene
+from neuroglot.interventions import Deactivate, intervene
 from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
 

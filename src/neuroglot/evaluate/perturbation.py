@@ -16,7 +16,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.perplexity import held_out_blocks, mean_nll
 from neuroglot.files import save_text
 from neuroglot.identify import random
-from neuroglot.intervene import Deactivate, intervene
+from neuroglot.interventions import Deactivate, intervene
 from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
 from neuroglot.progress import token_progress

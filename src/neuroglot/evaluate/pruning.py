@@ -10,7 +10,7 @@ from torch import Tensor
 from neuroglot.corpus import Corpus
 from neuroglot.evaluate.samples import LENGTH, mean_sample_nll, tokenized_samples
 from neuroglot.experts import Partition, keep_random
-from neuroglot.intervene import Deactivate, intervene
+from neuroglot.interventions import Deactivate, intervene
 from neuroglot.model import Model
 from neuroglot.progress import token_progress
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
-from neuroglot.evolve import Evolution
+from neuroglot.evolution import Evolution
 from neuroglot.files import save_text
 from neuroglot.report.alignment_figures import evolution_figure, region_layers_figure, sizes_figure
 from neuroglot.report.figures import save_figure

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import find_ffns
 from neuroglot.files import whole
-from neuroglot.intervene import check_mask
+from neuroglot.interventions import check_mask
 from neuroglot.model import Model
 from neuroglot.narrow import WIDTHS
 

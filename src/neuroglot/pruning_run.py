@@ -14,9 +14,9 @@ from neuroglot.evaluate.samples import mean_sample_nll, tokenized_samples
 from neuroglot.experts import keep_budget, keep_share, keep_threshold
 from neuroglot.experts import salience as measured_salience
 from neuroglot.files import save_text
-from neuroglot.intervene import Deactivate, intervene
+from neuroglot.interventions import Deactivate, intervene
 from neuroglot.model import Model, load_model
-from neuroglot.prune import Size, largest_budget, prune, size
+from neuroglot.pruning import Size, largest_budget, prune, size
 from neuroglot.run import Run
 
 __all__ = ["prune_run"]

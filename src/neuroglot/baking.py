@@ -8,7 +8,7 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.files import whole
-from neuroglot.intervene import check_mask
+from neuroglot.interventions import check_mask
 from neuroglot.model import Model
 
 __all__ = ["bake"]

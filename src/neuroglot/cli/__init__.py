@@ -1,0 +1,10 @@
+"""The command line. Thin: every command opens things, calls the library, and says what it wrote and where.
+
+One file a command; the order here is the order of `neuroglot --help`.
+"""
+
+# isort: off
+from neuroglot.cli import demo, record, identify, perturb, align, evolve, experts, prune, evaluate, report  # noqa: F401
+from neuroglot.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""`python -m neuroglot.cli`."""
+
+from neuroglot.cli import main
+
+main()

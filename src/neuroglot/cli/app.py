@@ -1,0 +1,92 @@
+"""The app that commands register with, how they speak, and how they read lists and settings from options."""
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
+    from pydantic import BaseModel
+
+S = TypeVar("S", bound="BaseModel")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find, measure and edit the language neurons of an LLM.\n\nThe order of work: record, identify, perturb, "
+    "report. "
+    "Try it first with [bold]neuroglot demo[/bold].",
+)
+out = Console()
+err = Console(stderr=True)
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Find, measure and edit the language neurons of an LLM."""
+    if version:
+        from neuroglot import __version__
+
+        out.print(__version__)
+        raise typer.Exit
+
+
+def checked(kind: "type[S]", /, **values: Any) -> "S":
+    """Settings from options, or one sentence on the option that is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+
+
+def split(languages: str | None) -> list[str] | None:
+    """Tags from `en,fr,zh`; None for all."""
+    return [tag.strip() for tag in languages.split(",") if tag.strip()] if languages else None
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers from `0.05,0.01`, or one sentence on the option that holds something else."""
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise NeuroglotError(f"{option} takes numbers such as 0.05,0.01, not {text!r}.") from error
+
+
+def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> None:
+    """Print columns of cells, right-aligned, with the rows' names in the first."""
+    table = Table(corner, *(tag for tag in columns), box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for i, row in enumerate(rows):
+        table.add_row(row, *(values[i] for values in columns.values()))
+    out.print(table)
+
+
+def main() -> None:
+    """Run the command line: bad input is one sentence and exit status 2, never a traceback."""
+
+    def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, NeuroglotWarning):
+            err.print(f"[yellow]note:[/yellow] {message}", highlight=False, soft_wrap=True)
+
+    warnings.showwarning = show
+    try:
+        app()
+    except NeuroglotError as error:
+        err.print("[red]error:[/red]", end=" ")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from what is finished.")
+        sys.exit(130)

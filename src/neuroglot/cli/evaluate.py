@@ -1,0 +1,65 @@
+"""`neuroglot evaluate …`: what a model can do, intact or with a language's neurons off."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import app, checked, err, print_table, split
+from neuroglot.cli.options import (
+    CorpusArgument,
+    DeviceOption,
+    DtypeOption,
+    HeldOutBlock,
+    HeldOutTokens,
+    LanguagesOption,
+    ModelArgument,
+)
+from neuroglot.errors import NeuroglotError
+
+evaluate = typer.Typer(no_args_is_help=True, help="Measure what a model can do, intact or changed.")
+app.add_typer(evaluate, name="evaluate")
+
+
+@evaluate.command()
+def perplexity(
+    model: ModelArgument,
+    corpus: CorpusArgument,
+    languages: LanguagesOption = None,
+    neurons: Annotated[
+        Path | None,
+        typer.Option(help="Neurons of this model, such as RUN/neurons/lape.safetensors.", show_default=False),
+    ] = None,
+    off: Annotated[
+        str | None, typer.Option(help="Switch these languages' neurons off, such as fr,es.", show_default=False)
+    ] = None,
+    tokens: HeldOutTokens = 100_000,
+    block: HeldOutBlock = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Perplexity of each language of a corpus, and with `--neurons FILE --off fr` how much it changes."""
+    from neuroglot.corpus import load_corpus
+    from neuroglot.evaluate import perplexity as measure
+    from neuroglot.interventions import Deactivate, intervene
+    from neuroglot.neurons import NeuronSet
+    from neuroglot.run import ModelSettings
+
+    if (neurons is None) != (off is None):
+        raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
+    text = load_corpus(corpus, languages=split(languages))
+    masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
+    settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
+    with err.status(f"opening {model}"):
+        opened = settings.load()
+    rows, values = ["intact"], [measure(opened, text, tokens=tokens, block=block)]
+    if masks:
+        with intervene(opened, *map(Deactivate, masks)):
+            rows.append(f"{off} off")
+            values.append(measure(opened, text, tokens=tokens, block=block))
+    cells = {tag: [f"{value[tag]:,.2f}" for value in values] for tag in values[0]}
+    if masks:
+        rows.append("change")
+        for tag, column in cells.items():
+            column.append(f"{values[1][tag] / values[0][tag] - 1:+.1%}")
+    print_table(cells, "perplexity", rows)

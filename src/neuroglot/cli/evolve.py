@@ -1,0 +1,60 @@
+"""`neuroglot evolve`: alignment over checkpoints of one model, or over sizes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import app, checked, err, out, print_table, split
+from neuroglot.cli.options import DeviceOption, DtypeOption, HeldOutBlock, HeldOutTokens, LanguagesOption
+
+
+@app.command()
+def evolve(
+    checkpoints: Annotated[
+        list[str], typer.Argument(help="Directories, hub ids or ID@REVISION, in the order of training or of size.")
+    ],
+    corpus: Annotated[str, typer.Option(help="A parallel corpus; every 5th sample is kept for perplexity.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")],
+    languages: LanguagesOption = None,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Models of several sizes, not one in training.")] = False,
+    samples: Annotated[int, typer.Option(min=2, help="Read at most so many samples.")] = 100,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Cut a sample after so many tokens.")] = 200,
+    threshold: Annotated[float, typer.Option(min=0, help="z-score of a key region's neurons.")] = 2.0,
+    tokens: HeldOutTokens = 20_000,
+    block: HeldOutBlock = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Measure alignment, regions and perplexity over checkpoints of one model, or over models of several sizes.
+
+    Finished checkpoints are kept; one that fails is reported, and tried again the next time.
+    """
+    from neuroglot.corpus import load_corpus
+    from neuroglot.evolution import EvolveSettings
+    from neuroglot.evolution import evolve as measure
+    from neuroglot.report import evolution_report
+
+    settings = checked(
+        EvolveSettings,
+        samples=samples,
+        max_tokens=max_tokens,
+        threshold=threshold,
+        tokens=tokens,
+        block=block,
+        sizes=sizes,
+        dtype=dtype,
+        device=device,
+    )
+    read, held_out = load_corpus(corpus, languages=split(languages)).split(5)
+    measured = measure(checkpoints, read, folder, held_out=held_out, settings=settings, say=err.print)
+    shown = measured.table.reindex(columns=["lrds", "sads", "sklr", "perplexity"])
+    cells = {str(name): ["" if x != x else f"{x:,.4g}" for x in shown[name].astype(float)] for name in shown}
+    print_table(cells, "checkpoint", [str(name) for name in measured.table["checkpoint"]])
+    page = evolution_report(measured, folder, sizes=sizes)
+    out.print(f"wrote {folder / 'tables'}, {folder / 'figures'}, {page}")
+    failed = measured.table[measured.table["error"].notna()]
+    for name, reason in zip(failed["checkpoint"], failed["error"], strict=True):
+        err.print(f"[red]failed:[/red] {name}: {reason}", highlight=False, soft_wrap=True)
+    if len(failed):
+        raise typer.Exit(1)

@@ -1,0 +1,30 @@
+"""`neuroglot experts`: how often each language activates each group of neurons."""
+
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import app, checked, numbers, out
+from neuroglot.cli.options import RunArgument
+
+
+@app.command()
+def experts(
+    run: RunArgument,
+    number: Annotated[int, typer.Option("--experts", min=1, help="How many a layer.")] = 256,
+    kind: Annotated[str, typer.Option(help="parameter (balanced k-means), random or contiguous.")] = "parameter",
+    seed: Annotated[int, typer.Option(help="Of the clustering or the shuffle.")] = 0,
+    top: Annotated[str, typer.Option(help="Shares of all experts activated on a token, such as 0.05,0.1.")] = "0.1",
+) -> None:
+    """Group neurons into experts, count how often each language activates them, and compare the languages.
+
+    Can be stopped and started again with the same command: finished shards are kept.
+    """
+    from neuroglot.run import ExpertSettings, Run
+
+    opened = Run.open(run)
+    settings = checked(ExpertSettings, experts=number, kind=kind, seed=seed, top=numbers(top, "--top"))
+    model = opened.manifest.model.load()
+    made = opened.record_experts(model, opened.manifest.text.load()[0], settings)
+    out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")
+    out.print(f"next: neuroglot report {run}, or neuroglot prune {run}")

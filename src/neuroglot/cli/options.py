@@ -1,0 +1,46 @@
+"""Arguments and options that several commands take, each described once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A directory, a Hugging Face hub id, a .gguf file, or packaged weights: gemma3-270m, smollm2-135m."
+    ),
+]
+CorpusArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A directory of {language}.txt files; a .jsonl, .csv, .tsv or .parquet file with a language column or one "
+        "column a language; hf:DATASET; or starter, the built-in corpus."
+    ),
+]
+RunArgument = Annotated[
+    Path, typer.Argument(help="The run directory that `neuroglot record` made.", show_default=False)
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The run directory. [default: runs/MODEL-CORPUS]", show_default=False),
+]
+LanguagesOption = Annotated[
+    str | None,
+    typer.Option("--languages", "-l", help="Only these, such as en,fr,zh. [default: all]", show_default=False),
+]
+MethodOption = Annotated[str, typer.Option("--method", "-m", help="Which neurons: lape, lap, lave or random.")]
+HeldOutTokens = Annotated[int, typer.Option(min=1, help="Measure at most so many held-out tokens of each language.")]
+HeldOutBlock = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens a block. [default: the longest of 512, 256, … 32 that every language fills four times]",
+        show_default=False,
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="How many random rows to measure for the baseline.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1, mps … [default: a GPU if there is one]", show_default=False),
+]

@@ -1,0 +1,68 @@
+"""`neuroglot prune`: a smaller model that keeps what a language uses."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import app, numbers, out, print_table, split
+from neuroglot.cli.options import RunArgument, Seeds
+from neuroglot.errors import NeuroglotError
+
+
+@app.command()
+def prune(
+    run: RunArgument,
+    languages: Annotated[
+        str | None, typer.Option("--languages", "-l", help="Whose experts to keep. [default: all]", show_default=False)
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Keep experts of at least these frequencies, such as 0.05,0.01.")
+    ] = None,
+    share: Annotated[str | None, typer.Option(help="Keep these shares of each layer's experts: 0.7,0.8,0.9.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Remove these shares of all experts, where it costs least.")
+    ] = None,
+    max_perplexity_increase: Annotated[
+        float | None, typer.Option(min=0, help="Remove as much as costs no more than this: 0.05 is 5 %.")
+    ] = None,
+    salience: Annotated[
+        str, typer.Option(help="What a budget ranks experts by: frequency, magnitude or active.")
+    ] = "magnitude",
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Write the pruned model here (of one language and choice).", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Measure on so many held-out samples of each language.")] = 1_000,
+    seeds: Seeds = 3,
+) -> None:
+    """Keep only the experts that a language uses, measure what that costs beside random ones, and write the model."""
+    from neuroglot.run import Run
+
+    opened = Run.open(run)
+    chosen = split(languages) or list(opened.expert_recording.languages)
+    if max_perplexity_increase is None and not (threshold or share or budget):
+        threshold = "0.05,0.01"
+    rules = [
+        (name, value)
+        for name, text in (("threshold", threshold), ("share", share), ("budget", budget))
+        if text
+        for value in numbers(text, f"--{name}")
+    ]
+    if folder is not None and (len(chosen), len(rules) + (max_perplexity_increase is not None)) != (1, 1):
+        raise NeuroglotError("--out writes one model: give one language and one choice of experts.")
+    from neuroglot.pruning_run import prune_run
+
+    model = opened.manifest.model.load()
+    table, written = prune_run(
+        opened, model, chosen, rules, limit=max_perplexity_increase, salience=salience, samples=samples, seeds=seeds,
+        path=folder,
+    )  # fmt: skip
+    columns = {name: [f"{value:.3g}" if isinstance(value, float) else str(value) for value in table[name]]
+               for name in table.columns if name not in ("choice",)}  # fmt: skip
+    print_table(columns, "choice", list(table.choice))
+    out.print(f"wrote {run / 'experts' / 'pruning.csv'}")
+    for line in written:
+        out.print(line)
