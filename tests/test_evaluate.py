@@ -99,6 +99,23 @@ def test_perturb_is_perplexity_under_intervention():
     assert set(table["off"]) == {"intact", "en", "fr", "random"}
 
 
+def test_matched_rows_are_random_neurons_of_each_languages_own_number():
+    model, corpus, neurons = tiny.model(), tiny.corpus(), some(tiny.model())
+    result = perturb(model, corpus, neurons, block=16, seeds=2, matched=True, progress=False)
+    assert result.random == perturb(model, corpus, neurons, block=16, seeds=2, progress=False).random
+    for seed in (0, 1):
+        drawn = ng.identify.random(neurons, seed=seed)
+        assert drawn.sizes() == neurons.sizes()
+        for tag in neurons.languages:
+            with ng.intervene(model, ng.Deactivate(drawn[tag])):
+                off = perplexity(model, corpus.select([tag]), block=16, progress=False)[tag]
+            assert result.matched[str(seed)][tag] == off
+    change = [result.matched[s]["fr"] / result.intact["fr"] - 1 for s in ("0", "1")]
+    assert result.matched_change.loc["mean", "fr"] == pytest.approx(sum(change) / 2)
+    rows = result.table().query("off == 'matched' and measured == 'fr'")
+    assert rows["neurons"].tolist() == [4, 4]
+
+
 def test_nothing_off_changes_nothing():
     model = tiny.model()
     result = perturb(model, tiny.corpus(), none(model), block=16, seeds=1, progress=False)

@@ -58,6 +58,7 @@ def perturb_run(
         block=block,
         seeds=seeds,
         random_row="next percent" if method == "regions" else "largest",  # each as its paper has it
+        matched=method == "regions",  # regions differ several times in size
         resume=run.perturbation_path(method),
     )
     run.manifest.perturb[method] = {
@@ -85,9 +86,12 @@ def print_change(result: "Perturbation") -> None:
     """Print the matrix, with the random rows' mean and deviation."""
     change: pd.DataFrame = result.change
     random = result.random_change
-    rows = [*change.index, "random", "± std"]
-    cells = {
-        tag: [f"{value:+.1%}" for value in [*change[tag], random.loc["mean", tag], random.loc["std", tag]]]
-        for tag in change.columns
-    }
+    rivals = {"random": random, "own size": result.matched_change}
+    rows = [*change.index]
+    cells = {tag: [f"{value:+.1%}" for value in change[tag]] for tag in change.columns}
+    for name, rival in rivals.items():
+        if not rival.empty:
+            rows += [name, "± std"]
+            for tag, column in cells.items():
+                column += [f"{float(rival[tag][row]):+.1%}" if tag in rival else "" for row in ("mean", "std")]
     print_table(cells, "off \\ measured", rows)

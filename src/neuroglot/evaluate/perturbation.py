@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,7 @@ class Perturbation:
         sizes: whose neurons → how many; `random` is one of them.
         tokens: measured language → how many tokens were predicted.
         block: tokens a block.
+        matched: seed → measured language → perplexity with random neurons off, as many as *that* language's own.
     """
 
     intact: dict[str, float]
@@ -46,6 +48,7 @@ class Perturbation:
     tokens: dict[str, int]
     block: int
     settings: dict[str, str] = field(default_factory=dict)
+    matched: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def change(self) -> pd.DataFrame:
@@ -55,7 +58,15 @@ class Perturbation:
     @property
     def random_change(self) -> pd.DataFrame:
         """The same for random neurons: rows `mean` and `std` (sample standard deviation over seeds)."""
-        change = _table(self.random) / pd.Series(self.intact) - 1
+        return self._spread(self.random)
+
+    @property
+    def matched_change(self) -> pd.DataFrame:
+        """The same for random neurons as many as each column's language has itself; empty if not measured."""
+        return self._spread(self.matched)
+
+    def _spread(self, rows: dict[str, dict[str, float]]) -> pd.DataFrame:
+        change = _table(rows) / pd.Series(self.intact) - 1 if rows else pd.DataFrame()
         return pd.DataFrame({"mean": change.mean(), "std": change.std(ddof=1)}).T
 
     @property
@@ -70,10 +81,11 @@ class Perturbation:
         named: list[tuple[str, str, dict[str, float]]] = [("intact", "", self.intact)]
         named += [(off, "", values) for off, values in self.off.items()]
         named += [("random", seed, values) for seed, values in self.random.items()]
+        named += [("matched", seed, values) for seed, values in self.matched.items()]
         return pd.DataFrame(
             {
                 "off": off,
-                "neurons": self.sizes.get(off, 0),
+                "neurons": self.sizes.get(tag if off == "matched" else off, 0),
                 "seed": seed,
                 "measured": tag,
                 "tokens": self.tokens[tag],
@@ -114,6 +126,7 @@ def perturb(
     block: int | None = None,
     seeds: int = 3,
     random_row: RandomRow = "largest",
+    matched: bool = False,
     batch_tokens: int | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
@@ -132,6 +145,8 @@ def perturb(
         seeds: how many random rows.
         random_row: how many neurons each of them has: as many as the `largest` set, or the `next percent` of all
             neurons above it (Zeng et al. 2025, Table 1).
+        matched: also switch off, for each language, random neurons as many as its own, and measure that language only:
+            the fair rival of its own cell where sets differ much in size.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         resume: a file that is written after every row, and whose rows are not measured again.
         progress: show a bar.
@@ -147,6 +162,7 @@ def perturb(
         one = torch.zeros(1, *neurons.shape, dtype=torch.bool)
         one.view(-1)[:size] = True
         sets["random", str(seed)] = random(NeuronSet(one, ["mul"]), seed=seed)["mul"]
+    own = [tag for tag in neurons.languages if tag in blocks] if matched else []
     fresh = Perturbation(
         intact={},
         off={},
@@ -163,17 +179,30 @@ def perturb(
     )
     result = _resumed(fresh, resume)
     each = sum(piece.numel() for piece in blocks.values())
-    with token_progress("perturbing", each * (1 + len(sets)), shown=progress) as advance:
+    of_own = sum(blocks[tag].numel() for tag in own)
+    with token_progress("perturbing", each * (1 + len(sets)) + of_own * seeds, shown=progress) as advance:
+
+        def measure_one(what: str, tag: str) -> float:
+            return math.exp(
+                mean_nll(model, blocks[tag], tag, batch_tokens, lambda n, tag: advance(n, f"{what}, {tag}"))
+            )
 
         def measure(what: str) -> dict[str, float]:
-            return {
-                tag: math.exp(mean_nll(model, piece, tag, batch_tokens, lambda n, tag: advance(n, f"{what}, {tag}")))
-                for tag, piece in blocks.items()
-            }
+            return {tag: measure_one(what, tag) for tag in blocks}
 
-        def keep(rows: dict[str, dict[str, float]], name: str, run: Callable[[], dict[str, float]]) -> None:
+        def measure_matched(seed: int) -> dict[str, float]:
+            values = {}
+            drawn = random(neurons.select(own), seed=seed)
+            for tag in own:
+                with intervene(model, Deactivate(drawn[tag])):
+                    values[tag] = measure_one(f"matched {seed}", tag)
+            return values
+
+        def keep(
+            rows: dict[str, dict[str, float]], name: str, run: Callable[[], dict[str, float]], cost: int = each
+        ) -> None:
             if name in rows:
-                advance(each, name)
+                advance(cost, name)
             else:
                 rows[name] = run()
                 if resume is not None:
@@ -185,6 +214,8 @@ def perturb(
         for (kind, name), mask in sets.items():
             with intervene(model, Deactivate(mask)):
                 keep(getattr(result, kind), name, lambda kind=kind, name=name: measure(f"{kind} {name}"))  # type: ignore[misc]
+        for seed in range(seeds if own else 0):
+            keep(result.matched, str(seed), partial(measure_matched, seed), of_own)
     if resume is not None:
         result.save(resume)
     return result

@@ -7,8 +7,9 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from neuroglot.alignment import in_experts
 from neuroglot.errors import NeuroglotError
-from neuroglot.experts import Similarity, compare, counts, frequencies, mantel, relatedness, shared
+from neuroglot.experts import Similarity, compare, counts, frequencies, high_frequency, mantel, relatedness, shared
 from neuroglot.languages import language_name
 from neuroglot.report.expert_figures import pattern_figure, shared_figure, similarity_figure
 from neuroglot.run import Run
@@ -57,12 +58,34 @@ def expert_part(
         shown["similarity"] = figure(run, drawn, "expert-similarity")
         shown["smoothing"] = similarity.smoothing
         shown["findings"] = _nearest(similarity, tags) + _explained(similarity, tags)
+    for method in run.manifest.identify:
+        place = _neurons_in_experts(run, method, frequency, tags)
+        if place is not None:
+            save_table(run, f"expert-{method}", place.reset_index())
+            inside, chance = place["inside"].sum(), place["by_chance"].sum()
+            what = method.upper() if len(method) <= 4 else method
+            shown["findings"].append(
+                f"{inside / max(1, place['neurons'].sum()):.0%} of the {what} neurons lie in experts that are "
+                f"high-frequency in their own language, {inside / chance if chance else float('nan'):.1f} times what "
+                "chance would put there."
+            )
     file = run.path / "experts" / "pruning.csv"
     if file.is_file():
         pruning = pd.read_csv(file, keep_default_na=False)
         save_table(run, "pruning", pruning)
         shown["pruning"] = pruning
     return shown
+
+
+def _neurons_in_experts(run: Run, method: str, frequency: torch.Tensor, tags: tuple[str, ...]) -> pd.DataFrame | None:
+    """How many of a method's neurons lie in their language's high-frequency experts; None without common languages."""
+    neurons = run.neurons(method)
+    common = [tag for tag in neurons.languages if tag in tags]
+    labels = run.partition.labels
+    if not common or tuple(labels.shape) != neurons.shape:
+        return None
+    chosen = high_frequency(frequency)[[tags.index(tag) for tag in common]]
+    return in_experts(neurons.select(common), labels, chosen)
 
 
 def _nearest(similarity: Similarity, tags: tuple[str, ...]) -> list[str]:

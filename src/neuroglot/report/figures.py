@@ -61,25 +61,30 @@ def _percent(change: float) -> str:
 def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
     """The perplexity-change matrix as an annotated heatmap, the random baseline in a row of its own."""
     change, random = result.change, result.random_change
-    columns, rows = len(change.columns), len(change)
+    tags = list(change.columns)
+    columns, rows = len(tags), len(change)
     with matplotlib.rc_context(STYLE):
         gap = 0.35
-        figure, axes = _canvas(columns, rows + gap + 1, left=2.15, right=1.05, top=0.85, bottom=0.2)
-        ratios = np.vstack([change.to_numpy(), random.loc[["mean"]].to_numpy()]) + 1
+        rivals = [random] if result.matched_change.empty else [random, result.matched_change.reindex(columns=tags)]
+        figure, axes = _canvas(columns, rows + gap + len(rivals), left=2.15, right=1.05, top=0.85, bottom=0.2)
+        ratios = np.vstack([change.to_numpy(), *(rival.loc[["mean"]].to_numpy() for rival in rivals)]) + 1
         top = max(2.0, float(np.nanmax(np.where(np.isfinite(ratios), ratios, np.nan))))
         norm = LogNorm(1.0, top, clip=True)
         colours = matplotlib.colormaps[COLOURS]
-        places = [*range(rows), rows + gap]
+        places = [*range(rows), *(rows + gap + i for i in range(len(rivals)))]
         for y, row in zip(places, ratios, strict=True):
             mesh = axes.imshow(
-                np.where(np.isfinite(row), row, top)[None, :],
+                np.where(np.isinf(row), top, row)[None, :],
                 cmap=colours,
                 norm=norm,
                 extent=(-0.5, columns - 0.5, y + 0.5, y - 0.5),
                 aspect="auto",
             )
-        for y, row, spread in zip(places, ratios, [None] * rows + [random.loc["std"].to_numpy()], strict=True):
+        spreads = [None] * rows + [rival.loc["std"].to_numpy() for rival in rivals]
+        for y, row, spread in zip(places, ratios, spreads, strict=True):
             for x, ratio in enumerate(row):
+                if np.isnan(ratio):
+                    continue  # a language that has no neurons of its own to match
                 text = _percent(ratio - 1)
                 if spread is not None and np.isfinite(spread[x]):
                     text += f"\n±{spread[x]:.1%}"
@@ -99,13 +104,16 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
                     matplotlib.patches.Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, fill=False, ec="#d1495b", lw=1.6)
                 )
         axes.set_xlim(-0.5, columns - 0.5)
-        axes.set_ylim(rows + gap + 0.5, -0.5)
+        axes.set_ylim(places[-1] + 0.5, -0.5)
         axes.set_xticks(range(columns), list(change.columns))
         axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
         axes.set_xlabel("language measured")
         labels = [f"{_named(tag)}, {result.sizes[tag]:,}" for tag in change.index]
-        axes.set_yticks(places, [*labels, f"random, {result.sizes['random']:,}\n{len(result.random)} seeds"])
+        labels.append(f"random, {result.sizes['random']:,}\n{len(result.random)} seeds")
+        if len(rivals) > 1:
+            labels.append(f"random, the column's\nown size, {len(result.matched)} seeds")
+        axes.set_yticks(places, labels)
         axes.set_ylabel("whose neurons are off, how many")
         axes.tick_params(length=0)
         for spine in axes.spines.values():

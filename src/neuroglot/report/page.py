@@ -100,20 +100,22 @@ def findings(result: Perturbation) -> list[str]:
                     f"({change.loc[tag, most]:+.1%}) than {language_name(tag)} itself ({own:+.1%})."
                 )
     below = []
+    matched = result.matched_change
     for tag in leads.index:
-        mean, std = random.loc["mean", tag], random.loc["std", tag]
+        rival = matched if tag in matched else random
+        mean, std = rival.loc["mean", tag], rival.loc["std", tag]
         if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):
             below.append(language_name(tag))
     said.append(
         f"Random neurons, {result.sizes['random']} of them, change perplexity by {random.loc['mean'].mean():+.1%} on "
         f"average (largest {random.loc['mean'].max():+.1%})."
     )
+    what = "random neurons of the same number" if len(matched) and not matched.empty else "random"
+    seeds = f"3 standard deviations over {len(result.random)} seeds"
     if below:
-        said.append(f"Not above random by 3 standard deviations over {len(result.random)} seeds: {', '.join(below)}.")
+        said.append(f"Not above {what} by {seeds}: {', '.join(below)}.")
     else:
-        said.append(
-            f"Every language's own cell is above random by 3 standard deviations over {len(result.random)} seeds."
-        )
+        said.append(f"Every language's own cell is above {what} by {seeds}.")
     return said
 
 
