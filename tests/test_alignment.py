@@ -257,7 +257,7 @@ def test_regions_over_experts():
         ng.alignment.by_expert(neurons, labels[:1])
     chosen = torch.tensor([[[True, False, False], [False, True, True]]])
     table = ng.alignment.in_experts(neurons, labels, chosen)
-    # layer 1: two of three neurons in expert 0, which holds half the layer; layer 2: one of one, in three quarters of it
+    # layer 1: two of three neurons in expert 0, half of the layer; layer 2: one of one, in three quarters of it
     assert table.loc["en"].tolist() == pytest.approx([4, 3, 3 * 0.5 + 1 * 0.75, 3 / 2.25])
     with pytest.raises(ng.NeuroglotError, match="chosen must be"):
         ng.alignment.in_experts(neurons, labels, chosen[:, :1])

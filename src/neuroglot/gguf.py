@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from neuroglot.errors import NeuroglotError
 from neuroglot.files import whole
 
-__all__ = ["PACKAGED", "cache_directory", "converted", "packaged"]
+__all__ = ["PACKAGED", "cache_directory", "converted", "gguf_file", "packaged"]
 
 
 def cache_directory() -> Path:
@@ -65,12 +65,26 @@ def packaged(name: str) -> Path:
     Raises:
         NeuroglotError: the package is not installed.
     """
+    return converted(*_shipped(name))
+
+
+def gguf_file(source: str) -> Path | None:
+    """The .gguf file that a model's source is or comes in; None if it is a checkpoint.
+
+    Raises:
+        NeuroglotError: the package of packaged weights is not installed.
+    """
+    if source in PACKAGED:
+        return _shipped(source)[0]
+    return Path(source) if source.endswith(".gguf") else None
+
+
+def _shipped(name: str) -> tuple[Path, str | None]:
     weights = PACKAGED[name]
     spec = importlib.util.find_spec(weights.package)
     if spec is None or spec.origin is None:
         raise NeuroglotError(f"The weights of {name} come in a Python package that is not installed: {weights.install}")
-    file, sha256 = weights.find(Path(spec.origin).parent)
-    return converted(file, sha256)
+    return weights.find(Path(spec.origin).parent)
 
 
 def converted(file: Path, expected_sha256: str | None = None) -> Path:

@@ -9,14 +9,17 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate import measure_pruning, pruning_table
 from neuroglot.evaluate.samples import mean_sample_nll, tokenized_samples
 from neuroglot.experts import keep_budget, keep_share, keep_threshold
 from neuroglot.experts import salience as measured_salience
 from neuroglot.files import save_text
+from neuroglot.gguf import gguf_file
 from neuroglot.interventions import Deactivate, intervene
 from neuroglot.model import Model, load_model
 from neuroglot.pruning import Size, largest_budget, prune, size
+from neuroglot.pruning_gguf import prune_gguf
 from neuroglot.run import Run
 
 __all__ = ["prune_run"]
@@ -35,6 +38,7 @@ def prune_run(
     samples: int = 1_000,
     seeds: int = 3,
     path: Path | None = None,
+    gguf: Path | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Measure choices of experts on the run's held-out text, and write the pruned model of one of them.
 
@@ -47,7 +51,8 @@ def prune_run(
         salience: what a budget ranks experts by.
         samples: held-out samples of each language.
         seeds: how many random choices each is compared with.
-        path: where to write the model of the one language and choice.
+        path: where to write the model of the one language and choice; a .gguf file is made from `gguf`.
+        gguf: the GGUF file of the intact model; by default what the run's model was converted from.
 
     Returns:
         The table of `pruning_table`, which `experts/pruning.csv` holds for all measurements of the run; and what was
@@ -58,6 +63,13 @@ def prune_run(
     """
     recording, partition = run.expert_recording, run.partition
     partition.check(model)
+    as_gguf = path is not None and path.suffix == ".gguf"
+    gguf = gguf or gguf_file(run.manifest.model.source)
+    if as_gguf and gguf is None:
+        raise NeuroglotError(
+            f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
+            "convert_hf_to_gguf.py, and give the file by --gguf."
+        )
     recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
     assert run.manifest.experts is not None
     top = run.manifest.experts.top[0]
@@ -101,6 +113,10 @@ def prune_run(
     if path is None:
         return table, []
     (only,) = (kept for of in keep.values() for kept in of.values())
+    if as_gguf:
+        assert gguf is not None
+        written = prune_gguf(gguf, partition.neurons(only), path)
+        return table, [f"wrote {written} ({written.stat().st_size:,} of {gguf.stat().st_size:,} bytes)"]
     before = size(model.network)
     written = prune(model, partition.neurons(only), path)
     after = size(load_model(written, device="cpu").network)

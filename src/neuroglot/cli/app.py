@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -70,7 +71,8 @@ def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> 
         column.justify = "right"
     for i, row in enumerate(rows):
         table.add_row(row, *(values[i] for values in columns.values()))
-    out.print(table)
+    wide = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
+    out.print(table, width=max(wide, out.width), crop=False, soft_wrap=True)  # a number cut short is no number
 
 
 def main() -> None:

@@ -32,7 +32,17 @@ def prune(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Write the pruned model here (of one language and choice).", show_default=False
+            "--out",
+            "-o",
+            help="Write the pruned model of one language and choice: a directory, or a .gguf file for llama.cpp.",
+            show_default=False,
+        ),
+    ] = None,
+    gguf: Annotated[
+        Path | None,
+        typer.Option(
+            help="The intact model's .gguf file, to prune. [default: what the run's model was read from]",
+            show_default=False,
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Measure on so many held-out samples of each language.")] = 1_000,
@@ -58,7 +68,7 @@ def prune(
     model = opened.manifest.model.load()
     table, written = prune_run(
         opened, model, chosen, rules, limit=max_perplexity_increase, salience=salience, samples=samples, seeds=seeds,
-        path=folder,
+        path=folder, gguf=gguf,
     )  # fmt: skip
     columns = {name: [f"{value:.3g}" if isinstance(value, float) else str(value) for value in table[name]]
                for name in table.columns if name not in ("choice",)}  # fmt: skip
