@@ -55,6 +55,24 @@ def test_pruning_measures_and_writes(run, tmp_path):
     assert "What is left when only" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_tuned_variant_is_counted_beside_its_base(run, checkpoint, tmp_path, monkeypatch, capsys):  # noqa: F811
+    again = ("experts", run, "--experts", 6, "--top", "0.2,0.5", "--tuned")
+    assert "nothing was tuned" in refused(monkeypatch, capsys, *again, checkpoint)
+    model = ng.load_model(checkpoint)
+    with torch.no_grad():
+        model.ffns[2].down_columns.mul_(3)  # what enters layer 3's down-projection is left as it was, and all before it
+        model.ffns[1].up_rows[:8] *= -1
+    model.network.save_pretrained(tmp_path / "tuned")
+    model.tokenizer.save_pretrained(tmp_path / "tuned")
+    neuroglot(*again, tmp_path / "tuned")
+    neuroglot("report", run)
+    change = pd.read_csv(run / "tables" / "expert-tuning.csv", index_col="layer")
+    assert change.loc[2].min() > 0
+    assert change.loc[2].mean() > change.loc[1].mean()  # layer 1 is as it was; only its ranks move
+    assert "What tuning changes" in (run / "report.html").read_text(encoding="utf-8")
+    assert "already has a tuned variant" in refused(monkeypatch, capsys, *again, "smollm2-135m")
+
+
 def test_experts_in_the_same_pass(run, checkpoint, corpus, tmp_path):  # noqa: F811
     once = tmp_path / "once"
     neuroglot("record", checkpoint, corpus, "--out", once, "--block", 32, "--tokens", 1000, "--experts", 6)

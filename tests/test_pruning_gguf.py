@@ -1,6 +1,7 @@
 """A pruned GGUF file, read back by the gguf library and run by llama.cpp."""
 
 import json
+import math
 
 import gguf
 import numpy as np
@@ -111,13 +112,19 @@ def test_llama_cpp_opens_layers_of_unequal_width_and_gives_our_answers(tmp_path)
     assert pruned.stat().st_size < source.stat().st_size
     for prompt in ("Water boils at a temperature of", "The capital of France is"):
         ids = model.tokenizer(prompt, return_tensors="pt").input_ids
-        with torch.no_grad(), ng.intervene(model, ng.Deactivate(~keep)):
-            ours = model.network(ids).logits[0, -1].log_softmax(-1)
+        with torch.no_grad():
+            intact = model.network(ids).logits[0, -1].softmax(-1)
+            with ng.intervene(model, ng.Deactivate(~keep)):
+                ours = model.network(ids).logits[0, -1].softmax(-1)
         theirs = llama_cpp(pruned, prompt)
         assert len(theirs) == 8
-        for token, probability in theirs.items():  # llama.cpp rounds activations to 8 bits
-            assert probability == pytest.approx(float(ours[token]), abs=0.6)
-        assert max(theirs, key=theirs.get) == int(ours.argmax())
+
+        def apart(others, theirs=theirs):
+            return sum(abs(math.exp(theirs[token]) - float(others[token])) for token in theirs)
+
+        # llama.cpp rounds activations to 8 bits, and the columns were quantised anew
+        assert apart(ours) < 0.25
+        assert apart(ours) < apart(intact) / 2
 
 
 def llama_cpp(path, prompt):

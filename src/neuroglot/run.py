@@ -4,7 +4,7 @@ run.json        what was asked, with every setting: enough to repeat it
 recording/      recording.safetensors, plan.json
 neurons/        METHOD.safetensors
 samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
-experts/        partition.safetensors, recording/, pruning.csv
+experts/        partition.safetensors, recording/, tuned/, pruning.csv
 perturbation/   METHOD.json
 tables/         *.csv
 figures/        *.png, *.pdf
@@ -138,6 +138,8 @@ class Manifest(BaseModel):
     """How alignment was measured, if it was."""
     experts: ExpertSettings | None = None
     """How experts were made and counted, if they were."""
+    tuned: ModelSettings | None = None
+    """The tuned variant whose experts were counted beside the model's, if one was."""
     prune: dict[str, Any] = {}
     """How pruning was measured, if it was."""
 
@@ -277,6 +279,36 @@ class Run:
         extra = {"statistics": ("active", "magnitude"), "partition": split, "top": settings.top}
         return self._pass(model, corpus, self.path / "experts" / "recording", progress, **extra)
 
+    def record_tuned(
+        self, settings: ModelSettings, variant: Model, corpus: Corpus, *, progress: bool = True
+    ) -> Recording:
+        """Count the activations of the run's experts in a tuned variant of its model, on the run's text (§4.4).
+
+        Raises:
+            NeuroglotError: the run has counted no experts, has another variant, or the variant has another shape.
+        """
+        before = self.expert_recording  # says so if there is none
+        if self.manifest.tuned not in (None, settings):
+            raise NeuroglotError(
+                f"{self.path} already has a tuned variant, {self.manifest.tuned.source}; delete "
+                f"{self.path / 'experts' / 'tuned'} and `tuned` in run.json to count another."
+            )
+        if before.provenance is not None and before.provenance.fingerprint == variant.fingerprint:
+            raise NeuroglotError(f"{variant.name} has the weights of the run's own model: nothing was tuned.")
+        assert self.manifest.experts is not None
+        extra = {"statistics": ("active",), "top": self.manifest.experts.top}
+        made = self._pass(
+            variant,
+            corpus,
+            self.path / "experts" / "tuned",
+            progress,
+            partition=self.partition.of_variant(),
+            **extra,
+        )
+        self.manifest.tuned = settings
+        self.save()
+        return made
+
     def _make_partition(self, model: Model, settings: ExpertSettings) -> Partition:
         path = self.path / "experts" / "partition.safetensors"
         if not path.is_file():
@@ -303,6 +335,11 @@ class Run:
         if not path.is_file():
             raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")
         return Recording.load(path)
+
+    @property
+    def tuned_recording(self) -> Recording:
+        """The finished recording of the tuned variant's experts."""
+        return Recording.load(self.path / "experts" / "tuned" / "recording.safetensors")
 
     def neurons_path(self, method: str) -> Path:
         """Where a method's neurons are."""

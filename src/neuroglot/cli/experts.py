@@ -15,6 +15,10 @@ def experts(
     kind: Annotated[str, typer.Option(help="parameter (balanced k-means), random or contiguous.")] = "parameter",
     seed: Annotated[int, typer.Option(help="Of the clustering or the shuffle.")] = 0,
     top: Annotated[str, typer.Option(help="Shares of all experts activated on a token, such as 0.05,0.1.")] = "0.1",
+    tuned: Annotated[
+        str | None,
+        typer.Option(help="Count the same experts in this tuned variant of the model, too.", show_default=False),
+    ] = None,
 ) -> None:
     """Group neurons into experts, count how often each language activates them, and compare the languages.
 
@@ -27,4 +31,9 @@ def experts(
     model = opened.manifest.model.load()
     made = opened.record_experts(model, opened.manifest.text.load()[0], settings)
     out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")
+    if tuned is not None:
+        variant = opened.manifest.model.model_copy(update={"source": tuned, "revision": None})
+        del model  # two models at once may not fit
+        changed = opened.record_tuned(variant, variant.load(), opened.manifest.text.load()[0])
+        out.print(f"counted them in {tuned}, {len(changed.languages)} languages: {run / 'experts' / 'tuned'}")
     out.print(f"next: neuroglot report {run}, or neuroglot prune {run}")

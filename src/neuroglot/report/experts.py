@@ -9,9 +9,19 @@ from matplotlib.figure import Figure
 
 from neuroglot.alignment import in_experts
 from neuroglot.errors import NeuroglotError
-from neuroglot.experts import Similarity, compare, counts, frequencies, high_frequency, mantel, relatedness, shared
+from neuroglot.experts import (
+    Similarity,
+    compare,
+    counts,
+    frequencies,
+    high_frequency,
+    mantel,
+    relatedness,
+    shared,
+    tuning_change,
+)
 from neuroglot.languages import language_name
-from neuroglot.report.expert_figures import pattern_figure, shared_figure, similarity_figure
+from neuroglot.report.expert_figures import change_figure, pattern_figure, shared_figure, similarity_figure
 from neuroglot.run import Run
 
 __all__ = ["expert_part"]
@@ -69,6 +79,19 @@ def expert_part(
                 f"high-frequency in their own language, {inside / chance if chance else float('nan'):.1f} times what "
                 "chance would put there."
             )
+    if run.manifest.tuned is not None:
+        change = tuning_change(recording, run.tuned_recording, top)
+        moved = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags), index=range(1, change.shape[1] + 1))
+        save_table(run, "expert-tuning", moved.rename_axis("layer").reset_index())
+        drawn = change_figure(change, tags, f"{run.manifest.tuned.source} less {source}")
+        shown["tuning"] = figure(run, drawn, "expert-tuning")
+        mean = moved.mean(axis=1)
+        shown["tuning_found"] = (
+            f"The frequencies change most in layer {mean.idxmax()} ({mean.max():.4f} on average over experts and "
+            f"languages) and least in layer {mean.idxmin()} ({mean.min():.4f}); in the last layer by "
+            f"{mean.iloc[-1]:.4f}. Most changed is {language_name(str(moved.mean().idxmax()))}, least "
+            f"{language_name(str(moved.mean().idxmin()))}."
+        )
     file = run.path / "experts" / "pruning.csv"
     if file.is_file():
         pruning = pd.read_csv(file, keep_default_na=False)
