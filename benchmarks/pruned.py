@@ -1,4 +1,4 @@
-"""Is a pruned model faster? The forward pass of the pruned model over the intact one's, beside the ratio of their FLOPs.
+"""Is a pruned model faster? Its forward pass over the intact one's, beside the ratio of their FLOPs.
 
     python benchmarks/pruned.py                        # a decoder of Llama 2 7B's shape, 2 layers, random weights
     python benchmarks/pruned.py MODEL PRUNED_MODEL     # two models on disk
@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import neuroglot as ng
 from neuroglot.pruning import size
@@ -23,7 +25,7 @@ TOKENS, REPEATS = 256, 9
 
 def timed(model: ng.Model, ids: torch.Tensor) -> float:
     start = time.perf_counter()
-    model.body(input_ids=ids)
+    model.body(ids)
     return time.perf_counter() - start
 
 
@@ -55,10 +57,6 @@ def main() -> None:
         hidden_size=4096, intermediate_size=11008, num_hidden_layers=2, num_attention_heads=32, vocab_size=1024
     )
     torch.manual_seed(0)
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
     model = ng.Model(LlamaForCausalLM(config).eval(), tokenizer, "llama-2-7b's shape")
     keep = torch.rand(model.layers, model.neurons) < torch.tensor([0.85, 0.65])[:, None]

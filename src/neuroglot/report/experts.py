@@ -22,6 +22,7 @@ from neuroglot.experts import (
 )
 from neuroglot.languages import language_name
 from neuroglot.report.expert_figures import change_figure, pattern_figure, shared_figure, similarity_figure
+from neuroglot.report.figures import method_name
 from neuroglot.run import Run
 
 __all__ = ["expert_part"]
@@ -73,10 +74,9 @@ def expert_part(
         if place is not None:
             save_table(run, f"expert-{method}", place.reset_index())
             inside, chance = place["inside"].sum(), place["by_chance"].sum()
-            what = method.upper() if len(method) <= 4 else method
             shown["findings"].append(
-                f"{inside / max(1, place['neurons'].sum()):.0%} of the {what} neurons lie in experts that are "
-                f"high-frequency in their own language, {inside / chance if chance else float('nan'):.1f} times what "
+                f"{inside / max(1, place['neurons'].sum()):.0%} of the {method_name(method)} neurons lie in experts that "
+                f"are high-frequency in their own language, {inside / chance if chance else float('nan'):.1f} times what "
                 "chance would put there."
             )
     if run.manifest.tuned is not None:

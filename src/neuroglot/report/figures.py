@@ -15,7 +15,7 @@ from neuroglot.files import whole
 from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
 
-__all__ = ["layer_figure", "overlap_figure", "perturbation_figure", "save_figure"]
+__all__ = ["change_text", "layer_figure", "method_name", "overlap_figure", "perturbation_figure", "save_figure"]
 
 STYLE: Any = {
     "font.size": 9,
@@ -27,6 +27,11 @@ STYLE: Any = {
 }
 CELL = 0.52  # inches
 COLOURS = "YlGnBu"  # pale to dark in lightness too, so that it survives grey print and colour blindness
+
+
+def method_name(method: str) -> str:
+    """How a method is written in a sentence: LAPE, key-region, random."""
+    return {"regions": "key-region"}.get(method, method.upper() if len(method) <= 4 else method)
 
 
 def _named(tag: str) -> str:
@@ -48,7 +53,8 @@ def _readable_on(colour: Any) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
 
 
-def _percent(change: float) -> str:
+def change_text(change: float) -> str:
+    """A relative change in at most five characters or so: +0.3%, +45%, ×27, ×3e5."""
     if not np.isfinite(change):
         return "∞"
     if change >= 9_999:
@@ -85,9 +91,9 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
             for x, ratio in enumerate(row):
                 if np.isnan(ratio):
                     continue  # a language that has no neurons of its own to match
-                text = _percent(ratio - 1)
+                text = change_text(ratio - 1)
                 if spread is not None and np.isfinite(spread[x]):
-                    text += f"\n±{spread[x]:.1%}"
+                    text += f"\n±{spread[x]:.1%}" if spread[x] < 9.995 else f"\n± ×{change_text(spread[x] - 1)[1:]}"
                 axes.text(
                     x,
                     y,

@@ -13,7 +13,14 @@ from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
 from neuroglot.report.alignment import alignment_section
 from neuroglot.report.experts import expert_part
-from neuroglot.report.figures import layer_figure, overlap_figure, perturbation_figure, save_figure
+from neuroglot.report.figures import (
+    change_text,
+    layer_figure,
+    method_name,
+    overlap_figure,
+    perturbation_figure,
+    save_figure,
+)
 from neuroglot.run import Run
 
 __all__ = ["findings", "report"]
@@ -54,9 +61,10 @@ def _method(run: Run, method: str) -> dict[str, Any]:
     _save_table(run, f"neurons-{method}", neurons.counts().reset_index())
     _save_table(run, f"overlap-{method}", neurons.overlap().rename_axis("language").reset_index())
     _save_table(run, f"index-{method}", _index(neurons))
-    title = f"{method.upper() if len(method) <= 4 else method} neurons of {run.manifest.model.source}"
+    title = f"{method_name(method)} neurons of {run.manifest.model.source}"
     shown: dict[str, Any] = {
         "name": method,
+        "title": "Key regions" if method == "regions" else method_name(method),
         "settings": run.manifest.identify[method],
         "sizes": neurons.sizes(),
         "total": int(neurons.union().sum()),
@@ -89,15 +97,15 @@ def findings(result: Perturbation) -> list[str]:
             "neurons are off."
         )
     for tag in leads.index:
-        own = change.loc[tag, tag]
+        own = float(change[tag][tag])
         if not leads[tag]:
-            most = change.loc[tag].idxmax()
+            most = str(change.loc[tag].idxmax())
             if result.sizes[tag] == 0:
                 said.append(f"{language_name(tag)} is an exception: no neuron is its own, so nothing was switched off.")
             else:
                 said.append(
-                    f"{language_name(tag)} is an exception: {language_name(str(most))} rises more "
-                    f"({change.loc[tag, most]:+.1%}) than {language_name(tag)} itself ({own:+.1%})."
+                    f"{language_name(tag)} is an exception: {language_name(most)} rises more "
+                    f"({change_text(change[most][tag])}) than {language_name(tag)} itself ({change_text(own)})."
                 )
     below = []
     matched = result.matched_change
@@ -107,8 +115,9 @@ def findings(result: Perturbation) -> list[str]:
         if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):
             below.append(language_name(tag))
     said.append(
-        f"Random neurons, {result.sizes['random']} of them, change perplexity by {random.loc['mean'].mean():+.1%} on "
-        f"average (largest {random.loc['mean'].max():+.1%})."
+        f"Random neurons, {result.sizes['random']} of them, change perplexity by "
+        f"{change_text(float(random.loc['mean'].median()))} in the median language (largest "
+        f"{change_text(float(random.loc['mean'].max()))})."
     )
     what = "random neurons of the same number" if len(matched) and not matched.empty else "random"
     seeds = f"3 standard deviations over {len(result.random)} seeds"
