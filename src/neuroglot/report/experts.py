@@ -74,10 +74,10 @@ def expert_part(
         if place is not None:
             save_table(run, f"expert-{method}", place.reset_index())
             inside, chance = place["inside"].sum(), place["by_chance"].sum()
+            times = inside / chance if chance else float("nan")
             shown["findings"].append(
-                f"{inside / max(1, place['neurons'].sum()):.0%} of the {method_name(method)} neurons lie in experts that "
-                f"are high-frequency in their own language, {inside / chance if chance else float('nan'):.1f} times what "
-                "chance would put there."
+                f"{inside / max(1, place['neurons'].sum()):.0%} of the {method_name(method)} neurons lie in experts "
+                f"that are high-frequency in their own language, {times:.1f} times what chance would put there."
             )
     if run.manifest.tuned is not None:
         change = tuning_change(recording, run.tuned_recording, top)

@@ -97,15 +97,15 @@ def findings(result: Perturbation) -> list[str]:
             "neurons are off."
         )
     for tag in leads.index:
-        own = float(change[tag][tag])
+        cells: dict[str, float] = change.loc[tag].to_dict()
         if not leads[tag]:
-            most = str(change.loc[tag].idxmax())
+            most = max(cells, key=lambda measured: cells[measured])
             if result.sizes[tag] == 0:
                 said.append(f"{language_name(tag)} is an exception: no neuron is its own, so nothing was switched off.")
             else:
                 said.append(
                     f"{language_name(tag)} is an exception: {language_name(most)} rises more "
-                    f"({change_text(change[most][tag])}) than {language_name(tag)} itself ({change_text(own)})."
+                    f"({change_text(cells[most])}) than {language_name(tag)} itself ({change_text(cells[tag])})."
                 )
     below = []
     matched = result.matched_change
@@ -114,10 +114,11 @@ def findings(result: Perturbation) -> list[str]:
         mean, std = rival.loc["mean", tag], rival.loc["std", tag]
         if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):
             below.append(language_name(tag))
+    random_mean = random.loc["mean"].astype(float)
     said.append(
         f"Random neurons, {result.sizes['random']} of them, change perplexity by "
-        f"{change_text(float(random.loc['mean'].median()))} in the median language (largest "
-        f"{change_text(float(random.loc['mean'].max()))})."
+        f"{change_text(float(random_mean.median()))} in the median language (largest "
+        f"{change_text(float(random_mean.max()))})."
     )
     what = "random neurons of the same number" if len(matched) and not matched.empty else "random"
     seeds = f"3 standard deviations over {len(result.random)} seeds"
