@@ -6,6 +6,7 @@ neurons/        METHOD.safetensors
 samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 experts/        partition.safetensors, recording/, pruning.csv
 perturbation/   METHOD.json
+tasks/          TASK/ROW.json
 tables/         *.csv
 figures/        *.png, *.pdf
 report.html
@@ -140,6 +141,8 @@ class Manifest(BaseModel):
     """How experts were made and counted, if they were."""
     prune: dict[str, Any] = {}
     """How pruning was measured, if it was."""
+    tasks: list[dict[str, Any]] = []
+    """What `neuroglot evaluate tasks` was asked, one entry for each table."""
 
 
 def library_version(name: str) -> str:

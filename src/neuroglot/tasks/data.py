@@ -169,11 +169,8 @@ def xstorycloze_english(language: str, data_dir: str | Path | None = None, **_: 
                 "it, so give both."
             )
         kept = ("sentence_quiz1", "sentence_quiz2", "answer_right_ending")
-        result[split] = stories.map(
-            lambda row, endings=endings: {name: endings[row["story_id"]][name] for name in kept},
-            keep_in_memory=True,
-            load_from_cache_file=False,
-        )
+        rows = [{**row, **{name: endings[row["story_id"]][name] for name in kept}} for row in stories]
+        result[split] = datasets.Dataset.from_list(rows)
     return datasets.DatasetDict(result)
 
 
@@ -189,8 +186,7 @@ def smoke_xcsqa(language: str, **_: Any) -> datasets.DatasetDict:
 
 def smoke_xstorycloze_english(language: str, **_: Any) -> datasets.DatasetDict:
     """The built-in smoke set in XStoryCloze's schema, endings in English."""
-    with quiet():
-        return xstorycloze_english(language, SMOKE)
+    return xstorycloze_english(language, SMOKE)
 
 
 def smoke_mgsm(language: str, **_: Any) -> datasets.DatasetDict:
