@@ -1,5 +1,6 @@
 """Benchmarks through EleutherAI's lm-evaluation-harness, on our loaded model as it is, with interventions in force."""
 
+import copy
 import difflib
 import functools
 import importlib
@@ -161,9 +162,8 @@ def load_tasks(names: Sequence[str], *, data_dir: str | Path | None = None) -> d
             except Exception as error:  # the hub client, the network and each task raise their own
                 reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
                 why = reason if reachable else f"the Hugging Face hub is out of reach, and no copy is cached: {reason}"
-                setting = "give local JSON lines with --data-dir (data_dir=…)" if _has_local(manager, name) else (
-                    "connect to the hub once, or choose tasks that read --data-dir"
-                )  # fmt: skip
+                local = _local(manager.task_index[name].cfg) is not None
+                setting = "give local JSON lines with --data-dir" if local else "connect to the hub once to fetch it"
                 raise NeuroglotError(f"The data of {name} cannot be opened ({why}); {setting}.") from error
     return opened
 
@@ -250,15 +250,9 @@ def _find(names: list[str], data_dir: str | Path | None) -> tuple[Any, dict[str,
         raise NeuroglotError("No task was named; give at least one, such as smoke_xcsqa_fr or xnli_fr.")
     if data_dir is not None and not Path(data_dir).is_dir():
         raise NeuroglotError(f"There is no directory {data_dir}; give --data-dir the one that holds the JSON lines.")
-    make = functools.partial(
-        harness("lm_eval.tasks").TaskManager,
-        include_path=str(DEFINITIONS),
-        metadata=None if data_dir is None else {"data_dir": str(data_dir)},
-    )
-    with _quiet():
-        manager = make(include_defaults=False)
-        if not all(manager.match_tasks([name]) for name in names):
-            manager = make()  # the whole index, which takes some seconds
+    manager = _index(False)
+    if not all(manager.match_tasks([name]) for name in names):
+        manager = _index(True)
     chosen: dict[str, Any] = {}
     for name in names:
         found = manager.match_tasks([name])
@@ -288,25 +282,35 @@ def _leaves(manager: Any, names: Sequence[Any]) -> Iterator[str]:
             yield str(name)
 
 
-def _has_local(manager: Any, name: str) -> bool:
-    config = manager.task_index[name].cfg
-    return config.get("dataset_path") in LOCAL or "neuroglot" in str(config.get("custom_dataset"))
+@functools.cache
+def _index(everything: bool) -> Any:
+    """Our tasks; with `everything` also the harness's, whose definitions take some seconds to read."""
+    manager = harness("lm_eval.tasks").TaskManager
+    with _quiet():
+        return manager(include_path=str(DEFINITIONS), include_defaults=everything)
+
+
+def _local(config: dict[str, Any]) -> str | None:
+    """The function of `neuroglot.tasks.data` that reads a task's data, if local files can stand in for the hub."""
+    own = str(config.get("custom_dataset", "")).partition("neuroglot.tasks.data.")[2]
+    return LOCAL.get(config.get("dataset_path", "")) or (own if own and not own.startswith("smoke_") else None)
 
 
 def _configured(manager: Any, name: str, data_dir: str | Path | None) -> Any:
-    """A task's name; or, where the harness's own task reads local data now, its configuration changed so."""
+    """A task's name; or, where it reads local data now, its configuration changed so."""
     config = manager.task_index[name].cfg
-    dataset = LOCAL.get(config.get("dataset_path"))
-    if data_dir is None or dataset is None:
+    function = _local(config)
+    if data_dir is None or function is None:
         return name
     from neuroglot.tasks import data
 
-    language = config["dataset_name"]
+    config = copy.deepcopy(config)
+    dataset = "xstorycloze" if function.startswith("xstorycloze") else function
+    language = config["dataset_name"] if "dataset_name" in config else config["dataset_kwargs"]["language"]
     examples = (Path(data_dir) / dataset / language / "train.jsonl").is_file()
-    return {
-        **config,
-        "custom_dataset": getattr(data, dataset),
-        "dataset_kwargs": {"language": language},
+    return config | {
+        "custom_dataset": getattr(data, function),
+        "dataset_kwargs": {"language": language, "data_dir": str(data_dir)},
         "training_split": config.get("training_split") if examples else None,
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from neuroglot.corpus.quiet import quiet
 from neuroglot.errors import NeuroglotError
@@ -32,6 +32,14 @@ class Question(BaseModel):
 
     stem: str = Field(min_length=1)
     choices: list[Choice] = Field(min_length=5, max_length=5)
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _paired(cls, value: Any) -> Any:
+        """The authors' files list pairs of label and text, the hub has two lists."""
+        if isinstance(value, dict) and all(isinstance(value.get(name), list) for name in ("label", "text")):
+            return [{"label": label, "text": text} for label, text in zip(value["label"], value["text"], strict=False)]
+        return value
 
 
 class XCSQA(BaseModel):
@@ -112,7 +120,7 @@ def read_local(data_dir: str | Path, dataset: str, language: str) -> datasets.Da
 def _items(file: Path, dataset: str) -> list[dict[str, Any]]:
     rows = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines would also split at U+2028 inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise NeuroglotError(f"{file} cannot be read as UTF-8 text ({error}); write it again.") from error
     for number, line in enumerate(lines, 1):
