@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["token_progress"]
+__all__ = ["progress_bar", "token_progress"]
 
 
 class TokenRate(ProgressColumn):
@@ -27,14 +27,39 @@ class TokenRate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} tokens/s")
 
 
+class Count(ProgressColumn):
+    """How many of how many."""
+
+    def __init__(self, unit: str):
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """The counts."""
+        return Text(f"{task.completed:,.0f} of {task.total or 0:,.0f} {self.unit}")
+
+
 @contextmanager
 def token_progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int, str], None]]:
     """A bar over `total` tokens. Inside the block, call `advance(tokens, what)`."""
+    with _bar(title, total, TokenRate(), shown) as advance:
+        yield advance
+
+
+@contextmanager
+def progress_bar(title: str, total: int, *, unit: str, shown: bool = True) -> Iterator[Callable[[int, str], None]]:
+    """A bar over `total` things, named by `unit`. Inside the block, call `advance(things, what)`."""
+    with _bar(title, total, Count(unit), shown) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(title: str, total: int, column: ProgressColumn, shown: bool) -> Iterator[Callable[[int, str], None]]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
-        TokenRate(),
+        column,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),

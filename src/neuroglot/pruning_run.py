@@ -1,7 +1,7 @@
 """Pruning in a run: which experts each language keeps, what that costs, and the model that is left."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +22,7 @@ from neuroglot.pruning import Size, largest_budget, prune, size
 from neuroglot.pruning_gguf import prune_gguf
 from neuroglot.run import Run
 
-__all__ = ["prune_run"]
+__all__ = ["RULES", "expert_scores", "prune_run"]
 
 RULES = {"threshold": keep_threshold, "share": keep_share, "budget": keep_budget}
 
@@ -61,7 +61,7 @@ def prune_run(
     Raises:
         NeuroglotError: a layer would keep no expert, or see what `measure_pruning` and `prune` raise.
     """
-    recording, partition = run.expert_recording, run.partition
+    partition = run.partition
     partition.check(model)
     as_gguf = path is not None and path.suffix == ".gguf"
     gguf = gguf or gguf_file(run.manifest.model.source)
@@ -70,14 +70,8 @@ def prune_run(
             f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
             "convert_hf_to_gguf.py, and give the file by --gguf."
         )
+    scores = expert_scores(run, model)
     recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
-    assert run.manifest.experts is not None
-    top = run.manifest.experts.top[0]
-    norms = torch.stack([ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns])
-
-    def scores(tag: str, kind: str) -> Float64[Tensor, "layers experts"]:
-        return measured_salience(recording, partition, tag, kind=kind, down_norms=norms, top=top)
-
     keep: dict[str, dict[str, Bool[Tensor, "layers experts"]]] = {}
     for rule, value in rules:
         by = salience if rule == "budget" else "frequency"
@@ -121,6 +115,23 @@ def prune_run(
     written = prune(model, partition.neurons(only), path)
     after = size(load_model(written, device="cpu").network)
     return table, [f"wrote {written}", *_saved(before, after)]
+
+
+def expert_scores(run: Run, model: Model) -> Callable[[str, str], Float64[Tensor, "layers experts"]]:
+    """A function from a language and a kind of salience (see `experts.salience`) to the scores of the run's experts.
+
+    Raises:
+        NeuroglotError: the run has counted no experts.
+    """
+    recording, partition = run.expert_recording, run.partition
+    assert run.manifest.experts is not None
+    top = run.manifest.experts.top[0]
+    norms = torch.stack([ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns])
+
+    def scores(tag: str, kind: str) -> Float64[Tensor, "layers experts"]:
+        return measured_salience(recording, partition, tag, kind=kind, down_norms=norms, top=top)
+
+    return scores
 
 
 def _saved(before: Size, after: Size) -> list[str]:

@@ -6,6 +6,7 @@ neurons/        METHOD.safetensors
 samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 experts/        partition.safetensors, recording/, tuned/, pruning.csv
 perturbation/   METHOD.json
+tasks/          TASK/ROW.json
 tables/         *.csv
 figures/        *.png, *.pdf
 report.html
@@ -142,6 +143,8 @@ class Manifest(BaseModel):
     """The tuned variant whose experts were counted beside the model's, if one was."""
     prune: dict[str, Any] = {}
     """How pruning was measured, if it was."""
+    tasks: list[dict[str, Any]] = []
+    """What `neuroglot evaluate tasks` was asked, one entry for each table."""
 
 
 def library_version(name: str) -> str:

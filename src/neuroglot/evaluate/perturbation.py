@@ -11,6 +11,8 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from neuroglot.corpus import Corpus
 from neuroglot.errors import NeuroglotError
@@ -22,7 +24,7 @@ from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
 from neuroglot.progress import token_progress
 
-__all__ = ["Perturbation", "RandomRow", "perturb"]
+__all__ = ["Perturbation", "RandomRow", "perturb", "random_neurons"]
 
 RandomRow = Literal["largest", "next percent"]
 
@@ -159,9 +161,7 @@ def perturb(
     size = _random_size(neurons, random_row)
     sets = {("off", tag): neurons[tag] for tag in neurons.languages}
     for seed in range(seeds):
-        one = torch.zeros(1, *neurons.shape, dtype=torch.bool)
-        one.view(-1)[:size] = True
-        sets["random", str(seed)] = random(NeuronSet(one, ["mul"]), seed=seed)["mul"]
+        sets["random", str(seed)] = random_neurons(neurons.shape, size, seed)
     own = [tag for tag in neurons.languages if tag in blocks] if matched else []
     fresh = Perturbation(
         intact={},
@@ -219,6 +219,13 @@ def perturb(
     if resume is not None:
         result.save(resume)
     return result
+
+
+def random_neurons(shape: tuple[int, int], size: int, seed: int) -> Bool[Tensor, "layers neurons"]:
+    """So many random neurons of a model of this shape: a random row."""
+    one = torch.zeros(1, *shape, dtype=torch.bool)
+    one.view(-1)[:size] = True
+    return random(NeuronSet(one, ["mul"]), seed=seed)["mul"]
 
 
 def _random_size(neurons: NeuronSet, row: RandomRow) -> int:

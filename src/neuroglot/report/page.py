@@ -1,6 +1,7 @@
 """The report of a run: tables, figures, and one page that holds them all."""
 
 import base64
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from neuroglot.report.figures import (
     perturbation_figure,
     save_figure,
 )
+from neuroglot.report.tasks import task_part
 from neuroglot.run import Run
 
 __all__ = ["findings", "report"]
@@ -50,6 +52,7 @@ def report(run: Run) -> Path:
         methods=methods,
         alignment=alignment_section(run) if run.manifest.align else None,
         experts=expert_part(run, _figure, _save_table),
+        tasks=task_part(run),
         name=language_name,
     )
     return save_text(run.path / "report.html", page)
@@ -114,11 +117,11 @@ def findings(result: Perturbation) -> list[str]:
         mean, std = rival.loc["mean", tag], rival.loc["std", tag]
         if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):
             below.append(language_name(tag))
-    random_mean = random.loc["mean"].astype(float)
+    means = random.loc["mean"].astype(float).tolist()
     said.append(
         f"Random neurons, {result.sizes['random']} of them, change perplexity by "
-        f"{change_text(float(random_mean.median()))} in the median language (largest "
-        f"{change_text(float(random_mean.max()))})."
+        f"{change_text(statistics.median(means))} in the median language (largest "
+        f"{change_text(max(means))})."
     )
     what = "random neurons of the same number" if len(matched) and not matched.empty else "random"
     seeds = f"3 standard deviations over {len(result.random)} seeds"

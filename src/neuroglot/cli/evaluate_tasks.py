@@ -1,0 +1,179 @@
+"""`neuroglot evaluate tasks`: benchmarks through the lm-evaluation-harness, intact and changed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuroglot.cli.app import checked, err, numbers, out, print_table, split
+from neuroglot.cli.evaluate import evaluate
+from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds
+from neuroglot.cli.perturb import check_model
+from neuroglot.errors import NeuroglotError
+
+if TYPE_CHECKING:
+    from neuroglot.evaluate import Change, TaskTable
+    from neuroglot.model import Model
+    from neuroglot.run import Run
+
+
+@evaluate.command()
+def tasks(
+    run_or_model: Annotated[
+        str,
+        typer.Argument(
+            help="A run: intact, each language's neurons off, random ones off, pruned. Or a model, also one that "
+            "`prune` wrote: as it is."
+        ),
+    ],
+    names: Annotated[
+        str,
+        typer.Option("--tasks", "-t", help="Tasks, groups or patterns of the harness, such as smoke_xcsqa_fr,xnli_*."),
+    ],
+    method: MethodOption = "lape",
+    off: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose neurons to switch off: fr,es; none for no such rows. [default: all]", show_default=False
+        ),
+    ] = None,
+    prune: Annotated[
+        str | None, typer.Option(help="Whose experts alone to keep, such as fr; needs `neuroglot experts`.")
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Keep experts of at least these frequencies, such as 0.05,0.01.")
+    ] = None,
+    share: Annotated[str | None, typer.Option(help="Keep these shares of each layer's experts.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Remove these shares of all experts.")] = None,
+    own: Annotated[
+        bool, typer.Option("--own", help="Measure a pruned row only on tasks of its language, as the paper does.")
+    ] = False,
+    seeds: Seeds = 3,
+    fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples before each question. [default: the task's]", show_default=False)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests a forward pass.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the choice of few-shot examples.")] = 1234,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Local DATASET/LANGUAGE/SPLIT.jsonl for X-CSQA, XStoryCloze and MGSM instead of the hub."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where a model's results go. [default: runs/MODEL-tasks]", show_default=False),
+    ] = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Score a model on tasks of EleutherAI's lm-evaluation-harness: intact, neurons off, pruned, each beside random.
+
+    Can be stopped and started again with the same command: finished tasks and rows are kept.
+    """
+    from neuroglot.evaluate.tasks import load_tasks
+
+    rules = [
+        (name, value)
+        for name, text in (("threshold", threshold), ("share", share), ("budget", budget))
+        if text
+        for value in numbers(text, f"--{name}")
+    ]
+    if bool(rules) != bool(prune):
+        raise NeuroglotError("--prune and --threshold, --share or --budget go together: whose experts, and which.")
+    chosen = split(names) or []
+    opened = _run(run_or_model)
+    if opened is None:
+        if prune or off not in (None, "none"):
+            raise NeuroglotError(
+                f"{run_or_model} is no run, so it has no neurons or experts; leave --off and --prune out."
+            )
+    elif folder is not None or device is not None or dtype != "auto":
+        raise NeuroglotError(f"{run_or_model} is a run, which has its own model and place; leave --out, --dtype and "
+                             "--device out.")  # fmt: skip
+    with err.status("opening the tasks"):
+        load_tasks(chosen, data_dir=data_dir)  # say now what is wrong with them, before a model is loaded
+    how: dict[str, Any] = {
+        "fewshot": fewshot, "limit": limit, "batch_size": batch_size, "seed": seed,
+        "data_dir": None if data_dir is None else str(data_dir),
+    }  # fmt: skip
+    if opened is not None:
+        tasks_of_run(
+            opened, chosen, how, method=method, off=off, prune=split(prune) or [], rules=rules, own=own, seeds=seeds
+        )
+        out.print(f"next: neuroglot report {run_or_model}")
+        return
+    from neuroglot.run import ModelSettings
+
+    settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
+    with err.status(f"opening {run_or_model}"):
+        model = settings.load()
+    _measure(model, chosen, [], how, folder or Path("runs") / f"{Path(run_or_model).stem}-tasks")
+
+
+def tasks_of_run(
+    run: "Run",
+    names: list[str],
+    how: dict[str, Any],
+    *,
+    method: str,
+    off: str | None,
+    prune: list[str],
+    rules: list[tuple[str, float]],
+    own: bool = False,
+    seeds: int = 3,
+) -> None:
+    """Measure tasks on a run's model, in all its rows, and keep them in the run."""
+    from neuroglot.tasks_run import off_changes, pruned_changes
+
+    switched = off != "none"
+    neurons = run.neurons(method) if switched else None  # say so now, before a model is loaded
+    if rules:
+        run.expert_recording  # noqa: B018
+    with err.status(f"opening {run.manifest.model.source}"):
+        model = run.manifest.model.load()
+        check_model(run, model)
+    changes = [] if neurons is None else off_changes(neurons, split(off), seeds=seeds)
+    if rules:
+        changes += pruned_changes(run, model, prune, rules, seeds=seeds, own=own)
+    table = _measure(model, names, changes, how, run.path)
+    entry = {"tasks": table.tasks, "rows": list(table.neurons), "method": method if switched else None, **how}
+    run.manifest.tasks = [entry]
+    run.save()
+
+
+def _run(path: str) -> "Run | None":
+    from neuroglot.run import Run
+
+    return Run.open(path) if (Path(path) / "run.json").is_file() else None
+
+
+def _measure(
+    model: "Model", names: list[str], changes: "list[Change]", how: dict[str, Any], folder: Path
+) -> "TaskTable":
+    """Measure, print, and write the tables."""
+    from neuroglot.evaluate import measure_tasks
+    from neuroglot.files import save_text
+
+    table = measure_tasks(model, names, changes, directory=folder / "tasks", **how)
+    summary = table.summary()
+    rows = list(dict.fromkeys(summary.change))
+    cells: dict[str, list[str]] = {}
+    for task in table.tasks:
+        by_row = summary[summary.task == task].set_index("change")
+        cells[task] = [_cell(by_row.loc[row]) if row in by_row.index else "" for row in rows]
+    print_table(cells, "score, %", rows)
+    written = {"tasks": summary, "tasks-all": table.table(), "tasks-items": table.items()}
+    for name, frame in written.items():
+        save_text(folder / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    out.print("* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds")
+    if any(task.startswith("smoke_") for task in table.tasks):
+        out.print("smoke_… are small built-in sets that only show that the path works; they are no benchmark")
+    out.print(f"wrote {', '.join(str(folder / 'tables' / f'{name}.csv') for name in written)}")
+    return table
+
+
+def _cell(row: Any) -> str:
+    value = f"{100 * row['value']:.1f}"
+    if row["std"] == row["std"] and row["std"] is not None:
+        return f"{value} ± {100 * row['std']:.1f}"
+    return value + ("*" if row["p"] is not None and row["p"] == row["p"] and row["p"] < 0.05 else "")

@@ -1,0 +1,69 @@
+"""The part of a report about tasks: what each change costs, on the same items as the intact model."""
+
+from typing import Any
+
+import pandas as pd
+
+from neuroglot.evaluate.task_changes import INTACT
+from neuroglot.run import Run
+
+__all__ = ["task_part"]
+
+
+def task_part(run: Run) -> dict[str, Any] | None:
+    """Gather what the page shows of the tables that `neuroglot evaluate tasks` wrote; None if it wrote none."""
+    file = run.path / "tables" / "tasks.csv"
+    if not run.manifest.tasks or not file.is_file():
+        return None
+    summary = pd.read_csv(file, keep_default_na=False, na_values={name: [""] for name in _NUMBERS})
+    tasks: list[str] = list(dict.fromkeys(summary.task))
+    rows: list[str] = list(dict.fromkeys(summary.change))
+    cells: dict[tuple[str, str], Any] = {(row.change, row.task): row for row in summary.itertuples()}  # type: ignore[misc]
+    return {
+        "asked": run.manifest.tasks[-1],
+        "tasks": tasks,
+        "rows": rows,
+        "cells": {row: [_cell(cells.get((row, task))) for task in tasks] for row in rows},
+        "neurons": {change: int(row.neurons) for (change, _), row in cells.items()},
+        "metrics": [cells[INTACT, task].metric for task in tasks],
+        "items": [cells[INTACT, task].items for task in tasks],
+        "smoke": [task for task in tasks if task.startswith("smoke_")],
+        "findings": _findings(summary),
+    }
+
+
+_NUMBERS = ["neurons", "items", "seeds", "value", "std", "stderr", "difference", "low", "high", "p"]
+
+
+def _cell(row: Any) -> dict[str, str]:
+    """A cell's score and, below it, its error and its difference from intact."""
+    if row is None:
+        return {"value": "", "below": ""}
+    value = f"{100 * row.value:.1f}"
+    if row.seeds:
+        return {"value": f"{value} ± {100 * row.std:.1f}" if row.std == row.std else value, "below": ""}
+    error = f"± {100 * row.stderr:.1f}" if row.stderr == row.stderr else ""
+    if row.low != row.low:
+        return {"value": value, "below": error}
+    p = "" if row.p != row.p else f", p = {row.p:.2g}"
+    star = "*" if row.p < 0.05 else ""
+    return {"value": value + star, "below": f"{100 * row.low:+.0f} to {100 * row.high:+.0f}{p}"}
+
+
+def _findings(summary: pd.DataFrame) -> list[str]:
+    """Which rows differ from the intact model, in sentences."""
+    tested = summary[summary.p.notna()]
+    if tested.empty:
+        return []
+    differing = tested[tested.p < 0.05]
+    rows: list[Any] = list(differing.itertuples())
+    said = [
+        f"{row.change} on {row.task}: {100 * row.difference:+.1f} points (95 % interval {100 * row.low:+.0f} to "
+        f"{100 * row.high:+.0f}, p = {row.p:.2g})."
+        for row in rows
+    ]
+    return [
+        f"{len(differing)} of {len(tested)} comparisons with the intact model have p < 0.05; by chance alone about "
+        f"{0.05 * len(tested):.1f} at most would.",
+        *said,
+    ]

@@ -1,0 +1,75 @@
+"""Tasks in a run: the rows of the papers' tables, from the neurons and experts that the run has."""
+
+from collections.abc import Sequence
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate import Change
+from neuroglot.evaluate.perturbation import random_neurons
+from neuroglot.experts import keep_random
+from neuroglot.interventions import Deactivate
+from neuroglot.model import Model
+from neuroglot.neurons import NeuronSet
+from neuroglot.pruning_run import RULES, expert_scores
+from neuroglot.run import Run
+
+__all__ = ["off_changes", "pruned_changes"]
+
+
+def off_changes(neurons: NeuronSet, languages: Sequence[str] | None = None, *, seeds: int = 3) -> list[Change]:
+    """Each language's neurons off, and random ones: as many as the largest of these sets.
+
+    Raises:
+        NeuroglotError: a language has no set.
+    """
+    off = {tag: neurons[tag] for tag in (neurons.languages if languages is None else languages)}
+    if not off:
+        return []
+    size = max(int(mask.sum()) for mask in off.values())
+    rows = [Change(f"{tag} off", (Deactivate(mask),)) for tag, mask in off.items()]
+    return rows + [
+        Change("random off", (Deactivate(random_neurons(neurons.shape, size, seed)),), seed) for seed in range(seeds)
+    ]
+
+
+def pruned_changes(
+    run: Run,
+    model: Model,
+    languages: Sequence[str],
+    rules: Sequence[tuple[str, float]],
+    *,
+    salience: str = "magnitude",
+    seeds: int = 3,
+    own: bool = False,
+) -> list[Change]:
+    """Only a language's experts left, and random ones, as many in each layer (Liu et al. 2024, Tables 3 to 6 and 10).
+
+    Neurons are switched off, which gives the logits of the pruned model without writing one.
+
+    Args:
+        run: has counted experts.
+        model: the run's.
+        languages: each keeps the experts that it uses.
+        rules: `threshold`, `share` or `budget`, and its value; see `experts.keep_threshold` and its neighbours.
+        salience: what a budget ranks experts by; the others go by frequency.
+        seeds: how many random choices each is compared with.
+        own: measure each only on tasks of its language, those whose name ends with it, as the paper does.
+
+    Raises:
+        NeuroglotError: the run has no experts, or a layer would keep none.
+    """
+    partition, scores, rows = run.partition, expert_scores(run, model), []
+    partition.check(model)
+    for tag in languages:
+        if tag not in run.expert_recording.languages:
+            have = ", ".join(run.expert_recording.languages)
+            raise NeuroglotError(f"{run.path} has not counted experts in {tag}; it has {have}.")
+        only = rf"_{tag}$" if own else ""
+        for rule, value in rules:
+            kept = RULES[rule](scores(tag, salience if rule == "budget" else "frequency"), value)
+            name = f"{tag} pruned, {rule} {value:g}"
+            rows.append(Change(name, (Deactivate(~partition.neurons(kept)),), only=only))
+            rows += [
+                Change(f"random for {name}", (Deactivate(~partition.neurons(keep_random(kept, seed))),), seed, only)
+                for seed in range(seeds)
+            ]
+    return rows
