@@ -25,7 +25,7 @@ app = typer.Typer(
     "report. "
     "Try it first with [bold]neuroglot demo[/bold].",
 )
-out = Console()
+out = Console(soft_wrap=True)  # a path broken over two lines cannot be copied
 err = Console(stderr=True)
 
 
@@ -72,7 +72,7 @@ def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> 
     for i, row in enumerate(rows):
         table.add_row(row, *(values[i] for values in columns.values()))
     wide = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
-    out.print(table, width=max(wide, out.width), crop=False, soft_wrap=True)  # a number cut short is no number
+    out.print(table, width=max(wide, out.width), crop=False, soft_wrap=False)  # a number cut short is no number
 
 
 def main() -> None:

@@ -117,7 +117,7 @@ def findings(result: Perturbation) -> list[str]:
         mean, std = rival.loc["mean", tag], rival.loc["std", tag]
         if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):
             below.append(language_name(tag))
-    means = random.loc["mean"].astype(float).tolist()
+    means: list[float] = random.T["mean"].tolist()
     said.append(
         f"Random neurons, {result.sizes['random']} of them, change perplexity by "
         f"{change_text(statistics.median(means))} in the median language (largest "
