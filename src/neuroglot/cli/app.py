@@ -72,7 +72,7 @@ def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> 
     for i, row in enumerate(rows):
         table.add_row(row, *(values[i] for values in columns.values()))
     wide = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
-    out.print(table, width=max(wide, out.width), crop=False, soft_wrap=False)  # a number cut short is no number
+    Console(width=max(wide, out.width)).print(table, crop=False)  # a number cut short is no number
 
 
 def main() -> None:
