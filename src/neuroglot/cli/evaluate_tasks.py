@@ -165,10 +165,12 @@ def _measure(
     written = {"tasks": summary, "tasks-all": table.table(), "tasks-items": table.items()}
     for name, frame in written.items():
         save_text(folder / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-    out.print("* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds")
+    said = ["* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds"]
     if any(task.startswith("smoke_") for task in table.tasks):
-        out.print("smoke_… are small built-in sets that only show that the path works; they are no benchmark")
-    out.print(f"wrote {', '.join(str(folder / 'tables' / f'{name}.csv') for name in written)}")
+        said.append("smoke_… are small built-in sets that only show that the path works; they are no benchmark")
+    said.append(f"wrote {', '.join(str(folder / 'tables' / f'{name}.csv') for name in written)}")
+    for line in said:
+        out.print(line, soft_wrap=True)
     return table
 
 

@@ -26,7 +26,7 @@ def task_part(run: Run) -> dict[str, Any] | None:
         "cells": {row: [_cell(cells.get((row, task))) for task in tasks] for row in rows},
         "neurons": {change: int(row.neurons) for (change, _), row in cells.items()},
         "metrics": [cells[INTACT, task].metric for task in tasks],
-        "items": [cells[INTACT, task].items for task in tasks],
+        "sizes": [cells[INTACT, task].items for task in tasks],
         "smoke": [task for task in tasks if task.startswith("smoke_")],
         "findings": _findings(summary),
     }
