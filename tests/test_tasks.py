@@ -383,7 +383,7 @@ def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, caps
     asked = ("evaluate", "tasks", run, "--tasks", "smoke_xcsqa_fr,smoke_xstorycloze_english_fr", "--limit", 3)
     full = (*asked, "--method", "random", "--off", "fr", "--prune", "fr", "--share", "0.5,0.8", "--seeds", 2)
     printed = neuroglot(*full)
-    assert "fr off" in printed and "random for fr pruned, share 0.5" in printed and "no benchmark" in printed
+    assert "fr off, random" in printed and "random for fr pruned, share 0.5" in printed and "no benchmark" in printed
     table = pd.read_csv(run / "tables" / "tasks-all.csv")
     assert len(table) == 2 * (1 + 1 + 2 + 2 * (1 + 2))
     half = table[(table.change == "fr pruned, share 0.5") & (table.task == "smoke_xcsqa_fr")].iloc[0]
@@ -404,6 +404,12 @@ def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, caps
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "What it costs on tasks" in page and "no benchmark" in page
 
+    assert "share 0.8" in page and "McNemar" in page
+    neuroglot(*asked[:3], "--tasks", "smoke_mgsm_fr", "--limit", 1, "--off", "none")  # what was there stays
+    summary = pd.read_csv(run / "tables" / "tasks.csv")
+    assert set(summary[summary.task == "smoke_mgsm_fr"].change) == {"intact"}
+    assert len(summary) == 1 + 2 * (1 + 1 + 1 + 2 * 2)
+
     said = refused(monkeypatch, capsys, "evaluate", "tasks", run, "--tasks", "smoke_nothing_fr")
     assert "There is no task smoke_nothing_fr" in said
     assert "go together" in refused(monkeypatch, capsys, *asked, "--prune", "fr")
@@ -416,3 +422,8 @@ def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, caps
         monkeypatch, capsys, *asked, "--method", "random", "--prune", "zh", "--share", "0.5"
     )
     assert "another limit" in refused(monkeypatch, capsys, *full, "--limit", 2)
+
+    neuroglot("identify", run, "--method", "random", "--top-fraction", "0.2")  # other neurons: their rows go
+    assert not list((run / "tasks").glob("*/fr-off-random.json"))
+    assert len(list((run / "tasks").glob("*/intact.json"))) == 3
+    assert not pd.read_csv(run / "tables" / "tasks.csv").change.str.contains("off, random").any()

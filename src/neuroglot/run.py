@@ -144,7 +144,7 @@ class Manifest(BaseModel):
     prune: dict[str, Any] = {}
     """How pruning was measured, if it was."""
     tasks: list[dict[str, Any]] = []
-    """What `neuroglot evaluate tasks` was asked, one entry for each table."""
+    """What `neuroglot evaluate tasks` was asked, one entry for each time."""
 
 
 def library_version(name: str) -> str:

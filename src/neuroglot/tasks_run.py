@@ -1,33 +1,45 @@
 """Tasks in a run: the rows of the papers' tables, from the neurons and experts that the run has."""
 
 from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate import Change
+from neuroglot.evaluate import Change, TaskTable
 from neuroglot.evaluate.perturbation import random_neurons
 from neuroglot.experts import keep_random
+from neuroglot.files import save_text
 from neuroglot.interventions import Deactivate
 from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
 from neuroglot.pruning_run import RULES, expert_scores
 from neuroglot.run import Run
 
-__all__ = ["off_changes", "pruned_changes"]
+__all__ = ["forget_tasks", "keep_tables", "off_changes", "pruned_changes"]
 
 
-def off_changes(neurons: NeuronSet, languages: Sequence[str] | None = None, *, seeds: int = 3) -> list[Change]:
+def off_changes(
+    neurons: NeuronSet, languages: Sequence[str] | None = None, *, method: str, seeds: int = 3
+) -> list[Change]:
     """Each language's neurons off, and random ones: as many as the largest of these sets.
+
+    Args:
+        neurons: of the model.
+        languages: whose; by default all.
+        method: that found them, for the rows' names.
+        seeds: how many random rows.
 
     Raises:
         NeuroglotError: a language has no set.
     """
     off = {tag: neurons[tag] for tag in (neurons.languages if languages is None else languages)}
-    if not off:
-        return []
-    size = max(int(mask.sum()) for mask in off.values())
-    rows = [Change(f"{tag} off", (Deactivate(mask),)) for tag, mask in off.items()]
+    size = max((int(mask.sum()) for mask in off.values()), default=0)
+    rows = [Change(f"{tag} off, {method}", (Deactivate(mask),)) for tag, mask in off.items()]
     return rows + [
-        Change("random off", (Deactivate(random_neurons(neurons.shape, size, seed)),), seed) for seed in range(seeds)
+        Change(f"random off, {size} neurons", (Deactivate(random_neurons(neurons.shape, size, seed)),), seed)
+        for seed in range(seeds if off else 0)
     ]
 
 
@@ -73,3 +85,33 @@ def pruned_changes(
                 for seed in range(seeds)
             ]
     return rows
+
+
+def keep_tables(folder: Path, table: TaskTable) -> list[Path]:
+    """Write `tables/tasks.csv` (the papers' shape), `tasks-all.csv` and `tasks-items.csv` of a run or another folder.
+
+    Rows of other tasks and changes that are there stay.
+    """
+    frames = {"tasks": table.summary(), "tasks-all": table.table(), "tasks-items": table.items()}
+    paths = []
+    for name, frame in frames.items():
+        path = folder / "tables" / f"{name}.csv"
+        text = frame.to_csv(index=False, lineterminator="\n")
+        if path.is_file():
+            fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
+            old = pd.read_csv(path, dtype=str, keep_default_na=False)
+            now = set(zip(fresh.change, fresh.task, strict=True))
+            stays = [key not in now for key in zip(old.change, old.task, strict=True)]
+            text = pd.concat([old[stays], fresh]).to_csv(index=False, lineterminator="\n")
+        paths.append(save_text(path, text))
+    return paths
+
+
+def forget_tasks(run: Run, method: str) -> None:
+    """Drop what tasks measured with a method's neurons, since it has found others."""
+    for file in (run.path / "tasks").glob(f"*/*-off-{method}.json"):
+        file.unlink()
+    for path in (run.path / "tables").glob("tasks*.csv"):
+        old = pd.read_csv(path, dtype=str, keep_default_na=False)
+        stays = ~old.change.str.endswith(f" off, {method}")
+        save_text(path, old[stays].to_csv(index=False, lineterminator="\n"))

@@ -132,12 +132,12 @@ def tasks_of_run(
     with err.status(f"opening {run.manifest.model.source}"):
         model = run.manifest.model.load()
         check_model(run, model)
-    changes = [] if neurons is None else off_changes(neurons, split(off), seeds=seeds)
+    changes = [] if neurons is None else off_changes(neurons, split(off), method=method, seeds=seeds)
     if rules:
         changes += pruned_changes(run, model, prune, rules, seeds=seeds, own=own)
     table = _measure(model, names, changes, how, run.path)
     entry = {"tasks": table.tasks, "rows": list(table.neurons), "method": method if switched else None, **how}
-    run.manifest.tasks = [entry]
+    run.manifest.tasks = [old for old in run.manifest.tasks if old != entry] + [entry]
     run.save()
 
 
@@ -152,7 +152,7 @@ def _measure(
 ) -> "TaskTable":
     """Measure, print, and write the tables."""
     from neuroglot.evaluate import measure_tasks
-    from neuroglot.files import save_text
+    from neuroglot.tasks_run import keep_tables
 
     table = measure_tasks(model, names, changes, directory=folder / "tasks", **how)
     summary = table.summary()
@@ -162,13 +162,13 @@ def _measure(
         by_row = summary[summary.task == task].set_index("change")
         cells[task] = [_cell(by_row.loc[row]) if row in by_row.index else "" for row in rows]
     print_table(cells, "score, %", rows)
-    written = {"tasks": summary, "tasks-all": table.table(), "tasks-items": table.items()}
-    for name, frame in written.items():
-        save_text(folder / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-    out.print("* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds")
+    written = keep_tables(folder, table)
+    said = ["* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds"]
     if any(task.startswith("smoke_") for task in table.tasks):
-        out.print("smoke_… are small built-in sets that only show that the path works; they are no benchmark")
-    out.print(f"wrote {', '.join(str(folder / 'tables' / f'{name}.csv') for name in written)}")
+        said.append("smoke_… are small built-in sets that only show that the path works; they are no benchmark")
+    said.append(f"wrote {', '.join(map(str, written))}")
+    for line in said:
+        out.print(line, soft_wrap=True)
     return table
 
 

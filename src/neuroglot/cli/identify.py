@@ -93,6 +93,10 @@ def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[s
     run.manifest.identify[method] = settings
     if run.manifest.perturb.pop(method, None) is not None:
         run.perturbation_path(method).unlink(missing_ok=True)  # it measured other neurons
+    if run.manifest.tasks:
+        from neuroglot.tasks_run import forget_tasks
+
+        forget_tasks(run, method)
     run.save()
     print_table({tag: [f"{count:,}"] for tag, count in neurons.sizes().items()}, "neurons", [method])
     out.print(f"wrote {run.neurons_path(method)}")

@@ -20,13 +20,12 @@ def task_part(run: Run) -> dict[str, Any] | None:
     rows: list[str] = list(dict.fromkeys(summary.change))
     cells: dict[tuple[str, str], Any] = {(row.change, row.task): row for row in summary.itertuples()}  # type: ignore[misc]
     return {
-        "asked": run.manifest.tasks[-1],
         "tasks": tasks,
         "rows": rows,
         "cells": {row: [_cell(cells.get((row, task))) for task in tasks] for row in rows},
         "neurons": {change: int(row.neurons) for (change, _), row in cells.items()},
         "metrics": [cells[INTACT, task].metric for task in tasks],
-        "items": [cells[INTACT, task].items for task in tasks],
+        "sizes": [f"{cells[INTACT, task].items:.0f}" for task in tasks],
         "smoke": [task for task in tasks if task.startswith("smoke_")],
         "findings": _findings(summary),
     }
