@@ -138,10 +138,8 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
     Raises:
         NeuroglotError: neurons are not a boolean (L, N) of this model, or values are no such numbers.
     """
-    shape = (model.layers, model.neurons)
     for intervention in interventions:
-        check_mask(intervention.neurons, shape)
-        _check_values(intervention, shape)
+        check_intervention(intervention, model)
     with ExitStack() as stack:
         places = _Places(model)
         if any(intervention.when != "both" for intervention in interventions):
@@ -230,7 +228,14 @@ def check_mask(mask: Any, shape: tuple[int, int]) -> None:
         )
 
 
-def _check_values(intervention: Intervention, shape: tuple[int, int]) -> None:
+def check_intervention(intervention: Intervention, model: Model) -> None:
+    """Refuse neurons or values that are not of this model's shape, and values that are not numbers.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    shape = (model.layers, model.neurons)
+    check_mask(intervention.neurons, shape)
     if intervention.when not in ("both", "prompt", "generated"):
         raise NeuroglotError(f"when is both, prompt or generated, not {intervention.when!r}.")
     values = getattr(intervention, "values", 0.0)
