@@ -110,7 +110,7 @@ def _give_biases(model: Model) -> list[Callable[[], None]]:
     undo: list[Callable[[], None]] = []
     for ffn in model.ffns:
         for projection in {id(part): part for part in ffn.projections}.values():
-            bias = torch.zeros(projection.out_features, dtype=projection.weight.dtype, device=projection.weight.device)  # type: ignore[call-overload,arg-type]
+            bias = torch.zeros(projection.out_features, dtype=projection.weight.dtype, device=projection.weight.device)  # type: ignore[call-overload]
             projection.bias = nn.Parameter(bias, requires_grad=False)
             undo.append(_setter(projection, "bias", None))
     config.mlp_bias = True

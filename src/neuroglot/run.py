@@ -5,6 +5,7 @@ recording/      recording.safetensors, plan.json
 neurons/        METHOD.safetensors
 samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 experts/        partition.safetensors, recording/, pruning.csv
+steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
 perturbation/   METHOD.json
 tables/         *.csv
 figures/        *.png, *.pdf
@@ -140,6 +141,8 @@ class Manifest(BaseModel):
     """How experts were made and counted, if they were."""
     prune: dict[str, Any] = {}
     """How pruning was measured, if it was."""
+    steering: dict[str, dict[str, Any]] = {}
+    """Prompts → how answers to them were steered and measured."""
 
 
 def library_version(name: str) -> str:
@@ -331,6 +334,11 @@ class Run:
     def continuations_path(self) -> Path:
         """Where the texts are that the model wrote with regions off."""
         return self.path / "tables" / "continuations.csv"
+
+    @property
+    def steering_path(self) -> Path:
+        """Where answers, scores and recipes are."""
+        return self.path / "steering"
 
     def perturbation_path(self, method: str) -> Path:
         """Where a method's perplexities are."""

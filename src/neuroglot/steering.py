@@ -4,6 +4,8 @@ Tang et al. (2024, §3.3.4) raise the target language's neurons to their mean in
 off. Later work adds or scales instead. A `Recipe` is any sequence of such interventions, bound to one model.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,8 +92,22 @@ class Recipe:
         self.check(model)
         return bake(model, self.steps, path)
 
+    @property
+    def digest(self) -> str:
+        """A digest of what the recipe does, and to which model; how it was made does not count."""
+        tensors, steps = self._contents()
+        digest = hashlib.sha256(json.dumps([self.fingerprint, steps]).encode())
+        for name in sorted(tensors):
+            digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
     def save(self, path: str | Path) -> Path:
         """Write it as one safetensors file: indices of neurons, their values, and the rest in its header."""
+        tensors, steps = self._contents()
+        about = {"steps": steps, "fingerprint": self.fingerprint, "about": self.about}
+        return save_tensors(path, KIND, VERSION, tensors, about)
+
+    def _contents(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
         tensors: dict[str, Tensor] = {}
         steps = []
         for number, step in enumerate(self.steps):
@@ -111,8 +127,7 @@ class Recipe:
                     "strength": getattr(step, "strength", None),
                 }
             )
-        about = {"steps": steps, "fingerprint": self.fingerprint, "about": self.about}
-        return save_tensors(path, KIND, VERSION, tensors, about)
+        return tensors, steps
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
@@ -174,8 +189,8 @@ def steer(
         when: on the tokens of the prompt, those generated, or both.
 
     Raises:
-        NeuroglotError: a language is not in the recording or has no neurons, the recording does not have the site, is of
-            no known model, or is of another shape; a setting is not one of those named.
+        NeuroglotError: a language is not in the recording or has no neurons; the recording lacks the site, names no
+            model or is of another shape; a setting is not one of those named.
     """
     if method not in METHODS:
         raise NeuroglotError(f"The method is {', '.join(METHODS)}, not {method!r}.")

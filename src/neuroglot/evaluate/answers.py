@@ -83,8 +83,8 @@ def summary(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         Indexed by `by`: answers; accuracy, the share in the target language; off_target, the share that is told to be
-        in another; untold, the share that is too short or empty to tell; mixed_script and degenerate, shares; sound, the
-        share in the target language that is neither; perplexity of all tokens of the group, under the intact model.
+        in another; untold, the share that is too short or empty to tell; mixed_script and degenerate, shares; sound,
+        the share in the target language that is neither; perplexity of the group's tokens, under the intact model.
     """
     table = answers.assign(
         off_target=~answers["on_target"] & (answers["language"] != ""),

@@ -130,7 +130,7 @@ class _Repetition(LogitsProcessor):
     def __init__(self, penalty: float, mask: Int[Tensor, "batch prompt"]):
         self.penalty, self.mask = penalty, mask.bool()
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, input_ids: Int[Tensor, "batch length"], scores: Float[Tensor, "batch vocabulary"]
     ) -> Float[Tensor, "batch vocabulary"]:
         ids = input_ids.clone()

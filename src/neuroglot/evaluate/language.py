@@ -13,7 +13,7 @@ from neuroglot.errors import NeuroglotError
 
 __all__ = ["Identifier", "letters", "mixed_script", "scripts"]
 
-OTHERS = "en zh fr es vi id ja pt ar hi bn ur de it nl pl ru uk tr fa ko th sv ro ca el he".split()
+OTHERS = tuple("en zh fr es vi id ja pt ar hi bn ur de it nl pl ru uk tr fa ko th sv ro ca el he".split())  # noqa: SIM905
 """What an answer may also be in: a text is compared with these too, so that it is not forced into what was asked."""
 
 SHORTEST = 3
@@ -22,11 +22,13 @@ SHORTEST = 3
 _NOISE = re.compile(r"```.*?```|`[^`\n]*`|https?://\S+|<[^<>\n]{1,60}>|\S+@\S+", re.DOTALL)
 _WIDE = ("Han", "Hangul")
 _EAST_ASIAN = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana", "HANGUL": "Hangul", "BOPOMOFO": "Han"}
-_SCRIPTS = {"Hans": "Han", "Hant": "Han", "Hani": "Han", "Jpan": "Han", "Kore": "Hangul", "Latn": "Latin",
+_SCRIPTS = {
+            "Hans": "Han", "Hant": "Han", "Hani": "Han", "Jpan": "Han", "Kore": "Hangul", "Latn": "Latin",
             "Cyrl": "Cyrillic", "Arab": "Arabic", "Deva": "Devanagari", "Beng": "Bengali", "Grek": "Greek",
             "Hebr": "Hebrew", "Armn": "Armenian", "Geor": "Georgian", "Guru": "Gurmukhi", "Gujr": "Gujarati",
             "Taml": "Tamil", "Telu": "Telugu", "Thai": "Thai", "Khmr": "Khmer", "Laoo": "Lao", "Mymr": "Myanmar",
-            "Ethi": "Ethiopic", "Sinh": "Sinhala", "Knda": "Kannada", "Mlym": "Malayalam", "Tibt": "Tibetan"}  # fmt: skip
+            "Ethi": "Ethiopic", "Sinh": "Sinhala", "Knda": "Kannada", "Mlym": "Malayalam", "Tibt": "Tibetan",
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1 << 16)
