@@ -15,8 +15,8 @@ from neuroglot.cli.options import (
     SteerOption,
     StrengthOption,
     WhenOption,
-    layer_numbers,
 )
+from neuroglot.cli.steer import steering_settings
 from neuroglot.errors import NeuroglotError
 
 
@@ -72,7 +72,7 @@ def generation(
     """
     from neuroglot.cli.perturb import check_model
     from neuroglot.corpus import asking, load_corpus
-    from neuroglot.evaluate import Generation, Steering, grid, matrix, repair, summary
+    from neuroglot.evaluate import Generation, grid, matrix, repair, summary
     from neuroglot.evaluate import force as measure
     from neuroglot.evaluate import search as find
     from neuroglot.evaluate.forcing import ARMS
@@ -92,9 +92,7 @@ def generation(
     asked = split(sources) or [tag for tag in neurons.languages if tag in corpus.languages]
     if search:
         asked = list(dict.fromkeys([*asked, *wanted]))
-    how: Any = checked(
-        Steering, method=steer, site=site, strength=strength, layers=layer_numbers(layers, recording.layers), when=when
-    )
+    how = steering_settings(layers, recording.layers, method=steer, site=site, strength=strength, when=when)
     writing = checked(
         Generation,
         tokens=tokens,

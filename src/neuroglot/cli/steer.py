@@ -21,6 +21,7 @@ from neuroglot.cli.options import (
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
+    from neuroglot.evaluate import Steering
     from neuroglot.model import Model
     from neuroglot.run import ModelSettings
     from neuroglot.steering import Recipe
@@ -117,7 +118,7 @@ def _from_run(
     """The recipe from a run; from the default run, which is made if it is not there."""
     from neuroglot.cli.identify import identify_run
     from neuroglot.cli.record import default_folder, record_run
-    from neuroglot.evaluate import Identifier, Steering
+    from neuroglot.evaluate import Identifier
     from neuroglot.languages import language_tag
     from neuroglot.run import RecordSettings, Run, TextSettings
 
@@ -131,8 +132,10 @@ def _from_run(
                 f"that has it (neuroglot record {settings.source} CORPUS --out RUN; neuroglot identify RUN) and give "
                 "--run RUN."
             )
-        err.print(f"recording {settings.source} on the built-in corpus, once, into {folder}", highlight=False)
-        _, opened = record_run(folder, settings, text, RecordSettings(block=256, tokens=6_000))
+        err.print(
+            f"recording {settings.source} on the built-in corpus, once, into {folder}", highlight=False, soft_wrap=True
+        )
+        _, opened = record_run(folder, settings, text, RecordSettings(block=128, tokens=6_000))
     found = Run.open(folder)
     if not found.neurons_path(method).is_file() and run is None and method in ("lape", "lave", "lap", "random"):
         identify_run(found, method, {})
@@ -142,8 +145,17 @@ def _from_run(
     if source is None:
         spoken = Identifier(neurons.languages)(prompt)
         off = spoken if spoken in neurons.languages and spoken != language_tag(to) else None
-    steering = checked(Steering, layers=layer_numbers(layers, recording.layers), **how)
-    return steering.recipe(recording, neurons, to, off), opened
+    return steering_settings(layers, recording.layers, **how).recipe(recording, neurons, to, off), opened
+
+
+def steering_settings(layers: str | None, depth: int, *, method: str, **how: Any) -> "Steering":
+    """How the target is raised, from the options of that."""
+    from neuroglot.evaluate import Steering
+    from neuroglot.steering import METHODS
+
+    if method not in METHODS:
+        raise NeuroglotError(f"--steer takes {', '.join(METHODS)}, not {method!r}.")
+    return checked(Steering, method=method, layers=layer_numbers(layers, depth), **how)
 
 
 def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> None:

@@ -178,6 +178,7 @@ class _Answers:
     def of(self, recipe: Recipe | None, prompts: Sequence[str]) -> tuple[list[str], list[tuple[float, int]]]:
         about = {
             "model": self.model.fingerprint,
+            "dtype": str(self.model.network.dtype),
             "recipe": None if recipe is None else recipe.digest,
             "prompts": list(prompts),
             "generation": self.generation.model_dump(),

@@ -14,6 +14,7 @@ from neuroglot.neurons import NeuronSet
 from neuroglot.report.alignment import alignment_section
 from neuroglot.report.experts import expert_part
 from neuroglot.report.figures import layer_figure, overlap_figure, perturbation_figure, save_figure
+from neuroglot.report.steering import steering_part
 from neuroglot.run import Run
 
 __all__ = ["findings", "report"]
@@ -43,6 +44,7 @@ def report(run: Run) -> Path:
         methods=methods,
         alignment=alignment_section(run) if run.manifest.align else None,
         experts=expert_part(run, _figure, _save_table),
+        steering=steering_part(run, _figure, _save_table),
         name=language_name,
     )
     return save_text(run.path / "report.html", page)
