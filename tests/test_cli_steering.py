@@ -111,8 +111,8 @@ def answers(accuracy):
     """Ten answers es → each target, of which so many are on target."""
     flags = {"mixed_script": False, "nll": 1.0, "tokens": 1, "answer": "x", "seed": 0, "source": "es"}
     rows = [
-        {"arm": arm, "target": target, "prompt": str(i), "language": target if i < hits else "es", "on_target": i < hits,
-         "degenerate": i == 9, **flags}
+        {"arm": arm, "target": target, "prompt": str(i), "language": target if i < hits else "es",
+         "on_target": i < hits, "degenerate": i == 9, **flags}
         for (arm, target), hits in accuracy.items() for i in range(10)
     ]  # fmt: skip
     return pd.DataFrame(rows)
