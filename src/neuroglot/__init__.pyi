@@ -25,5 +25,7 @@ from .recording import Recording as Recording
 from .recording import Samples as Samples
 from .recording import record as record
 from .recording import record_samples as record_samples
+from .steering import Recipe as Recipe
+from .steering import steer as steer
 
 __version__: str

@@ -114,6 +114,11 @@ class FFN:
         """The down-projection's columns, one a neuron; a view of the weights."""
         return _rows(self.down)
 
+    @property
+    def projections(self) -> list[nn.Module]:
+        """The modules that hold its weights: gate, if it has one, up and down; a fused one comes twice."""
+        return [part for part in (self._gate, self._up, self.down) if part is not None]
+
     def take(self, neurons: Int64[Tensor, " kept"]) -> Callable[[], None]:
         """Keep these neurons only, in this order, and give a function that puts all of them back.
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,11 +18,10 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import Site
 from neuroglot.model import Model
 
-__all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "intervene"]
+__all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "When", "intervene", "prompt_length"]
 
 Values = Float[Tensor, "layers neurons"] | float
-
-
+When = Literal["both", "prompt", "generated"]
 Chosen = Float[Tensor, "*tokens chosen"]
 
 
@@ -33,14 +32,17 @@ class Intervention(ABC):
     Attributes:
         neurons: (L, N) bool, which neurons.
         site: where: `activation` (the output of the activation function) or `hidden` (what enters the down-projection).
+        when: on which tokens: those of the `prompt`, those the model has `generated` (as it reads them again to go
+            on: the first new token follows from the prompt alone), or `both`.
     """
 
     neurons: Bool[Tensor, "layers neurons"]
     site: Site = field(default="activation", kw_only=True)
+    when: When = field(default="both", kw_only=True)
 
     @abstractmethod
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
-        """What to put in the place of the chosen neurons' `current` values; `given` are their entries of `values`."""
+        """What to put in the place of the chosen neurons' `current` values; `given` are their `strength · values`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +63,11 @@ class Replace(Intervention):
 
     Attributes:
         values: (L, N), such as a language's means, `recording.language_mean("zh")`; or one number.
+        strength: the values are multiplied by it.
     """
 
     values: Values
+    strength: float = 1.0
 
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """The given values."""
@@ -76,9 +80,11 @@ class Raise(Intervention):
 
     Attributes:
         values: (L, N), such as a language's means, `recording.language_mean("zh")`; or one number.
+        strength: the values are multiplied by it.
     """
 
     values: Values
+    strength: float = 1.0
 
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """The larger of the two."""
@@ -90,7 +96,8 @@ class Add(Intervention):
     """Add a multiple of given values.
 
     Attributes:
-        values: (L, N), such as a language's means less those of the others; or one number.
+        values: (L, N), such as a language's means, `recording.language_mean("zh")`, or how far they are from those of
+            the others, `recording.language_difference("zh")`; or one number.
         strength: the multiple.
     """
 
@@ -99,7 +106,7 @@ class Add(Intervention):
 
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """The sum."""
-        return current + self.strength * given
+        return current + given
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +131,86 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
     They apply in the order given, each to what the ones before it left; those at the activation site come before those
     at the hidden site, since the model computes it first. Blocks may be nested.
 
+    Which tokens are the prompt (`when`): under `evaluate.generate`, the positions of the prompts. Elsewhere a text is a
+    prompt, except what is read with a filled key-value cache, which is what was generated; inside `prompt_length` it is
+    what that says.
+
     Raises:
-        NeuroglotError: neurons are not a boolean (L, N) of this model.
+        NeuroglotError: neurons are not a boolean (L, N) of this model, or values are no such numbers.
     """
-    shape = (model.layers, model.neurons)
     for intervention in interventions:
-        check_mask(intervention.neurons, shape)
-        _check_values(intervention, shape)
+        check_intervention(intervention, model)
     with ExitStack() as stack:
+        places = _Places(model)
+        if any(intervention.when != "both" for intervention in interventions):
+            stack.enter_context(places.followed())
         for intervention in interventions:
             for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
                 if bool(chosen.any()):
                     edit = _edit(intervention, layer, chosen.nonzero().flatten())
+                    if intervention.when != "both":
+                        edit = _in_part(edit, intervention.when, places)
                     stack.enter_context(ffn.edit(intervention.site, edit))
         yield
+
+
+@contextmanager
+def prompt_length(model: Model, tokens: int) -> Iterator[None]:
+    """Say that the first `tokens` positions of what is read are the prompt, and the others generated.
+
+    With a key-value cache a position counts what the cache holds already, so that it is the same with and without.
+    """
+    before, model.prompt_tokens = model.prompt_tokens, tokens
+    try:
+        yield
+    finally:
+        model.prompt_tokens = before
+
+
+class _Places:
+    """Which positions the forward pass under way reads."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.start = self.length = 0
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Keep `start` and `length` up to date, pass by pass."""
+        decoder = self.model.network.get_decoder()
+        handle = decoder.register_forward_pre_hook(self._read, prepend=True, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _read(self, _: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        tokens = inputs[0] if inputs else named.get("input_ids")
+        tokens = named["inputs_embeds"] if tokens is None else tokens
+        cache = named.get("past_key_values")
+        self.start = 0 if cache is None else int(cache.get_seq_length())
+        self.length = tokens.shape[1]
+
+    def part(self, when: When) -> slice:
+        """The positions of this pass that are the prompt, or generated."""
+        prompt = self.model.prompt_tokens
+        if prompt is None:
+            prompt = 0 if self.start else self.length
+        cut = min(max(prompt - self.start, 0), self.length)
+        return slice(0, cut) if when == "prompt" else slice(cut, self.length)
+
+
+def _in_part(edit: Callable[[Tensor], Tensor], when: When, places: _Places) -> Callable[[Tensor], Tensor]:
+    def change(values: Tensor) -> Tensor:
+        part = places.part(when)
+        if part.start == part.stop:
+            return values
+        changed = values.clone() if torch.is_grad_enabled() else values
+        rows = changed.view(-1, places.length, values.shape[-1])  # OPT lays the batch and its tokens in one row
+        rows[:, part] = edit(rows[:, part])
+        return changed
+
+    return change
 
 
 def check_mask(mask: Any, shape: tuple[int, int]) -> None:
@@ -155,14 +228,23 @@ def check_mask(mask: Any, shape: tuple[int, int]) -> None:
         )
 
 
-def _check_values(intervention: Intervention, shape: tuple[int, int]) -> None:
+def check_intervention(intervention: Intervention, model: Model) -> None:
+    """Refuse neurons or values that are not of this model's shape, and values that are not numbers.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    shape = (model.layers, model.neurons)
+    check_mask(intervention.neurons, shape)
+    if intervention.when not in ("both", "prompt", "generated"):
+        raise NeuroglotError(f"when is both, prompt or generated, not {intervention.when!r}.")
     values = getattr(intervention, "values", 0.0)
     if isinstance(values, Tensor) and values.ndim and tuple(values.shape) != shape:
         raise NeuroglotError(
             f"The values must be one number or {shape[0]} × {shape[1]}, one for each neuron, not "
             f"{' × '.join(map(str, values.shape))}."
         )
-    if not bool(torch.isfinite(torch.as_tensor(values)).all()):
+    if not bool(torch.isfinite(torch.as_tensor(values) * getattr(intervention, "strength", 1.0)).all()):
         raise NeuroglotError("The values have entries that are not numbers (NaN or infinite); give finite ones.")
 
 
@@ -170,6 +252,7 @@ def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Te
     given: Tensor | float = getattr(intervention, "values", 0.0)
     if isinstance(given, Tensor):
         given = given[layer, index.cpu()] if given.ndim else float(given)
+    given = given * getattr(intervention, "strength", 1.0)
 
     def edit(values: Tensor) -> Tensor:
         nonlocal index, given

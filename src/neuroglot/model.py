@@ -32,6 +32,7 @@ class Model:
         tokenizer: its tokenizer.
         name: what it is called in results.
         ffns: the FFN of each layer.
+        prompt_tokens: how many positions are the prompt, while `prompt_length` says so.
 
     Raises:
         NeuroglotError: the architecture is not supported.
@@ -42,6 +43,7 @@ class Model:
         self.tokenizer = tokenizer
         self.name = name or getattr(network.config, "name_or_path", "") or network.config.model_type  # type: ignore[union-attr]
         self.ffns: list[FFN] = find_ffns(network)
+        self.prompt_tokens: int | None = None
 
     def __repr__(self) -> str:
         least, most = min(self.widths), max(self.widths)

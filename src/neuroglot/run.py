@@ -5,6 +5,7 @@ recording/      recording.safetensors, plan.json
 neurons/        METHOD.safetensors
 samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 experts/        partition.safetensors, recording/, tuned/, pruning.csv
+steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
 perturbation/   METHOD.json
 tasks/          TASK/ROW.json
 tables/         *.csv
@@ -145,6 +146,8 @@ class Manifest(BaseModel):
     """How pruning was measured, if it was."""
     tasks: list[dict[str, Any]] = []
     """What `neuroglot evaluate tasks` was asked, one entry for each time."""
+    steering: dict[str, dict[str, Any]] = {}
+    """Prompts → how answers to them were steered and measured."""
 
 
 def library_version(name: str) -> str:
@@ -371,6 +374,11 @@ class Run:
     def continuations_path(self) -> Path:
         """Where the texts are that the model wrote with regions off."""
         return self.path / "tables" / "continuations.csv"
+
+    @property
+    def steering_path(self) -> Path:
+        """Where answers, scores and recipes are."""
+        return self.path / "steering"
 
     def perturbation_path(self, method: str) -> Path:
         """Where a method's perplexities are."""

@@ -7,5 +7,6 @@ files, streamed from the Hugging Face hub. Which layouts are understood is said 
 
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.load import load_corpus
+from neuroglot.corpus.prompts import answer_in, asking
 
-__all__ = ["Corpus", "Documents", "load_corpus"]
+__all__ = ["Corpus", "Documents", "answer_in", "asking", "load_corpus"]

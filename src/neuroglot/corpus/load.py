@@ -11,6 +11,8 @@ from neuroglot.errors import NeuroglotError
 
 __all__ = ["load_corpus"]
 
+BUILT_IN = {"starter": "corpus.jsonl", "questions": "questions.jsonl", "openings": "openings.jsonl"}
+
 
 def load_corpus(
     source: str | Path,
@@ -24,7 +26,8 @@ def load_corpus(
     Args:
         source: one of
 
-            - `starter`: the built-in parallel corpus of short sentences in 12 languages;
+            - `starter`: the built-in parallel corpus of short sentences in 12 languages; `questions` and `openings`: as
+              parallel, to be answered and to be continued;
             - a directory of one file a language, named by its tag: `fr.txt` (a document a line), `fr.jsonl`,
               `fr.csv`, `fr.tsv` or `fr.parquet` (a text column);
             - a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a `language` and a text column; or with one column a
@@ -40,8 +43,8 @@ def load_corpus(
             the sentence names the file and line.
     """
     name = str(source)
-    if name == "starter":
-        source = Path(str(files("neuroglot") / "starter" / "corpus.jsonl"))
+    if name in BUILT_IN:
+        source = Path(str(files("neuroglot") / "starter" / BUILT_IN[name]))
     if name.startswith("hf:"):
         corpus = open_hub(name[3:], languages, text_column)
         corpus.parallel = corpus.parallel if parallel is None else parallel

@@ -1,6 +1,9 @@
-"""What a model can do, intact or changed: perplexity by language, and what switching neurons off does to it."""
+"""What a model can do, intact or changed: perplexity by language, what switching neurons off does, what it answers."""
 
+from neuroglot.evaluate.answers import degenerate, describe, summary
+from neuroglot.evaluate.forcing import Generation, Steering, force, grid, matrix, repair, search
 from neuroglot.evaluate.generation import beginnings, continuations, generate
+from neuroglot.evaluate.language import Identifier, mixed_script, scripts
 from neuroglot.evaluate.perplexity import perplexity
 from neuroglot.evaluate.perturbation import Perturbation, perturb
 from neuroglot.evaluate.pruning import measure_pruning, pruning_table
@@ -10,17 +13,30 @@ from neuroglot.evaluate.tasks import TaskScore, tasks
 
 __all__ = [
     "Change",
+    "Generation",
+    "Identifier",
     "Perturbation",
+    "Steering",
     "TaskScore",
     "TaskTable",
     "beginnings",
     "continuations",
+    "degenerate",
+    "describe",
+    "force",
     "generate",
+    "grid",
+    "matrix",
     "measure_pruning",
     "measure_tasks",
+    "mixed_script",
     "perplexity",
     "perturb",
     "pruning_table",
+    "repair",
     "sample_perplexity",
+    "scripts",
+    "search",
+    "summary",
     "tasks",
 ]

@@ -135,6 +135,18 @@ class Recording:
         """The mean of a statistic over one language's tokens: the values that steering raises neurons to."""
         return self.select([language]).mean(statistic)[..., 0]
 
+    def language_difference(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
+        """A language's mean less the mean of the other languages' means, each of which counts the same.
+
+        Raises:
+            NeuroglotError: there is no other language, or the language or the statistic was not recorded.
+        """
+        own = self.language_mean(language, statistic)
+        others = [tag for tag in self.languages if tag != language_tag(language)]
+        if not others:
+            raise NeuroglotError(f"The recording has only {language}, so there is no mean of the others.")
+        return own - self.select(others).mean(statistic).mean(-1)
+
     def select(self, languages: Sequence[str]) -> "Recording":
         """The recording of these languages only, in this order."""
         tags = _tags(languages)

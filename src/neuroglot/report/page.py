@@ -22,6 +22,7 @@ from neuroglot.report.figures import (
     perturbation_figure,
     save_figure,
 )
+from neuroglot.report.steering import steering_part
 from neuroglot.report.tasks import task_part
 from neuroglot.run import Run
 
@@ -53,6 +54,7 @@ def report(run: Run) -> Path:
         alignment=alignment_section(run) if run.manifest.align else None,
         experts=expert_part(run, _figure, _save_table),
         tasks=task_part(run),
+        steering=steering_part(run, _figure, _save_table),
         name=language_name,
     )
     return save_text(run.path / "report.html", page)

@@ -1,0 +1,43 @@
+"""The sentence that asks for an answer in a language, in every language."""
+
+import json
+from functools import cache
+from importlib.resources import files
+
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.errors import NeuroglotError
+from neuroglot.languages import language_tag
+
+__all__ = ["answer_in", "asking"]
+
+
+@cache
+def _sentences() -> dict[str, dict[str, str]]:
+    text = (files("neuroglot") / "starter" / "answer_in.json").read_text(encoding="utf-8")
+    sentences: dict[str, dict[str, str]] = json.loads(text)
+    return sentences
+
+
+def answer_in(target: str, *, said_in: str) -> str:
+    """«Answer in French.», said in a language.
+
+    Raises:
+        NeuroglotError: it is not built in for one of the two.
+    """
+    sentences = _sentences()
+    for tag in (target, said_in):
+        if language_tag(tag) not in sentences:
+            raise NeuroglotError(f"There is no «answer in» for {tag}, only for {', '.join(sentences)}.")
+    return sentences[language_tag(said_in)][language_tag(target)]
+
+
+def asking(prompts: Corpus, target: str) -> Corpus:
+    """The prompts, each followed by the sentence in its own language that asks for an answer in the target's."""
+
+    def with_request(tag: str) -> list[str | None]:
+        space = "" if tag in ("zh", "ja") else " "
+        request = answer_in(target, said_in=tag)
+        return [None if text is None else f"{text}{space}{request}" for text in prompts[tag].aligned()]
+
+    texts = {tag: with_request(tag) for tag in prompts.languages}
+    return Corpus(texts, parallel=prompts.parallel, keys=prompts.keys, name=f"{prompts.name}, in {target}")
