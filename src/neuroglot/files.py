@@ -21,7 +21,25 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["load_tensors", "save_tensors", "save_text", "whole"]
+__all__ = ["DRAFT", "load_tensors", "save_tensors", "save_text", "whole", "writing"]
+
+DRAFT = ".partial"  # ends the hidden name of what is being written
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say in one sentence why `path` cannot be written, if it cannot.
+
+    Raises:
+        NeuroglotError: the disk is full, read-only, not a directory ….
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _write_failure(error)
+        if reason is None:
+            raise
+        raise NeuroglotError(f"{path} cannot be written: {reason}; nothing was changed there.") from error
 
 
 @contextmanager
@@ -32,20 +50,16 @@ def whole(path: str | Path) -> Iterator[Path]:
         NeuroglotError: the place cannot be written (disk full, read-only, not a directory …); `path` is then as it was.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{DRAFT}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
-        if draft.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(draft, path)
-        _flush(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = _write_failure(error)
-        if reason is None:
-            raise
-        raise NeuroglotError(f"{path} cannot be written: {reason}; nothing was changed there.") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+            _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
+            if draft.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            os.replace(draft, path)
+            _flush(path.parent)
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)

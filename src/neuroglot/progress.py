@@ -1,7 +1,7 @@
 """Progress of long work, on the terminal's error stream."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["token_progress"]
+__all__ = ["reading", "token_progress"]
 
 
 class TokenRate(ProgressColumn):
@@ -27,9 +27,20 @@ class TokenRate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} tokens/s")
 
 
+def reading(shown: bool = True) -> AbstractContextManager[object]:
+    """A sign that text is being read, which may take a while and has no known end to measure progress by."""
+    return Console(stderr=True).status("reading the corpus") if shown else nullcontext()
+
+
 @contextmanager
-def token_progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int, str], None]]:
-    """A bar over `total` tokens. Inside the block, call `advance(tokens, what)`."""
+def token_progress(
+    title: str, total: int | Callable[[], int], *, shown: bool = True
+) -> Iterator[Callable[[int, str], None]]:
+    """A bar over `total` tokens, which a function may know better as time goes on.
+
+    Inside the block, call `advance(tokens, what)`.
+    """
+    known = total if callable(total) else lambda: total
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -42,10 +53,10 @@ def token_progress(title: str, total: int, *, shown: bool = True) -> Iterator[Ca
         speed_estimate_period=120,
     )
     with bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(title, total=known())
 
         def advance(tokens: int, what: str) -> None:
-            bar.update(task, advance=tokens, description=f"{title} {what}")
+            bar.update(task, advance=tokens, total=known(), description=f"{title} {what}")
 
         yield advance
         bar.update(task, description=title)

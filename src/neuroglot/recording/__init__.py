@@ -5,16 +5,20 @@ from neuroglot.recording.recorder import record
 from neuroglot.recording.recording import Provenance, Recording
 from neuroglot.recording.samples import Samples
 from neuroglot.recording.sampling import record_samples
+from neuroglot.recording.shard_pass import Engine
 from neuroglot.recording.statistics import STATISTICS, Statistic
+from neuroglot.recording.store import merge
 
 __all__ = [
     "EXPERTS",
     "STATISTICS",
+    "Engine",
     "Experts",
     "Provenance",
     "Recording",
     "Samples",
     "Statistic",
+    "merge",
     "record",
     "record_samples",
 ]
