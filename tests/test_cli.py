@@ -73,7 +73,13 @@ def run(tmp_path_factory, checkpoint, corpus):
 
 def test_a_run_holds_what_the_design_says(run):
     manifest = json.loads((run / "run.json").read_text())
-    assert manifest["record"] == {"tokens": 2000, "block": 32, "batch_tokens": None, "experts": None}
+    assert manifest["record"] == {
+        "tokens": 2000,
+        "block": 32,
+        "batch_tokens": None,
+        "shard_tokens": None,
+        "experts": None,
+    }
     assert manifest["identify"]["lape"] == {"top_fraction": 0.2, "activity_quantile": 0.6}
     assert manifest["neuroglot"] == ng.__version__
     assert ng.Recording.load(run / "recording" / "recording.safetensors").languages == ("en", "fr", "ru")

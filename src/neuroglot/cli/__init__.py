@@ -4,7 +4,7 @@ One file a command; the order here is the order of `neuroglot --help`.
 """
 
 # isort: off
-from neuroglot.cli import demo, record, identify, perturb, align, evolve, experts, prune, evaluate, report  # noqa: F401
+from neuroglot.cli import demo, record, merge, identify, perturb, align, evolve, experts, prune, evaluate, report  # noqa: F401
 from neuroglot.cli.app import main
 
 __all__ = ["main"]

@@ -1,6 +1,8 @@
 """One pass over the text, reduced to a value: `record` makes a `Recording`, `record_samples` makes `Samples`."""
 
+from neuroglot.recording.cluster import Ray
 from neuroglot.recording.experts import EXPERTS, Experts
+from neuroglot.recording.forecast import Footprint, Forecast, forecast
 from neuroglot.recording.recorder import record
 from neuroglot.recording.recording import Provenance, Recording
 from neuroglot.recording.samples import Samples
@@ -14,10 +16,14 @@ __all__ = [
     "STATISTICS",
     "Engine",
     "Experts",
+    "Footprint",
+    "Forecast",
     "Provenance",
+    "Ray",
     "Recording",
     "Samples",
     "Statistic",
+    "forecast",
     "merge",
     "record",
     "record_samples",

@@ -86,7 +86,8 @@ def record(
     """
     if not 1 <= part[0] <= part[1]:
         raise NeuroglotError(f"part (i, n) needs 1 ≤ i ≤ n, not {part}.")
-    work = work_on(model, block, statistics, partition, top, batch_tokens)
+    engine = engine or Here()
+    work = work_on(model, block, statistics, partition, top, batch_tokens or engine.batch_tokens(model))
     size = shard_size(tokens, shard_tokens)
     if readers is None:
         readers = min(len(corpus.languages), max(1, (os.cpu_count() or 1) // 2)) if tokens > LONG else 0
@@ -125,7 +126,7 @@ def record(
                     else:
                         yield shard
 
-            for name, recording in (engine or Here()).run(model, work, missing(), advance):
+            for name, recording in engine.run(model, work, missing(), advance):
                 store.put(name, recording)
         names = [
             shard_name(tag, index, digest)

@@ -44,6 +44,9 @@ class Work:
 class Engine(Protocol):
     """Where shards are recorded: here, or on workers elsewhere."""
 
+    def batch_tokens(self, model: Model) -> int:
+        """Tokens a forward pass, unless told otherwise."""
+
     def run(
         self, model: Model, work: Work, shards: Iterator[Shard], advance: Advance
     ) -> Iterator[tuple[str, Recording]]:
@@ -52,6 +55,10 @@ class Engine(Protocol):
 
 class Here:
     """In this process, one shard after the other."""
+
+    def batch_tokens(self, model: Model) -> int:
+        """Tokens a forward pass that keep the model's device busy."""
+        return model.batch_tokens
 
     def run(
         self, model: Model, work: Work, shards: Iterator[Shard], advance: Advance

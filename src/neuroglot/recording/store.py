@@ -229,7 +229,7 @@ def _text(stores: Sequence[ShardStore], language: str) -> TextOfLanguage:
     for store, text in found:
         if text != found[0][1]:
             raise NeuroglotError(
-                f"{store.directory} and {found[0][0].directory} were recorded from different text in {language}; record "
-                "the parts from one corpus."
+                f"{store.directory} and {found[0][0].directory} were recorded from different text in {language}; "
+                "record the parts from one corpus."
             )
     return found[0][1]

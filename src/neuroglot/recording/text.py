@@ -327,7 +327,7 @@ class PackedText:
             self.read[reading.language] = known
         while self._waiting and len(self._running) < self._limit:
             reading = self._waiting.pop(0)
-            payload, said = TemporaryFile(), TemporaryFile()
+            payload, said = TemporaryFile(), TemporaryFile()  # noqa: SIM115 (they live as long as the process)
             dill.dump(reading, payload)
             payload.seek(0)
             # Not multiprocessing, which would run the caller's script again unless it is guarded against that.
