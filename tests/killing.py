@@ -16,12 +16,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import safetensors.torch
 import tiny
 import torch
 
 import neuroglot as ng
-from neuroglot import files
-from neuroglot.recording import merge, store, text
+from neuroglot.recording import merge, store
 
 SETTINGS = {"block": 16, "shard_tokens": 128, "readers": 0, "progress": False}
 model, corpus = tiny.model(), tiny.corpus(40)
@@ -47,7 +47,11 @@ def apart_then_merged(directory):
     merge([directory / "part-1", directory / "part-2"], directory)
 
 
-WAYS = {"at once": at_once, "in parts": in_parts, "apart, then merged": apart_then_merged}
+def only_merged(directory):
+    merge([directory.parent / "part-1", directory.parent / "part-2"], directory)
+
+
+WAYS = {"at once": at_once, "in parts": in_parts, "apart, then merged": apart_then_merged, "merge": only_merged}
 
 
 def die():
@@ -79,7 +83,7 @@ def arm(point, moment):
     def halve_first(path, _):
         os.truncate(path, os.path.getsize(path) // 2)
 
-    files.save_file = deadly(files.save_file, halve_second)
+    safetensors.torch.save_file = deadly(safetensors.torch.save_file, halve_second)
     Path.write_text = deadly(Path.write_text, lambda path, *_: halve_first(path, _))
     Path.write_bytes = deadly(Path.write_bytes, halve_first)
     Path.unlink = deadly(Path.unlink)
@@ -87,7 +91,6 @@ def arm(point, moment):
     os.replace = deadly(os.replace)
     os.fsync = deadly(os.fsync)
     store.shutil.rmtree = deadly(shutil.rmtree, lambda path, *_: None)
-    assert text.whole is files.whole
 
 
 def child(way, directory, point, moment):
@@ -111,14 +114,16 @@ def main(root, wanted, seed):
     began = time.perf_counter()
     record(root / "reference")
     takes = time.perf_counter() - began
+    for i in (1, 2):
+        record(root / f"part-{i}", (i, 2))
     right = (root / "reference" / "recording.safetensors").read_bytes()
     killed, finished = Counter(), Counter()
-    way, number = "at once", 0
+    way, number = next(iter(WAYS)), 0
     while killed.total() < wanted or number:
         directory = root / f"{way} {finished.total()}"
-        point = dice.randint(1, 90) if dice.random() < 0.6 else 0
+        point = dice.randint(1, 12 if way == "merge" else 90) if dice.random() < 0.6 or way == "merge" else 0
         moment = dice.choice(["before", "middle", "after"])
-        last = killed.total() >= wanted or number > 12
+        last = killed.total() >= wanted or number > 8
         pid = child(way, directory, 0 if last else point, moment)
         if not point and not last:
             time.sleep(dice.uniform(0, takes))
@@ -133,7 +138,7 @@ def main(root, wanted, seed):
         at_once(directory)  # a finished one is taken as it is, and what a killed one left behind goes
         finished[way] += 1
         shutil.rmtree(directory)
-        way, number = dice.choice(list(WAYS)), 0
+        way, number = list(WAYS)[finished.total() % len(WAYS)], 0
     print(json.dumps({"killed": killed, "finished": finished}))
 
 

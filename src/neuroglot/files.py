@@ -13,13 +13,14 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
+
+if TYPE_CHECKING:  # processes that only read text do without torch, which takes seconds to import
+    from torch import Tensor
 
 __all__ = ["DRAFT", "load_tensors", "save_tensors", "save_text", "whole", "writing"]
 
@@ -99,7 +100,7 @@ def save_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def _checksum(tensors: Mapping[str, "Tensor"]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -108,9 +109,11 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_tensors(
-    path: str | Path, kind: str, version: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+    path: str | Path, kind: str, version: int, tensors: Mapping[str, "Tensor"], about: Mapping[str, Any]
 ) -> Path:
     """Write CPU tensors as one safetensors file with its kind, format version, checksum and `about` (JSON) inside."""
+    from safetensors.torch import save_file
+
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     header = {"kind": kind, "version": version, "sha256": _checksum(tensors), "about": dict(about)}
     with whole(path) as draft:
@@ -118,7 +121,7 @@ def save_tensors(
     return Path(path)
 
 
-def load_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: str | Path, kind: str, version: int) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Read back what `save_tensors` wrote: the tensors and `about`.
 
     Raises:

@@ -1,8 +1,6 @@
 """Documents joined and packed into blocks of tokens, as in pre-training."""
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -11,27 +9,9 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.model import Model
+from neuroglot.reading import check_vocabulary, token_rows, too_short
 
-__all__ = ["check_vocabulary", "pack", "text_of_block", "token_rows", "tokenize", "too_short", "with_bos"]
-
-DOCUMENTS_AT_ONCE = 256
-CHARACTERS_AT_ONCE = 1 << 20
-
-
-def token_rows(tokenizer: Any, documents: Iterable[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The documents a few at a time, with their tokens: a line break after each, one int32 row, no special tokens."""
-    for batch in _batches(documents):
-        ids = tokenizer([document + "\n" for document in batch], add_special_tokens=False, verbose=False)["input_ids"]
-        yield batch, np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sum(map(len, ids)))
-
-
-def check_vocabulary(row: np.ndarray, vocabulary: int, model: str) -> None:
-    """Refuse tokens that the model does not know."""
-    if len(row) and row.max() >= vocabulary:
-        raise NeuroglotError(
-            f"The tokenizer gives token {row.max()}, but the model {model} knows {vocabulary}; they do not "
-            "belong together."
-        )
+__all__ = ["pack", "text_of_block", "tokenize", "with_bos"]
 
 
 def tokenize(model: Model, documents: Iterable[str], tokens: int) -> Int[Tensor, " tokens"]:
@@ -71,14 +51,6 @@ def with_bos(row: Int[Tensor, " tokens"], text: int, bos: int | None) -> Int[Ten
     return torch.cat([begin.expand(len(blocks), -1), blocks], dim=1)
 
 
-def too_short(language: str, count: int, tokens: int, block: int) -> NeuroglotError:
-    """What to say of a language that does not fill one block."""
-    return NeuroglotError(
-        f"{language} has {count} tokens (at most {tokens} were asked for), too few for one block of {block}; "
-        "add text, ask for more, or use a smaller block."
-    )
-
-
 def pack(
     model: Model, documents: Iterable[str], language: str, *, block: int, tokens: int
 ) -> Int[Tensor, "blocks block"]:
@@ -95,17 +67,3 @@ def pack(
     if len(row) < text:
         raise too_short(language, len(row), tokens, block)
     return with_bos(row, text, model.bos)
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Some hundred documents at a time, fewer of long ones, so that they never fill the memory."""
-    batch: list[str] = []
-    length = 0
-    for document in documents:
-        batch.append(document)
-        length += len(document)
-        if len(batch) == DOCUMENTS_AT_ONCE or length >= CHARACTERS_AT_ONCE:
-            yield batch
-            batch, length = [], 0
-    if batch:
-        yield batch

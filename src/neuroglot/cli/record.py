@@ -71,8 +71,8 @@ def record(
         int | None,
         typer.Option(
             min=0,
-            help="Processes that read and tokenise ahead of the model. [default: 0 up to 2 million tokens, else half the "
-            "cores]",
+            help="Processes that read and tokenise ahead of the model. [default: 0 up to 2 million tokens, else half "
+            "the cores]",
             show_default=False,
         ),
     ] = None,

@@ -17,12 +17,13 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.model import Model
 from neuroglot.packing import text_of_block
 from neuroglot.progress import reading, token_progress
+from neuroglot.reading import Reading, shard_name
 from neuroglot.recording.experts import Experts
 from neuroglot.recording.recording import Provenance, Recording
 from neuroglot.recording.shard_pass import Engine, Here, Work
 from neuroglot.recording.statistics import STATISTICS
 from neuroglot.recording.store import ShardStore
-from neuroglot.recording.text import PackedText, Reading, Shard, mine, shard_name
+from neuroglot.recording.text import PackedText, Shard, mine
 
 if TYPE_CHECKING:  # which is above: a recording needs only its labels
     from neuroglot.experts import Partition

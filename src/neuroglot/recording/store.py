@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.files import DRAFT, save_text, writing
+from neuroglot.reading import TextOfLanguage, shard_name
 from neuroglot.recording.recording import Recording
-from neuroglot.recording.text import TextOfLanguage, shard_name
 
 __all__ = ["ShardStore", "merge"]
 
@@ -55,8 +55,8 @@ class ShardStore:
     def _plan(path: Path) -> dict[str, Any] | None:
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
-        except FileNotFoundError:
-            return None
+        except (FileNotFoundError, NotADirectoryError):
+            return None  # if a file is in the way, writing will say so
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NeuroglotError(f"{path} is damaged; delete {path.parent} to record again.") from error
 
