@@ -73,7 +73,13 @@ def run(tmp_path_factory, checkpoint, corpus):
 
 def test_a_run_holds_what_the_design_says(run):
     manifest = json.loads((run / "run.json").read_text())
-    assert manifest["record"] == {"tokens": 2000, "block": 32, "batch_tokens": None, "experts": None}
+    assert manifest["record"] == {
+        "tokens": 2000,
+        "block": 32,
+        "batch_tokens": None,
+        "shard_tokens": None,
+        "experts": None,
+    }
     assert manifest["identify"]["lape"] == {"top_fraction": 0.2, "activity_quantile": 0.6}
     assert manifest["neuroglot"] == ng.__version__
     assert ng.Recording.load(run / "recording" / "recording.safetensors").languages == ("en", "fr", "ru")
@@ -213,3 +219,38 @@ def test_in_a_process_of_its_own(tmp_path, checkpoint):
     assert result.stdout == ""
     assert result.stderr.startswith("error: There is no corpus at") and result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_parts_recorded_by_themselves_merge_into_the_run(tmp_path, checkpoint, corpus, run, monkeypatch, capsys):
+    parts = tmp_path / "parts"
+    asked = ("record", checkpoint, corpus, "--block", 32, "--tokens", 2000, "--out")
+    said = neuroglot(*asked, parts, "--shard", "2/2")
+    assert f"neuroglot merge {parts}" in said.replace("\n", " ")
+    assert "shards are missing" in refused(monkeypatch, capsys, "merge", parts)
+    assert "no finished recording" in refused(monkeypatch, capsys, "identify", parts)
+    neuroglot(*asked, tmp_path / "elsewhere", "--shard", "1/2")
+    neuroglot("merge", parts, tmp_path / "elsewhere", "--out", tmp_path / "whole")
+    neuroglot(*asked, parts, "--shard", "1/2")
+    neuroglot("merge", parts)
+    for made in (parts, tmp_path / "whole"):
+        assert (made / "recording" / "recording.safetensors").read_bytes() == (
+            run / "recording" / "recording.safetensors"
+        ).read_bytes()
+        neuroglot("identify", made, "--top-fraction", 0.2, "--activity-quantile", 0.6)
+    assert "--shard is i/n" in refused(monkeypatch, capsys, *asked, parts, "--shard", "3/2")
+    assert "--engine is here or ray" in refused(monkeypatch, capsys, *asked, parts, "--engine", "spark")
+
+
+@pytest.mark.parametrize("experts", [(), ("--experts", 4)])
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, checkpoint, corpus, experts):
+    asked = ("record", checkpoint, corpus, "--block", 32, "--shard-tokens", 500, "--out", tmp_path / "run", *experts)
+    said = neuroglot(*asked, "--dry-run")
+    assert not (tmp_path / "run").exists()
+    lines = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
+    neuroglot(*asked)
+    made = ng.Recording.load(tmp_path / "run" / "recording" / "recording.safetensors")
+    held = sum(each.numel() * each.itemsize for each in (made.tokens, *made.sums.values()))
+    assert lines["recording, in memory and on disk"] == f"{held:,} bytes"
+    text = [json.loads(path.read_text()) for path in (tmp_path / "run" / "recording" / "text").glob("*.json")]
+    assert lines["shards"].split()[0] == str(sum(len(each["shards"]) for each in text))
+    assert "tokens/s each" in lines["time"]

@@ -1,5 +1,7 @@
 """The one pass against brute force, and the laws of adding."""
 
+import json
+
 import pytest
 import tiny
 import torch
@@ -153,7 +155,8 @@ def test_a_damaged_shard_is_recorded_again(tmp_path):
     whole = ng.record(model, corpus, directory=tmp_path, **settings)
     (tmp_path / "recording.safetensors").unlink()
     (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "fr-00000.safetensors").write_bytes(b"half a file")
+    digest = json.loads((tmp_path / "text" / "fr.json").read_text())["shards"][0]
+    (tmp_path / "shards" / f"fr-00000-{digest}.safetensors").write_bytes(b"half a file")
     again = ng.record(model, corpus, directory=tmp_path, **settings)
     assert torch.equal(again.active, whole.active)
 

@@ -13,15 +13,34 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["load_tensors", "save_tensors", "save_text", "whole"]
+if TYPE_CHECKING:  # processes that only read text do without torch, which takes seconds to import
+    from torch import Tensor
+
+__all__ = ["DRAFT", "load_tensors", "save_tensors", "save_text", "whole", "writing"]
+
+DRAFT = ".partial"  # ends the hidden name of what is being written
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say in one sentence why `path` cannot be written, if it cannot.
+
+    Raises:
+        NeuroglotError: the disk is full, read-only, not a directory ….
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _write_failure(error)
+        if reason is None:
+            raise
+        raise NeuroglotError(f"{path} cannot be written: {reason}; nothing was changed there.") from error
 
 
 @contextmanager
@@ -32,20 +51,16 @@ def whole(path: str | Path) -> Iterator[Path]:
         NeuroglotError: the place cannot be written (disk full, read-only, not a directory …); `path` is then as it was.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{DRAFT}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
-        if draft.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(draft, path)
-        _flush(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = _write_failure(error)
-        if reason is None:
-            raise
-        raise NeuroglotError(f"{path} cannot be written: {reason}; nothing was changed there.") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+            _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
+            if draft.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            os.replace(draft, path)
+            _flush(path.parent)
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
@@ -85,7 +100,7 @@ def save_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def _checksum(tensors: Mapping[str, "Tensor"]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -94,9 +109,11 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_tensors(
-    path: str | Path, kind: str, version: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+    path: str | Path, kind: str, version: int, tensors: Mapping[str, "Tensor"], about: Mapping[str, Any]
 ) -> Path:
     """Write CPU tensors as one safetensors file with its kind, format version, checksum and `about` (JSON) inside."""
+    from safetensors.torch import save_file
+
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     header = {"kind": kind, "version": version, "sha256": _checksum(tensors), "about": dict(about)}
     with whole(path) as draft:
@@ -104,7 +121,7 @@ def save_tensors(
     return Path(path)
 
 
-def load_tensors(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: str | Path, kind: str, version: int) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Read back what `save_tensors` wrote: the tensors and `about`.
 
     Raises:

@@ -1,6 +1,7 @@
 """A causal language model with its tokenizer and its FFN neurons."""
 
 import hashlib
+import importlib.util
 import json
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from neuroglot.errors import NeuroglotError
@@ -20,6 +21,7 @@ from neuroglot.narrow import opener
 __all__ = ["Model", "load_model"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["8bit", "4bit"]
 
 
 class Model:
@@ -33,6 +35,7 @@ class Model:
         name: what it is called in results.
         ffns: the FFN of each layer.
         prompt_tokens: how many positions are the prompt, while `prompt_length` says so.
+        opened: the arguments of `load_model`, if that opened it, so that another process can.
 
     Raises:
         NeuroglotError: the architecture is not supported.
@@ -41,7 +44,9 @@ class Model:
     def __init__(self, network: nn.Module, tokenizer: Any, name: str | None = None):
         self.network: Any = network.eval()
         self.tokenizer = tokenizer
-        self.name = name or getattr(network.config, "name_or_path", "") or network.config.model_type  # type: ignore[union-attr]
+        config: Any = network.config
+        self.name: str = name or getattr(config, "name_or_path", "") or config.model_type
+        self.opened: dict[str, Any] | None = None
         self.ffns: list[FFN] = find_ffns(network)
         self.prompt_tokens: int | None = None
 
@@ -133,8 +138,16 @@ class Model:
         digest = hashlib.sha256(f"{self.text_config.model_type} {self.layers} {widths}".encode())
         for name, weight in sorted(self.network.named_parameters()):  # a tied weight comes once
             digest.update(f"{name} {tuple(weight.shape)}".encode())
-            if weight.device.type == "meta" or not weight.is_floating_point():
-                continue  # offloaded or packed: its name and shape must do
+            if weight.device.type == "meta":
+                weight = _offloaded(self.network, name)
+                if weight is None:
+                    continue  # nowhere: its name and shape must do
+            if not weight.is_floating_point():  # quantised: its bytes as they are
+                packed = weight.detach().flatten().view(torch.uint8)
+                digest.update(
+                    f"{int(packed.sum())}".encode() + packed[:: max(1, len(packed) // 64)].cpu().numpy().tobytes()
+                )
+                continue
             bits = weight.detach().flatten().to(torch.bfloat16)
             words = bits[: len(bits) // 4 * 4].clone().view(torch.int64)  # four weights at once; sums may wrap around
             digest.update(f"{int(words.sum())} {bits[len(words) * 4 :].tolist()}".encode())
@@ -155,6 +168,8 @@ def load_model(
     dtype: Dtype = "auto",
     device: str | None = None,
     device_map: str | dict[str, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    quantize: Quantize | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """Open a model.
@@ -166,6 +181,8 @@ def load_model(
         dtype: of the weights. `auto` is float32 on a CPU, and the checkpoint's own elsewhere.
         device: `cpu`, `cuda`, `cuda:1`, `mps` …; by default a GPU if there is one.
         device_map: spread a model over several devices, as `accelerate` does (`auto`); instead of `device`.
+        offload_folder: where `device_map` puts what fits neither on GPUs nor in memory.
+        quantize: weights of `8bit` or `4bit` (NF4), packed as they are read; needs bitsandbytes.
         trust_remote_code: run Python code that comes with the checkpoint.
 
     Raises:
@@ -192,6 +209,9 @@ def load_model(
         raise NeuroglotError("device and device_map say the same thing in two ways; give one of them.")
     on_cpu = device_map == {"": "cpu"}
     weights: Any = {"auto": torch.float32 if on_cpu else "auto"}.get(dtype) or getattr(torch, dtype)
+    extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
+    if quantize is not None:
+        extra["quantization_config"] = _quantization(quantize, weights)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -202,6 +222,7 @@ def load_model(
             device_map=device_map,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **extra,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
@@ -214,7 +235,43 @@ def load_model(
             f"{name} lacks weights that its architecture has ({sorted(loading['missing_keys'])[0]} …); it is "
             "incomplete or its config.json belongs to another model."
         )
-    return Model(network, tokenizer, name=name)
+    model = Model(network, tokenizer, name=name)
+    model.opened = {
+        "source": name,
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
+        "device_map": None if device is not None or device_map == {"": network.device.type} else device_map,
+        "offload_folder": offload_folder,
+        "quantize": quantize,
+        "trust_remote_code": trust_remote_code,
+    }
+    return model
+
+
+def _quantization(quantize: Quantize, weights: Any) -> Any:
+    """What transformers needs to know to pack the weights.
+
+    Raises:
+        NeuroglotError: bitsandbytes is missing.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise NeuroglotError(f'{quantize} weights need bitsandbytes; pip install "neuroglot[quantize]".')
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.bfloat16 if weights == "auto" else weights
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def _offloaded(network: Any, name: str) -> Tensor | None:
+    """A weight that accelerate keeps in memory or on disk until its layer runs."""
+    module, _, leaf = name.rpartition(".")
+    hook = getattr(network.get_submodule(module), "_hf_hook", None)
+    for each in getattr(hook, "hooks", [hook]):
+        kept = getattr(each, "weights_map", None)
+        if kept is not None:
+            return torch.as_tensor(kept[leaf])
+    return None
 
 
 def _why_not_opened(name: str, path: str, error: Exception) -> str:

@@ -1,7 +1,6 @@
 """Documents joined and packed into blocks of tokens, as in pre-training."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -10,10 +9,9 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.model import Model
+from neuroglot.reading import check_vocabulary, token_rows, too_short
 
-__all__ = ["pack", "tokenize"]
-
-DOCUMENTS_AT_ONCE = 256
+__all__ = ["pack", "text_of_block", "tokenize", "with_bos"]
 
 
 def tokenize(model: Model, documents: Iterable[str], tokens: int) -> Int[Tensor, " tokens"]:
@@ -24,20 +22,33 @@ def tokenize(model: Model, documents: Iterable[str], tokens: int) -> Int[Tensor,
     """
     parts: list[np.ndarray] = []
     count = 0
-    for batch in _batches(documents, DOCUMENTS_AT_ONCE):
-        texts = [document + "\n" for document in batch]
-        for ids in model.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-            parts.append(np.asarray(ids, dtype=np.int32))
-            count += len(ids)
+    for _, row in token_rows(model.tokenizer, documents):
+        parts.append(row)
+        count += len(row)
         if count >= tokens:
             break
     row = np.concatenate(parts)[:tokens] if parts else np.empty(0, dtype=np.int32)
-    if len(row) and row.max() >= model.vocabulary:
-        raise NeuroglotError(
-            f"The tokenizer gives token {row.max()}, but the model {model.name} knows {model.vocabulary}; they do not "
-            "belong together."
-        )
+    check_vocabulary(row, model.vocabulary, model.name)
     return torch.from_numpy(row)
+
+
+def text_of_block(model: Model, block: int) -> int:
+    """How many tokens of text a block of `block` tokens holds: all but BOS.
+
+    Raises:
+        NeuroglotError: the model cannot read blocks so long.
+    """
+    limit = getattr(model.text_config, "max_position_embeddings", None) or block
+    if not 2 <= block <= limit:
+        raise NeuroglotError(f"block must be from 2 to {limit} tokens for {model.name}, not {block}.")
+    return block - (model.bos is not None)
+
+
+def with_bos(row: Int[Tensor, " tokens"], text: int, bos: int | None) -> Int[Tensor, "blocks block"]:
+    """Full blocks of `text` tokens, BOS before each where there is one; what is left over at the end is dropped."""
+    blocks = row[: len(row) // text * text].view(-1, text)
+    begin = torch.tensor([] if bos is None else [bos], dtype=torch.int32)
+    return torch.cat([begin.expand(len(blocks), -1), blocks], dim=1)
 
 
 def pack(
@@ -51,23 +62,8 @@ def pack(
     Raises:
         NeuroglotError: the text is too short for one block, or the model cannot read blocks so long.
     """
-    limit = getattr(model.text_config, "max_position_embeddings", None) or block
-    if not 2 <= block <= limit:
-        raise NeuroglotError(f"block must be from 2 to {limit} tokens for {model.name}, not {block}.")
-    bos = [] if model.bos is None else [model.bos]
-    text = block - len(bos)
+    text = text_of_block(model, block)
     row = tokenize(model, documents, tokens)
-    count = len(row) // text
-    if count == 0:
-        raise NeuroglotError(
-            f"{language} has {len(row)} tokens (at most {tokens} were asked for), too few for one block of {block}; "
-            "add text, ask for more, or use a smaller block."
-        )
-    blocks = row[: count * text].view(count, text)
-    return torch.cat([torch.tensor([bos], dtype=torch.int32).expand(count, -1), blocks], dim=1)
-
-
-def _batches(documents: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(documents)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    if len(row) < text:
+        raise too_short(language, len(row), tokens, block)
+    return with_bos(row, text, model.bos)

@@ -1,7 +1,7 @@
 """Progress of long work, on the terminal's error stream."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["progress_bar", "token_progress"]
+__all__ = ["progress_bar", "reading", "token_progress"]
 
 
 class TokenRate(ProgressColumn):
@@ -39,9 +39,19 @@ class Count(ProgressColumn):
         return Text(f"{task.completed:,.0f} of {task.total or 0:,.0f} {self.unit}")
 
 
+def reading(shown: bool = True) -> AbstractContextManager[object]:
+    """A sign that text is being read, which may take a while and has no known end to measure progress by."""
+    return Console(stderr=True).status("reading the corpus") if shown else nullcontext()
+
+
 @contextmanager
-def token_progress(title: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int, str], None]]:
-    """A bar over `total` tokens. Inside the block, call `advance(tokens, what)`."""
+def token_progress(
+    title: str, total: int | Callable[[], int], *, shown: bool = True
+) -> Iterator[Callable[[int, str], None]]:
+    """A bar over `total` tokens, which a function may know better as time goes on.
+
+    Inside the block, call `advance(tokens, what)`.
+    """
     with _bar(title, total, TokenRate(), shown) as advance:
         yield advance
 
@@ -54,7 +64,10 @@ def progress_bar(title: str, total: int, *, unit: str, shown: bool = True) -> It
 
 
 @contextmanager
-def _bar(title: str, total: int, column: ProgressColumn, shown: bool) -> Iterator[Callable[[int, str], None]]:
+def _bar(
+    title: str, total: int | Callable[[], int], column: ProgressColumn, shown: bool
+) -> Iterator[Callable[[int, str], None]]:
+    known = total if callable(total) else lambda: total
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,10 +80,10 @@ def _bar(title: str, total: int, column: ProgressColumn, shown: bool) -> Iterato
         speed_estimate_period=120,
     )
     with bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(title, total=known())
 
         def advance(tokens: int, what: str) -> None:
-            bar.update(task, advance=tokens, description=f"{title} {what}")
+            bar.update(task, advance=tokens, total=known(), description=f"{title} {what}")
 
         yield advance
         bar.update(task, description=title)

@@ -14,6 +14,7 @@ report.html
 """
 
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,10 +25,10 @@ from pydantic import BaseModel, Field, ValidationError
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts import Partition, partition
-from neuroglot.files import save_text
-from neuroglot.model import Dtype, Model, load_model
+from neuroglot.files import DRAFT, save_text
+from neuroglot.model import Dtype, Model, Quantize, load_model
 from neuroglot.neurons import NeuronSet
-from neuroglot.recording import Recording, record
+from neuroglot.recording import Engine, Recording, merge, record
 
 __all__ = ["AlignSettings", "ExpertSettings", "ModelSettings", "RecordSettings", "Run", "TextSettings"]
 
@@ -45,6 +46,8 @@ class ModelSettings(BaseModel):
     """Where the model runs; by default a GPU if there is one."""
     device_map: str | None = None
     """How a large model is spread over devices, such as auto."""
+    quantize: Quantize | None = None
+    """Weights of 8bit or 4bit; needs bitsandbytes."""
     trust_remote_code: bool = False
     """Whether code that comes with the checkpoint may run."""
 
@@ -56,6 +59,7 @@ class ModelSettings(BaseModel):
             dtype=self.dtype,
             device=self.device,
             device_map=self.device_map,
+            quantize=self.quantize,
             trust_remote_code=self.trust_remote_code,
         )
 
@@ -100,6 +104,8 @@ class RecordSettings(BaseModel):
     """Tokens a block, with BOS."""
     batch_tokens: int | None = Field(None, ge=1)
     """Tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU."""
+    shard_tokens: int | None = Field(None, ge=2)
+    """Tokens a shard; by default 131,072, or a 64th of `tokens` where that is more."""
     experts: ExpertSettings | None = None
     """Count experts in the same pass."""
 
@@ -199,7 +205,7 @@ class Run:
                         f"{path} is a run with another {'; '.join(differing)}; choose another --out, or delete it."
                     )
             return old
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(item.suffix != DRAFT for item in path.iterdir())):
             raise NeuroglotError(f"{path} exists and is not a run; choose another --out.")
         run = cls(path, manifest)
         run.save()
@@ -228,12 +234,39 @@ class Run:
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 
-    def record(self, model: Model, corpus: Corpus, *, progress: bool = True) -> Recording:
-        """Make the recording, or go on with it, or read it if it is finished."""
+    @classmethod
+    def merge(cls, runs: Sequence[str | Path], out: str | Path | None = None) -> tuple["Run", Recording]:
+        """Add up the parts that the runs hold in `out`, by default the first of them.
+
+        Raises:
+            NeuroglotError: the runs differ in model, text or setting, or a shard is missing; `out` is something else.
+        """
+        opened = [cls.open(path) for path in runs]
+        target = Path(out) if out is not None else opened[0].path
+        first = opened[0].manifest
+        if not (target / "run.json").is_file():
+            run = cls.create(target, first.model, first.text, first.record)
+            run.manifest.experts = first.experts
+            run.save()
+        directories = dict.fromkeys(each.path.resolve() / "recording" for each in opened)
+        run = cls.open(target)
+        return run, merge(list(directories), run.path / "recording")
+
+    def record(
+        self,
+        model: Model,
+        corpus: Corpus,
+        *,
+        part: tuple[int, int] = (1, 1),
+        engine: Engine | None = None,
+        readers: int | None = None,
+        progress: bool = True,
+    ) -> Recording:
+        """Make the recording or a part of it, or go on with it, or read it if it is finished; see `record`."""
         settings = self.manifest.record
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {"part": part, "engine": engine, "readers": readers}
         if settings.experts is not None:
-            extra = {
+            extra |= {
                 "statistics": ("active", "activation", "hidden", "magnitude"),
                 "partition": self._make_partition(model, settings.experts),
                 "top": settings.experts.top,
@@ -249,6 +282,7 @@ class Run:
             tokens=how.tokens,
             block=how.block,
             batch_tokens=how.batch_tokens,
+            shard_tokens=how.shard_tokens,
             directory=directory,
             progress=progress,
             **extra,

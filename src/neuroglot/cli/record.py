@@ -1,7 +1,7 @@
 """`neuroglot record`: one pass over the corpus."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +10,9 @@ from neuroglot.cli.options import CorpusArgument, DeviceOption, DtypeOption, Lan
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
+    from neuroglot.corpus import Corpus
     from neuroglot.model import Model
+    from neuroglot.recording import Ray
     from neuroglot.run import ModelSettings, RecordSettings, Run, TextSettings
 
 
@@ -35,6 +37,48 @@ def record(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(help="Pack the weights to 8bit or 4bit; needs bitsandbytes.", show_default=False),
+    ] = None,
+    shard_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Tokens a shard. [default: 131072, or a 64th of --tokens if that is more]",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="i/n",
+            help="Record only part i of n, as in a Slurm array; then `neuroglot merge`.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="here, or ray: many workers, on this machine or a cluster.")] = "here",
+    workers: Annotated[int, typer.Option(min=1, help="With ray: how many, each with the model.")] = 2,
+    gpus_per_worker: Annotated[
+        int | None,
+        typer.Option(min=0, help="With ray: GPUs of a worker. [default: 1 if there is any]", show_default=False),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="With ray: an existing cluster. [default: workers on this machine]", show_default=False),
+    ] = None,
+    readers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that read and tokenise ahead of the model. [default: 0 up to 2 million tokens, else half "
+            "the cores]",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take (shards, bytes, time), and write nothing.")
+    ] = False,
     device_map: Annotated[str | None, typer.Option(help="Spread a large model over devices: auto.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
 ) -> None:
@@ -42,6 +86,7 @@ def record(
 
     Can be stopped and started again with the same command: finished shards are kept.
     """
+    from neuroglot.recording import Ray
     from neuroglot.run import ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
     model_settings = checked(
@@ -51,14 +96,41 @@ def record(
         dtype=dtype,
         device=device,
         device_map=device_map,
+        quantize=quantize,
         trust_remote_code=trust_remote_code,
     )
     text = TextSettings(source=corpus, languages=split(languages), text_column=text_column, hold_out=hold_out)
-    recording = RecordSettings(tokens=tokens, block=block, batch_tokens=batch_tokens)
+    recording = RecordSettings(tokens=tokens, block=block, batch_tokens=batch_tokens, shard_tokens=shard_tokens)
     if experts is not None:
         recording.experts = ExpertSettings(experts=experts)
-    run, _ = record_run(folder or default_folder(model, corpus), model_settings, text, recording)
-    out.print(f"next: neuroglot identify {run.path}")
+    if engine not in ("here", "ray"):
+        raise NeuroglotError(f"--engine is here or ray, not {engine!r}.")
+    cluster = None
+    if engine == "ray":
+        opening = {
+            name: value for name, value in model_settings.model_dump().items() if name not in ("device", "device_map")
+        }
+        cluster = Ray(workers, gpus_per_worker, address=address, opening=opening)
+    where = folder or default_folder(model, corpus)
+    part = part_of(shard)
+    if dry_run:
+        print_forecast(model_settings, text, recording, part[1] * (cluster.workers if cluster else 1))
+        return
+    run, _ = record_run(where, model_settings, text, recording, part=part, engine=cluster, readers=readers)
+    if part == (1, 1):
+        out.print(f"next: neuroglot identify {run.path}")
+    else:
+        out.print(f"next, when all {part[1]} parts are there: neuroglot merge {run.path}")
+
+
+def part_of(shard: str | None) -> tuple[int, int]:
+    """(2, 8) from `2/8`; the whole by default."""
+    if shard is None:
+        return 1, 1
+    first, _, last = shard.partition("/")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise NeuroglotError(f"--shard is i/n with 1 ≤ i ≤ n, such as 2/8, not {shard!r}.")
+    return int(first), int(last)
 
 
 def default_folder(model: str, corpus: str) -> Path:
@@ -67,21 +139,91 @@ def default_folder(model: str, corpus: str) -> Path:
     return Path("runs") / name
 
 
-def record_run(
-    folder: Path, model_settings: "ModelSettings", text: "TextSettings", recording: "RecordSettings"
-) -> "tuple[Run, Model]":
-    """Make or reopen the run, and record what is missing."""
-    from neuroglot.run import Run
+def print_forecast(
+    model_settings: "ModelSettings", text: "TextSettings", recording: "RecordSettings", workers: int
+) -> None:
+    """Say what a recording would take."""
+    from datetime import timedelta
 
+    from neuroglot.experts import partition
+    from neuroglot.recording import forecast
+
+    to_record = languages_to_record(text)
+    model = open_model(model_settings)
+    kept: dict[str, Any] = {}
+    if recording.experts is not None:  # how they are grouped changes neither bytes nor time
+        kept["statistics"] = ("active", "activation", "hidden", "magnitude")
+        kept["partition"] = partition(model, recording.experts.experts, kind="contiguous")
+        kept["top"] = recording.experts.top
+    with err.status("reading the corpus and timing one shard"):
+        said = forecast(
+            model,
+            to_record,
+            tokens=recording.tokens,
+            block=recording.block,
+            batch_tokens=recording.batch_tokens,
+            shard_tokens=recording.shard_tokens,
+            **kept,
+        )
+    size = said.footprint
+    time = timedelta(seconds=round(said.seconds(workers)))
+    lines = {
+        "shards": f"{size.shards} ({', '.join(f'{tag} {count}' for tag, count in said.shards.items())})",
+        "recording, in memory and on disk": _bytes(size.recording),
+        "shards on disk until it is finished": _bytes(size.shards_on_disk),
+        "packed tokens on disk, at most": _bytes(size.tokens_on_disk),
+        "memory while shards are added": _bytes(size.adding),
+        "a worker, beside the model": _bytes(size.worker),
+        "a sample of a parallel corpus (align)": _bytes(size.samples(1)),
+        "time": f"{time} on {workers} worker{'s' if workers > 1 else ''} at {said.rate:,.0f} tokens/s each "
+        f"(timed on {said.timed:,} of {said.total:,} tokens)",
+    }
+    for what, value in lines.items():
+        out.print(f"{what}: {value}", highlight=False, soft_wrap=True)
+    out.print("nothing was written; leave out --dry-run to record")
+
+
+def _bytes(count: int) -> str:
+    return f"{count:,} bytes" if count < 10**6 else f"{count:,} bytes ({count / 10**9:.2f} GB)"
+
+
+def languages_to_record(text: "TextSettings") -> "Corpus":
+    """The text to record, of two languages at least."""
     to_record, _ = text.load()
     if len(to_record.languages) < 2:
         raise NeuroglotError(
             f"{text.source} gives only {to_record.languages[0]}; every method compares languages, so give at least two."
         )
-    with err.status(f"opening {model_settings.source} (a GGUF file takes a minute or two the first time)"):
-        model = model_settings.load()
+    return to_record
+
+
+def open_model(settings: "ModelSettings") -> "Model":
+    """Open the model, and say so."""
+    with err.status(f"opening {settings.source} (a GGUF file takes a minute or two the first time)"):
+        return settings.load()
+
+
+def record_run(
+    folder: Path,
+    model_settings: "ModelSettings",
+    text: "TextSettings",
+    recording: "RecordSettings",
+    *,
+    part: tuple[int, int] = (1, 1),
+    engine: "Ray | None" = None,
+    readers: int | None = None,
+) -> "tuple[Run, Model]":
+    """Make or reopen the run, and record what is missing."""
+    from neuroglot.run import Run
+
+    to_record = languages_to_record(text)
+    here = model_settings
+    if engine is not None:  # the model is needed here for its tokenizer and fingerprint, not to run
+        narrow = "bfloat16" if engine.gpus and here.dtype == "auto" else here.dtype
+        here = here.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
+    model = open_model(here)
     run = Run.create(folder, model_settings, text, recording)
-    made = run.record(model, to_record)
+    made = run.record(model, to_record, part=part, engine=engine, readers=readers)
     out.print(
         f"recorded {int(made.tokens.sum()):,} tokens in {len(made.languages)} languages: {run.path / 'recording'}"
     )

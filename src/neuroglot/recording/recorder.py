@@ -5,51 +5,32 @@ their own and the recording is the sum of the shards in their order, so that the
 whether the pass ran at once, was interrupted and resumed, or was shared between workers.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
-from jaxtyping import Int
-from rich.console import Console
-from torch import Tensor
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from neuroglot.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.ffn import watch
 from neuroglot.model import Model
-from neuroglot.packing import pack
-from neuroglot.progress import token_progress
+from neuroglot.packing import text_of_block
+from neuroglot.progress import reading, token_progress
+from neuroglot.reading import Reading, shard_name
 from neuroglot.recording.experts import Experts
 from neuroglot.recording.recording import Provenance, Recording
-from neuroglot.recording.statistics import STATISTICS, Statistic
+from neuroglot.recording.shard_pass import Engine, Here, Work
+from neuroglot.recording.statistics import STATISTICS
 from neuroglot.recording.store import ShardStore
+from neuroglot.recording.text import PackedText, Shard, mine
 
 if TYPE_CHECKING:  # which is above: a recording needs only its labels
     from neuroglot.experts import Partition
 
-__all__ = ["Shard", "record"]
+__all__ = ["record", "shard_size", "work_on"]
 
-
-@dataclass(frozen=True)
-class Shard:
-    """A fixed piece of the packed corpus: some blocks of one language."""
-
-    language: str
-    index: int
-    blocks: Int[Tensor, "blocks block"]
-
-    @property
-    def name(self) -> str:
-        """What its file is called."""
-        return f"{self.language}-{self.index:05d}"
-
-    @property
-    def digest(self) -> str:
-        """A digest of its tokens."""
-        return hashlib.sha256(self.blocks.contiguous().numpy().tobytes()).hexdigest()[:32]
+LONG = 2_000_000  # tokens of a language from which reading it ahead of the model is worth processes of its own
 
 
 def record(
@@ -62,15 +43,17 @@ def record(
     partition: "Partition | None" = None,
     top: Sequence[float | int] = (0.1,),
     batch_tokens: int | None = None,
-    shard_tokens: int = 131_072,
+    shard_tokens: int | None = None,
     directory: str | Path | None = None,
     part: tuple[int, int] = (1, 1),
+    engine: Engine | None = None,
+    readers: int | None = None,
     progress: bool = True,
 ) -> Recording:
     """Run the text through the model once and keep the statistics of its neurons, by language.
 
     The language-model head is never run. Documents of a language are joined and packed into blocks; neither BOS nor
-    what is left over at the end is counted.
+    what is left over at the end is counted. The text is never wholly in memory: packed tokens go through the disk.
 
     Args:
         model: whose neurons.
@@ -84,27 +67,97 @@ def record(
             Each entry is counted on its own, in one pass.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU. Another changes sums by
             rounding only, never a shard's tokens.
-        shard_tokens: tokens a shard, about; what an interruption can cost at most.
+        shard_tokens: tokens a shard, about; what an interruption can cost at most. By default 131,072, or a 64th of
+            `tokens` where that is more.
         directory: keep finished shards there, and go on from those that an interrupted run of the same settings left.
-        part: (i, n): only every n-th shard, beginning with the i-th (from 1); add the n recordings for the whole.
+        part: (i, n): only every n-th shard, beginning with the i-th (from 1). Its shards stay in `directory`, where
+            all parts may be recorded at once, until `neuroglot.recording.merge` adds them up.
+        engine: who does the work: by default this process; a `Ray` has workers, here or on a cluster.
+        readers: processes that read and tokenise ahead of the model, a language each; 0 reads all the text first. By
+            default 0 up to two million tokens of a language, else at most half as many as there are cores.
         progress: show a bar.
 
     Returns:
-        The Recording; with `directory`, it is saved there as `recording.safetensors` too.
+        The Recording; with `directory`, it is saved there as `recording.safetensors` too, unless it is a part.
 
     Raises:
         NeuroglotError: a language is too short, a statistic is unknown, the partition is of another model, an
-            activation is not a number, or `directory` holds shards of another model, text or setting.
+            activation is not a number, `directory` holds a recording of another model, text or setting, cannot be
+            written, or is being recorded by another process.
     """
+    if not 1 <= part[0] <= part[1]:
+        raise NeuroglotError(f"part (i, n) needs 1 ≤ i ≤ n, not {part}.")
+    engine = engine or Here()
+    work = work_on(model, block, statistics, partition, top, batch_tokens or engine.batch_tokens(model))
+    size = shard_size(tokens, shard_tokens)
+    if readers is None:
+        readers = min(len(corpus.languages), max(1, (os.cpu_count() or 1) // 2)) if tokens > LONG else 0
+    settings: dict[str, Any] = {
+        **work.provenance.model_dump(),
+        "statistics": [*statistics, *(_experts(model, partition, top).names if partition else ())],
+        "languages": list(corpus.languages),
+        "tokens": tokens,
+        "batch_tokens": work.batch_tokens,
+        "shard_tokens": size,
+    }
+    with ExitStack() as stack:
+        folder = directory or stack.enter_context(TemporaryDirectory(prefix="neuroglot-"))
+        readings = readings_of(model, corpus, Path(folder) / "text", tokens, block, size)
+        store = ShardStore(folder, settings)
+        done = store.finished()
+        if done is None:
+            stack.enter_context(store.lock(part))
+            done = store.finished()  # another process may have been just about to
+        if done is not None:
+            with reading(progress), PackedText(readings, model.bos, readers) as text:
+                text.wait()
+            return done
+        with ExitStack() as first:
+            if not readers:
+                first.enter_context(reading(progress))
+            text = stack.enter_context(PackedText(readings, model.bos, readers))
+        size = max(1, size // block) * block
+        bar = token_progress("recording", lambda: text.total // part[1], shown=progress)
+        with bar as advance:
+
+            def missing() -> Iterator[Shard]:
+                for shard in text.shards(part):
+                    if store.has(shard.name):
+                        advance(size, shard.language)
+                    else:
+                        yield shard
+
+            for name, recording in engine.run(model, work, missing(), advance):
+                store.put(name, recording)
+        names = [
+            shard_name(tag, index, digest)
+            for place, tag in enumerate(corpus.languages)
+            for index, digest in enumerate(text.wait()[tag].shards)
+            if mine(place, index, part)
+        ]
+        if not names:
+            raise NeuroglotError(f"Part {part[0]} of {part[1]} is empty: there are fewer shards than parts.")
+        recording = Recording.merge(store.get(name) for name in names)
+        if part == (1, 1):
+            store.finish(recording)
+        return recording
+
+
+def work_on(
+    model: Model,
+    block: int,
+    statistics: Sequence[str],
+    partition: "Partition | None",
+    top: Sequence[float | int],
+    batch_tokens: int | None,
+) -> Work:
+    """What workers are to do, checked."""
     unknown = [name for name in statistics if name not in STATISTICS]
     if unknown or not statistics:
         raise NeuroglotError(f"{unknown or 'No statistic'} cannot be recorded; choose among {', '.join(STATISTICS)}.")
-    if not 1 <= part[0] <= part[1]:
-        raise NeuroglotError(f"part (i, n) needs 1 ≤ i ≤ n, not {part}.")
     if partition is not None:
         partition.check(model)
-        experts = Experts(model.ffns, partition.labels, partition.experts, top)
-    batch_tokens = batch_tokens or model.batch_tokens
+        _experts(model, partition, top)
     provenance = Provenance(
         model=model.name,
         fingerprint=model.fingerprint,
@@ -112,82 +165,27 @@ def record(
         block=block,
         partition=partition.digest if partition else None,
     )
-    shards = list(_shards(model, corpus, tokens, block, shard_tokens))[part[0] - 1 :: part[1]]
-    if not shards:
-        raise NeuroglotError(f"Part {part[0]} of {part[1]} is empty: there are fewer shards than parts.")
-    store = None
-    extra = experts.names if partition else ()
-    if directory is not None:
-        settings = {**provenance.model_dump(), "statistics": [*statistics, *extra], "batch_tokens": batch_tokens}
-        store = ShardStore(directory, settings, {shard.name: shard.digest for shard in shards})
-        if (whole := store.finished()) is not None:
-            return whole
-    kept: list[Statistic] = [STATISTICS[name](model.ffns) for name in statistics]
-    if partition is not None:
-        kept.append(experts)
-    with token_progress("recording", sum(shard.blocks.numel() for shard in shards), shown=progress) as advance:
-
-        def finished() -> Iterator[Recording]:
-            for shard in shards:
-                if store is not None and (done := store.get(shard.name)) is not None:
-                    advance(shard.blocks.numel(), shard.language)
-                else:
-                    done = _record_shard(model, shard, kept, batch_tokens, provenance, advance)
-                    if store is not None:
-                        store.put(shard.name, done)
-                yield done
-
-        recording = Recording.merge(finished())
-    if store is not None:
-        store.finish(recording)
-    return recording
+    return Work(tuple(statistics), partition, tuple(top), batch_tokens or model.batch_tokens, provenance)
 
 
-def _shards(model: Model, corpus: Corpus, tokens: int, block: int, shard_tokens: int) -> Iterator[Shard]:
-    size = max(1, shard_tokens // block)
-    # Reading and tokenising may take a while on large corpora, and has no known end to measure progress by.
-    with Console(stderr=True).status("reading the corpus"):
-        for language in corpus.languages:
-            blocks = pack(model, corpus[language], language, block=block, tokens=tokens)
-            for index, piece in enumerate(blocks.split(size)):
-                yield Shard(language, index, piece)
+def _experts(model: Model, partition: "Partition", top: Sequence[float | int]) -> Experts:
+    return Experts(model.ffns, partition.labels, partition.experts, top)
 
 
-@torch.inference_mode()
-def _record_shard(
-    model: Model,
-    shard: Shard,
-    kept: Sequence[Statistic],
-    batch_tokens: int,
-    provenance: Provenance,
-    advance: Callable[[int, str], None],
-) -> Recording:
-    first = 0 if model.bos is None else 1
-    shape = (0, 0)
+def shard_size(tokens: int, shard_tokens: int | None) -> int:
+    """Tokens a shard: with a 64th of a long text, as many shards of a language as there is any use for."""
+    return shard_tokens or max(131_072, tokens // 64)
 
-    def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
-        # (batch, length, neurons), also where a family flattens its tokens; without BOS
-        activation = activation.view(*shape, -1)[:, first:]
-        hidden = hidden.view(*shape, -1)[:, first:]
-        for statistic in kept:
-            statistic.add(layer, activation, hidden)
 
-    sound = torch.ones((), dtype=torch.bool, device=model.device)
-    with watch(model.ffns, observe):
-        for batch in shard.blocks.to(model.device).split(max(1, batch_tokens // shard.blocks.shape[1])):
-            shape = (batch.shape[0], batch.shape[1])
-            states = model.body(batch)
-            sound &= torch.isfinite(states).all().to(sound.device)
-            advance(batch.numel(), shard.language)
-    if not bool(sound):
-        raise NeuroglotError(
-            f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
-            "load it in float32 or bfloat16, or check its weights."
+def readings_of(
+    model: Model, corpus: Corpus, folder: Path, tokens: int, block: int, size: int, only: int | None = None
+) -> list[Reading]:
+    """How each language is to be read."""
+    text = text_of_block(model, block)
+    return [
+        Reading(
+            folder, tag, corpus[tag], model.tokenizer, model.vocabulary, model.name, tokens, block, text,
+            blocks=max(1, size // block), only=only,
         )
-    count = shard.blocks.shape[0] * (shard.blocks.shape[1] - first)
-    return Recording(
-        (shard.language,),
-        torch.tensor([count]),
-        {name: sums.unsqueeze(-1) for statistic in kept for name, sums in statistic.take().items()},
-        provenance,
-    )
+        for tag in corpus.languages
+    ]  # fmt: skip

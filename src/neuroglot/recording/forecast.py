@@ -1,0 +1,182 @@
+"""What a recording will take: bytes by formula, shards by reading the text, time by running a little of it.
+
+The formulas, with L layers of N neurons, K languages, c kept sums, E experts a layer counted at t entries of `top`, S
+shards, T tokens of text in all languages, n samples of a parallel corpus and d the width of the residual stream:
+
+    s = 8 · L · (c · N + t · E)             the statistics of one language
+    recording, in memory and on disk        K · (s + 8)
+    while shards are added                  (K + 1) · s + 8 · K · L · N
+    shards on disk                          S · s
+    packed tokens on disk                   4 · T
+    a worker, beside model and activations  s + 4 · b · N + 16 · min(b, 4096) · t · L · E      (b tokens a forward pass)
+    samples of a parallel corpus            4 · K · n · L · (N + d)
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+
+from neuroglot.corpus import Corpus
+from neuroglot.model import Model
+from neuroglot.recording.recorder import readings_of, shard_size, work_on
+from neuroglot.recording.shard_pass import record_shard
+from neuroglot.recording.text import PackedText, Shard
+
+if TYPE_CHECKING:
+    from neuroglot.experts import Partition
+
+__all__ = ["Footprint", "Forecast", "forecast"]
+
+SECONDS = 30.0  # after which timing stops, if one shard takes longer
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes, by the formulas of this module (headers of files, a few KB each, are not in them)."""
+
+    layers: int
+    """L."""
+    neurons: int
+    """N, a layer."""
+    languages: int
+    """K."""
+    sums: int = 3
+    """c: how many of active, activation, hidden, magnitude are kept."""
+    experts: int = 0
+    """E, a layer; 0 if they are not counted."""
+    tops: int = 1
+    """t: at how many entries of `top` they are counted."""
+    shards: int = 0
+    """S."""
+    tokens: int = 0
+    """T: tokens of text, all languages together."""
+    batch_tokens: int = 1024
+    """b: tokens a forward pass."""
+    width: int = 0
+    """d: of the residual stream."""
+
+    @property
+    def language(self) -> int:
+        """s: the statistics of one language, and so of one shard."""
+        return 8 * self.layers * (self.sums * self.neurons + self.tops * self.experts)
+
+    @property
+    def recording(self) -> int:
+        """The Recording, in memory and on disk."""
+        return self.languages * (self.language + 8)
+
+    @property
+    def adding(self) -> int:
+        """In memory at most while the shards are added."""
+        return (self.languages + 1) * self.language + 8 * self.languages * self.layers * self.neurons
+
+    @property
+    def shards_on_disk(self) -> int:
+        """All shards, which last until the recording is finished."""
+        return self.shards * self.language
+
+    @property
+    def tokens_on_disk(self) -> int:
+        """The packed tokens, if all are read before any is recorded."""
+        return 4 * self.tokens
+
+    @property
+    def worker(self) -> int:
+        """On a worker's devices, beside the model and its activations."""
+        ranked = 16 * min(self.batch_tokens, 4096) * self.tops * self.layers * self.experts
+        return self.language + 4 * self.batch_tokens * self.neurons + ranked
+
+    def samples(self, samples: int) -> int:
+        """What `record_samples` keeps of so many samples, with their states."""
+        return 4 * self.languages * samples * self.layers * (self.neurons + self.width)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a recording will take."""
+
+    footprint: Footprint
+    """Bytes."""
+    shards: dict[str, int]
+    """How many, by language."""
+    timed: int
+    """Tokens that were run to know the rate."""
+    rate: float
+    """Tokens a second, of one worker."""
+    total: int
+    """Tokens to run, BOS among them."""
+
+    def seconds(self, workers: int = 1) -> float:
+        """How long it will take so many workers like this one."""
+        return self.total / self.rate / workers
+
+
+def forecast(
+    model: Model,
+    corpus: Corpus,
+    *,
+    tokens: int = 1_000_000,
+    block: int = 512,
+    statistics: Sequence[str] = ("active", "activation", "hidden"),
+    partition: "Partition | None" = None,
+    top: Sequence[float | int] = (0.1,),
+    batch_tokens: int | None = None,
+    shard_tokens: int | None = None,
+) -> Forecast:
+    """Read the text, time the first shard (or half a minute of it), and keep nothing.
+
+    Args:
+        model: as for `record`.
+        corpus: as for `record`.
+        tokens: as for `record`.
+        block: as for `record`.
+        statistics: as for `record`.
+        partition: as for `record`.
+        top: as for `record`.
+        batch_tokens: as for `record`.
+        shard_tokens: as for `record`.
+
+    Raises:
+        NeuroglotError: what `record` would refuse.
+    """
+    work = work_on(model, block, statistics, partition, top, batch_tokens)
+    size = shard_size(tokens, shard_tokens)
+    with TemporaryDirectory(prefix="neuroglot-") as folder:
+        readings = readings_of(model, corpus, Path(folder) / "text", tokens, block, size, only=1)
+        with PackedText(readings, model.bos, 0) as text:
+            first = next(text.shards())
+            read = text.wait()
+            total = text.total
+    kept = work.kept(model)
+    timed, spent = 0, 0.0
+    rows = max(1, work.batch_tokens // block)
+    batches = first.blocks.split(rows)
+    record_shard(model, Shard(first.language, 0, "", batches[0]), kept, work)  # the first pass is slow on any device
+    for batch in batches:
+        begun = time.perf_counter()
+        record_shard(model, Shard(first.language, 0, "", batch), kept, work)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent += time.perf_counter() - begun
+        timed += batch.numel()
+        if spent > SECONDS:
+            break
+    footprint = Footprint(
+        model.layers,
+        model.neurons,
+        len(corpus.languages),
+        len(work.statistics),
+        partition.experts if partition else 0,
+        len(work.top),
+        sum(len(each.shards) for each in read.values()),
+        sum(each.tokens for each in read.values()),
+        work.batch_tokens,
+        int(model.text_config.hidden_size),
+    )
+    shards = {tag: len(each.shards) for tag, each in read.items()}
+    return Forecast(footprint, shards, timed, timed / spent, total)

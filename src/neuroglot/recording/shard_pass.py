@@ -1,0 +1,109 @@
+"""What a worker does: run the blocks of one shard through the model and keep their statistics."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.ffn import watch
+from neuroglot.model import Model
+from neuroglot.recording.experts import Experts
+from neuroglot.recording.recording import Provenance, Recording
+from neuroglot.recording.statistics import STATISTICS, Statistic
+from neuroglot.recording.text import Shard
+
+if TYPE_CHECKING:  # which is above: a recording needs only its labels
+    from neuroglot.experts import Partition
+
+__all__ = ["Engine", "Here", "Work", "record_shard"]
+
+Advance = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is kept of every shard, and how; the same for all workers."""
+
+    statistics: tuple[str, ...]
+    partition: "Partition | None"
+    top: tuple[float | int, ...]
+    batch_tokens: int
+    provenance: Provenance
+
+    def kept(self, model: Model) -> list[Statistic]:
+        """The statistics, empty."""
+        kept: list[Statistic] = [STATISTICS[name](model.ffns) for name in self.statistics]
+        if self.partition is not None:
+            kept.append(Experts(model.ffns, self.partition.labels, self.partition.experts, self.top))
+        return kept
+
+
+class Engine(Protocol):
+    """Where shards are recorded: here, or on workers elsewhere."""
+
+    def batch_tokens(self, model: Model) -> int:
+        """Tokens a forward pass, unless told otherwise."""
+
+    def run(
+        self, model: Model, work: Work, shards: Iterator[Shard], advance: Advance
+    ) -> Iterator[tuple[str, Recording]]:
+        """The name and the recording of each shard, in any order, as they are finished."""
+
+
+class Here:
+    """In this process, one shard after the other."""
+
+    def batch_tokens(self, model: Model) -> int:
+        """Tokens a forward pass that keep the model's device busy."""
+        return model.batch_tokens
+
+    def run(
+        self, model: Model, work: Work, shards: Iterator[Shard], advance: Advance
+    ) -> Iterator[tuple[str, Recording]]:
+        """The name and the recording of each shard, in order."""
+        kept = work.kept(model)
+        for shard in shards:
+            yield shard.name, record_shard(model, shard, kept, work, advance)
+
+
+@torch.inference_mode()
+def record_shard(
+    model: Model, shard: Shard, kept: Sequence[Statistic], work: Work, advance: Advance = lambda tokens, what: None
+) -> Recording:
+    """The statistics of one shard.
+
+    Raises:
+        NeuroglotError: an activation is not a number.
+    """
+    first = 0 if model.bos is None else 1
+    shape = (0, 0)
+
+    def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
+        # (batch, length, neurons), also where a family flattens its tokens; without BOS
+        activation = activation.view(*shape, -1)[:, first:]
+        hidden = hidden.view(*shape, -1)[:, first:]
+        for statistic in kept:
+            statistic.add(layer, activation, hidden)
+
+    sound = torch.ones((), dtype=torch.bool, device=model.device)
+    with watch(model.ffns, observe):
+        for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
+            shape = (batch.shape[0], batch.shape[1])
+            states = model.body(batch)
+            sound &= torch.isfinite(states).all().to(sound.device)
+            advance(batch.numel(), shard.language)
+    if not bool(sound):
+        raise NeuroglotError(
+            f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
+            "load it in float32 or bfloat16, or check its weights."
+        )
+    count = shard.blocks.shape[0] * (shard.blocks.shape[1] - first)
+    return Recording(
+        (shard.language,),
+        torch.tensor([count]),
+        {name: sums.unsqueeze(-1) for statistic in kept for name, sums in statistic.take().items()},
+        work.provenance,
+    )

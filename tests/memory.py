@@ -1,0 +1,60 @@
+"""A million tokens through a tiny model: peak memory of each tenth, of reading and of recording, as JSON.
+
+`python memory.py DIRECTORY`. Documents are made as they are asked for, so that they are nowhere in memory.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot.corpus import Documents
+from neuroglot.reading import Reading
+from neuroglot.recording.store import ShardStore
+
+TOKENS, SHARD = 1_000_000, 10_000
+
+
+def peak():
+    """The peak since it was asked last, in KB."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(found.group(1))
+
+
+def by_tenths(kind, method):
+    """Have the peak taken after each tenth of the shards."""
+    original, peaks, calls = getattr(kind, method), [], 0
+
+    def call(self, *arguments):
+        nonlocal calls
+        calls += 1
+        result = original(self, *arguments)
+        if calls % 10 == 0:
+            peaks.append(peak())
+        return result
+
+    setattr(kind, method, call)
+    return peaks
+
+
+def main(directory):
+    torch.set_num_threads(1)
+    model = tiny.model()
+    documents = {
+        tag: Documents(lambda tag=tag: (f"{tag}: {i * i} and then some more words, {i}" for i in range(10**9)))
+        for tag in ("en", "fr")
+    }
+    settings = {"block": 100, "shard_tokens": SHARD, "batch_tokens": 5000, "readers": 0, "progress": False}
+    ng.record(model, ng.Corpus(documents), tokens=50_000, **settings)  # what the first pass allocates for good
+    reading, recording = by_tenths(Reading, "_write"), by_tenths(ShardStore, "put")
+    made = ng.record(model, ng.Corpus(documents), tokens=TOKENS // 2, directory=directory, **settings)
+    print(json.dumps({"tokens": int(made.tokens.sum()), "reading": reading[:10], "recording": recording[:10]}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
