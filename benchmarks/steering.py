@@ -3,8 +3,7 @@
     python benchmarks/steering.py [--model gemma3-270m] [--tokens 16] [--repeats 7]
 
 Each repeat times both, one after the other, so that a machine whose speed drifts is the same for both. On a CPU the
-time is the processor's, not the clock's: other programs do not count. Writing ends after the same number of tokens in
-both.
+time is the processor's, not the clock's: other programs do not count. Both write the same number of tokens.
 """
 
 import argparse

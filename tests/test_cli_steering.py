@@ -73,13 +73,14 @@ def test_generation_measures_and_reports(run, tmp_path):
     prompts.mkdir()
     for tag, texts in {"en": ["the cats", "the mat"], "fr": ["çà et là", "un été"], "ru": ["всё", "раз"]}.items():
         (prompts / f"{tag}.txt").write_text("\n".join(texts), encoding="utf-8")
-    arguments = ("evaluate", "generation", run, "--prompts", prompts, "--tokens", 5, "--seeds", 2)
+    arguments = ("evaluate", "generation", run, "--prompts", prompts, "--tokens", 5, "--seeds", 2, "--off")
     said = neuroglot(*arguments)
     answers = pd.read_csv(run / "tables" / "answers-mine.csv", keep_default_na=False)
     assert len(answers) == 6 * 9 * 2 and "both: asked in" in said
     rates = pd.read_csv(run / "tables" / "steering-mine.csv")
     assert set(rates["arm"]) == {"intact", "source off", "raised", "both", "random"} and len(rates) == 5 * 9
     assert list(pd.read_csv(run / "tables" / "steering-repair-mine.csv")["language"]) == ["en", "fr", "ru"]
+    assert len(pd.read_csv(run / "tables" / "answers-off-mine.csv")) == 5 * 3 * 2
     cells = set((run / "steering" / "cells").iterdir())
     assert neuroglot(*arguments) == said and set((run / "steering" / "cells").iterdir()) == cells
     neuroglot("report", run)

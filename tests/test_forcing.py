@@ -11,6 +11,7 @@ from neuroglot.evaluate import (
     Generation,
     Identifier,
     Steering,
+    deactivated,
     describe,
     force,
     forcing,
@@ -98,6 +99,15 @@ def test_finished_cells_cost_nothing(model, recording, neurons, tmp_path, monkey
     assert all(set(json.loads(path.read_text())) >= {"recipe", "prompts", "answers"} for path in tmp_path.iterdir())
 
 
+def test_each_language_with_each_language_off(model, neurons):
+    table = deactivated(model, neurons, PROMPTS, generation=SHORT, progress=False)
+    assert list(table["off"].unique()) == ["normal", "en", "fr", "ru", "random"] and len(table) == 5 * 3 * 2
+    with ng.intervene(model, ng.Deactivate(neurons["fr"])):
+        written = generate(model, PROMPTS["ru"], **SHORT.model_dump())
+    assert list(table[(table["off"] == "fr") & (table["source"] == "ru")]["answer"]) == written
+    assert (table["source"] == table["target"]).all()
+
+
 def table_of(rows):
     columns = ["arm", "source", "target", "language", "degenerate", "nll", "tokens"]
     table = pd.DataFrame(rows, columns=columns).assign(seed=0, prompt="p", answer="a", mixed_script=False)
@@ -124,23 +134,26 @@ def test_search_takes_the_best_within_bounds(monkeypatch):
     accurate = {1.0: (1, 2.0), 2.0: (2, 2.5), 3.0: (3, 2.9), 4.0: (4, 9.0)}  # of four; nats a token
     seen = []
 
-    def fake(model, recording, neurons, prompts, *, how, arms, **_):
-        seen.append((arms[0], how and how.strength, tuple(prompts["es"])))
-        own = [("intact", tag, tag, tag, False, 2.3, 1) for tag in ("es", "zh")]
+    def fake(model, recording, neurons, prompts, *, how, arms, targets, **_):
+        ((source, texts),) = prompts.items()
+        seen.append((arms[0], how and how.strength, source, targets[0], tuple(texts)))
         if arms == ["intact"]:
-            return table_of([*own, ("intact", "es", "zh", "es", False, 2.3, 1)])
+            return table_of([("intact", source, targets[0], source, False, 2.3, 1)])
         good, nats = accurate[how.strength]
-        return table_of([("both", "es", "zh", "zh" if i < good else "es", False, nats, 1) for i in range(4)])
+        return table_of([("both", source, "zh", "zh" if i < good else "es", False, nats, 1) for i in range(4)])
 
     monkeypatch.setattr(forcing, "force", fake)
     prompts = {"es": ["a", "b", "c", "d"], "zh": ["e", "f", "g", "h"]}
-    chosen, table = search(None, None, None, prompts, settings, targets=["es", "zh"], max_loss=1.0)
+    chosen, table = search(None, None, None, prompts, settings, targets=["zh"], max_loss=1.0)
     assert chosen.strength == 3.0
     assert list(table["within"][:4]) == [True, True, True, False]
     assert list(table["setting"][-3:]) == [chosen.words(), "intact", "own"]
-    reported = [entry for entry in seen if entry[2] == ("b", "d")]
-    assert ("both", 3.0, ("b", "d")) in reported and ("both", 4.0, ("b", "d")) not in reported
-    chosen, table = search(None, None, None, prompts, settings[3:], targets=["es", "zh"])
+    reported = [entry for entry in seen if entry[4] in (("b", "d"), ("f", "h"))]  # the other half, of the one chosen
+    assert reported == [
+        ("intact", None, "zh", "zh", ("f", "h")), ("both", 3.0, "es", "zh", ("b", "d")),
+        ("intact", None, "es", "zh", ("b", "d")),
+    ]  # fmt: skip
+    chosen, table = search(None, None, None, prompts, settings[3:], targets=["zh"])
     assert chosen.strength == 4.0 and not table["within"].iloc[0]  # nothing holds, and it says so
 
 
@@ -162,5 +175,7 @@ def test_refusals(model, recording, neurons):
         search(model, recording, neurons, {"en": ["a", "b"]}, [Steering()], targets=["ru"])
     with pytest.raises(ng.NeuroglotError, match="at least two"):
         search(model, recording, neurons, {"en": ["a"], "ru": ["b"]}, [Steering()], targets=["ru"])
+    with pytest.raises(ng.NeuroglotError, match="between languages"):
+        search(model, recording, neurons, {"ru": ["a", "b"]}, [Steering()], targets=["ru"])
     with pytest.raises(ng.NeuroglotError, match="no setting"):
         search(model, recording, neurons, PROMPTS, [])

@@ -214,8 +214,8 @@ def steer(
         target = neurons[to] & chosen
         if not bool(target.any()):
             raise NeuroglotError(
-                f"These neurons have none for {to} in these layers, so nothing can be raised; identify more, with a "
-                "larger top_fraction."
+                f"These neurons have none for {to} in these layers, so nothing can be raised; identify more, "
+                "with a larger top_fraction."
             )
     if source is not None:
         steps.append(Deactivate(neurons[source] & chosen & ~target, site=site, when=when))

@@ -53,6 +53,9 @@ def generation(
     arms: Annotated[
         str, typer.Option(help="What to measure, of intact, source off, raised, both, random.")
     ] = "intact,source off,raised,both,random",
+    table1: Annotated[
+        bool, typer.Option("--off", help="Also each language's prompts with each language's neurons off.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many prompts a language.")] = 12,
     tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens an answer.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
@@ -72,7 +75,7 @@ def generation(
     """
     from neuroglot.cli.perturb import check_model
     from neuroglot.corpus import asking, load_corpus
-    from neuroglot.evaluate import Generation, grid, matrix, repair, summary
+    from neuroglot.evaluate import Generation, deactivated, grid, matrix, repair, summary
     from neuroglot.evaluate import force as measure
     from neuroglot.evaluate import search as find
     from neuroglot.evaluate.forcing import ARMS
@@ -138,6 +141,17 @@ def generation(
     if judging is not None:
         answers = judging.rate(answers)
         save_text(path, answers.to_csv(index=False, lineterminator="\n"))
+    if table1:
+        spoken = {tag: texts_of for tag, texts_of in texts(None).items() if tag in neurons.languages}
+        off = deactivated(model, neurons, spoken, **kept)
+        off = off if judging is None else judging.rate(off)
+        path_off = opened.path / "tables" / f"answers-off-{name}.csv"
+        wrote.append(save_text(path_off, off.to_csv(index=False, lineterminator="\n")))
+        rate = "on_target" if judging is None else "score"
+        means = off.astype({rate: float}).pivot_table(rate, "off", "target", sort=False)
+        cells = {str(tag): [f"{value:.0%}" if judging is None else f"{value:.2f}" for value in means[tag]]
+                 for tag in means.columns}  # fmt: skip
+        print_table(cells, "off \\ asked in", list(map(str, means.index)))
     rates = summary(answers, ["arm", "source", "target"])
     if judging is not None:
         rates["score"] = answers.groupby(["arm", "source", "target"], sort=False)["score"].mean()

@@ -1,7 +1,7 @@
 """What a model can do, intact or changed: perplexity by language, what switching neurons off does, what it answers."""
 
 from neuroglot.evaluate.answers import degenerate, describe, summary
-from neuroglot.evaluate.forcing import Generation, Steering, force, grid, matrix, repair, search
+from neuroglot.evaluate.forcing import Generation, Steering, deactivated, force, grid, matrix, repair, search
 from neuroglot.evaluate.generation import beginnings, continuations, generate
 from neuroglot.evaluate.language import Identifier, mixed_script, scripts
 from neuroglot.evaluate.perplexity import perplexity
@@ -21,6 +21,7 @@ __all__ = [
     "TaskTable",
     "beginnings",
     "continuations",
+    "deactivated",
     "degenerate",
     "describe",
     "force",

@@ -8,7 +8,7 @@ under a digest of just these: a rerun reads them, and so does another experiment
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from neuroglot.evaluate.language import Identifier
 from neuroglot.ffn import Site
 from neuroglot.files import save_text
 from neuroglot.identify import random
-from neuroglot.interventions import When
+from neuroglot.interventions import Deactivate, When
 from neuroglot.languages import language_tag
 from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
@@ -31,7 +31,7 @@ from neuroglot.progress import token_progress
 from neuroglot.recording import Recording
 from neuroglot.steering import Method, Recipe, steer
 
-__all__ = ["ARMS", "Generation", "Steering", "force", "grid", "matrix", "repair", "search"]
+__all__ = ["ARMS", "Generation", "Steering", "deactivated", "force", "grid", "matrix", "repair", "search"]
 
 Prompts = Mapping[str, Sequence[str]]
 
@@ -216,6 +216,43 @@ def matrix(answers: pd.DataFrame, arm: Arm, rate: str = "on_target") -> pd.DataF
     return wide.reindex(index=table["source"].unique(), columns=table["target"].unique())
 
 
+def deactivated(
+    model: Model,
+    neurons: NeuronSet,
+    prompts: Prompts,
+    *,
+    generation: Generation | None = None,
+    directory: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Each language's prompts, answered with each language's neurons off (Tang et al. 2024, Table 1).
+
+    With a judge it is the paper's table: `judge.rate(table).pivot_table("score", "off", "target", sort=False)`.
+
+    Returns:
+        A row an answer: off (`normal` for none, a language, `random` for as many random neurons as the largest set),
+        source and target (both the prompt's language), prompt, and what `describe` says.
+
+    Raises:
+        NeuroglotError: the neurons are of another shape, or no library tells a language.
+    """
+    sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
+    identify, made = Identifier(list(sources)), _Answers(model, generation or Generation(), directory)
+    largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])
+    masks = {tag: neurons[tag] for tag in neurons.languages} | {"random": random(neurons)[largest]}
+    recipes = {tag: Recipe([Deactivate(mask)], model.fingerprint) for tag, mask in masks.items()}
+    tables = []
+    with token_progress("answers", (1 + len(recipes)) * sum(map(len, sources.values())), shown=progress) as advance:
+        for off, recipe in {"normal": None, **recipes}.items():
+            for tag, texts in sources.items():
+                answers, likely = made.of(recipe, texts)
+                table = describe(model, answers, tag, identify, perplexity=False)
+                table = table.assign(nll=[nll for nll, _ in likely], tokens=[count for _, count in likely])
+                tables.append(table.assign(off=off, source=tag, target=tag, prompt=texts))
+                advance(len(texts), f"{off} off, {tag}")
+    return pd.concat(tables, ignore_index=True)
+
+
 def repair(answers: pd.DataFrame, arm: Arm = "raised") -> pd.DataFrame:
     """Off-target repair (Tang et al. 2024, Table 4): prompts of a language whose answer should be in it too.
 
@@ -316,23 +353,25 @@ def search(
     ]
     if missing := [tag for tag in wanted if tag not in halves[0]]:
         raise NeuroglotError(f"The measure of fluency needs prompts in {missing[0]} too; give some.")
+    if len(halves[0]) < 2:
+        raise NeuroglotError("Forcing is between languages: give prompts in at least two.")
     if not all(half[tag] for half in halves for tag in half):
         raise NeuroglotError("Half of the prompts develop and half report: give at least two in each language.")
 
-    def measure(half: Prompts, arm: Arm, how: Steering | None, pairs: Callable[[pd.DataFrame], Any]) -> pd.Series:
-        table = force(
-            model, recording, neurons, half, targets=wanted, how=how, arms=[arm], generation=generation,
-            directory=directory, progress=progress,
-        )  # fmt: skip
-        return summary(table[pairs(table)], ["arm"]).iloc[0]
+    def measure(half: Prompts, arm: Arm, how: Steering | None, own: bool = False) -> pd.Series:
+        tables = []
+        for target in wanted:
+            asked = {tag: texts for tag, texts in half.items() if (tag == target) is own}
+            if asked:
+                tables.append(
+                    force(
+                        model, recording, neurons, asked, targets=[target], how=how, arms=[arm], generation=generation,
+                        directory=directory, progress=progress,
+                    )
+                )  # fmt: skip
+        return summary(pd.concat(tables), ["arm"]).iloc[0]
 
-    def crossed(table: pd.DataFrame) -> Any:
-        return table["source"] != table["target"]
-
-    def own(table: pd.DataFrame) -> Any:
-        return table["source"] == table["target"]
-
-    reference = [measure(half, "intact", None, own) for half in halves]
+    reference = [measure(half, "intact", None, own=True) for half in halves]
 
     def within(row: pd.Series, fluent: pd.Series) -> bool:
         return bool(
@@ -342,18 +381,16 @@ def search(
 
     rows = []
     for how in settings:
-        rates = measure(halves[0], "both", how, crossed)
+        rates = measure(halves[0], "both", how)
         rows.append({"half": "development", "setting": how.words(), **rates, "within": within(rates, reference[0])})
     best = max(
         range(len(rows)),
         key=lambda i: (rows[i]["within"], rows[i]["accuracy"] if rows[i]["within"] else -rows[i]["degenerate"]),
     )
     chosen = settings[best]
-    rates = measure(halves[1], "both", chosen, crossed)
+    rates = measure(halves[1], "both", chosen)
     rows.append({"half": "reported", "setting": chosen.words(), **rates, "within": within(rates, reference[1])})
-    rows.append(
-        {"half": "reported", "setting": "intact", **measure(halves[1], "intact", None, crossed), "within": True}
-    )
+    rows.append({"half": "reported", "setting": "intact", **measure(halves[1], "intact", None), "within": True})
     rows.append({"half": "reported", "setting": "own", **reference[1], "within": True})
     table = pd.DataFrame(rows)
     table["perplexity"] = table["perplexity"].map(lambda value: value if math.isfinite(value) else math.inf)

@@ -108,8 +108,8 @@ def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_targe
     rows, columns = tables[0].shape
     wide = max(1, min(len(arms), 3))
     high = -(-len(arms) // wide)
-    left, top, gap_x, gap_y = 0.75, 0.95, 0.35, 0.75
-    width = left + wide * columns * CELL + (wide - 1) * gap_x + 0.9
+    left, top, gap_x, gap_y = 0.75, 0.75, 0.35, 0.75
+    width = left + wide * columns * CELL + (wide - 1) * gap_x + 1.1
     height = top + high * rows * CELL + (high - 1) * gap_y + 0.55
     lowest, highest = (0.0, 1.0) if rate == "on_target" else (1.0, 10.0)
     with matplotlib.rc_context(STYLE):
@@ -136,8 +136,7 @@ def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_targe
                 axes.set_xlabel("to be answered in")
             for spine in axes.spines.values():
                 spine.set_visible(False)
-        box = axes.get_position()
-        bar = figure.add_axes((1 - 0.62 / width, box.y0, 0.14 / width, box.height))
+        bar = figure.add_axes((1 - 0.85 / width, 0.55 / height, 0.14 / width, (height - top - 0.55) / height))
         figure.colorbar(mesh, cax=bar, label="%" if rate == "on_target" else "score")
         if rate == "on_target":
             bar.set_yticks([0, 0.5, 1], ["0", "50", "100"])
