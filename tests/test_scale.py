@@ -127,7 +127,8 @@ def test_read_by_processes_ahead_of_the_model(tmp_path):
     record(tmp_path / "ahead", corpus=corpus, readers=2)
     assert data(tmp_path / "ahead") == data(tmp_path / "here")
     other = ng.load_corpus(path).split(4)[0]
-    with pytest.raises(ng.NeuroglotError, match="the text in en is not what was recorded"):
+    # whichever language's reader comes first says so
+    with pytest.raises(ng.NeuroglotError, match=r"the text in \w+ is not what was recorded"):
         record(tmp_path / "ahead", corpus=other, readers=3)
     with pytest.raises(ng.NeuroglotError, match="too few for one block of 100"):
         record(tmp_path / "short", corpus=corpus, readers=3, tokens=50, block=100)
