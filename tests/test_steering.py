@@ -103,7 +103,7 @@ def test_refusals(recording, neurons):
         ng.steer(ng.Recording.from_counts(recording.active, recording.tokens, recording.languages), neurons, "fr")
 
 
-CONSTANT = ["opt", "gpt2", "bloom", "phi", "gpt_neox", "llama", "granite", "smollm3"]
+CONSTANT = ["opt", "xglm", "gpt2", "bloom", "phi", "gpt_neox", "falcon with bias", "llama", "granite", "smollm3"]
 
 
 def mask(model, seed):
@@ -113,7 +113,8 @@ def mask(model, seed):
 @pytest.mark.parametrize("family", CONSTANT)
 def test_constants_are_baked(tmp_path, family):
     """Several steps on overlapping neurons: the checkpoint, opened afresh, says what the interventions say."""
-    model = tiny.model(family)
+    name, _, bias = family.partition(" with ")
+    model = tiny.model(name, **({bias: True} if bias else {}))
     intact, before = logits(model), model.fingerprint
     values = torch.randn(model.layers, model.neurons, generator=torch.Generator().manual_seed(5))
     steps = [
