@@ -124,6 +124,8 @@ def test_matrix_and_repair_count():
     row = repair(table).loc["es"]
     assert (row["intact"], row["steered"], row["off_target"], row["repaired"], row["broken"]) == (0.25, 0.5, 2, 1, 1)
     assert row["intact_perplexity"] == pytest.approx(2.718281828) and row["steered_perplexity"] > 7
+    crossed = table_of([("intact", "en", "zh", "en", False, 1.0, 1), ("raised", "en", "zh", "zh", False, 1.0, 1)])
+    assert repair(crossed, asked=True).loc["zh", "repaired"] == 1 and repair(crossed).empty
     with pytest.raises(ng.NeuroglotError, match="one of them was not measured"):
         repair(table, "both")
 

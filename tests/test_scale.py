@@ -193,6 +193,17 @@ def test_one_changed_letter_is_noticed_before_its_language_was_read_to_the_end(t
         record(tmp_path, corpus=ng.Corpus(texts))
 
 
+@pytest.mark.parametrize("recorded", [0, 4])
+def test_a_text_that_changed_while_it_was_read_ahead_is_noticed(tmp_path, monkeypatch, recorded):
+    interrupted(monkeypatch, tmp_path, shards=recorded)
+    for path in (tmp_path / "text").glob("*.json"):
+        path.unlink()
+    kept = {path.name for path in tmp_path.rglob("*.safetensors")}
+    with pytest.raises(ng.NeuroglotError, match="the text in en is not"):
+        record(tmp_path, corpus=ng.Corpus({tag: list(tiny.corpus(40)[tag])[1:] for tag in ("en", "fr", "ru")}))
+    assert {path.name for path in tmp_path.rglob("*.safetensors")} == kept
+
+
 def test_parts_of_different_text_or_setting_are_not_merged(tmp_path):
     record(tmp_path / "one", part=(1, 2))
     record(tmp_path / "text", part=(2, 2), corpus=tiny.corpus(41))

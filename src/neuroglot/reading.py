@@ -218,11 +218,14 @@ class Reading:
 
     def _write(self, index: int, row: np.ndarray) -> str:
         digest = digest_of(row)
-        before = self.recorded(index)
-        if before and digest not in before:
+        recorded = self.recorded(index)
+        waiting = [
+            path.stem.rsplit("-", 1)[1] for path in self.directory.glob(shard_name(self.language, index) + ".i32")
+        ]
+        if {*recorded, *waiting} - {digest}:  # left by an earlier run: the model may have begun on it by now
             raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
         path = self.tokens_path(index, digest)
-        if not before and not path.is_file() and (self.only is None or index < self.only):
+        if not recorded and not path.is_file() and (self.only is None or index < self.only):
             with whole(path) as draft:
                 draft.write_bytes(row.tobytes())
         return digest

@@ -170,8 +170,8 @@ def generation(
             f"{arm}: asked in",
             list(table.index),
         )
-    if {"intact", "raised"} <= set(chosen_arms) and (answers["source"] == answers["target"]).any():
-        table = repair(answers)
+    if {"intact", "raised"} <= set(chosen_arms) and (ask or (answers["source"] == answers["target"]).any()):
+        table = repair(answers, asked=ask)
         path = opened.path / "tables" / f"steering-repair-{name}.csv"
         wrote.append(save_text(path, table.reset_index().to_csv(index=False, lineterminator="\n")))
     out.print(f"wrote {', '.join(map(str, wrote))}")

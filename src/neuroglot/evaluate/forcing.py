@@ -253,21 +253,23 @@ def deactivated(
     return pd.concat(tables, ignore_index=True)
 
 
-def repair(answers: pd.DataFrame, arm: Arm = "raised") -> pd.DataFrame:
-    """Off-target repair (Tang et al. 2024, Table 4): prompts of a language whose answer should be in it too.
+def repair(answers: pd.DataFrame, arm: Arm = "raised", *, asked: bool = False) -> pd.DataFrame:
+    """Off-target repair (Tang et al. 2024, Table 4): prompts that want an answer in a language, and do not get it.
 
     Args:
-        answers: of `force`, with cells whose source is their target, and the arms `intact` and `arm`.
+        answers: of `force`, with the arms `intact` and `arm`.
         arm: the steered one.
+        asked: whether every prompt says in words which language it wants (`asking`). Otherwise a prompt wants the
+            language it is written in, and cells of other targets do not count.
 
     Returns:
         A row a language: prompts; intact and steered, the share answered in it; off_target, intact answers told to be
         in another language; repaired, those of them that are in it when steered; broken, those in it before and
         not after; and the perplexity and the degenerate share of both.
     """
-    own = answers[answers["source"] == answers["target"]]
+    wanting = answers if asked else answers[answers["source"] == answers["target"]]
     rows = {}
-    for tag, table in own.groupby("target", sort=False):
+    for tag, table in wanting.groupby("target", sort=False):
         parts = [table[table["arm"] == name].reset_index(drop=True) for name in ("intact", arm)]
         if any(part.empty for part in parts):
             raise NeuroglotError(f"Repair compares the arms intact and {arm}, and one of them was not measured.")

@@ -33,9 +33,10 @@ def steering_part(
         title = f"Share of answers in the target language, {run.manifest.model.source}: {name}"
         rates = summary(answers[answers["source"] != answers["target"]], ["arm"])
         repaired = None
-        own = answers[answers["source"] == answers["target"]]
-        if {"intact", "raised"} <= set(own["arm"]):
-            repaired = repair(answers)
+        asked = settings["asked"]
+        wanting = answers if asked else answers[answers["source"] == answers["target"]]
+        if {"intact", "raised"} <= set(wanting["arm"]):
+            repaired = repair(answers, asked=asked)
             save_table(run, f"steering-repair-{name}", repaired.reset_index())
         search = run.path / "tables" / f"steering-search-{name}.csv"
         scored = "score" in answers
