@@ -77,6 +77,20 @@ def main() -> None:
         for batch in batches:
             model.body(batch)
 
+    # samples of equal length, so that the same batches can be read bare
+    length = 256
+    letters = ["".join(chr(97 + (7 * i + j) % 26) for j in range(length)) for i in range(arguments.tokens // length)]
+    parallel = ng.Corpus({"en": letters}, parallel=True)
+    sentences = torch.randint(0, 256, (len(letters), length + 1), device="cuda")
+
+    @torch.inference_mode()
+    def bare_samples() -> None:
+        for batch in sentences.split(max(1, arguments.batch_tokens // (length + 1))):
+            model.body(batch)
+
+    def samples(kept: tuple[str, ...] = ()) -> None:
+        ng.record_samples(model, parallel, statistics=kept, batch_tokens=arguments.batch_tokens, progress=False)
+
     split = ng.experts.partition(model, 256, kind="random")
 
     def recording(kept: list[str], partition: ng.experts.Partition | None = None) -> None:
@@ -93,16 +107,22 @@ def main() -> None:
     rows: dict[str, Callable[[], object]] = {"bare body forward": bare}
     rows |= {name: lambda kept=kept: recording(kept) for name, kept in RECORDINGS.items()}
     rows["all four sums and experts"] = lambda: recording(["active", "activation", "hidden", "magnitude"], split)
+    rows[f"bare body, samples of {length}"] = bare_samples
+    rows["sample vectors and embeddings"] = samples
+    rows["the same and all four sums"] = lambda: samples(("active", "activation", "hidden", "magnitude"))
     rows["bare body + one head product"] = lambda: (bare(), head())
     rows["perplexity"] = lambda: ng.evaluate.perplexity(model, text, progress=False, **settings)
     times: dict[str, list[float]] = {name: [] for name in rows}
     tokenising = seconds(lambda: pack(model, text["en"], "en", block=arguments.block, tokens=arguments.tokens))
+    packing = [*RECORDINGS, "all four sums and experts", "perplexity"]
+    against = {"perplexity": "bare body + one head product"}
+    against |= dict.fromkeys(["sample vectors and embeddings", "the same and all four sums"], list(rows)[5])
     for run in rows.values():
         run()
     for _ in range(arguments.repeats):
         for name, run in rows.items():
             taken = seconds(run)
-            times[name].append(taken if name.startswith("bare") else taken - tokenising)
+            times[name].append(taken - tokenising if name in packing else taken)
 
     body = sum(weight.numel() for name, weight in network.named_parameters() if "layers" in name)
     peak = matrix_peak()
@@ -116,7 +136,7 @@ def main() -> None:
     print(f"matrix products reach {peak / 1e12:.0f} TFLOP/s; tokenising ({tokenising:.2f} s) is left out\n")
     print(f"{'':38}{'tokens/s':>10}{'of peak':>9}{'ratio':>8}{'lowest':>8}{'highest':>8}")
     for name, taken in times.items():
-        base = times["bare body + one head product" if name in ("perplexity",) else "bare body forward"]
+        base = times[against.get(name, name if name.startswith("bare body,") else "bare body forward")]
         ratios = [mine / its for mine, its in zip(taken, base, strict=True)]
         rate = blocks.numel() / statistics.median(taken)
         print(f"{name:38}{rate:10,.0f}{2 * body * rate / peak:9.1%}"
@@ -157,9 +177,11 @@ def profile(model: ng.Model, batch: torch.Tensor) -> None:
     from torch.profiler import profile as profiler
 
     from neuroglot.ffn import watch
-    from neuroglot.recording.statistics import STATISTICS
+    from neuroglot.recording.experts import Experts
+    from neuroglot.recording.statistics import STATISTICS, Sums
 
-    kept = [kind(model.ffns) for kind in STATISTICS.values()]
+    labels = ng.experts.partition(model, 256, kind="random").labels
+    kept = [Sums(model.ffns, STATISTICS), Experts(model.ffns, labels, 256, [0.1])]
 
     def observe(layer: int, activation: torch.Tensor, hidden: torch.Tensor) -> None:
         for statistic in kept:
@@ -170,7 +192,7 @@ def profile(model: ng.Model, batch: torch.Tensor) -> None:
         with profiler(activities=[ProfilerActivity.CUDA]) as taken:
             model.body(batch)
             torch.cuda.synchronize()
-    print(taken.key_averages().table(sort_by="cuda_time_total", row_limit=16, max_name_column_width=60))
+    print(taken.key_averages().table(sort_by="cuda_time_total", row_limit=24, max_name_column_width=60))
 
 
 if __name__ == "__main__":

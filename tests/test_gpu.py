@@ -5,7 +5,8 @@ import tiny
 import torch
 
 import neuroglot as ng
-from neuroglot.recording.reductions import count_positive, sum_tokens
+from neuroglot.recording import STATISTICS
+from neuroglot.recording.reductions import count_highest, standardise, sum_tokens
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,14 +16,52 @@ pytestmark = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 130, 257), (2, 2047, 1000), (5, 64, 11_008)])
-def test_kernels_equal_the_reference(shape, dtype):
-    whole = torch.randn((shape[0], shape[1] + 1, shape[2]), dtype=dtype)
-    reference, values = whole[:, 1:], whole.cuda()[:, 1:]  # as without BOS: sequences with gaps between them
-    assert torch.equal(count_positive(values).cpu(), (reference > 0).sum((0, 1)))
-    expected, scale = reference.double().sum((0, 1)), reference.double().abs().sum((0, 1))
-    assert ((sum_tokens(values).cpu() - expected).abs() <= 1e-14 * scale).all()
-    assert torch.equal(sum_tokens(values), sum_tokens(values))
-    assert ((sum_tokens(values, magnitude=True).cpu() - scale).abs() <= 1e-14 * scale).all()
+def test_sums_equal_the_reference(shape, dtype):
+    # as without BOS: sequences with gaps between them
+    references = [torch.randn((shape[0], shape[1] + 1, shape[2]), dtype=dtype)[:, 1:] for _ in range(2)]
+    activation, hidden = (torch.cat([each[:, :1], each], 1).cuda()[:, 1:] for each in references)
+    for names in (*STATISTICS, ("hidden", "active"), STATISTICS):
+        names = [names] if isinstance(names, str) else list(names)
+        taken = sum_tokens(activation, hidden, names)
+        again = sum_tokens(activation, hidden, names)
+        exact = sum_tokens(references[0].double(), references[1].double(), names)
+        for name, mine, twice, reference in zip(names, taken, again, exact, strict=True):
+            assert torch.equal(mine, twice)
+            source = references[0 if name in ("active", "activation") else 1]
+            scale = 0 if name == "active" else source.double().abs().sum((0, 1))
+            assert ((mine.cpu() - reference).abs() <= 1e-14 * scale).all()
+
+
+def test_ranks_equal_the_reference():
+    generator = torch.Generator().manual_seed(0)
+    for tokens, total in ((1, 5), (37, 700), (130, 8192), (20, 20_480)):
+        scores = torch.randn(tokens, total, generator=generator)
+        scores[::2] = scores[::2].round()  # many are equal, some of them -0 and 0
+        for size in (1, max(1, total // 10), total):
+            assert torch.equal(count_highest(scores.cuda(), size).cpu(), count_highest(scores, size))
+
+
+def test_z_scores_equal_the_reference():
+    scores = 3 * torch.randn(100, 37) + 1
+    scores[7] = 2.5
+    one, other = torch.zeros(100, 50), torch.zeros(100, 50).cuda()
+    standardise(scores.double(), one[:, 10:47])
+    standardise(scores.cuda(), other[:, 10:47])
+    torch.testing.assert_close(one, other.cpu(), rtol=1e-5, atol=1e-5)
+    assert not other[7].any()
+
+
+def test_samples_equal_the_cpu():
+    corpus = ng.Corpus({tag: list(tiny.corpus()[tag])[:6] for tag in ("en", "fr")}, parallel=True)
+    taken = [
+        ng.record_samples(
+            ng.Model(network, tiny.tokenizer()), corpus, statistics=["active", "hidden"], max_tokens=40, progress=False
+        )
+        for network in (tiny.network(), tiny.network().cuda())
+    ]
+    torch.testing.assert_close(taken[0].vectors, taken[1].vectors, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(taken[0].states, taken[1].states, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(taken[0].recording.sum("hidden"), taken[1].recording.sum("hidden"), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "gemma3_text"])

@@ -1,41 +1,53 @@
 """Sums over tokens, which is all that recording does to an activation.
 
-Each takes (batch, tokens, neurons) and give (neurons,). On a CUDA device with Triton each is one kernel that
-reads the activation once, so that its cost is the bytes of the activation over the memory's bandwidth; elsewhere plain
-torch, in the order in which memory lies: first within each sequence, then over them.
+On a CUDA device with Triton these are kernels that read each activation once, so that their cost is the bytes of the
+activation over the memory's bandwidth. Elsewhere they are plain torch, in the order in which memory lies: first within
+each sequence, then over them; that is also what the kernels are tested against.
 """
 
 import importlib.util
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-__all__ = ["Groups", "count_positive", "sum_tokens"]
+__all__ = ["SUMS", "Groups", "Values", "count_highest", "standardise", "sum_tokens"]
 
 TRITON = importlib.util.find_spec("triton") is not None
+TOKENS_AT_ONCE = 4096  # that are ranked in plain torch, which copies their scores several times
 
 Values = Float[Tensor, "batch tokens neurons"]
 
 
-def count_positive(values: Values) -> Int64[Tensor, " neurons"]:
-    """On how many tokens a value is above zero; exact."""
-    if TRITON and values.is_cuda:
-        from neuroglot.recording.kernels import reduce_tokens
-
-        return reduce_tokens(values, "positive")
+def _count(activation: Values, hidden: Values) -> Int64[Tensor, " neurons"]:
+    """On how many tokens the activation is above zero; exact."""
     # Ones are summed as float32, which is exact to 16.7 M tokens a sequence and five times as fast as summing booleans.
-    return torch.gt(values, 0, out=_buffer(values)).sum(1).to(torch.int64).sum(0)
+    return torch.gt(activation, 0, out=_buffer(activation)).sum(1).to(torch.int64).sum(0)
 
 
-def sum_tokens(values: Values, *, magnitude: bool = False) -> Float64[Tensor, " neurons"]:
-    """The sum over tokens of the values, or of their magnitudes, added in float64."""
-    if TRITON and values.is_cuda:
-        from neuroglot.recording.kernels import reduce_tokens
+def _added(values: Values) -> Float[Tensor, " neurons"]:
+    return values.sum(1, dtype=torch.float64).sum(0)
 
-        return reduce_tokens(values, "magnitude" if magnitude else "values")
-    return (values.abs() if magnitude else values).sum(1, dtype=torch.float64).sum(0)
+
+# What is summed over tokens, by name: whether the activation is above zero, the activation, what enters the
+# down-projection (hidden), and its absolute value.
+SUMS = {
+    "active": _count,
+    "activation": lambda activation, hidden: _added(activation),
+    "hidden": lambda activation, hidden: _added(hidden),
+    "magnitude": lambda activation, hidden: _added(hidden.abs()),
+}
+
+
+def sum_tokens(activation: Values, hidden: Values, names: Sequence[str]) -> list[Tensor]:
+    """The sums over batch and tokens that `SUMS` names, (neurons,) each; int64 for counts, float64 for the others."""
+    if TRITON and activation.is_cuda:
+        from neuroglot.recording import kernels
+
+        return kernels.sum_tokens(activation, hidden, names)
+    return [SUMS[name](activation, hidden) for name in names]
 
 
 class Groups:
@@ -59,18 +71,50 @@ class Groups:
         self._slots[labels[order], torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[order]]] = order
         self._table: Tensor | None = None
 
-    def sum(self, values: Float[Tensor, "tokens neurons"]) -> Float[Tensor, "tokens groups"]:
-        """The sums, float64 on a CPU and float32 on a CUDA device."""
+    def sum(self, values: Values) -> Float[Tensor, "all_tokens groups"]:
+        """The sums, of all sequences one after the other; float64 on a CPU and float32 on a CUDA device."""
         if values.is_cuda:
             if self._table is None or self._table.device != values.device or self._table.dtype != values.dtype:
                 self._table = one_hot(self.labels, self.groups).to(values)
+            # as one product a sequence: without BOS they do not lie side by side, and flattening would copy all of them
+            table = self._table.expand(len(values), *self._table.shape)
             if values.dtype == torch.float32:
-                return values @ self._table
-            return torch.mm(values, self._table, out_dtype=torch.float32)
+                return torch.bmm(values, table).flatten(0, 1)
+            return torch.bmm(values, table, out_dtype=torch.float32).flatten(0, 1)
+        values = values.flatten(0, 1)
         if self._slots.numel() > values.shape[1]:
             values = pad(values, (0, 1))
         picked = values.index_select(1, self._slots.flatten()).view(len(values), *self._slots.shape)
         return picked.sum(2, dtype=torch.float64)
+
+
+def standardise(scores: Float[Tensor, "tokens groups"], out: Float[Tensor, "tokens groups"]) -> None:
+    """Write each token's z-scores over the groups (population σ; 0 where all are equal) into `out`."""
+    if TRITON and scores.is_cuda:
+        from neuroglot.recording import kernels
+
+        return kernels.standardise(scores, out)
+    apart = scores - scores.mean(1, keepdim=True)
+    spread = apart.square().mean(1, keepdim=True).sqrt()
+    out.copy_(torch.where(spread > 0, apart / spread, 0.0))
+    return None
+
+
+def count_highest(scores: Float[Tensor, "tokens all"], size: int) -> Int64[Tensor, " all"]:
+    """On how many tokens each is among the `size` highest; of equal scores those that come first."""
+    if TRITON and scores.is_cuda and scores.shape[1] <= 1 << 15:  # a token's scores fit a program's registers
+        from neuroglot.recording import kernels
+
+        return kernels.count_highest(scores, size)
+    counts = torch.zeros(scores.shape[1], dtype=torch.int64, device=scores.device)
+    for some in scores.split(TOKENS_AT_ONCE):
+        least = some.kthvalue(some.shape[1] - size + 1, dim=1, keepdim=True).values
+        chosen = some >= least
+        if bool((chosen.sum(1) > size).any()):  # more than there is room for, all of them equal to the least
+            above, equal = some > least, some == least
+            chosen = above | (equal & (equal.cumsum(1) <= size - above.sum(1, keepdim=True)))
+        counts += chosen.sum(0)
+    return counts
 
 
 _kept: dict[torch.device, Tensor] = {}

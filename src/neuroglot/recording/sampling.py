@@ -20,7 +20,7 @@ from neuroglot.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.recording.recording import Provenance, Recording
 from neuroglot.recording.samples import Samples, read_header, unit
-from neuroglot.recording.statistics import STATISTICS, Statistic
+from neuroglot.recording.statistics import STATISTICS, Sums
 
 __all__ = ["record_samples"]
 
@@ -79,7 +79,7 @@ def record_samples(
     provenance = Provenance(
         model=model.name, fingerprint=model.fingerprint, tokenizer=model.tokenizer_fingerprint, block=0
     )
-    kept = [STATISTICS[name](model.ffns) for name in statistics]
+    kept = Sums(model.ffns, statistics) if statistics else None
     settings = {
         "fingerprint": provenance.fingerprint,
         "text": hashlib.sha256(repr((keys, rows)).encode()).hexdigest()[:32],
@@ -214,7 +214,7 @@ def _run(
     keys: Sequence[str],
     vectors: np.ndarray,
     means: np.ndarray | None,
-    kept: Sequence[Statistic],
+    kept: Sums | None,
     batch_tokens: int,
     provenance: Provenance,
     progress: bool,
@@ -222,24 +222,28 @@ def _run(
     """Fill `vectors` (K, n, L·N) and `means` (K, n, L, width), and give the recording of the kept statistics."""
     bos = [] if model.bos is None else [model.bos]
     neurons = model.neurons
-    tokens = torch.empty(0)
-    counted = torch.empty(0)
-    weights = torch.empty(0)
-    pooled = torch.empty(0)
-    pooled_states = torch.empty(0)
+    shape = (0, 0)
+    device = model.device
+    counted = lengths = picked = pooled = pooled_states = torch.empty(0)
 
     def mean(values: Tensor) -> Tensor:
-        values = values.reshape(*tokens.shape, -1).float()  # also where a family flattens its tokens
-        return torch.bmm(weights.to(values.device), values).squeeze(1).cpu()
+        values = values.reshape(*shape, -1)  # also where a family flattens its tokens
+        ones = counted.to(values)  # exact in every type, as the shares of a mean are not
+        if values.is_cuda and values.dtype != torch.float32:
+            total = torch.bmm(ones, values, out_dtype=torch.float32)
+        else:
+            total = torch.bmm(ones.float(), values.float())
+        return total.squeeze(1).to(device) / lengths
 
     def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
         pooled[:, layer * neurons : (layer + 1) * neurons] = mean(hidden)
-        if kept:
-            where = counted.to(hidden.device)
-            activation = activation.reshape(*tokens.shape, -1)[where][None]
-            hidden = hidden.reshape(*tokens.shape, -1)[where][None]
-            for statistic in kept:
-                statistic.add(layer, activation, hidden)
+        if kept is not None:
+            kept.add(layer, of_counted(activation), of_counted(hidden))
+
+    def of_counted(values: Tensor) -> Tensor:
+        if not len(picked):  # all of one length
+            return values.view(*shape, -1)[:, len(bos) :]
+        return values.reshape(shape[0] * shape[1], -1).index_select(0, picked.to(values.device))[None]
 
     def observe_states(layer: int, states: Tensor) -> None:
         pooled_states[:, layer] = mean(states)
@@ -253,23 +257,26 @@ def _run(
         for k, (tag, of_language) in enumerate(zip(languages, rows, strict=True)):
             for batch in _batches([len(bos) + len(ids) for ids in of_language], batch_tokens):
                 texts = [bos + of_language[i] for i in batch]
-                length = max(map(len, texts))
-                tokens = torch.tensor([ids + [0] * (length - len(ids)) for ids in texts])
+                shape = (len(texts), max(map(len, texts)))
+                tokens = torch.tensor([ids + [0] * (shape[1] - len(ids)) for ids in texts])
                 ends = torch.tensor([len(ids) for ids in texts])[:, None]
-                mask = torch.arange(length)[None] < ends
-                counted = mask & (torch.arange(length)[None] >= len(bos))
-                weights = (counted / (ends - len(bos)))[:, None].float()
-                pooled = torch.empty(len(batch), vectors.shape[2])
+                mask = torch.arange(shape[1])[None] < ends
+                counting = mask & (torch.arange(shape[1])[None] >= len(bos))
+                even = bool(mask.all())
+                picked = torch.empty(0) if even else counting.flatten().nonzero().squeeze(1).to(device)
+                counted, lengths = counting[:, None].to(device), (ends - len(bos)).to(device)
+                # on the device until all layers are read: a copy a layer would make it wait for each of them
+                pooled = torch.empty(len(batch), vectors.shape[2], device=device)
                 if means is not None:
-                    pooled_states = torch.empty(len(batch), *means.shape[2:])
-                model.body(tokens, None if bool(mask.all()) else mask.long())
-                vectors[k, batch] = unit(pooled[None], [tag], [keys[i] for i in batch])[0].numpy()
+                    pooled_states = torch.empty(len(batch), *means.shape[2:], device=device)
+                model.body(tokens, None if even else mask.long())
+                vectors[k, batch] = unit(pooled[None], [tag], [keys[i] for i in batch])[0].cpu().numpy()
                 if means is not None:
-                    means[k, batch] = pooled_states.numpy()
+                    means[k, batch] = pooled_states.cpu().numpy()
                 advance(int(mask.sum()), tag)
-            if kept:
+            if kept is not None:
                 count = torch.tensor([sum(map(len, of_language))])
-                sums = {name: total.unsqueeze(-1) for statistic in kept for name, total in statistic.take().items()}
+                sums = {name: total.unsqueeze(-1) for name, total in kept.take().items()}
                 recordings.append(Recording((tag,), count, sums, provenance))
     return Recording.merge(recordings) if recordings else None
 

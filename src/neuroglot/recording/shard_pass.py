@@ -12,7 +12,7 @@ from neuroglot.ffn import watch
 from neuroglot.model import Model
 from neuroglot.recording.experts import Experts
 from neuroglot.recording.recording import Provenance, Recording
-from neuroglot.recording.statistics import STATISTICS, Statistic
+from neuroglot.recording.statistics import Statistic, Sums
 from neuroglot.recording.text import Shard
 
 if TYPE_CHECKING:  # which is above: a recording needs only its labels
@@ -35,7 +35,7 @@ class Work:
 
     def kept(self, model: Model) -> list[Statistic]:
         """The statistics, empty."""
-        kept: list[Statistic] = [STATISTICS[name](model.ffns) for name in self.statistics]
+        kept: list[Statistic] = [Sums(model.ffns, self.statistics)]
         if self.partition is not None:
             kept.append(Experts(model.ffns, self.partition.labels, self.partition.experts, self.top))
         return kept

@@ -1,95 +1,52 @@
 """What is kept of an activation the moment it exists.
 
-A statistic reduces the activations of a batch, on the device where they are, into sums that do not grow with the
-text. `STATISTICS` lists those that a recording can hold; to add one, subclass `Statistic`.
+A statistic reduces the activations of a batch, on the device where they are, into sums that do not grow with the text.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from neuroglot.ffn import FFN
-from neuroglot.recording.reductions import count_positive, sum_tokens
+from neuroglot.recording.reductions import SUMS, Values, sum_tokens
 
-__all__ = ["STATISTICS", "Statistic"]
+__all__ = ["STATISTICS", "Statistic", "Sums"]
 
-Values = Float[Tensor, "batch tokens neurons"]
+STATISTICS = tuple(SUMS)  # that a recording can hold of every neuron
 
 
 class Statistic(ABC):
-    """One sum over tokens, for every layer.
-
-    Attributes:
-        name: what the recording calls it.
-        dtype: of the result: int64 for counts, float64 for sums.
-    """
-
-    name: ClassVar[str]
-    dtype: ClassVar[torch.dtype] = torch.float64
-
-    def __init__(self, ffns: Sequence[FFN]):
-        self.totals: list[Tensor | None] = [None] * len(ffns)
+    """Sums over tokens, of every layer."""
 
     @abstractmethod
-    def reduce(self, activation: Values, hidden: Values) -> Tensor:
-        """The sum over a batch's counted tokens, (…), of one layer."""
-
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
         """Take in one layer of a batch. Only tokens that count are given: no BOS, no padding."""
-        reduced = self.reduce(activation, hidden).to(self.dtype)
-        total = self.totals[layer]
-        self.totals[layer] = reduced if total is None else total.add_(reduced)
+
+    @abstractmethod
+    def take(self) -> dict[str, Tensor]:
+        """What the recording calls them → the sums so far, (L, …) on the CPU; they start again from zero."""
+
+
+class Sums(Statistic):
+    """Sums of every neuron's own values: any of `STATISTICS`, together, since that reads each activation once.
+
+    Counts are int64 and exact; the others are added in float64.
+    """
+
+    def __init__(self, ffns: Sequence[FFN], names: Sequence[str]):
+        self.names = names
+        self._totals: list[list[Tensor] | None] = [None] * len(ffns)
+
+    def add(self, layer: int, activation: Values, hidden: Values) -> None:
+        """Take in one layer of a batch."""
+        sums = sum_tokens(activation, hidden, self.names)
+        before = self._totals[layer]
+        self._totals[layer] = sums if before is None else [a.add_(b) for a, b in zip(before, sums, strict=True)]
 
     def take(self) -> dict[str, Tensor]:
-        """The totals so far by name, (L, …) on the CPU; the statistic starts again from zero."""
-        result = torch.stack([total.cpu() for total in self.totals if total is not None])
-        self.totals = [None] * len(self.totals)
-        return {self.name: result}
-
-
-class Active(Statistic):
-    """On how many tokens the activation is above zero; exact."""
-
-    name = "active"
-    dtype = torch.int64
-
-    def reduce(self, activation: Values, hidden: Values) -> Tensor:
-        """Count."""
-        return count_positive(activation)
-
-
-class Activation(Statistic):
-    """The sum of the activation."""
-
-    name = "activation"
-
-    def reduce(self, activation: Values, hidden: Values) -> Tensor:
-        """Sum in float64."""
-        return sum_tokens(activation)
-
-
-class Hidden(Statistic):
-    """The sum of what enters the down-projection."""
-
-    name = "hidden"
-
-    def reduce(self, activation: Values, hidden: Values) -> Tensor:
-        """Sum in float64."""
-        return sum_tokens(hidden)
-
-
-class Magnitude(Statistic):
-    """The sum of the absolute value of what enters the down-projection."""
-
-    name = "magnitude"
-
-    def reduce(self, activation: Values, hidden: Values) -> Tensor:
-        """Sum in float64, as `Activation` does."""
-        return sum_tokens(hidden, magnitude=True)
-
-
-STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (Active, Activation, Hidden, Magnitude)}
+        """The totals so far, each (L, N)."""
+        layers = [totals for totals in self._totals if totals is not None]
+        self._totals = [None] * len(self._totals)
+        return {name: torch.stack([sums[i].cpu() for sums in layers]) for i, name in enumerate(self.names)}
