@@ -9,7 +9,17 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
 settings.register_profile("neuroglot", deadline=None)  # timings never decide a test
 settings.load_profile("neuroglot")
-torch.set_num_threads(max(1, (os.cpu_count() or 2)))
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings, the more the busier the machine
+
+
+@pytest.fixture(autouse=True)
+def _threads(request):
+    """All cores for a real model."""
+    if request.node.get_closest_marker("real"):
+        torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
