@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from importlib import import_module
 
 import pytest
 import tiny
@@ -84,7 +85,7 @@ def test_samples_never_look_at_the_host_while_they_are_read(looks):
 
 def test_perplexity_never_makes_a_block_by_vocabulary(monkeypatch, looks):
     model = tiny.model()
-    monkeypatch.setattr(sys.modules["neuroglot.evaluate.perplexity"], "LOGITS_AT_ONCE", 8 * model.vocabulary)
+    monkeypatch.setattr(import_module("neuroglot.evaluate.perplexity"), "LOGITS_AT_ONCE", 8 * model.vocabulary)
     with Shapes() as shapes, ng.intervene(model, ng.Deactivate(torch.rand(model.layers, model.neurons) < 0.5)):
         ng.evaluate.perplexity(model, tiny.corpus(), block=BLOCK, progress=False)
     assert big(shapes, model, 8) and not big(shapes, model, 9) and not looks
