@@ -27,7 +27,7 @@ def demo(
         folder or Path("runs/demo"),
         ModelSettings(source="gemma3-270m"),
         TextSettings(source="starter", languages=split(languages)),
-        RecordSettings(block=256, tokens=6_000),
+        RecordSettings(block=256, tokens=6_000, examples=4),
     )
     identify_run(run, "lape", {})
     perturb_run(run, model, "lape", tokens=520, block=128, seeds=3, corpus=None)
