@@ -14,6 +14,7 @@ from neuroglot.packing import pack
 from neuroglot.recording import Examples, context, merge
 from neuroglot.recording.examples import LOW, TopExamples, examples_of_shard
 
+
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     """Tensors this small are slower on more."""

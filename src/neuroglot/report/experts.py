@@ -21,8 +21,10 @@ from neuroglot.experts import (
     tuning_change,
 )
 from neuroglot.languages import language_name
+from neuroglot.report.atlas import atlas_plot
 from neuroglot.report.expert_figures import change_figure, pattern_figure, shared_figure, similarity_figure
 from neuroglot.report.figures import method_name
+from neuroglot.report.screen import embedded, named, pair_plot
 from neuroglot.run import Run
 
 __all__ = ["expert_part"]
@@ -60,11 +62,16 @@ def expert_part(
         },
         "findings": [],
     }
+    shown["plots"] = _plots(frequency, tags)
     if len(tags) >= 2:
         similarity = compare(frequency)
-        for name in ("euclidean", "kl", "pearson"):
-            matrix = pd.DataFrame(getattr(similarity, name).numpy(), index=list(tags), columns=list(tags))
+        measures = {
+            name: pd.DataFrame(getattr(similarity, name).numpy(), index=list(tags), columns=list(tags))
+            for name in ("euclidean", "kl", "pearson")
+        }
+        for name, matrix in measures.items():
             save_table(run, f"expert-{name}", matrix.rename_axis("language").reset_index())
+        shown["plots"]["similarity"] = embedded({name: pair_plot(each, name) for name, each in measures.items()})
         drawn = similarity_figure(similarity, tags, f"Similarity of activation patterns in {source}")
         shown["similarity"] = figure(run, drawn, "expert-similarity")
         shown["smoothing"] = similarity.smoothing
@@ -98,6 +105,19 @@ def expert_part(
         save_table(run, "pruning", pruning)
         shown["pruning"] = pruning
     return shown
+
+
+def _plots(frequency: torch.Tensor, tags: tuple[str, ...]) -> dict[str, Any]:
+    experts = frequency.shape[2]
+    top = float(frequency.flatten().quantile(0.99)) if frequency.numel() < 1 << 24 else float(frequency.max())
+    patterns = {
+        named(tag): atlas_plot(matrix.float().numpy(), experts, label="frequency", high=top or 1.0, column="experts")
+        for tag, matrix in zip(tags, frequency, strict=True)
+    }
+    number = atlas_plot(
+        counts(frequency).float().numpy(), experts, label="languages", high=float(len(tags)), column="experts"
+    )
+    return {"patterns": embedded(patterns), "shared": embedded({"": number})}
 
 
 def _neurons_in_experts(run: Run, method: str, frequency: torch.Tensor, tags: tuple[str, ...]) -> pd.DataFrame | None:
