@@ -1,5 +1,7 @@
 """The atlas: every neuron of every layer at once, in bins of neighbours, by language."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -49,7 +51,7 @@ def atlas_plot(
     """
     layers, bins = values.shape
     edges = bin_edges(neurons, bins)
-    ranges = [f"{a}" if b - a == 1 else f"{a}–{b - 1}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    ranges = [f"{a}" if b - a == 1 else f"{a}–{b - 1}" for a, b in pairwise(edges.tolist())]
     plot = heatmap(
         values,
         x=ranges,

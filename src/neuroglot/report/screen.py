@@ -1,6 +1,6 @@
 """Figures for screens: heatmaps and curves that answer to a pointer, as the plain values that plotly.js draws.
 
-A figure is `{"data": …, "layout": …}`. Nothing here needs a browser or the `plotly` package, which only brings the script.
+A figure is `{"data": …, "layout": …}`. Nothing here needs a browser; of the `plotly` package only the script is used.
 Scales run evenly in lightness, from pale to dark or through white from blue to orange, so that they can be read in grey
 print and without telling red from green.
 """
