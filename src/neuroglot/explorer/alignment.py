@@ -1,6 +1,6 @@
 """The Alignment tab: the similarity map, from all samples down to a pair of sentences, and the scores by layer."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,17 @@ class Alignment:
     def layers(self) -> list[str]:
         """`whole vectors`, then the layers from 1."""
         return ["whole vectors", *(f"layer {i + 1}" for i in range(self.samples.layers))]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The scores by layer, as the report wrote them or measured now."""
+        path = self.opened.run.path / "tables" / "alignment-layers.csv"
+        return pd.read_csv(path, index_col="layer") if path.is_file() else alignment.by_layer(self.samples, draws=200)
+
+    @property
+    def best(self) -> int:
+        """The place in `layers` of the one whose SADS is highest."""
+        return 1 + int(self.table["sads"].to_numpy().argmax())
 
     @lru_cache(maxsize=8)  # noqa: B019 (one an app)
     def similarities(self, layer: str) -> Float[np.ndarray, "languages samples languages samples"]:
@@ -98,10 +109,8 @@ class Alignment:
 
     def scores(self) -> tuple[Plot, Plot | None]:
         """LRDS and SADS by layer, and SES with its excess where states were kept; bands are 95 % intervals."""
-        path = self.opened.run.path / "tables" / "alignment-layers.csv"
-        known = pd.read_csv(path, index_col="layer") if path.is_file() else None
-        table = alignment.by_layer(self.samples, draws=200) if known is None else known
         plots = []
+        table = self.table
         for names in (("lrds", "sads"), ("ses", "ses_margin")):
             if names[0] in table:
                 some = table[[column for name in names for column in (name, f"{name}_low", f"{name}_high")]]

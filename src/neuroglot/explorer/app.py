@@ -77,6 +77,7 @@ def explore(
             allowed_paths=[],
             show_error=True,
             theme=_theme(),
+            head=f'<link rel="preload" as="script" href="{_script()}">',  # so that it comes with the app's own scripts
             css=files("neuroglot.explorer").joinpath("style.css").read_text(encoding="utf-8"),
         )
     except OSError as error:
@@ -90,6 +91,10 @@ def _gradio() -> Any:
     import gradio
 
     return gradio
+
+
+def _script() -> str:
+    return f"gradio_api/file={script_of()}"
 
 
 def _theme() -> Any:
@@ -129,7 +134,7 @@ def _panel(gr: Any, name: str, value: Plot | None = None, **more: Any) -> Any:
         None if value is None else json.dumps(value),
         html_template=f'<div class="plot" tabindex="0" role="application" aria-label="{name}"></div>',
         js_on_load=files("neuroglot.explorer").joinpath("plot_panel.js").read_text(encoding="utf-8"),
-        head=f'<script src="gradio_api/file={script_of()}"></script>',
+        head=f'<script src="{_script()}"></script>',
         apply_default_css=False,
         elem_id=name,
         **more,
@@ -166,7 +171,7 @@ def _atlas(gr: Any, opened: Opened) -> None:
     with gr.Row():
         view = gr.Dropdown(atlas.views, value=atlas.views[0], label="Show", elem_id="atlas-view")
         language = gr.Dropdown(tags, value=first, label="Language", elem_id="atlas-language")
-        other = gr.Dropdown(tags, value=second, label="Less", info="for differences", elem_id="atlas-other")
+        other = gr.Dropdown(tags, value=second, label="Less, in differences", elem_id="atlas-other")
         method = gr.Dropdown(methods, value=methods[0] if methods else None, label="Neurons of", visible=bool(methods))
     if not methods:
         _text(gr, note("No neurons were identified yet:", opened.command("identify {run}")))
@@ -177,7 +182,7 @@ def _atlas(gr: Any, opened: Opened) -> None:
         show = gr.Button("Open neuron", elem_id="open-neuron")
     page = _text(
         gr,
-        "<p class='small'>Choose a cell with a click, or with the arrow keys and Enter; or type a layer and a neuron.</p>",
+        "<p class='small'>Choose a cell with a click, or with the arrow keys and Enter, or type its numbers.</p>",
         elem_id="neuron-page",
         js_on_load=GO,
     )
@@ -225,7 +230,7 @@ def _lab(gr: Any, opened: Opened) -> None:
         found = gr.Dropdown(methods, value=methods[0], label="Neurons of")
         method = gr.Dropdown(list(METHODS), value="replace", label="Raised by")
         strength = gr.Slider(0.0, 10.0, value=1.0, step=0.1, label="Strength")
-        layers = gr.Textbox(label="Layers", info="such as 1-3,16; empty for all")
+        layers = gr.Textbox(label="Layers", placeholder="all, or such as 1-3,16")
     with gr.Accordion("How it writes", open=False), gr.Row():
         site = gr.Dropdown(["activation", "hidden"], value="activation", label="Site")
         tokens = gr.Slider(1, 256, value=48, step=1, label="Tokens at most")
@@ -327,7 +332,7 @@ def _alignment(gr: Any, opened: Opened) -> None:
             with gr.Column(min_width=480):
                 _text(gr, "<p class='small'>SES: similarity of one meaning’s residual stream in two languages.</p>")
                 _panel(gr, "ses", ses)
-    layer = gr.Dropdown(shown.layers, value=shown.layers[-1], label="Similarity of", elem_id="alignment-layer")
+    layer = gr.Dropdown(shown.layers, value=shown.layers[shown.best], label="Similarity of", elem_id="alignment-layer")
     with gr.Row():
         with gr.Column(min_width=420):
             _text(gr, "<p class='small'>Every pair of languages; choose one to see its samples.</p>")

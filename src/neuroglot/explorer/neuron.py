@@ -3,17 +3,20 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
+from typing import Any
 
 import torch
 
 from neuroglot.explorer.atlas import Atlas
 from neuroglot.explorer.opened import drawn
 from neuroglot.identify.entropy import entropy
-from neuroglot.recording import context
+from neuroglot.recording import Context, context
 
-__all__ = ["Neuron", "Words", "describe_neuron", "neuron_page", "wilson"]
+__all__ = ["Neuron", "Words", "describe_neuron", "in_words", "neuron_page", "wilson"]
 
 NEAREST = 8
+CUT = "\ufffd"  # what a decoder gives for part of a character
 
 
 @dataclass(frozen=True)
@@ -115,18 +118,25 @@ def _examples(atlas: Atlas, layer: int, number: int) -> tuple[dict[str, list[Wor
         for example in kept.of(k, layer, number):
             around = context(directory, example, kept.text)
             if around is not None:
-                before = tokenizer.decode(around.before)
-                until = tokenizer.decode([*around.before, around.token])
-                whole = tokenizer.decode([*around.before, around.token, *around.after])
-                if not until.startswith(before) or not whole.startswith(until):  # a character of several tokens
-                    token, after = tokenizer.decode([around.token]), tokenizer.decode(around.after)
-                else:
-                    token, after = until[len(before) :], whole[len(until) :]
-                words.append(Words(example.value, before, token, after))
+                words.append(Words(example.value, *in_words(tokenizer, around)))
         found[tag] = words
     if not any(found.values()):
         return {}, "It was never active, or the text it was recorded on is gone."
     return found, ""
+
+
+def in_words(tokenizer: Any, around: Context) -> tuple[str, str, str]:
+    """What is before the token, the token, and what is after it; a token that is part of a character is all of it."""
+    whole = tokenizer.decode([*around.before, around.token, *around.after])
+    before = commonprefix([tokenizer.decode(around.before).rstrip(CUT), whole])  # noqa: RUF071 (texts, not paths)
+    until = tokenizer.decode([*around.before, around.token])
+    if not until.endswith(CUT) and whole.startswith(until):
+        after = whole[len(until) :]
+    else:
+        after = tokenizer.decode(around.after).lstrip(CUT)
+        after = after if whole.endswith(after) else ""
+    token = whole[len(before) : len(whole) - len(after)]
+    return before.lstrip(CUT), token, after.rstrip(CUT)
 
 
 def neuron_page(neuron: Neuron, others: Sequence[int] = ()) -> str:

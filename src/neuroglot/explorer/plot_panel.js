@@ -1,7 +1,7 @@
 // Draws the figure in `props.value` with plotly.js, and tells which cell was chosen: by a click, or with the arrow keys
 // and Enter.
 const node = element.querySelector(".plot");
-const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+const settings = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
 let cell = [0, 0];
 
 const choose = (point) => trigger("click", { x: String(point.x), y: String(point.y), text: String(point.text ?? "") });

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from neuroglot.explorer.opened import Opened
-from neuroglot.report.screen import DASHES, LINES, Plot, curves, named
+from neuroglot.report.screen import DASHES, LINES, Plot, curves, named, plain
 
 __all__ = ["choices", "command", "pruning_plot", "table"]
 
@@ -25,25 +25,33 @@ def choices(measured: pd.DataFrame) -> list[str]:
 
 
 def pruning_plot(measured: pd.DataFrame) -> Plot:
-    """Share of experts kept against perplexity, a line a language; dotted: random experts, as many."""
+    """Share of experts kept against perplexity, a line a language and rule; dotted: random experts, as many."""
     languages: list[str] = list(dict.fromkeys(measured.language))
     plot = curves(pd.DataFrame(), x_title="experts kept", y_title="perplexity of held-out samples")
     traces = plot["data"]
-    for place, tag in enumerate(languages):
-        of_tag = measured[measured.language == tag].sort_values("proportion")
-        colour = LINES[place % len(LINES)]
+    rules = measured.choice.str.replace(r" [\d.]+", "", regex=True)
+    marks = dict(zip(dict.fromkeys(rules), ("circle", "square", "diamond", "x", "triangle-up"), strict=False))
+    for tag, rule in dict.fromkeys(zip(measured.language, rules, strict=True)):
+        of_tag = measured[(measured.language == tag) & (rules == rule)].sort_values("proportion")
+        colour = LINES[languages.index(tag) % len(LINES)]
         original = float(of_tag.original.iloc[0])
         for column, dash, what in (("experts", DASHES[0], "its experts"), ("random", DASHES[2], "random experts")):
             x = [*of_tag.proportion.tolist(), 1.0]
             y = [*of_tag[column].tolist(), original]
-            labels = [f"{choice} · {tag}" for choice in of_tag.choice] + ["nothing pruned"]
+            labels = [plain(f"{choice} · {tag}") for choice in of_tag.choice] + ["nothing pruned"]
             traces.append(
                 {
-                    "type": "scatter", "mode": "lines+markers", "x": x, "y": y, "name": f"{named(tag)}, {what}",
-                    "text": labels, "line": {"color": colour, "dash": dash}, "marker": {"size": 9},
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "x": x,
+                    "y": y,
+                    "name": f"{named(tag)}, {plain(rule)}, {what}",
+                    "text": labels,
+                    "line": {"color": colour, "dash": dash},
+                    "marker": {"size": 9, "symbol": marks.get(rule, "star")},
                     "hovertemplate": "%{text}<br>%{x:.1%} kept<br>perplexity %{y:.4g}<extra></extra>",
                 }
-            )  # fmt: skip
+            )
     plot["layout"]["yaxis"]["type"] = "log"
     plot["layout"]["xaxis"]["tickformat"] = ".0%"
     plot["layout"]["height"] = 440

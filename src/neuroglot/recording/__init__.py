@@ -1,7 +1,7 @@
 """One pass over the text, reduced to a value: `record` makes a `Recording`, `record_samples` makes `Samples`."""
 
 from neuroglot.recording.cluster import Ray
-from neuroglot.recording.examples import Example, Examples, context
+from neuroglot.recording.examples import Context, Example, Examples, context
 from neuroglot.recording.experts import EXPERTS, Experts
 from neuroglot.recording.forecast import Footprint, Forecast, forecast
 from neuroglot.recording.recorder import record
@@ -15,6 +15,7 @@ from neuroglot.recording.store import merge
 __all__ = [
     "EXPERTS",
     "STATISTICS",
+    "Context",
     "Engine",
     "Example",
     "Examples",

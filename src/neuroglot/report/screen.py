@@ -27,7 +27,9 @@ from neuroglot.neurons import NeuronSet
 from neuroglot.report.figures import change_text
 
 __all__ = [
+    "DASHES",
     "FONTS",
+    "LINES",
     "curves",
     "embedded",
     "heatmap",

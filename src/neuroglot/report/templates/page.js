@@ -34,7 +34,7 @@
   const script = document.createElement("script");
   script.textContent = await new Response(stream).text();
   document.head.append(script);
-  const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "toImage"] };
+  const settings = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
 
   const draw = (figure) => {
     const { names, plots } = JSON.parse(figure.querySelector("script").textContent);
