@@ -53,6 +53,12 @@ def address(run):
     gradio.close_all(verbose=False)
 
 
+@pytest.fixture(scope="module")
+def written(run):
+    """The report."""
+    return report(run)
+
+
 @pytest.fixture
 def page(browser):
     """A page; nothing on it may run what came from text, fail, or ask another machine."""
@@ -78,7 +84,9 @@ def tab(page, name):
 
 
 def middle(page, panel, across=0.5, down=0.5):
-    box = page.locator(f"#{panel} .plot .nsewdrag").first.bounding_box()
+    plot = page.locator(f"#{panel} .plot .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
     return box["x"] + box["width"] * across, box["y"] + box["height"] * down
 
 
@@ -96,9 +104,9 @@ def test_a_heatmap_is_hovered_and_a_neuron_opens(page, address):
     assert "What excites it most" in text and "Entropy over languages" in text
     assert page.locator("article.neuron mark").count() > 0
     assert page.locator("article.neuron .text[lang=ur]").first.evaluate("e => getComputedStyle(e).direction") == "rtl"
+    title = page.locator("article.neuron h3").text_content()
     page.locator("article.neuron .go").first.click()  # the neuron most like it
-    page.wait_for_function("n => document.querySelector('article.neuron h3').textContent !== n",
-                           arg=neuron.query_selector("h3").text_content() if neuron.is_visible() else "")  # fmt: skip
+    page.wait_for_function("n => document.querySelector('article.neuron h3').textContent !== n", arg=title)
 
 
 def test_the_atlas_by_keyboard(page, address):
@@ -184,7 +192,8 @@ def test_matrix_alignment_and_pruning(page, address):
 def test_no_file_can_be_read_through_the_app(address, run):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     here = run.path.resolve()
-    for path in ("/etc/passwd", here / "run.json", here / "report.html", here.parent / "corpus.csv", f"{here}/../../../etc/passwd"):  # fmt: skip
+    around = (here.parent / "corpus.csv", f"{here}/../../../etc/passwd", "/etc/passwd")
+    for path in (here / "run.json", here / "recording" / "recording.safetensors", *around):
         for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "static/..%2f..%2f..", "assets/"):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 opener.open(f"{address}{route}{path}").read()
@@ -193,9 +202,8 @@ def test_no_file_can_be_read_through_the_app(address, run):
     assert script.status == 200
 
 
-def test_the_report_opens_from_disk_without_one_request(page, run):
-    path = report(run)
-    page.goto(path.as_uri())
+def test_the_report_opens_from_disk_without_one_request(page, written):
+    page.goto(written.as_uri())
     page.wait_for_selector("html[data-ready=yes]")
     figure = page.locator("figure.interactive").first
     figure.scroll_into_view_if_needed()
@@ -205,11 +213,11 @@ def test_the_report_opens_from_disk_without_one_request(page, run):
     page.wait_for_function("document.querySelector('figure.drawn .hoverlayer')?.textContent")
     assert "layer 2" in figure.locator(".hoverlayer").text_content()
     figure.locator("select").select_option(label="Urdu (ur)")
-    assert page.asked == [path.as_uri()]
+    assert page.asked == [written.as_uri()]
 
 
-def test_tables_of_the_report_sort(page, run):
-    page.goto(report(run).as_uri())
+def test_tables_of_the_report_sort(page, written):
+    page.goto(written.as_uri())
     page.wait_for_selector("html[data-ready=yes]")
     table = page.locator("table").first
     column = [cell.replace(",", "") for cell in table.locator("tr td:nth-child(3)").all_text_contents()]
@@ -223,8 +231,8 @@ def test_tables_of_the_report_sort(page, run):
     assert names == sorted(names)
 
 
-def test_the_report_prints_its_printed_figures(page, run):
-    page.goto(report(run).as_uri())
+def test_the_report_prints_its_printed_figures(page, written):
+    page.goto(written.as_uri())
     page.wait_for_selector("figure.drawn .js-plotly-plot")
     page.emulate_media(media="print")
     assert page.locator("figure.drawn .screen").first.is_hidden()

@@ -14,6 +14,7 @@ from neuroglot.languages import language_name
 from neuroglot.model import Model, load_tokenizer
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Recording, Samples
+from neuroglot.report.steering import direction
 from neuroglot.run import Run
 
 __all__ = ["Opened", "drawn", "note"]
@@ -21,7 +22,7 @@ __all__ = ["Opened", "drawn", "note"]
 TEMPLATES = Environment(
     loader=PackageLoader("neuroglot.explorer"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
 )
-TEMPLATES.globals["name"] = language_name
+TEMPLATES.globals |= {"name": language_name, "direction": direction}
 
 
 class Opened:
