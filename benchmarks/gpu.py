@@ -93,6 +93,7 @@ def main() -> None:
     rows: dict[str, Callable[[], object]] = {"bare body forward": bare}
     rows |= {name: lambda kept=kept: recording(kept) for name, kept in RECORDINGS.items()}
     rows["all four sums and experts"] = lambda: recording(["active", "activation", "hidden", "magnitude"], split)
+    rows["those three and 5 examples"] = lambda: ng.record(model, text, examples=5, progress=False, **settings)
     rows["bare body + one head product"] = lambda: (bare(), head())
     rows["perplexity"] = lambda: ng.evaluate.perplexity(model, text, progress=False, **settings)
     times: dict[str, list[float]] = {name: [] for name in rows}

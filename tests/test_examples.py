@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import neuroglot as ng
 from neuroglot.ffn import watch
 from neuroglot.packing import pack
-from neuroglot.recording import Examples, context, merge
+from neuroglot.recording import Examples, context, forecast, merge
 from neuroglot.recording.examples import LOW, TopExamples, examples_of_shard
 
 
@@ -120,6 +120,17 @@ def test_parts_resume_and_merge_give_the_same_bytes(tmp_path):
     assert loaded.select(["ru", "en"]).examples.of(1, 0, 5) == whole.examples.of(0, 0, 5)
     with pytest.raises(ng.NeuroglotError, match="examples"):
         ng.record(model, corpus, directory=tmp_path / "whole", **{**how, "examples": 2})
+
+
+def test_the_formula_of_their_cost(tmp_path):
+    model, corpus = tiny.model(), tiny.corpus()
+    ng.record(model, corpus, directory=tmp_path, **SETTINGS)
+    made = ng.Recording.load(tmp_path / "recording.safetensors")
+    held = [made.tokens, *made.sums.values(), made.examples.values, made.examples.places]
+    said = forecast(model, corpus, block=16, examples=3)
+    assert said.footprint.recording == sum(each.numel() * each.itemsize for each in held)
+    text = sum(path.stat().st_size for path in (tmp_path / "text").glob("*.i32"))
+    assert text == said.footprint.tokens_on_disk == 4 * int(made.tokens.sum())
 
 
 def test_a_neuron_never_active_has_none():

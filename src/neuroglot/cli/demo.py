@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from neuroglot.cli.app import app, split
+from neuroglot.cli.app import app, out, split
 from neuroglot.cli.identify import identify_run
 from neuroglot.cli.options import LanguagesOption, OutOption
 from neuroglot.cli.perturb import perturb_run
@@ -32,3 +32,4 @@ def demo(
     identify_run(run, "lape", {})
     perturb_run(run, model, "lape", tokens=520, block=128, seeds=3, corpus=None)
     report_run(run)
+    out.print(f"look at it: neuroglot explore {run.path}  (pip install 'neuroglot\\[explore]')")

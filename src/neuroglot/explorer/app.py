@@ -75,6 +75,7 @@ def explore(
             footer_links=[],
             enable_monitoring=False,
             allowed_paths=[],
+            max_file_size=1,  # byte: nothing is to be uploaded
             show_error=True,
             theme=_theme(),
             head=f'<link rel="preload" as="script" href="{_script()}">',  # so that it comes with the app's own scripts

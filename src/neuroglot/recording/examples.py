@@ -29,6 +29,7 @@ __all__ = ["Example", "Examples", "TopExamples", "context"]
 
 SHARD = 32  # a place is the number of its shard, shifted by so many bits, and the token in it
 LOW = (1 << SHARD) - 1
+AT_ONCE = 1 << 24  # values that are ranked, so that a GPU's large batches do not need as much memory again
 BEFORE, AFTER = 24, 8
 
 
@@ -150,13 +151,13 @@ class TopExamples(Statistic):
             self.totals[layer] = keys
         least = (keys[:, -1] >> SHARD).to(torch.int32).view(torch.float32)
         rows = (values.amax(0).float() > least).nonzero().flatten()
-        if len(rows):
-            some = values.index_select(1, rows).T.float().contiguous()
-            tokens = torch.arange(self._seen[layer], self._seen[layer] + len(values), device=values.device)
-            bits = (some.clamp_min(0).view(torch.int32).to(torch.int64) << SHARD) | (LOW - tokens)
-            bits = torch.where(some > 0, bits, 0)
-            most = torch.cat([keys[rows], bits.topk(min(self.k, len(values)), dim=1).values], 1)
-            keys[rows] = most.topk(self.k, dim=1).values
+        tokens = torch.arange(self._seen[layer], self._seen[layer] + len(values), device=values.device)
+        for some in rows.split(max(1, AT_ONCE // len(values))):
+            highest = values.index_select(1, some).T.float().contiguous()
+            bits = (highest.clamp_min(0).view(torch.int32).to(torch.int64) << SHARD) | (LOW - tokens)
+            bits = torch.where(highest > 0, bits, 0)
+            most = torch.cat([keys[some], bits.topk(min(self.k, len(values)), dim=1).values], 1)
+            keys[some] = most.topk(self.k, dim=1).values
         self._seen[layer] += len(values)
 
     def take(self) -> dict[str, Tensor]:
