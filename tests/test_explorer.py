@@ -339,3 +339,34 @@ def test_the_report_holds_every_figure_twice_and_no_markup_of_the_text(run):
     share = run.recording.probabilities[..., 1]
     np.testing.assert_allclose(unpacked(atlas["plots"][1]["data"][0]["z"]), share, rtol=1e-5)
     assert pd.read_csv(run.path / "tables" / "recording.csv").tag.tolist() == list(exhibit.LANGUAGES)
+
+
+def test_a_half_finished_run_is_shown_as_such(tmp_path):
+    whole = exhibit.make(tmp_path)
+    (whole.path / "recording" / "recording.safetensors").rename(tmp_path / "kept")
+    opened = Opened(Run.open(whole.path))
+    assert opened.recording is None
+    assert "not finished yet" in json.dumps(build(opened).get_config_file())
+    (tmp_path / "kept").rename(whole.path / "recording" / "recording.safetensors")
+    half = Run.open(whole.path)
+    half.manifest.perturb.pop("lap")
+    half.manifest.record.experts = None  # as if they were counted in a pass of their own, that was stopped
+    half.save()
+    page = report(Run.open(whole.path)).read_text(encoding="utf-8")
+    assert "Measured in part, 3 of 3 languages" in page
+    assert "The pass that counts experts is not finished" in page
+
+
+@pytest.mark.real
+def test_chinese_is_silenced_in_a_real_model(gemma):
+    from neuroglot.evaluate import Identifier
+
+    corpus, _ = ng.load_corpus("starter", languages=["en", "zh", "fr"]).split()
+    recording = ng.record(gemma, corpus, tokens=1500, block=128, progress=False)
+    neurons = ng.identify.lape(recording)
+    recipe = lab_recipe(recording, neurons, ["zh"], [])
+    prompt = "今天天气很好，我们一家人去公园"
+    *_, (intact, edited) = answers(gemma, recipe, prompt, tokens=16, languages=("en", "zh", "fr"))
+    assert intact.language == Identifier(["zh", "en"])(intact.text) == "zh"
+    assert edited.text != intact.text
+    assert edited.language != "zh"  # with 0.5 % of its neurons off it goes on in English

@@ -33,11 +33,14 @@ __all__ = ["expert_part"]
 def expert_part(
     run: Run, figure: Callable[[Run, Figure, str], str], save_table: Callable[[Run, str, pd.DataFrame], None]
 ) -> dict[str, Any] | None:
-    """Write the tables and figures of the experts, and gather what the page shows; None if the run has none."""
+    """Write the tables and figures of the experts, and gather what the page shows; None if there are none yet."""
     settings = run.manifest.experts
     if settings is None:
         return None
-    recording = run.expert_recording
+    try:
+        recording = run.expert_recording
+    except NeuroglotError:
+        return None  # begun, and not finished
     tags, top = recording.languages, settings.top[0]
     frequency = frequencies(recording, top)
     source = run.manifest.model.source

@@ -86,7 +86,9 @@ def _method(run: Run, method: str) -> dict[str, Any]:
     }
     shown["plots"] = {"layers": embedded({"": layer_plot(neurons)}), "overlap": embedded({"": overlap_plot(neurons)})}
     path = run.perturbation_path(method)
-    if method in run.manifest.perturb and path.is_file():
+    if path.is_file() and method not in run.manifest.perturb:
+        shown["rows"] = len(Perturbation.load(path).off)  # it was stopped
+    elif path.is_file():
         result = Perturbation.load(path)
         _save_table(run, f"perturbation-{method}", result.table())
         _save_table(run, f"change-{method}", result.change.rename_axis("off").reset_index())
