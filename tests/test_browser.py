@@ -96,7 +96,7 @@ def test_a_heatmap_is_hovered_and_a_neuron_opens(page, address):
     page.mouse.move(*middle(page, "atlas-plot"))
     hover = page.locator("#atlas-plot .hoverlayer")
     page.wait_for_function("document.querySelector('#atlas-plot .hoverlayer')?.textContent")
-    assert re.search(r"layer 2.*neurons 1\d.*active share 0\.\d+", hover.text_content())
+    assert re.search(r"layer 2.*neurons 1\d.*active share, en 0\.\d+", hover.text_content())
     page.mouse.click(*middle(page, "atlas-plot"))
     neuron = page.wait_for_selector("article.neuron")
     assert neuron.get_attribute("data-layer") == "2"

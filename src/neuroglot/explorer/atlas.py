@@ -72,7 +72,7 @@ class Atlas:
         k, j = self.languages.index(language), self.languages.index(other)
         neurons = self.recording.neurons
         if view == ACTIVE:
-            return atlas_plot(self.means[..., k], neurons, label="active share", high=1.0)
+            return atlas_plot(self.means[..., k], neurons, label=f"active share, {language}", high=1.0)
         if view == APART:
             return atlas_plot(
                 self.means[..., k] - self.means[..., j], neurons, label=f"{language} less {other}", apart=True
@@ -102,7 +102,11 @@ class Atlas:
             values = values - self.frequency[tags.index(other)].float().numpy()
             return atlas_plot(values, experts, label=f"{language} less {other}", apart=True, column="experts")
         return atlas_plot(
-            values, experts, label="frequency", high=float(np.quantile(values, 0.99)) or 1.0, column="experts"
+            values,
+            experts,
+            label=f"frequency, {language}",
+            high=float(np.quantile(values, 0.99)) or 1.0,
+            column="experts",
         )
 
     @cached_property

@@ -77,12 +77,12 @@ def atlas_plots(recording: Recording, bins: int = BINS) -> dict[str, Plot]:
     apart = values - values.mean(-1, keepdims=True)
     end = float(np.quantile(np.abs(apart), 0.999)) or 1.0
     plots = {
-        named(tag): atlas_plot(values[..., k], recording.neurons, label="active share", high=1.0)
+        named(tag): atlas_plot(values[..., k], recording.neurons, label=f"active share, {tag}", high=1.0)
         for k, tag in enumerate(recording.languages)
     }
     return plots | {
         f"{named(tag)}, less the mean of all": atlas_plot(
-            apart[..., k], recording.neurons, label="active share, less mean", apart=True, high=end
+            apart[..., k], recording.neurons, label=f"active share, {tag} less mean", apart=True, high=end
         )
         for k, tag in enumerate(recording.languages)
     }

@@ -114,7 +114,9 @@ def _plots(frequency: torch.Tensor, tags: tuple[str, ...]) -> dict[str, Any]:
     experts = frequency.shape[2]
     top = float(frequency.flatten().quantile(0.99)) if frequency.numel() < 1 << 24 else float(frequency.max())
     patterns = {
-        named(tag): atlas_plot(matrix.float().numpy(), experts, label="frequency", high=top or 1.0, column="experts")
+        named(tag): atlas_plot(
+            matrix.float().numpy(), experts, label=f"frequency, {tag}", high=top or 1.0, column="experts"
+        )
         for tag, matrix in zip(tags, frequency, strict=True)
     }
     number = atlas_plot(
