@@ -27,6 +27,8 @@ LAYERS, NEURONS, EXPERTS, TOKENS = 32, 11_008, 256, 1_000_000
 LANGUAGES = ("en", "zh", "fr", "es", "vi", "id", "ja", "ar", "ur")
 SWITCHES = 20
 
+TIMING = """new PerformanceObserver((list) => (window.shown ??= []).push(...list.getEntries()))
+  .observe({ type: "element", buffered: true });"""
 SWITCH = """async ([control, language]) => {
   const node = document.querySelector("#atlas-plot .plot");
   const before = node.dataset.drawn;
@@ -50,7 +52,7 @@ def random_run(path: Path) -> Run:
     generator = torch.Generator().manual_seed(0)
     run = Run.create(path, ModelSettings(source="random-7b"), TextSettings(source="random"), RecordSettings())
     base = torch.rand(LAYERS, NEURONS, 1, generator=generator)
-    share = (base + 0.2 * torch.randn(LAYERS, NEURONS, len(LANGUAGES), generator=generator)).clamp(0, 1)
+    share = torch.sigmoid(3 * base - 3 + torch.randn(LAYERS, NEURONS, len(LANGUAGES), generator=generator))
     active = (share * TOKENS).long()
     experts = (torch.rand(LAYERS, EXPERTS, len(LANGUAGES), generator=generator) ** 3 * TOKENS).long()
     tokens = torch.full((len(LANGUAGES),), TOKENS)
@@ -84,12 +86,14 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for attempt in ("first visit", "again"):
             page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+            page.add_init_script(TIMING)
             begun = time.perf_counter()
             page.goto(address, wait_until="commit")
             page.wait_for_selector("#atlas-plot .plot[data-drawn]", timeout=120_000)
             drawn = time.perf_counter() - begun
+            shown = page.evaluate("window.shown?.find((entry) => entry.identifier === 'atlas-plot')?.renderTime") or 0
             painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
-            print(f"{attempt}: first paint {painted / 1000:.2f} s, atlas drawn {drawn:.2f} s")
+            print(f"{attempt}: first paint {painted / 1000:.2f} s, atlas {shown / 1000:.2f} s, answers {drawn:.2f} s")
         page.wait_for_timeout(1000)
         spent = [
             page.evaluate(SWITCH, ["#atlas-language", LANGUAGES[1 + i % (len(LANGUAGES) - 1)]]) for i in range(SWITCHES)

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import json
 import math
 import re
@@ -18,6 +19,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import neuroglot as ng
 from neuroglot.explorer.alignment import Alignment
@@ -31,7 +33,7 @@ from neuroglot.explorer.pruning import choices, command, pruning_plot, table
 from neuroglot.interventions import Deactivate, Replace
 from neuroglot.report import report
 from neuroglot.report.atlas import bin_edges, binned
-from neuroglot.report.screen import embedded, heatmap, perturbation_plot
+from neuroglot.report.screen import embedded, heatmap, perturbation_plot, preview
 from neuroglot.run import Run
 
 
@@ -327,6 +329,15 @@ def test_without_gradio_one_sentence(monkeypatch, opened):
 
 
 # --- figures and the report ------------------------------------------------------------------------------------------
+
+
+def test_a_preview_has_a_pixel_a_cell():
+    plot = heatmap(np.array([[0.0, 1.0, np.nan], [0.5, 0.0, 1.0]]), x=[1, 2, 3], y=[1, 2], hover="", low=0, high=1)
+    with Image.open(io.BytesIO(base64.b64decode(preview(plot)))) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape == (2, 3, 3)
+    assert pixels[0, 0].tolist() == [0xFF, 0xFF, 0xD9] and pixels[0, 1].tolist() == [0x08, 0x1D, 0x58]
+    assert pixels[1, 0].sum() < pixels[0, 0].sum() and pixels[0, 2].tolist() == pixels[0, 0].tolist()
 
 
 def test_embedded_json_cannot_end_its_element():

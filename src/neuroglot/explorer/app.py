@@ -19,7 +19,7 @@ from neuroglot.explorer.pruning import choices, command, pruning_plot
 from neuroglot.explorer.pruning import table as pruning_measured
 from neuroglot.languages import language_name
 from neuroglot.model import Model
-from neuroglot.report.screen import FONTS, Plot, named, script_of
+from neuroglot.report.screen import FONTS, Plot, named, preview, script_of
 from neuroglot.run import Run
 from neuroglot.steering import METHODS, layer_numbers
 
@@ -130,12 +130,15 @@ def build(opened: Opened) -> "gr.Blocks":
 
 
 def _panel(gr: Any, name: str, value: Plot | None = None, **more: Any) -> Any:
-    """A figure."""
+    """A figure; of a heatmap its cells at once, before plotly.js has come."""
+    first = ""
+    if value is not None and value["data"][0]["type"] == "heatmap":
+        first = f'<img class="first" alt="" elementtiming="{name}" src="data:image/png;base64,{preview(value)}">'
     return gr.HTML(
         None if value is None else json.dumps(value),
-        html_template=f'<div class="plot" tabindex="0" role="application" aria-label="{name}"></div>',
+        html_template=f'<div class="plot" tabindex="0" role="application" aria-label="{name}">{first}</div>',
         js_on_load=files("neuroglot.explorer").joinpath("plot_panel.js").read_text(encoding="utf-8"),
-        head=f'<script src="{_script()}"></script>',
+        script=_script(),
         apply_default_css=False,
         elem_id=name,
         **more,

@@ -4,12 +4,23 @@ const node = element.querySelector(".plot");
 const settings = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
 let cell = [0, 0];
 
+// The script takes a while to run, so what is on the page is painted first; one for all figures.
+const plotly = (window.neuroglotPlotly ??= new Promise((done, fail) => {
+  requestAnimationFrame(() => setTimeout(() => {
+    const script = document.createElement("script");
+    Object.assign(script, { src: props.script, onload: done, onerror: fail });
+    document.head.append(script);
+  }, 50));
+}));
+
 const choose = (point) => trigger("click", { x: String(point.x), y: String(point.y), text: String(point.text ?? "") });
 
 const draw = async () => {
-  if (!window.Plotly || !props.value) return;
+  if (!props.value) return;
+  await plotly;
   const figure = JSON.parse(props.value);
   await Plotly.react(node, figure.data, figure.layout, settings);
+  node.querySelector(".first")?.remove();
   if (!node.dataset.drawn) {
     node.on("plotly_click", (event) => choose(event.points[0]));
     new ResizeObserver(() => { if (node.offsetWidth) Plotly.Plots.resize(node); }).observe(element);
