@@ -202,7 +202,7 @@ def curves(table: pd.DataFrame, *, x_title: str, y_title: str, bands: Mapping[st
             }
         )  # fmt: skip
     layout = _layout(x_title, y_title, 340)
-    layout |= {"legend": {"orientation": "h", "y": 1.15}, "plot_bgcolor": "white"}
+    layout |= {"legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02}, "plot_bgcolor": "white"}
     layout["yaxis"] |= {"showgrid": True, "gridcolor": "#e6e9ef"}
     return {"data": traces, "layout": layout}
 
