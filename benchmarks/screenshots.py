@@ -17,14 +17,16 @@ from neuroglot.explorer import explore
 
 WIDTH, PATIENCE = 1200, 300_000
 PROMPT = "今天天气很好，我们一家人去公园"
-NEURON = (18, 1553)  # layer from 1, neuron from 0
+NEURON = (18, 1764)  # layer from 1, neuron from 0
 
 
 def keep(page: Page, path: Path) -> None:
     """A picture of the whole page in 256 colours."""
     page.wait_for_timeout(1500)
     with Image.open(io.BytesIO(page.screenshot(full_page=True))) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
     print(path, path.stat().st_size)
 
 

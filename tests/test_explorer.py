@@ -19,6 +19,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 
 import neuroglot as ng
@@ -33,6 +34,7 @@ from neuroglot.explorer.pruning import choices, command, pruning_plot, table
 from neuroglot.interventions import Deactivate, Replace
 from neuroglot.report import report
 from neuroglot.report.atlas import bin_edges, binned
+from neuroglot.report.figures import save_figure
 from neuroglot.report.screen import embedded, heatmap, perturbation_plot, preview
 from neuroglot.run import Run
 
@@ -338,6 +340,19 @@ def test_a_preview_has_a_pixel_a_cell():
     assert pixels.shape == (2, 3, 3)
     assert pixels[0, 0].tolist() == [0xFF, 0xFF, 0xD9] and pixels[0, 1].tolist() == [0x08, 0x1D, 0x58]
     assert pixels[1, 0].sum() < pixels[0, 0].sum() and pixels[0, 2].tolist() == pixels[0, 0].tolist()
+
+
+def test_figures_in_fewer_colours_keep_rare_ones(tmp_path):
+    figure = Figure(figsize=(4, 3))
+    values = np.random.default_rng(0).normal(0, 0.05, (40, 60))
+    values[3, 5], values[9, 50] = 1, -1
+    figure.subplots().imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    figure.savefig(tmp_path / "whole.png", dpi=160)
+    png, _ = save_figure(figure, tmp_path, "reduced")
+    with Image.open(tmp_path / "whole.png") as whole, Image.open(png) as reduced:
+        apart = np.asarray(whole.convert("RGB")).astype(int) - np.asarray(reduced.convert("RGB"))
+        assert whole.size == reduced.size and np.abs(apart).max() <= 8  # of 255
+    assert png.stat().st_size < (tmp_path / "whole.png").stat().st_size
 
 
 def test_embedded_json_cannot_end_its_element():

@@ -212,9 +212,9 @@ def overlap_figure(neurons: NeuronSet, title: str = "") -> Figure:
 
 
 def _reduce(path: Path) -> None:
-    """Rewrite a PNG with 256 colours, which a figure's few do not miss, in about half the bytes."""
+    """Rewrite a PNG with 256 colours, rare ones among them, in about half the bytes; nobody sees the difference."""
     with Image.open(path) as image:
-        reduced = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        reduced = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     reduced.save(path, format="PNG", optimize=True)
 
 
