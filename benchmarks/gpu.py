@@ -110,13 +110,16 @@ def main() -> None:
     rows[f"bare body, samples of {length}"] = bare_samples
     rows["sample vectors and embeddings"] = samples
     rows["the same and all four sums"] = lambda: samples(("active", "activation", "hidden", "magnitude"))
+    rows["those three and 5 examples"] = lambda: ng.record(model, text, examples=5, progress=False, **settings)
     rows["bare body + one head product"] = lambda: (bare(), head())
     rows["perplexity"] = lambda: ng.evaluate.perplexity(model, text, progress=False, **settings)
     times: dict[str, list[float]] = {name: [] for name in rows}
     tokenising = seconds(lambda: pack(model, text["en"], "en", block=arguments.block, tokens=arguments.tokens))
-    packing = [*RECORDINGS, "all four sums and experts", "perplexity"]
+    packing = [*RECORDINGS, "all four sums and experts", "those three and 5 examples", "perplexity"]
     against = {"perplexity": "bare body + one head product"}
-    against |= dict.fromkeys(["sample vectors and embeddings", "the same and all four sums"], list(rows)[5])
+    against |= dict.fromkeys(
+        ["sample vectors and embeddings", "the same and all four sums"], f"bare body, samples of {length}"
+    )
     for run in rows.values():
         run()
     for _ in range(arguments.repeats):

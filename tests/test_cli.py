@@ -79,6 +79,7 @@ def test_a_run_holds_what_the_design_says(run):
         "batch_tokens": None,
         "shard_tokens": None,
         "experts": None,
+        "examples": 0,
     }
     assert manifest["identify"]["lape"] == {"top_fraction": 0.2, "activity_quantile": 0.6}
     assert manifest["neuroglot"] == ng.__version__

@@ -58,7 +58,7 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):  # noqa:
     assert "is not a run" in say(PROMPT, "--to", "fr", "--run", tmp_path)
     assert "not a recipe file" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors")
     assert "leave out --run" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors", "--run", run)
-    assert "--layers takes numbers from 1 to 3" in say(PROMPT, "--to", "fr", "--run", run, "--layers", "2-9")
+    assert "layers takes numbers from 1 to 3" in say(PROMPT, "--to", "fr", "--run", run, "--layers", "2-9")
     assert "--steer takes raise, replace" in say(PROMPT, "--to", "fr", "--run", run, "--steer", "push")
     other = tmp_path / "other"
     tiny.network(seed=1).save_pretrained(other)

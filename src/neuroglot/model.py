@@ -18,7 +18,7 @@ from neuroglot.ffn import FFN, find_ffns
 from neuroglot.gguf import PACKAGED, converted, packaged
 from neuroglot.narrow import opener
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Model", "load_model", "load_tokenizer"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["8bit", "4bit"]
@@ -189,20 +189,7 @@ def load_model(
         NeuroglotError: nothing is there, it is damaged, it lacks weights, or its architecture is not supported.
     """
     name = str(source)
-    if name in PACKAGED:
-        path = str(packaged(name))
-    elif name.endswith(".gguf"):
-        path = str(converted(Path(source)))
-    elif Path(source).is_dir():
-        if not (Path(source) / "config.json").is_file():
-            raise NeuroglotError(
-                f"{source} holds no config.json, so it is not a Hugging Face model; give another directory."
-            )
-        path = name
-    elif Path(source).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
-    else:
-        path = name
+    path = _located(source)
     if device_map is None:
         device_map = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
     elif device is not None:
@@ -247,6 +234,32 @@ def load_model(
         "trust_remote_code": trust_remote_code,
     }
     return model
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Open the tokenizer of a model alone; arguments and errors are those of `load_model`."""
+    path = _located(source)
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers and the hub client each raise their own
+        raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
+
+
+def _located(source: str | Path) -> str:
+    """The directory or the hub id that a source stands for; GGUF is converted first."""
+    name = str(source)
+    if name in PACKAGED:
+        return str(packaged(name))
+    if name.endswith(".gguf"):
+        return str(converted(Path(source)))
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise NeuroglotError(
+                f"{source} holds no config.json, so it is not a Hugging Face model; give another directory."
+            )
+    elif Path(source).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
+    return name
 
 
 def _quantization(quantize: Quantize, weights: Any) -> Any:

@@ -108,6 +108,8 @@ class RecordSettings(BaseModel):
     """Tokens a shard; by default 131,072, or a 64th of `tokens` where that is more."""
     experts: ExpertSettings | None = None
     """Count experts in the same pass."""
+    examples: int = Field(0, ge=0)
+    """Keep so many of each neuron's most active tokens in each language."""
 
 
 class AlignSettings(BaseModel):
@@ -264,7 +266,7 @@ class Run:
     ) -> Recording:
         """Make the recording or a part of it, or go on with it, or read it if it is finished; see `record`."""
         settings = self.manifest.record
-        extra: dict[str, Any] = {"part": part, "engine": engine, "readers": readers}
+        extra: dict[str, Any] = {"part": part, "engine": engine, "readers": readers, "examples": settings.examples}
         if settings.experts is not None:
             extra |= {
                 "statistics": ("active", "activation", "hidden", "magnitude"),

@@ -24,7 +24,7 @@ from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Recording
 
-__all__ = ["METHODS", "Method", "Recipe", "steer"]
+__all__ = ["METHODS", "Method", "Recipe", "layer_numbers", "steer"]
 
 Method = Literal["raise", "replace", "add", "difference", "scale"]
 METHODS: tuple[Method, ...] = ("raise", "replace", "add", "difference", "scale")
@@ -157,6 +157,26 @@ class Recipe:
 
 def _kind(step: Intervention) -> str:
     return next(name for name, kind in KINDS.items() if type(step) is kind)
+
+
+def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
+    """Layers from 0, from `1-3,16-18`, which counts from 1.
+
+    Raises:
+        NeuroglotError: it is no such list, or the model has no such layer.
+    """
+    if text is None:
+        return None
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if (
+            not (first.isdigit() and (last.isdigit() or not last))
+            or not 1 <= int(first) <= int(last or first) <= layers
+        ):
+            raise NeuroglotError(f"layers takes numbers from 1 to {layers} such as 1-3,16, not {text!r}.")
+        numbers.update(range(int(first) - 1, int(last or first)))
+    return tuple(sorted(numbers))
 
 
 def steer(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from neuroglot.cli.app import app, split
+from neuroglot.cli.app import app, out, split
 from neuroglot.cli.identify import identify_run
 from neuroglot.cli.options import LanguagesOption, OutOption
 from neuroglot.cli.perturb import perturb_run
@@ -27,8 +27,9 @@ def demo(
         folder or Path("runs/demo"),
         ModelSettings(source="gemma3-270m"),
         TextSettings(source="starter", languages=split(languages)),
-        RecordSettings(block=256, tokens=6_000),
+        RecordSettings(block=256, tokens=6_000, examples=4),
     )
     identify_run(run, "lape", {})
     perturb_run(run, model, "lape", tokens=520, block=128, seeds=3, corpus=None)
     report_run(run)
+    out.print(f"look at it: neuroglot explore {run.path}  (pip install 'neuroglot\\[explore]')")

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.errors import NeuroglotError
-
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -55,23 +53,3 @@ LayersOption = Annotated[
     str | None, typer.Option(help="Only these layers, from 1: 1-3,16-18. [default: all]", show_default=False)
 ]
 WhenOption = Annotated[str, typer.Option(help="On which tokens: prompt, generated or both.")]
-
-
-def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
-    """Layers from 0, from `1-3,16-18`, which counts from 1.
-
-    Raises:
-        NeuroglotError: it is no such list, or the model has no such layer.
-    """
-    if text is None:
-        return None
-    numbers: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if (
-            not (first.isdigit() and (last.isdigit() or not last))
-            or not 1 <= int(first) <= int(last or first) <= layers
-        ):
-            raise NeuroglotError(f"--layers takes numbers from 1 to {layers} such as 1-3,16, not {text!r}.")
-        numbers.update(range(int(first) - 1, int(last or first)))
-    return tuple(sorted(numbers))

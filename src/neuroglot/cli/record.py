@@ -33,6 +33,9 @@ def record(
         int | None,
         typer.Option(min=1, help="Count the activations of so many experts a layer in the same pass; see experts."),
     ] = None,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Keep so many of each neuron's most active tokens in each language.")
+    ] = 0,
     text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     dtype: DtypeOption = "auto",
@@ -100,7 +103,9 @@ def record(
         trust_remote_code=trust_remote_code,
     )
     text = TextSettings(source=corpus, languages=split(languages), text_column=text_column, hold_out=hold_out)
-    recording = RecordSettings(tokens=tokens, block=block, batch_tokens=batch_tokens, shard_tokens=shard_tokens)
+    recording = RecordSettings(
+        tokens=tokens, block=block, batch_tokens=batch_tokens, shard_tokens=shard_tokens, examples=examples
+    )
     if experts is not None:
         recording.experts = ExpertSettings(experts=experts)
     if engine not in ("here", "ray"):
@@ -163,6 +168,7 @@ def print_forecast(
             block=recording.block,
             batch_tokens=recording.batch_tokens,
             shard_tokens=recording.shard_tokens,
+            examples=recording.examples,
             **kept,
         )
     size = said.footprint

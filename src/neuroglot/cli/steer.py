@@ -16,7 +16,6 @@ from neuroglot.cli.options import (
     SteerOption,
     StrengthOption,
     WhenOption,
-    layer_numbers,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -151,7 +150,7 @@ def _from_run(
 def steering_settings(layers: str | None, depth: int, *, method: str, **how: Any) -> "Steering":
     """How the target is raised, from the options of that."""
     from neuroglot.evaluate import Steering
-    from neuroglot.steering import METHODS
+    from neuroglot.steering import METHODS, layer_numbers
 
     if method not in METHODS:
         raise NeuroglotError(f"--steer takes {', '.join(METHODS)}, not {method!r}.")

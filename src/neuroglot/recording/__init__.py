@@ -1,6 +1,7 @@
 """One pass over the text, reduced to a value: `record` makes a `Recording`, `record_samples` makes `Samples`."""
 
 from neuroglot.recording.cluster import Ray
+from neuroglot.recording.examples import Context, Example, Examples, context
 from neuroglot.recording.experts import EXPERTS, Experts
 from neuroglot.recording.forecast import Footprint, Forecast, forecast
 from neuroglot.recording.recorder import record
@@ -14,7 +15,10 @@ from neuroglot.recording.store import merge
 __all__ = [
     "EXPERTS",
     "STATISTICS",
+    "Context",
     "Engine",
+    "Example",
+    "Examples",
     "Experts",
     "Footprint",
     "Forecast",
@@ -23,6 +27,7 @@ __all__ = [
     "Recording",
     "Samples",
     "Statistic",
+    "context",
     "forecast",
     "merge",
     "record",

@@ -1,13 +1,14 @@
 """What a recording will take: bytes by formula, shards by reading the text, time by running a little of it.
 
-The formulas, with L layers of N neurons, K languages, c kept sums, E experts a layer counted at t entries of `top`, S
-shards, T tokens of text in all languages, n samples of a parallel corpus and d the width of the residual stream:
+The formulas, with L layers of N neurons, K languages, c kept sums, E experts a layer counted at t entries of `top`, e
+examples of a neuron, S shards, T tokens of text in all languages, n samples of a parallel corpus and d the width of the
+residual stream:
 
-    s = 8 · L · (c · N + t · E)             the statistics of one language
+    s = 8 · L · (c · N + t · E) + 12 · L · N · e            the statistics of one language
     recording, in memory and on disk        K · (s + 8)
     while shards are added                  (K + 1) · s + 8 · K · L · N
     shards on disk                          S · s
-    packed tokens on disk                   4 · T
+    packed tokens on disk                   4 · T           (they stay where there are examples)
     a worker, beside model and activations  s + 4 · b · N + 16 · min(b, 4096) · t · L · E      (b tokens a forward pass)
     samples of a parallel corpus            4 · K · n · L · (N + d)
 """
@@ -51,6 +52,8 @@ class Footprint:
     """E, a layer; 0 if they are not counted."""
     tops: int = 1
     """t: at how many entries of `top` they are counted."""
+    examples: int = 0
+    """e: how many are kept of a neuron and language."""
     shards: int = 0
     """S."""
     tokens: int = 0
@@ -63,7 +66,8 @@ class Footprint:
     @property
     def language(self) -> int:
         """s: the statistics of one language, and so of one shard."""
-        return 8 * self.layers * (self.sums * self.neurons + self.tops * self.experts)
+        sums = 8 * self.layers * (self.sums * self.neurons + self.tops * self.experts)
+        return sums + 12 * self.layers * self.neurons * self.examples
 
     @property
     def recording(self) -> int:
@@ -125,6 +129,7 @@ def forecast(
     statistics: Sequence[str] = ("active", "activation", "hidden"),
     partition: "Partition | None" = None,
     top: Sequence[float | int] = (0.1,),
+    examples: int = 0,
     batch_tokens: int | None = None,
     shard_tokens: int | None = None,
 ) -> Forecast:
@@ -138,13 +143,14 @@ def forecast(
         statistics: as for `record`.
         partition: as for `record`.
         top: as for `record`.
+        examples: as for `record`.
         batch_tokens: as for `record`.
         shard_tokens: as for `record`.
 
     Raises:
         NeuroglotError: what `record` would refuse.
     """
-    work = work_on(model, block, statistics, partition, top, batch_tokens)
+    work = work_on(model, block, statistics, partition, top, batch_tokens, examples)
     size = shard_size(tokens, shard_tokens)
     with TemporaryDirectory(prefix="neuroglot-") as folder:
         readings = readings_of(model, corpus, Path(folder) / "text", tokens, block, size, only=1)
@@ -173,6 +179,7 @@ def forecast(
         len(work.statistics),
         partition.experts if partition else 0,
         len(work.top),
+        work.examples,
         sum(len(each.shards) for each in read.values()),
         sum(each.tokens for each in read.values()),
         work.batch_tokens,

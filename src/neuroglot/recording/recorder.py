@@ -42,6 +42,7 @@ def record(
     statistics: Sequence[str] = ("active", "activation", "hidden"),
     partition: "Partition | None" = None,
     top: Sequence[float | int] = (0.1,),
+    examples: int = 0,
     batch_tokens: int | None = None,
     shard_tokens: int | None = None,
     directory: str | Path | None = None,
@@ -65,6 +66,8 @@ def record(
         partition: count on how many tokens each of its experts is activated, too; see `ng.experts.frequencies`.
         top: which experts of a token are activated: the share of all that score highest, or (an integer) how many.
             Each entry is counted on its own, in one pass.
+        examples: keep so many of each neuron's most active tokens in each language; see `Examples`. Their words are
+            read from the shards' tokens, which then stay in `directory`.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU. Another changes sums by
             rounding only, never a shard's tokens.
         shard_tokens: tokens a shard, about; what an interruption can cost at most. By default 131,072, or a 64th of
@@ -88,7 +91,7 @@ def record(
     if not 1 <= part[0] <= part[1]:
         raise NeuroglotError(f"part (i, n) needs 1 ≤ i ≤ n, not {part}.")
     engine = engine or Here()
-    work = work_on(model, block, statistics, partition, top, batch_tokens or engine.batch_tokens(model))
+    work = work_on(model, block, statistics, partition, top, batch_tokens or engine.batch_tokens(model), examples)
     size = shard_size(tokens, shard_tokens)
     if readers is None:
         readers = min(len(corpus.languages), max(1, (os.cpu_count() or 1) // 2)) if tokens > LONG else 0
@@ -100,6 +103,8 @@ def record(
         "batch_tokens": work.batch_tokens,
         "shard_tokens": size,
     }
+    if examples:
+        settings["examples"] = examples
     with ExitStack() as stack:
         folder = directory or stack.enter_context(TemporaryDirectory(prefix="neuroglot-"))
         readings = readings_of(model, corpus, Path(folder) / "text", tokens, block, size)
@@ -150,11 +155,14 @@ def work_on(
     partition: "Partition | None",
     top: Sequence[float | int],
     batch_tokens: int | None,
+    examples: int = 0,
 ) -> Work:
     """What workers are to do, checked."""
     unknown = [name for name in statistics if name not in STATISTICS]
     if unknown or not statistics:
         raise NeuroglotError(f"{unknown or 'No statistic'} cannot be recorded; choose among {', '.join(STATISTICS)}.")
+    if examples < 0:
+        raise NeuroglotError(f"examples must be 0 or more a neuron, not {examples}.")
     if partition is not None:
         partition.check(model)
         _experts(model, partition, top)
@@ -165,7 +173,7 @@ def work_on(
         block=block,
         partition=partition.digest if partition else None,
     )
-    return Work(tuple(statistics), partition, tuple(top), batch_tokens or model.batch_tokens, provenance)
+    return Work(tuple(statistics), partition, tuple(top), batch_tokens or model.batch_tokens, provenance, examples)
 
 
 def _experts(model: Model, partition: "Partition", top: Sequence[float | int]) -> Experts:

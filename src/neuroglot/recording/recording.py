@@ -13,10 +13,12 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 from neuroglot.files import load_tensors, save_tensors
 from neuroglot.languages import language_tag
+from neuroglot.recording.examples import Examples
 
 __all__ = ["Provenance", "Recording"]
 
-KIND, VERSION = "recording", 1
+KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
+VALUES, PLACES = "examples.values", "examples.places"
 
 
 class Provenance(BaseModel, frozen=True):
@@ -51,12 +53,14 @@ class Recording:
         tokens: (K,) int64, the tokens that were counted (never BOS or padding).
         sums: by name of the statistic, (L, …, K): sums over those tokens; `active` is int64, the others float64.
         provenance: what it was made with; None if it came from counts alone.
+        examples: each neuron's most active tokens, if they were asked for.
     """
 
     languages: tuple[str, ...]
     tokens: Int64[Tensor, " languages"]
     sums: Mapping[str, Tensor]
     provenance: Provenance | None = None
+    examples: Examples | None = None
 
     @classmethod
     def from_counts(
@@ -153,9 +157,11 @@ class Recording:
         unknown = [tag for tag in tags if tag not in self.languages]
         if unknown:
             raise NeuroglotError(f"The recording has no {unknown[0]}; it has {', '.join(self.languages)}.")
-        index = torch.tensor([self.languages.index(tag) for tag in tags])
+        places = [self.languages.index(tag) for tag in tags]
+        index = torch.tensor(places)
         sums = {name: values[..., index] for name, values in self.sums.items()}
-        return Recording(tags, self.tokens[index], sums, self.provenance)
+        examples = None if self.examples is None else self.examples.select(places)
+        return Recording(tags, self.tokens[index], sums, self.provenance, examples)
 
     def __add__(self, other: "Recording") -> "Recording":
         return Recording.merge([self, other])
@@ -170,6 +176,7 @@ class Recording:
         order: dict[str, None] = {}
         tokens: dict[str, Tensor] = {}
         sums: dict[str, dict[str, Tensor]] = {}
+        examples: dict[str, Examples] = {}
         first: Recording | None = None
         for recording in recordings:
             if first is None:
@@ -184,6 +191,9 @@ class Recording:
                 else:
                     tokens[tag] = recording.tokens[k].clone()
                     sums[tag] = {name: values[..., k].clone() for name, values in recording.sums.items()}
+                if recording.examples is not None:
+                    some = recording.examples.select([k])
+                    examples[tag] = examples[tag].merge(some) if tag in examples else some
         if first is None:
             raise NeuroglotError("There is no recording to merge.")
         return cls(
@@ -191,6 +201,7 @@ class Recording:
             torch.stack([tokens[tag] for tag in order]),
             {name: torch.stack([sums[tag].pop(name) for tag in order], dim=-1) for name in first.sums},
             first.provenance,
+            Examples.stack([examples[tag] for tag in order]) if examples else None,
         )
 
     def _check_addable(self, other: "Recording") -> None:
@@ -199,6 +210,9 @@ class Recording:
             differences += self.provenance.differences(other.provenance)
         if set(self.sums) != set(other.sums):
             differences.append(f"statistics ({', '.join(self.sums)} against {', '.join(other.sums)})")
+        how = [None if each.examples is None else (each.examples.k, each.examples.text) for each in (self, other)]
+        if how[0] != how[1]:
+            differences.append("examples kept of a neuron")
         for name in sorted(set(self.sums) & set(other.sums)):
             mine, theirs = tuple(self.sums[name].shape[:-1]), tuple(other.sums[name].shape[:-1])
             if mine != theirs:
@@ -211,11 +225,16 @@ class Recording:
 
     def save(self, path: str | Path) -> Path:
         """Write it as one safetensors file."""
-        about = {
+        about: dict[str, Any] = {
             "languages": self.languages,
             "provenance": self.provenance.model_dump() if self.provenance else None,
         }
-        return save_tensors(path, KIND, VERSION, {"tokens": self.tokens, **self.sums}, about)
+        tensors = {"tokens": self.tokens, **self.sums}
+        if self.examples is None:
+            return save_tensors(path, KIND, 1, tensors, about)
+        tensors |= {VALUES: self.examples.values, PLACES: self.examples.places}
+        about["examples"] = {"shards": self.examples.shards, "text": self.examples.text}
+        return save_tensors(path, KIND, VERSION, tensors, about)
 
     @classmethod
     def load(cls, path: str | Path) -> "Recording":
@@ -226,7 +245,11 @@ class Recording:
         """
         tensors, about = load_tensors(path, KIND, VERSION)
         provenance = Provenance(**about["provenance"]) if about["provenance"] else None
-        return cls(tuple(about["languages"]), tensors.pop("tokens"), tensors, provenance)
+        examples = None
+        if "examples" in about:
+            shards = tuple(tuple(names) for names in about["examples"]["shards"])
+            examples = Examples(tensors.pop(VALUES), tensors.pop(PLACES), shards, about["examples"]["text"])
+        return cls(tuple(about["languages"]), tensors.pop("tokens"), tensors, provenance, examples)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{tag} {int(n):,}" for tag, n in zip(self.languages, self.tokens, strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import watch
 from neuroglot.model import Model
+from neuroglot.recording.examples import TopExamples, examples_of_shard
 from neuroglot.recording.experts import Experts
 from neuroglot.recording.recording import Provenance, Recording
 from neuroglot.recording.statistics import Statistic, Sums
@@ -32,12 +33,15 @@ class Work:
     top: tuple[float | int, ...]
     batch_tokens: int
     provenance: Provenance
+    examples: int = 0
 
     def kept(self, model: Model) -> list[Statistic]:
         """The statistics, empty."""
         kept: list[Statistic] = [Sums(model.ffns, self.statistics)]
         if self.partition is not None:
             kept.append(Experts(model.ffns, self.partition.labels, self.partition.experts, self.top))
+        if self.examples:
+            kept.append(TopExamples(model.ffns, self.examples))
         return kept
 
 
@@ -100,10 +104,13 @@ def record_shard(
             f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
             "load it in float32 or bfloat16, or check its weights."
         )
-    count = shard.blocks.shape[0] * (shard.blocks.shape[1] - first)
+    text = shard.blocks.shape[1] - first
+    taken = {name: values for statistic in kept for name, values in statistic.take().items()}
+    keys = taken.pop(TopExamples.name, None)
     return Recording(
         (shard.language,),
-        torch.tensor([count]),
-        {name: sums.unsqueeze(-1) for statistic in kept for name, sums in statistic.take().items()},
+        torch.tensor([shard.blocks.shape[0] * text]),
+        {name: sums.unsqueeze(-1) for name, sums in taken.items()},
         work.provenance,
+        None if keys is None else examples_of_shard(keys, shard.name, text),
     )

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.files import DRAFT, save_text, writing
+from neuroglot.files import DRAFT, save_text, whole, writing
 from neuroglot.reading import TextOfLanguage, shard_name
 from neuroglot.recording.recording import Recording
 
@@ -128,6 +128,11 @@ class ShardStore:
             raise NeuroglotError(f"{self._whole} is damaged; delete it, and record again.") from error
 
     @property
+    def keeps_text(self) -> bool:
+        """Whether the tokens stay, since examples point into them."""
+        return bool(self.settings.get("examples"))
+
+    @property
     def _whole(self) -> Path:
         return self.directory / "recording.safetensors"
 
@@ -150,8 +155,9 @@ class ShardStore:
     def put(self, name: str, recording: Recording) -> None:
         """Keep the recording of a shard; its tokens are not needed any more."""
         recording.save(self.path(name))
-        with suppress(OSError):
-            (self._text / f"{name}.i32").unlink(missing_ok=True)
+        if not self.keeps_text:
+            with suppress(OSError):
+                (self._text / f"{name}.i32").unlink(missing_ok=True)
 
     def get(self, name: str) -> Recording:
         """The recording of a shard.
@@ -168,9 +174,13 @@ class ShardStore:
 
     def _drop(self) -> None:
         shutil.rmtree(self._shards, ignore_errors=True)
-        for path in self._text.glob("*.i32"):
+        for path in [] if self.keeps_text else self._text.glob("*.i32"):
             with suppress(OSError):
                 path.unlink()
+
+    def text_path(self, name: str) -> Path:
+        """Where a shard's tokens are."""
+        return self._text / f"{name}.i32"
 
     def text(self, language: str) -> TextOfLanguage | None:
         """What was read of a language, if that was finished."""
@@ -194,9 +204,9 @@ def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
     for store in stores[1:]:
         store.check_same(stores[0].settings)
     target = ShardStore(into, stores[0].settings)
-    whole = target.finished()
-    if whole is not None:
-        return whole
+    done = target.finished()
+    if done is not None:
+        return done
     with target.lock():
         texts = {tag: _text(stores, tag) for tag in stores[0].settings["languages"]}
         found: list[Path] = []
@@ -216,8 +226,18 @@ def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
         recording = Recording.merge(Recording.load(path) for path in found)
         for tag, text in texts.items():
             save_text(target.directory / "text" / f"{tag}.json", text.model_dump_json(indent=1))
+        if target.keeps_text:
+            for path in found:
+                _copy_text(path.stem, stores, target)
         target.finish(recording)
     return recording
+
+
+def _copy_text(name: str, stores: Sequence[ShardStore], target: ShardStore) -> None:
+    have = [path for store in stores if (path := store.text_path(name)).is_file()]
+    if have and not target.text_path(name).is_file():
+        with whole(target.text_path(name)) as draft:
+            shutil.copyfile(have[0], draft)
 
 
 def _text(stores: Sequence[ShardStore], language: str) -> TextOfLanguage:

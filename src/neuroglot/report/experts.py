@@ -21,8 +21,10 @@ from neuroglot.experts import (
     tuning_change,
 )
 from neuroglot.languages import language_name
+from neuroglot.report.atlas import atlas_plot
 from neuroglot.report.expert_figures import change_figure, pattern_figure, shared_figure, similarity_figure
 from neuroglot.report.figures import method_name
+from neuroglot.report.screen import embedded, named, pair_plot
 from neuroglot.run import Run
 
 __all__ = ["expert_part"]
@@ -31,11 +33,14 @@ __all__ = ["expert_part"]
 def expert_part(
     run: Run, figure: Callable[[Run, Figure, str], str], save_table: Callable[[Run, str, pd.DataFrame], None]
 ) -> dict[str, Any] | None:
-    """Write the tables and figures of the experts, and gather what the page shows; None if the run has none."""
+    """Write the tables and figures of the experts, and gather what the page shows; None if there are none yet."""
     settings = run.manifest.experts
     if settings is None:
         return None
-    recording = run.expert_recording
+    try:
+        recording = run.expert_recording
+    except NeuroglotError:
+        return None  # begun, and not finished
     tags, top = recording.languages, settings.top[0]
     frequency = frequencies(recording, top)
     source = run.manifest.model.source
@@ -60,11 +65,16 @@ def expert_part(
         },
         "findings": [],
     }
+    shown["plots"] = _plots(frequency, tags)
     if len(tags) >= 2:
         similarity = compare(frequency)
-        for name in ("euclidean", "kl", "pearson"):
-            matrix = pd.DataFrame(getattr(similarity, name).numpy(), index=list(tags), columns=list(tags))
+        measures = {
+            name: pd.DataFrame(getattr(similarity, name).numpy(), index=list(tags), columns=list(tags))
+            for name in ("euclidean", "kl", "pearson")
+        }
+        for name, matrix in measures.items():
             save_table(run, f"expert-{name}", matrix.rename_axis("language").reset_index())
+        shown["plots"]["similarity"] = embedded({name: pair_plot(each, name) for name, each in measures.items()})
         drawn = similarity_figure(similarity, tags, f"Similarity of activation patterns in {source}")
         shown["similarity"] = figure(run, drawn, "expert-similarity")
         shown["smoothing"] = similarity.smoothing
@@ -98,6 +108,21 @@ def expert_part(
         save_table(run, "pruning", pruning)
         shown["pruning"] = pruning
     return shown
+
+
+def _plots(frequency: torch.Tensor, tags: tuple[str, ...]) -> dict[str, Any]:
+    experts = frequency.shape[2]
+    top = float(frequency.flatten().quantile(0.99)) if frequency.numel() < 1 << 24 else float(frequency.max())
+    patterns = {
+        named(tag): atlas_plot(
+            matrix.float().numpy(), experts, label=f"frequency, {tag}", high=top or 1.0, column="experts"
+        )
+        for tag, matrix in zip(tags, frequency, strict=True)
+    }
+    number = atlas_plot(
+        counts(frequency).float().numpy(), experts, label="languages", high=float(len(tags)), column="experts"
+    )
+    return {"patterns": embedded(patterns), "shared": embedded({"": number})}
 
 
 def _neurons_in_experts(run: Run, method: str, frequency: torch.Tensor, tags: tuple[str, ...]) -> pd.DataFrame | None:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from PIL import Image
 
 from neuroglot.evaluate import Perturbation
 from neuroglot.files import whole
@@ -210,6 +211,13 @@ def overlap_figure(neurons: NeuronSet, title: str = "") -> Figure:
     return figure
 
 
+def _reduce(path: Path) -> None:
+    """Rewrite a PNG with 256 colours, rare ones among them, in about half the bytes; nobody sees the difference."""
+    with Image.open(path) as image:
+        reduced = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    reduced.save(path, format="PNG", optimize=True)
+
+
 def save_figure(figure: Figure, directory: str | Path, name: str) -> list[Path]:
     """Write a figure as PNG and PDF.
 
@@ -223,5 +231,7 @@ def save_figure(figure: Figure, directory: str | Path, name: str) -> list[Path]:
             # no dates inside, so that the same run gives the same bytes
             metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
             figure.savefig(draft, format=kind, dpi=160, metadata=metadata)
+            if kind == "png":
+                _reduce(draft)
         paths.append(path)
     return paths

@@ -2,6 +2,7 @@
 
 import base64
 import statistics
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from neuroglot.files import save_text
 from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
 from neuroglot.report.alignment import alignment_section
+from neuroglot.report.atlas import atlas_plots, bin_edges
 from neuroglot.report.experts import expert_part
 from neuroglot.report.figures import (
     change_text,
@@ -22,6 +24,7 @@ from neuroglot.report.figures import (
     perturbation_figure,
     save_figure,
 )
+from neuroglot.report.screen import FONTS, embedded, layer_plot, overlap_plot, perturbation_plot, plotly_script
 from neuroglot.report.steering import steering_part
 from neuroglot.report.tasks import task_part
 from neuroglot.run import Run
@@ -56,6 +59,10 @@ def report(run: Run) -> Path:
         tasks=task_part(run),
         steering=steering_part(run, _figure, _save_table),
         name=language_name,
+        atlas=embedded(atlas_plots(recording)),
+        bin=_bin(recording.neurons),
+        plotly=plotly_script(),
+        fonts=FONTS,
     )
     return save_text(run.path / "report.html", page)
 
@@ -77,13 +84,17 @@ def _method(run: Run, method: str) -> dict[str, Any]:
         "layers": _figure(run, layer_figure(neurons, f"{title}, by layer"), f"layers-{method}"),
         "overlap": _figure(run, overlap_figure(neurons, f"Overlap of the {title}"), f"overlap-{method}"),
     }
+    shown["plots"] = {"layers": embedded({"": layer_plot(neurons)}), "overlap": embedded({"": overlap_plot(neurons)})}
     path = run.perturbation_path(method)
-    if method in run.manifest.perturb and path.is_file():
+    if path.is_file() and method not in run.manifest.perturb:
+        shown["rows"] = len(Perturbation.load(path).off)  # it was stopped
+    elif path.is_file():
         result = Perturbation.load(path)
         _save_table(run, f"perturbation-{method}", result.table())
         _save_table(run, f"change-{method}", result.change.rename_axis("off").reset_index())
         figure = perturbation_figure(result, f"Change of perplexity when {title} are off")
         shown["perturbation"] = _figure(run, figure, f"perturbation-{method}")
+        shown["plots"]["perturbation"] = embedded({"": perturbation_plot(result)})
         shown["result"] = result
         shown["findings"] = findings(result)
     return shown
@@ -144,6 +155,11 @@ def _index(neurons: NeuronSet) -> pd.DataFrame:
             "neuron": neuron.tolist(),
         }
     )
+
+
+def _bin(neurons: int) -> str:
+    sizes = sorted({b - a for a, b in pairwise(bin_edges(neurons).tolist())})
+    return " or ".join(map(str, sizes))
 
 
 def _figure(run: Run, figure: Any, name: str) -> str:

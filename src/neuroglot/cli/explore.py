@@ -1,0 +1,24 @@
+"""`neuroglot explore`: a run in the browser."""
+
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import app, out
+from neuroglot.cli.options import RunArgument
+
+
+@app.command()
+def explore(
+    run: RunArgument,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines connect, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 7860,
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = False,
+) -> None:
+    """Look at a run in the browser: atlas, lab, matrices, alignment, pruning. Ctrl-C ends it."""
+    from neuroglot.explorer import explore as show
+
+    out.print(f"opening {run}; Ctrl-C ends it")
+    show(run, host=host, port=port or None, browser=browser)

@@ -1,0 +1,189 @@
+"""The Lab tab: a prompt, languages to silence and to raise, and both answers as they are written."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from queue import Queue
+from threading import Event, Thread
+
+import torch
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate import Identifier, generate
+from neuroglot.evaluate.answers import answer_nll
+from neuroglot.explorer.opened import drawn
+from neuroglot.ffn import Site
+from neuroglot.interventions import Deactivate, Intervention
+from neuroglot.model import Model
+from neuroglot.neurons import NeuronSet
+from neuroglot.recording import Recording
+from neuroglot.steering import Method, Recipe, steer
+
+__all__ = ["Answer", "answer_panel", "answers", "lab_recipe"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it is written."""
+
+    title: str
+    prompt: str
+    text: str = ""
+    done: bool = False
+    seconds: float = 0.0
+    tokens: int = 0
+    perplexity: float = math.nan
+    """Of the answer alone, to the intact model."""
+    language: str | None = None
+    told: str = ""
+    """Why the language could not be told."""
+
+
+def lab_recipe(
+    recording: Recording,
+    neurons: NeuronSet,
+    silence: Sequence[str],
+    higher: Sequence[str],
+    *,
+    method: Method = "replace",
+    strength: float = 1.0,
+    layers: Sequence[int] | None = None,
+    site: Site = "activation",
+) -> Recipe:
+    """Several languages off, several raised; a neuron of both is left to the raised.
+
+    Args:
+        recording: of the model.
+        neurons: whose.
+        silence: languages whose neurons are switched off.
+        higher: languages whose neurons are changed by `method`, in this order.
+        method: see `steer`.
+        strength: see `steer`.
+        layers: from 0; all by default.
+        site: see `steer`.
+
+    Raises:
+        NeuroglotError: what `steer` refuses, or nothing is to be changed.
+    """
+    if recording.provenance is None:
+        raise NeuroglotError("This recording names no model, so a recipe could not say whose neurons it changes.")
+    if not silence and not higher:
+        raise NeuroglotError("Tick a language to silence or to raise.")
+    if both := [tag for tag in silence if tag in higher]:
+        raise NeuroglotError(f"{', '.join(both)} cannot be silenced and raised at once.")
+    raised = [
+        steer(recording, neurons, to=tag, method=method, strength=strength, layers=layers, site=site) for tag in higher
+    ]
+    steps: list[Intervention] = [step for recipe in raised for step in recipe.steps]
+    if silence:
+        within = torch.zeros(neurons.shape, dtype=torch.bool)
+        within[list(range(recording.layers) if layers is None else layers)] = True
+        off = neurons.union(*silence) & within
+        if higher:
+            off &= ~neurons.union(*higher)
+        if not bool(off.any()):
+            raise NeuroglotError(f"There are no neurons of {', '.join(silence)} in these layers to switch off.")
+        steps.insert(0, Deactivate(off, site=site))
+    about = {"model": recording.provenance.model, "to": list(higher), "source": list(silence), "method": method}
+    return Recipe(steps, recording.provenance.fingerprint, about)
+
+
+def answers(
+    model: Model,
+    recipe: Recipe,
+    prompt: str,
+    *,
+    tokens: int = 48,
+    temperature: float = 0.0,
+    repetition_penalty: float = 1.1,
+    chat: bool = False,
+    languages: Sequence[str] = (),
+) -> Iterator[tuple[Answer, Answer]]:
+    """The intact and the edited answer, as they grow; at the end with time, language and perplexity.
+
+    The model writes one after the other, in a thread that ends with the iterator.
+
+    Args:
+        model: the recipe's.
+        recipe: what is changed for the second.
+        prompt: to be continued or answered.
+        tokens: at most so many each.
+        temperature: see `generate`.
+        repetition_penalty: see `generate`.
+        chat: see `generate`.
+        languages: of the run, which language identification must know.
+
+    Raises:
+        NeuroglotError: what `generate` refuses, or the recipe is of another model.
+    """
+    recipe.check(model)
+    pair = [Answer("as it is", prompt), Answer("edited", prompt)]
+    queue: Queue[tuple[int, Answer] | BaseException | None] = Queue()
+    stopped = Event()
+
+    def write() -> None:
+        try:
+            for place, start in enumerate(pair):
+                begun = time.perf_counter()
+                count = 0
+
+                def written(text: str, place: int = place, start: Answer = start, begun: float = begun) -> None:
+                    nonlocal count
+                    if stopped.is_set():
+                        raise _Stopped
+                    count += 1
+                    seconds = time.perf_counter() - begun
+                    queue.put((place, replace(start, text=text, seconds=seconds, tokens=count)))
+
+                with nullcontext() if place == 0 else recipe.applied(model):
+                    (text,) = generate(
+                        model,
+                        [prompt],
+                        tokens=tokens,
+                        temperature=temperature,
+                        repetition_penalty=repetition_penalty,
+                        chat=chat,
+                        written=written,
+                    )
+                seconds = time.perf_counter() - begun
+                nats, predicted = answer_nll(model, [text])[0]
+                perplexity = math.exp(nats / predicted) if predicted else math.nan
+                language, told = _language(text, languages)
+                done = replace(start, text=text, done=True, seconds=seconds, tokens=count, perplexity=perplexity)
+                queue.put((place, replace(done, language=language, told=told)))
+            queue.put(None)
+        except BaseException as error:
+            queue.put(error)
+
+    worker = Thread(target=write, daemon=True)
+    worker.start()
+    try:
+        yield pair[0], pair[1]
+        while (item := queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            pair[item[0]] = item[1]
+            if queue.empty():  # else the next is newer already
+                yield pair[0], pair[1]
+        yield pair[0], pair[1]
+    finally:
+        stopped.set()
+        worker.join()
+
+
+class _Stopped(Exception):
+    """Nobody reads the answer any more."""
+
+
+def _language(text: str, languages: Sequence[str]) -> tuple[str | None, str]:
+    try:
+        return Identifier(languages)(text), ""
+    except NeuroglotError as error:
+        return None, str(error)
+
+
+def answer_panel(answer: Answer) -> str:
+    """An answer as HTML; prompt and text are shown as text."""
+    return drawn("answer.html", answer=answer)

@@ -1,0 +1,40 @@
+"""The Matrix tab: the perplexity-change matrices of the run's methods, side by side on one scale."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from neuroglot.evaluate import Perturbation
+from neuroglot.explorer.opened import Opened
+from neuroglot.report.page import findings
+from neuroglot.report.screen import Plot, perturbation_plot
+
+__all__ = ["matrices", "measured", "sentences"]
+
+
+def measured(opened: Opened) -> dict[str, Perturbation]:
+    """Method → its perplexities, of the methods that were measured, at least in part."""
+    run = opened.run
+    found = {}
+    for path in sorted((run.path / "perturbation").glob("*.json")):
+        result = Perturbation.load(path)
+        if result.intact and result.off:
+            found[path.stem] = result
+    return found
+
+
+def matrices(results: dict[str, Perturbation], methods: Sequence[str]) -> list[Plot]:
+    """A heatmap for each of the methods, whose colours mean the same."""
+    highest = 2.0
+    for method in methods:
+        ratios = results[method].change.to_numpy(dtype=float) + 1
+        finite = ratios[np.isfinite(ratios)]
+        highest = max(highest, float(finite.max()) if finite.size else 2.0)
+    return [perturbation_plot(results[method], highest=highest) for method in methods]
+
+
+def sentences(result: Perturbation, finished: bool) -> list[str]:
+    """What a matrix shows; that it is not finished, if it is not."""
+    if not finished or not result.random:
+        return [f"Not finished: {len(result.off)} rows measured so far, {len(result.random)} random ones."]
+    return findings(result)
