@@ -1,7 +1,8 @@
 """The weights of a checkpoint, read from its files a layer at a time: no model is ever in memory.
 
-A checkpoint is a directory that `save_pretrained` writes (config.json and safetensors, in one file or several), packaged
-weights, or a peft adapter (LoRA) beside the checkpoint that it was trained on, whose product is added as it is read.
+A checkpoint is a directory that `save_pretrained` writes (config.json and safetensors, in one file or several),
+packaged weights, or a peft adapter (LoRA) beside the checkpoint that it was trained on, whose product is added as it is
+read.
 """
 
 import json
@@ -47,7 +48,8 @@ class Checkpoint:
         if is_adapter(source) and base is None:
             wants = json.loads((Path(source) / "adapter_config.json").read_text()).get("base_model_name_or_path")
             raise NeuroglotError(
-                f"{source} is an adapter without its base; give the model it was trained on" + (f", {wants}." if wants else ".")
+                f"{source} is an adapter without its base; give the model it was trained on"
+                + (f", {wants}." if wants else ".")
             )
         self.path = _directory(source)
         self._files = _files(self.path, "adapter_model" if self.base else "model")
@@ -111,8 +113,8 @@ class Checkpoint:
         """
         if len(self.layout) != len(base.layout):
             raise NeuroglotError(
-                f"{self.name} has {len(self.layout)} layers and {base.name} has {len(base.layout)}, so it was not tuned "
-                "from it; give the model that it was tuned from as the base."
+                f"{self.name} has {len(self.layout)} layers and {base.name} has {len(base.layout)}, so it was not "
+                "tuned from it; give the model that it was tuned from as the base."
             )
         for mine, theirs in zip(self.layout, base.layout, strict=True):
             for name, shape in theirs.shapes.items():
@@ -156,9 +158,7 @@ class LayerNames:
         shapes: name → shape as stored.
     """
 
-    def __init__(
-        self, transposed: dict[str, bool], ffn: list[str], neurons: int, shapes: dict[str, tuple[int, ...]]
-    ):
+    def __init__(self, transposed: dict[str, bool], ffn: list[str], neurons: int, shapes: dict[str, tuple[int, ...]]):
         self.transposed = transposed
         self.ffn = ffn
         self.neurons = neurons
@@ -204,7 +204,12 @@ def _files(path: Path, stem: str) -> dict[str, Path]:
 
 def _lora_scale(path: Path) -> float:
     config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
+    if (
+        config.get("peft_type") != "LORA"
+        or config.get("use_dora")
+        or config.get("rank_pattern")
+        or config.get("alpha_pattern")
+    ):
         raise NeuroglotError(
             f"{path} is an adapter of a kind that is not a plain LoRA; merge it into its base with peft and give that."
         )
@@ -214,6 +219,6 @@ def _lora_scale(path: Path) -> float:
 
 def _other_shape(name: str, weight: str, mine: object, theirs: object) -> NeuroglotError:
     return NeuroglotError(
-        f"{name} has another shape than its base: {weight} is {mine} and not {theirs}; give the model that it was tuned "
-        "from as the base."
+        f"{name} has another shape than its base: {weight} is {mine} and not {theirs}; give the model that it was "
+        "tuned from as the base."
     )

@@ -2,7 +2,6 @@
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from neuroglot.corpus import Corpus
-from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.comparison import ALL, Arm, Comparison, measure_arms
 from neuroglot.experts import Partition, relatedness
 from neuroglot.files import save_text
@@ -64,7 +63,7 @@ class CompareSettings(BaseModel):
     tokens: int = Field(100_000, ge=1)
     """At most so many held-out tokens of each language are measured."""
     block: int | None = Field(None, ge=2)
-    """Tokens a block of held-out text; by default as `perplexity` has it. Intervals draw blocks, so let there be many."""
+    """Tokens a block of held-out text; by default as `perplexity` has it. Intervals draw blocks: let there be many."""
     samples: int = Field(100, ge=2)
     """At most so many samples of a parallel corpus, for key regions."""
     tuned: dict[str, str] = {}
@@ -95,8 +94,8 @@ def compare_run(
     for share in (settings.budget, *settings.curve):
         if not 0 < share <= 1 or round(share * model.layers * model.neurons) < 1:
             raise NeuroglotError(
-                f"A budget of {share:g} of {model.layers * model.neurons:,} neurons is no number from one to all; choose "
-                "another."
+                f"A budget of {share:g} of {model.layers * model.neurons:,} neurons is no number from one to all; "
+                "choose another."
             )
     text, held_out = run.manifest.text.load()
     measured = held_out if corpus is None else corpus.select(text.languages)
@@ -149,7 +148,9 @@ class _Work:
         path = self.run.path / "experts" / "partition.safetensors"
         self.partition = Partition.load(path) if "experts" in self.settings.methods and path.is_file() else None
         if "experts" in self.settings.methods and self.partition is None:
-            raise NeuroglotError(f"experts needs a partition; run `neuroglot experts {self.run.path}`, or leave it out.")
+            raise NeuroglotError(
+                f"experts needs a partition; run `neuroglot experts {self.run.path}`, or leave it out."
+            )
         if "regions" in self.settings.methods and not self.text.parallel:
             raise NeuroglotError("regions needs a parallel corpus, and this one is not; leave the method out.")
         missing = [tag for tag in self.text.languages if tag not in self.settings.tuned]
@@ -159,7 +160,7 @@ class _Work:
                 "`neuroglot tune`, or leave the method out."
             )
 
-    # --- which arms ----------------------------------------------------------------------------------------------------
+    # --- which arms --------------------------------------------------------------------------------------------------
 
     def arms(self, method: str) -> list[Arm]:
         """All arms of a method."""
@@ -203,12 +204,16 @@ class _Work:
         if path.is_file():
             return ParameterSet.load(path)
         found = varied_parameters(
-            self.run.manifest.model.source, self.tuned, top_fraction=self.settings.budget, each=True, progress=self.progress
+            self.run.manifest.model.source,
+            self.tuned,
+            top_fraction=self.settings.budget,
+            each=True,
+            progress=self.progress,
         )
         found.save(path)
         return found
 
-    # --- what they are chosen by ---------------------------------------------------------------------------------------
+    # --- what they are chosen by -------------------------------------------------------------------------------------
 
     @property
     def tuned(self) -> dict[str, str]:
@@ -296,7 +301,7 @@ class _Work:
         save_tensors(path, "variation", 1, {"rates": rates}, about)
         return rates
 
-    # --- time ----------------------------------------------------------------------------------------------------------
+    # --- time --------------------------------------------------------------------------------------------------------
 
     def _timed_step(self, name: str, step: Callable[[], Any]) -> Any:
         started = time.perf_counter()

@@ -101,10 +101,10 @@ def _zero(model: Model, name: str, index: Tensor) -> tuple[Tensor, Tensor, Tenso
     if len(index) and int(index.max()) >= weight.numel():
         raise NeuroglotError(f"{name} of {model.name} has {weight.numel():,} parameters; these are of another model.")
     if not weight.is_contiguous() or not weight.is_floating_point():
-        raise NeuroglotError(f"{name} of {model.name} is packed or spread; load the model whole, in float32 or bfloat16.")
+        raise NeuroglotError(
+            f"{name} of {model.name} is packed or spread; load the model whole, in float32 or bfloat16."
+        )
     flat, index = weight.view(-1), index.to(weight.device)
     old = flat[index].clone()
     flat[index] = 0
     return flat, index, old
-
-

@@ -156,7 +156,7 @@ def _train(
         trainer = Trainer(
             model=network,
             args=arguments,
-            train_dataset=rows,  # type: ignore[arg-type]
+            train_dataset=rows,
             data_collator=lambda some: _padded(some, model.tokenizer.pad_token_id or 0),
             callbacks=[Shown()],
         )
@@ -167,7 +167,9 @@ def _train(
     loss = float(result.training_loss)
     network.eval()
     if loss != loss:
-        raise NeuroglotError(f"Tuning on {language or 'these pairs'} diverged (its loss is not a number); lower the rate.")
+        raise NeuroglotError(
+            f"Tuning on {language or 'these pairs'} diverged (its loss is not a number); lower the rate."
+        )
     return network, loss
 
 

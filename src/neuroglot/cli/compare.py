@@ -20,8 +20,9 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", "-m",
-            help="Which: margin, lape, lap, lave, pv, regions, experts, random. [default: all the run has evidence for]",
+            "--methods",
+            "-m",
+            help="Which: margin, lape, lap, lave, pv, regions, experts, random. [default: all that the run can do]",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +43,9 @@ def compare(
     ] = None,
     tuned: Annotated[
         Path | None,
-        typer.Option(help="Where `neuroglot tune` put the tuned models, one folder a language (pv).", show_default=False),
+        typer.Option(
+            help="Where `neuroglot tune` put the tuned models, one folder a language (pv).", show_default=False
+        ),
     ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="Measure on this text. [default: what the run held out]", show_default=False)
@@ -102,14 +105,17 @@ def _tuned(folder: Path, languages: tuple[str, ...]) -> dict[str, str]:
     """Language → its tuned model."""
     found = {tag: str(folder / tag) for tag in languages if (folder / tag).is_dir()}
     if not found:
-        raise NeuroglotError(f"{folder} holds no folder named by a language, such as {languages[0]}; see neuroglot tune.")
+        raise NeuroglotError(
+            f"{folder} holds no folder named by a language, such as {languages[0]}; see neuroglot tune."
+        )
     return found
 
 
 def print_summary(summary: "pd.DataFrame", budget: float) -> None:
     """Print what each matrix says, in numbers: all evidence at the equal budget, then defaults."""
     shown = summary[(summary.part == "all") & ((summary.budget == budget) | summary.budget.isna())]
-    rows = [f"{row.method}{', its own choice' if row.budget != row.budget else ''}" for row in shown.itertuples()]
+    own = shown.budget.isna()
+    rows = [f"{name}{', its own choice' if alone else ''}" for name, alone in zip(shown.method, own, strict=True)]
     cells: dict[str, list[str]] = {
         "neurons": [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(shown.fewest, shown.most, strict=True)],
         "own, nats": [f"{value:.2f}" for value in shown.own],
@@ -117,6 +123,6 @@ def print_summary(summary: "pd.DataFrame", budget: float) -> None:
         "selectivity": [f"{value:.1f}" for value in shown.selectivity],
         "95 %": [f"{a:.1f} to {b:.1f}" for a, b in zip(shown.selectivity_low, shown.selectivity_high, strict=True)],
         "lead": [f"{value}" for value in shown.leading],
-        "rank r": ["" if value != value else f"{value:.2f}" for value in shown.relation],
+        "rank r": [f"{value:.2f}".replace("nan", "") for value in shown.relation.tolist()],
     }
     print_table(cells, "method", rows)

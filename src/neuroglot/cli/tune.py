@@ -15,8 +15,8 @@ def tune(
     instructions: Annotated[
         str,
         typer.Argument(
-            help="A directory of {language}.jsonl files of pairs (Alpaca or chat), a .jsonl file with a language column, "
-            "hf:DATASET; or starter, the built-in pairs."
+            help="A directory of {language}.jsonl files of pairs (Alpaca or chat), a .jsonl file with a language "
+            "column, hf:DATASET; or starter, the built-in pairs."
         ),
     ] = "starter",
     folder: Annotated[

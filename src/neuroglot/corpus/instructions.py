@@ -34,8 +34,9 @@ def load_instructions(source: str | Path, languages: Sequence[str] | None = None
             - `hf:NAME`, a dataset on the hub or a local dataset directory; `{language}` in the name stands for the tag,
               and then `languages` must be given.
 
-            A pair is of the Alpaca shape (`instruction`, `input` if there is one, `output`) or the chat shape (`messages`
-            of `role` and `content`, or `conversations` of `from` and `value`): the last answer, after all before it.
+            A pair is of the Alpaca shape (`instruction`, `input` if there is one, `output`) or the chat shape
+            (`messages` of `role` and `content`, or `conversations` of `from` and `value`): the last answer, after all
+            before it.
         languages: keep only these, in this order.
 
     Returns:
@@ -67,7 +68,9 @@ def load_instructions(source: str | Path, languages: Sequence[str] | None = None
     missing = [tag for tag in wanted or [] if tag not in found]
     if missing or not found:
         have = ", ".join(found) or "none"
-        raise NeuroglotError(f"{name} has no instructions in {missing[0] if missing else 'any language'}; it has {have}.")
+        raise NeuroglotError(
+            f"{name} has no instructions in {missing[0] if missing else 'any language'}; it has {have}."
+        )
     return found if wanted is None else {tag: found[tag] for tag in wanted}
 
 
@@ -142,7 +145,9 @@ def _from_hub(name: str, wanted: list[str] | None) -> dict[str, list[Pair]]:
         except NeuroglotError:
             raise
         except Exception as error:  # datasets and the hub client raise their own
-            raise NeuroglotError(f"{source} cannot be read as a dataset ({error}); check its name and the network.") from error
+            raise NeuroglotError(
+                f"{source} cannot be read as a dataset ({error}); check its name and the network."
+            ) from error
 
     if "{language}" in name:
         if wanted is None:

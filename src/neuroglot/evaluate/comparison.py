@@ -243,7 +243,7 @@ def measure_arms(
         progress: show a bar.
 
     Raises:
-        NeuroglotError: sets are of another shape or lack a language, a language is too short, or a loss is not a number.
+        NeuroglotError: sets are of another shape or lack a language, a language is too short, or a loss is no number.
     """
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     languages = list(corpus.languages)
@@ -254,7 +254,9 @@ def measure_arms(
     folder = Path(directory) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     result = Comparison(languages, block=next(iter(blocks.values())).shape[1], settings=settings)
     each = sum(piece.numel() for piece in blocks.values())
-    wanted = {"intact": lambda: nullcontext()}  # digest → how to switch it off
+    wanted: dict[str, Callable[[], AbstractContextManager[None]]] = {
+        "intact": nullcontext
+    }  # digest → how to switch it off
     rows = {}
     switched = [arm for arm in arms if arm.measured]
     for arm in switched:
@@ -285,7 +287,10 @@ def measure_arms(
 
 @torch.inference_mode()
 def _block_losses(
-    model: Model, blocks: Mapping[str, Int[Tensor, "blocks block"]], batch_tokens: int, advance: Callable[[int, str], None]
+    model: Model,
+    blocks: Mapping[str, Int[Tensor, "blocks block"]],
+    batch_tokens: int,
+    advance: Callable[[int, str], None],
 ) -> dict[str, list[float]]:
     """Mean negative log-likelihood (nats) of each block's tokens. Languages share batches, so that they are full."""
     together = torch.cat(list(blocks.values()))
@@ -309,7 +314,7 @@ def _change(
     if isinstance(sets, NeuronSet):
         mask = sets[tag]
         if not bool(mask.any()):
-            return "intact", lambda: nullcontext()
+            return "intact", nullcontext
         digest.update(b"neurons" + mask.nonzero().numpy().tobytes())
         return digest.hexdigest()[:32], lambda: intervene(model, Deactivate(mask))
     places = sets[tag]
@@ -324,8 +329,8 @@ def _check(arm: Arm, model: Model, languages: Sequence[str]) -> None:
         raise NeuroglotError(f"{arm.name} has no set of {missing[0]}; find the neurons of all languages measured.")
     if isinstance(arm.sets, NeuronSet) and arm.sets.shape != (model.layers, model.neurons):
         raise NeuroglotError(
-            f"{arm.name} is of {arm.sets.shape[0]} × {arm.sets.shape[1]} neurons, but {model.name} has {model.layers} × "
-            f"{model.neurons}."
+            f"{arm.name} is of {arm.sets.shape[0]} × {arm.sets.shape[1]} neurons, but {model.name} has "
+            f"{model.layers} × {model.neurons}."
         )
 
 

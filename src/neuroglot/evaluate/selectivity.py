@@ -63,7 +63,8 @@ def coverage(effects: Effects) -> Float64[Tensor, "*draws"]:
 def relation_correlation(effects: Float64[Tensor, "languages languages"], distance: Tensor) -> float:
     """Spearman's rank correlation between the effect on other languages and their nearness (−distance), over pairs.
 
-    High where a language's neurons harm its relatives more than strangers. NaN where all distances or effects are equal.
+    High where a language's neurons harm its relatives more than strangers. NaN where all distances, or all effects, are
+    equal.
 
     Args:
         effects: by whose neurons are off, and language measured.

@@ -1,7 +1,7 @@
 """Neurons that are active more often in one language than in any other, and that write much: the activation margin.
 
-LAPE looks at the shape of a neuron's probabilities over all languages. It says nothing of how much the neuron does when it
-is active, treats a share of 500 tokens and one of 500,000 alike, and lets a neuron belong to several languages. What
+LAPE looks at the shape of a neuron's probabilities over all languages. It says nothing of how much the neuron does when
+it is active, treats a share of 500 tokens and one of 500,000 alike, and lets a neuron belong to several languages. What
 switching a neuron off spares is decided by the language that would miss it most after its own; so the margin is taken
 from that one, with the doubt that the text leaves taken off, and weighted by how much of its layer's writing is the
 neuron's.
@@ -68,10 +68,10 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
     """The activation margin of each neuron for each language.
 
     d = the lower end of the 95 % interval of the neuron's activation probability in the language (Wilson's, from the
-    number of tokens), less the highest upper end among the other languages. Where d > 0 it is multiplied by the neuron's
-    share of its layer's writing in the language, w = written / Σ written over the layer, since it is only then that
-    switching the neuron off takes something from this language alone. Where d ≤ 0 it is left as it is, so that a budget
-    larger than the neurons beyond doubt goes on with the least doubtful.
+    number of tokens), less the highest upper end among the other languages. Where d > 0 it is multiplied by the
+    neuron's share of its layer's writing in the language, w = written / Σ written over the layer, since it is only then
+    that switching the neuron off takes something from this language alone. Where d ≤ 0 it is left as it is, so that a
+    budget larger than the neurons beyond doubt goes on with the least doubtful.
 
     Tokens of a text are not independent, so the interval is narrower than it should be; it ranks, it does not test.
 

@@ -1,7 +1,7 @@
 """Every method as a ranking of the neurons for each language, so that all can be given the same budget.
 
-Methods choose by thresholds of their own and so choose sets of very different sizes; an effect of twice the neurons says
-nothing about the method. Here each says which neurons it would take first, and `take` takes as many as it is told.
+Methods choose by thresholds of their own and so choose sets of very different sizes; an effect of twice the neurons
+says nothing about the method. Here each says which neurons it would take first, and `take` takes as many as it is told.
 """
 
 import math
@@ -59,7 +59,7 @@ def rank(method: str, evidence: Evidence) -> Scores:
 
 
 def take(scores: Scores, languages: tuple[str, ...], share: float, about: Mapping[str, Any] | None = None) -> NeuronSet:
-    """The `round(share · all)` neurons that score highest for each language; of equal ones the first by layer and index.
+    """The `round(share · all)` neurons that score highest for each language; of equal ones the first.
 
     A language for which fewer have a score above −∞ gets fewer.
 
@@ -95,7 +95,9 @@ def _lap(evidence: Evidence) -> Scores:
 
 def _regions(evidence: Evidence) -> Scores:
     if evidence.samples is None:
-        raise NeuroglotError("regions needs samples of a parallel corpus; leave it out for a corpus that is not parallel.")
+        raise NeuroglotError(
+            "regions needs samples of a parallel corpus; leave it out for a corpus that is not parallel."
+        )
     scores = contributions(evidence.samples)
     ordered = scores.sort(dim=0).values
     mean = ordered.mean(0)

@@ -105,7 +105,9 @@ def variation_entropy(
     and, (languages, …) bool, where a language's share is above even.
     """
     less = rates.max(0, keepdim=True).values - rates
-    ordered = less.sort(dim=0).values.movedim(0, -1)  # a sum depends on its order, and that of languages must not matter
+    ordered = less.sort(dim=0).values.movedim(
+        0, -1
+    )  # a sum depends on its order, and that of languages must not matter
     spread = entropy(ordered).round(decimals=12).nan_to_num_(nan=torch.inf)
     return spread, less * len(rates) > ordered.sum(-1)
 
@@ -168,7 +170,7 @@ class _Lowest:
         self.count = count
         self.values = torch.empty(0, dtype=torch.float64)
         self.places = torch.empty(0, dtype=torch.int64)
-        self.member: Tensor | None = None
+        self.member = torch.empty(0, 0, dtype=torch.bool)
 
     def add(self, values: Tensor, places: Tensor, member: Tensor) -> None:
         cut = self.values[-1] if len(self.values) == self.count else torch.inf
@@ -176,9 +178,10 @@ class _Lowest:
         values = torch.cat([self.values, values[some]])
         order = values.sort(stable=True).indices[: self.count]
         self.values = values[order]
-        self.places = torch.cat([self.places, places[some]])[order]
         member = member[:, some]
-        self.member = (member if self.member is None else torch.cat([self.member, member], dim=1))[:, order]
+        before = self.member if len(self.places) else member[:, :0]
+        self.places = torch.cat([self.places, places[some]])[order]
+        self.member = torch.cat([before, member], dim=1)[:, order]
 
 
 def _opened(base: str | Path, tuned: Tuned) -> tuple[Checkpoint, dict[str, Checkpoint]]:
@@ -213,6 +216,6 @@ def _by_weight(places: Tensor, names: list[str], sizes: Mapping[str, int]) -> di
 
 def _unchanged(variant: Checkpoint, base: Checkpoint, tag: str) -> NeuroglotError:
     return NeuroglotError(
-        f"{variant.name}, said to be tuned on {tag}, has the weights of {base.name}: nothing was changed, so there is no "
-        "variation to measure."
+        f"{variant.name}, said to be tuned on {tag}, has the weights of {base.name}: nothing was changed, so there is "
+        "no variation to measure."
     )
