@@ -35,7 +35,9 @@ def evidence(seed=0, draw=0):
 def turned(given, order):
     tags = [TAGS[i] for i in order]
     assert given.samples is not None and given.rates is not None
-    return Evidence(given.recording.select(tags), given.samples.select(tags), given.labels, given.rates[list(order)], given.seed)  # fmt: skip
+    return Evidence(
+        given.recording.select(tags), given.samples.select(tags), given.labels, given.rates[list(order)], given.seed
+    )
 
 
 @settings(max_examples=30)
@@ -81,7 +83,9 @@ def test_rankings_agree_with_the_methods_themselves():
     regions = ng.identify.key_regions(given.samples, threshold=1.0)
     scores = rank("regions", given)
     assert torch.equal(regions.mask, scores > 1.0)
-    assert torch.equal(ng.identify.margin(recording, top_fraction=0.1).mask, take(scores_of(recording), tuple(TAGS), 0.1).mask)  # fmt: skip
+    assert torch.equal(
+        ng.identify.margin(recording, top_fraction=0.1).mask, take(scores_of(recording), tuple(TAGS), 0.1).mask
+    )
 
 
 def scores_of(recording):
@@ -115,7 +119,7 @@ def test_what_was_not_measured_is_asked_for():
         take(rank("lap", bare), tuple(TAGS), 0)
 
 
-# --- the margin ---------------------------------------------------------------------------------------------------------
+# --- the margin -------------------------------------------------------------------------------------------------------
 
 
 def recording_of(active, tokens, written=None):

@@ -86,7 +86,7 @@ def test_jaccard_of_sets():
     assert jaccard([one, two.select(["fr", "en"])]) == pytest.approx(1 / 3)
 
 
-# --- what is measured --------------------------------------------------------------------------------------------------
+# --- what is measured ------------------------------------------------------------------------------------------------
 
 
 def arms(model):
@@ -96,9 +96,11 @@ def arms(model):
     parameters = ParameterSet({tag: {name: torch.arange(k, 200, 3)} for k, tag in enumerate(TAGS)})
     return [
         Arm("margin", 0.3, "all", NeuronSet(mask, TAGS)),
-        Arm("margin", 0.3, "half 1", NeuronSet(mask & (torch.rand(mask.shape, generator=generator) < 0.5), TAGS), False),
+        Arm(
+            "margin", 0.3, "half 1", NeuronSet(mask & (torch.rand(mask.shape, generator=generator) < 0.5), TAGS), False
+        ),
         Arm("pv parameters", 0.1, "all", parameters),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +166,10 @@ def test_the_summary_has_intervals_around_its_numbers(measured, tmp_path):
     row = table.loc["margin"]
     assert row.own_low <= row.own <= row.own_high
     assert row.others_low <= row.others <= row.others_high
-    assert (row.fewest, row.most) == (min(result.sizes["margin 0.3 all"].values()), max(result.sizes["margin 0.3 all"].values()))  # fmt: skip
+    assert (row.fewest, row.most) == (
+        min(result.sizes["margin 0.3 all"].values()),
+        max(result.sizes["margin 0.3 all"].values()),
+    )
     again = Comparison.load(result.save(tmp_path / "comparison.json"))
     assert again.summary().equals(result.summary())
     assert len(result.changes()) == 2 * 9

@@ -95,9 +95,7 @@ def test_entropy_of_variation_by_hand():
 def test_order_of_languages_does_not_matter(base, tuned):
     order = ["ru", "en", "fr"]
     straight = ng.identify.parameter_variation(base, tuned, top_fraction=0.1, progress=False)
-    turned = ng.identify.parameter_variation(
-        base, {tag: tuned[tag] for tag in order}, top_fraction=0.1, progress=False
-    )
+    turned = ng.identify.parameter_variation(base, {tag: tuned[tag] for tag in order}, top_fraction=0.1, progress=False)
     assert turned == straight.select(order)
 
 
@@ -162,7 +160,7 @@ def test_sharded_files_are_read(base, tuned, tmp_path):
     assert torch.equal(variation_rates(base, one, progress=False), variation_rates(base, many, progress=False))
 
 
-# --- bad input ----------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 def refused(match, base, variants):
@@ -218,10 +216,16 @@ def test_what_is_no_checkpoint_is_refused(base, tuned, tmp_path):
 
 def test_parameters_of_another_model_are_refused():
     model = tiny.model()
-    with pytest.raises(ng.NeuroglotError, match="no weight model.layers.9"), zeroed(model, {"model.layers.9.x": torch.zeros(1).long()}):  # fmt: skip
+    with (
+        pytest.raises(ng.NeuroglotError, match="no weight model.layers.9"),
+        zeroed(model, {"model.layers.9.x": torch.zeros(1).long()}),
+    ):
         pass
     name = "model.layers.0.mlp.up_proj.weight"
     before = model.network.get_parameter(name).detach().clone()
-    with pytest.raises(ng.NeuroglotError, match="of another model"), zeroed(model, {name: torch.tensor([0])}, {name: torch.tensor([10**6])}):  # fmt: skip
+    with (
+        pytest.raises(ng.NeuroglotError, match="of another model"),
+        zeroed(model, {name: torch.tensor([0])}, {name: torch.tensor([10**6])}),
+    ):
         pass
     assert torch.equal(model.network.get_parameter(name), before)

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from neuroglot.corpus import Corpus
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.comparison import ALL, Arm, Comparison, measure_arms
 from neuroglot.experts import Partition, relatedness
 from neuroglot.files import save_text
@@ -40,6 +41,7 @@ __all__ = ["CompareSettings", "compare_run", "distances"]
 
 HALVES = ("half 1", "half 2")
 STATISTICS = ("active", "activation", "written")
+SAMPLE_TOKENS = 200  # of a sample for key regions at most, as the paper has it
 
 
 class CompareSettings(BaseModel):
@@ -178,8 +180,9 @@ class _Work:
         else:  # neither seeds nor tuning come from the recorded text
             parts = [*HALVES, *(f"{tokens} tokens" for tokens in sorted(how.texts))]
             arms += [arm(part, measured=close) for part in parts]
-        if how.defaults and method in DEFAULTS:
-            arms.append(Arm(method, None, ALL, self._default(method)))
+        own = self._default(method) if how.defaults and method in DEFAULTS else None
+        if own is not None:
+            arms.append(Arm(method, None, ALL, own))
         return arms + [arm(ALL, share) for share in how.curve if close and share != how.budget]
 
     def sets(self, method: str, part: str, share: float) -> NeuronSet:
@@ -193,10 +196,14 @@ class _Work:
         about = {"method": method, "budget": share, "part": part, "fingerprint": self.model.fingerprint}
         return take(self._ranked[method, part], self.text.languages, share, about)
 
-    def _default(self, method: str) -> NeuronSet:
-        path = self.folder / "defaults" / f"{method}.safetensors"
-        found = DEFAULTS[method](self.evidence(ALL))
-        found.save(path)
+    def _default(self, method: str) -> NeuronSet | None:
+        """What a method chooses by itself; None, and said so, where it cannot."""
+        try:
+            found = DEFAULTS[method](self.evidence(ALL))
+        except NeuroglotError as error:
+            warnings.warn(f"{method}'s own choice is left out: {error}", NeuroglotWarning, stacklevel=2)
+            return None
+        found.save(self.folder / "defaults" / f"{method}.safetensors")
         return found
 
     def _parameters(self) -> ParameterSet:
@@ -259,13 +266,14 @@ class _Work:
         )
 
     def _samples(self, part: str) -> Samples:
+        longest = getattr(self.model.text_config, "max_position_embeddings", None) or SAMPLE_TOKENS + 1
         samples = self._timed_step(
             "samples",
             lambda: record_samples(
                 self.model,
                 self.text,
                 samples=self.settings.samples,
-                max_tokens=200,
+                max_tokens=min(SAMPLE_TOKENS, longest - 1),
                 missing="drop",
                 states=False,
                 statistics=("active",),

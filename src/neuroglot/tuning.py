@@ -70,8 +70,8 @@ def tune(
         progress: show a bar.
 
     Raises:
-        NeuroglotError: there are no pairs, peft is missing, the directory holds something else, or the loss is not a
-            number.
+        NeuroglotError: there are no pairs, none's answer is within `max_tokens`, peft is missing, the directory holds
+            something else, or the loss is not a number.
     """
     settings = settings or TuneSettings()
     path = Path(path)
@@ -123,6 +123,12 @@ def _train(
     if settings.adapter is not None:
         network = _adapted(model, settings)
     rows = [_row(model, pair, settings.max_tokens) for pair in pairs]
+    rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
+    if not rows:
+        raise NeuroglotError(
+            f"No answer{f' in {language}' if language else ''} begins within {settings.max_tokens} tokens, so there is "
+            "nothing to learn; raise max_tokens."
+        )
     at_once = min(settings.at_once, settings.batch)
     accumulated = max(1, min(settings.batch, len(rows)) // at_once)
     arguments = TrainingArguments(

@@ -60,7 +60,7 @@ class Arm:
     @property
     def name(self) -> str:
         """How it is called in files: `lape 0.01 all`."""
-        return f"{self.method} {'default' if self.budget is None else f'{self.budget:g}'} {self.part}"
+        return f"{_choice(self.method, self.budget)} {self.part}"
 
 
 @dataclass
@@ -103,29 +103,31 @@ class Comparison:
             rows.append(torch.stack(cells, dim=-1))
         return torch.stack(rows, dim=-2)
 
-    def perturbation(self, arm: str, baseline: str | None = None) -> Perturbation:
-        """The arm's perplexity-change matrix, with the arms of random neurons as its baseline (one a seed)."""
-        mean = {tag: math.exp(_mean(values)) for tag, values in self.intact.items()}
-        rows = {
-            off: {tag: math.exp(_mean(values)) for tag, values in cells.items()} for off, cells in self.off[arm].items()
+    def perturbation(self, arm: str) -> Perturbation:
+        """The arm's perplexity-change matrix; its baseline are the arms of random neurons of the same budget.
+
+        Random neurons are drawn for each language by itself; the baseline of a column is its own language's draw.
+        """
+        budget = self.arms[arm]["budget"]
+        random = [name for name, what in self.arms.items() if what["method"] == "random" and what["budget"] == budget]
+        perplexity = {
+            name: {off: _perplexities(cells) for off, cells in self.off[name].items()} for name in [arm, *random]
         }
-        random = self._random(arm) if baseline is None else [baseline]
         drawn = {
-            str(i): {tag: math.exp(_mean(next(iter(self.off[name].values()))[tag])) for tag in self.languages}
-            for i, name in enumerate(random)
+            str(seed): {tag: perplexity[name][tag][tag] for tag in self.languages} for seed, name in enumerate(random)
         }
         size = max((max(self.sizes[name].values()) for name in random), default=0)
         tokens = {tag: len(values) * (self.block - 1) for tag, values in self.intact.items()}
-        return Perturbation(mean, rows, drawn, {**self.sizes[arm], "random": size}, tokens, self.block)
-
-    def _random(self, arm: str) -> list[str]:
-        budget = self.arms[arm]["budget"]
-        return [name for name, what in self.arms.items() if what["method"] == "random" and what["budget"] == budget]
+        sizes = {**self.sizes[arm], "random": size}
+        return Perturbation(_perplexities(self.intact), perplexity[arm], drawn, sizes, tokens, self.block)
 
     def summary(self, distance: Tensor | None = None, *, resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
         """One row an arm: its sizes, and what its matrix says, with 95 % intervals over held-out blocks.
 
-        The bootstrap draws blocks with replacement, in each language by itself, the same for every arm.
+        `own` and `others` are nats a token; `leading` is how many languages' own cell leads its row, `coverage` their
+        share; `relation` see `relation_correlation`; `halves` and `seeds` are the Jaccard indices of the sets that two
+        halves of the text, or several seeds, give; `seconds` is what finding them took. The bootstrap draws blocks with
+        replacement, in each language by itself, the same for every arm.
 
         Args:
             distance: (K, K) between languages, for the rank correlation.
@@ -152,6 +154,9 @@ class Comparison:
                 row |= {f"{name}_low": low, f"{name}_high": high}
             row["leading"] = int(leads(effects).sum())
             row["relation"] = float("nan") if distance is None else relation_correlation(effects, distance)
+            found = self.stability.get(_choice(what["method"], what["budget"]), {})
+            row["halves"], row["seeds"] = found.get("half", math.nan), found.get("seed", math.nan)
+            row["seconds"] = sum(self.seconds.get(what["method"], {}).values()) if what["part"] == ALL else math.nan
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -210,6 +215,10 @@ def _interval(draws: Tensor) -> tuple[float, float]:
 
 def _tensor(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+def _perplexities(losses: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {tag: math.exp(_mean(values)) for tag, values in losses.items()}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -342,11 +351,14 @@ def _stability(arms: Sequence[Arm]) -> dict[str, dict[str, float]]:
         if isinstance(arm.sets, NeuronSet):
             groups.setdefault((arm.method, arm.budget), {})[arm.part] = arm.sets
     for (method, budget), parts in groups.items():
-        name = f"{method} {'default' if budget is None else f'{budget:g}'}"
         found = {}
         for kind in ("half", "seed"):
             found[kind] = jaccard([sets for part, sets in parts.items() if part.startswith(kind)])
         if ALL in parts:
             found |= {part: jaccard([sets, parts[ALL]]) for part, sets in parts.items() if part != ALL}
-        result[name] = found
+        result[_choice(method, budget)] = found
     return result
+
+
+def _choice(method: str, budget: float | None) -> str:
+    return f"{method} {'default' if budget is None else f'{budget:g}'}"
