@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
+from neuroglot.checkpoint import is_adapter
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN, find_ffns
 from neuroglot.gguf import PACKAGED, converted, packaged
@@ -176,7 +177,8 @@ def load_model(
 
     Args:
         source: a directory, a hub id (`Qwen/Qwen3-0.6B-Base`), a `.gguf` file, or weights that an installed package
-            ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached.
+            ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached. A peft adapter's directory opens
+            its base with the adapter merged into it.
         revision: the branch, tag or commit of a hub id.
         dtype: of the weights. `auto` is float32 on a CPU, and the checkpoint's own elsewhere.
         device: `cpu`, `cuda`, `cuda:1`, `mps` …; by default a GPU if there is one.
@@ -189,10 +191,20 @@ def load_model(
         NeuroglotError: nothing is there, it is damaged, it lacks weights, or its architecture is not supported.
     """
     name = str(source)
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "device_map": device_map,
+        "offload_folder": offload_folder,
+        "quantize": quantize,
+        "trust_remote_code": trust_remote_code,
+    }
     if name in PACKAGED:
         path = str(packaged(name))
     elif name.endswith(".gguf"):
         path = str(converted(Path(source)))
+    elif is_adapter(source):
+        return _merged(Path(source), how)
     elif Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
             raise NeuroglotError(
@@ -236,17 +248,31 @@ def load_model(
             "incomplete or its config.json belongs to another model."
         )
     model = Model(network, tokenizer, name=name)
-    model.opened = {
+    model.opened = how | {
         "source": name,
         "revision": revision,
-        "dtype": dtype,
-        "device": device,
         "device_map": None if device is not None or device_map == {"": network.device.type} else device_map,
-        "offload_folder": offload_folder,
-        "quantize": quantize,
-        "trust_remote_code": trust_remote_code,
     }
     return model
+
+
+def _merged(path: Path, how: dict[str, Any]) -> Model:
+    """The base of an adapter, with the adapter's changes in its weights."""
+    base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if importlib.util.find_spec("peft") is None:
+        raise NeuroglotError(f'{path} is an adapter, which needs peft; pip install "neuroglot[tune]".')
+    if not base:
+        raise NeuroglotError(f"{path} is an adapter that does not name its base; merge it into that with peft.")
+    try:
+        model = load_model(base, **how)
+    except NeuroglotError as error:
+        raise NeuroglotError(f"{path} is an adapter without its base: {error}") from error
+    from peft import PeftModel
+
+    network = PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
+    merged = Model(network, model.tokenizer, name=str(path))
+    merged.opened = how | {"source": str(path), "revision": None}
+    return merged
 
 
 def _quantization(quantize: Quantize, weights: Any) -> Any:
