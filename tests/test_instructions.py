@@ -21,10 +21,10 @@ def test_the_built_in_pairs_are_aligned_and_in_their_languages():
         for pair in mine:
             assert pair.instruction == pair.instruction.strip() and pair.answer[-1] in ".。！”?!"
             assert ("Han" in scripts(pair.instruction + pair.answer)) == (tag == "zh")
-    marks = {"fr": "éèàçêô", "es": "áéíóúñ¿", "vi": "ạảấầđệ", "id": ""}
+    marks = {"fr": "éèàçêô", "es": "áéíóúñ", "vi": "ạảấầđệ", "id": ""}
     for tag, letters in marks.items():
         text = " ".join(pair.answer for pair in pairs[tag])
-        assert sum(letter in text for letter in letters) == len(letters.replace("¿", "")), tag
+        assert all(letter in text for letter in letters), tag
 
 
 def write(path, rows):

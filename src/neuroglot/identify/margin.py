@@ -82,6 +82,11 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
         raise NeuroglotError(
             f"margin compares languages, and the recording has only {recording.languages[0]}; record at least two."
         )
+    if "written" not in recording.sums:
+        raise NeuroglotError(
+            "margin needs the length of what each neuron writes; record again with --written, or with written among "
+            "the statistics."
+        )
     low, high = _wilson(recording.probabilities, recording.tokens.double())
     top = high.topk(2, dim=-1)
     highest = torch.arange(high.shape[-1]) == top.indices[..., :1]
