@@ -16,7 +16,7 @@ from neuroglot.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.comparison import ALL, Arm, Comparison, measure_arms
 from neuroglot.experts import Partition, relatedness
-from neuroglot.files import save_text
+from neuroglot.files import load_tensors, save_tensors, save_text
 from neuroglot.identify import (
     Evidence,
     key_regions,
@@ -208,8 +208,11 @@ class _Work:
 
     def _parameters(self) -> ParameterSet:
         path = self.folder / "parameters.safetensors"
+        wanted = {"top_fraction": self.settings.budget, "tuned": self._tuned_files()}
         if path.is_file():
-            return ParameterSet.load(path)
+            found = ParameterSet.load(path)
+            if {name: found.about.get(name) for name in wanted} == wanted:
+                return found
         found = varied_parameters(
             self.run.manifest.model.source,
             self.tuned,
@@ -217,6 +220,7 @@ class _Work:
             each=True,
             progress=self.progress,
         )
+        found.about |= wanted
         found.save(path)
         return found
 
@@ -226,6 +230,15 @@ class _Work:
     def tuned(self) -> dict[str, str]:
         """The tuned models in the order of the text's languages."""
         return {tag: self.settings.tuned[tag] for tag in self.text.languages}
+
+    def _tuned_files(self) -> dict[str, str]:
+        """What tells one tuning from another at the same place: its files' sizes and times."""
+        files = {tag: sorted(Path(path).glob("*.safetensors")) for tag, path in self.tuned.items()}
+        stats = {tag: [file.stat() for file in found] for tag, found in files.items()}
+        return {
+            tag: " ".join([self.tuned[tag], *(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in found)])
+            for tag, found in stats.items()
+        }
 
     def evidence(self, part: str) -> Evidence:
         """What a part of the recorded text says: all, a half, so many tokens; a seed is all with another draw."""
@@ -277,7 +290,7 @@ class _Work:
                 missing="drop",
                 states=False,
                 statistics=("active",),
-                directory=self.folder / "samples",
+                directory=self.folder / "samples" / str(self.settings.samples),
                 progress=self.progress,
             ),
         )
@@ -294,10 +307,8 @@ class _Work:
         return replace(samples, vectors=samples.vectors[:, index], keys=keys, recording=None)
 
     def _rates(self) -> Tensor:
-        from neuroglot.files import load_tensors, save_tensors
-
         path = self.folder / "rates.safetensors"
-        about = {"tuned": self.tuned}
+        about = {"tuned": self._tuned_files()}
         if path.is_file():
             tensors, before = load_tensors(path, "variation", 1)
             if before == about:
