@@ -1,5 +1,7 @@
 """Methods as rankings with equal budgets, and the activation margin."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,9 +22,9 @@ def evidence(seed=0, draw=0):
     active = (torch.rand(L, N, K, generator=generator) * (tokens + 1)).long().minimum(tokens)
 
     def sums():
-        return torch.rand(L, N, K, generator=generator, dtype=torch.float64) * tokens
+        return torch.randn(L, N, K, generator=generator, dtype=torch.float64) * tokens
 
-    recording = Recording.from_counts(active, tokens, TAGS, activation=sums(), written=sums())
+    recording = Recording.from_counts(active, tokens, TAGS, activation=sums(), hidden=sums())
     frequent = (torch.rand(L, 5, K, generator=generator) * tokens).long()
     recording = Recording(recording.languages, tokens, {**recording.sums, f"{EXPERTS}0.1": frequent})
     vectors = torch.rand(K, 6, L * N, generator=generator)
@@ -122,11 +124,11 @@ def test_what_was_not_measured_is_asked_for():
 # --- the margin -------------------------------------------------------------------------------------------------------
 
 
-def recording_of(active, tokens, written=None):
+def recording_of(active, tokens, hidden=None):
     active = torch.tensor(active)
     languages = ["en", "fr", "ru"][: len(tokens)]
-    written = torch.ones(active.shape) if written is None else torch.tensor(written)
-    return Recording.from_counts(active, tokens, languages, written=written * torch.tensor(tokens))
+    hidden = active / torch.tensor(tokens) if hidden is None else torch.tensor(hidden)  # means
+    return Recording.from_counts(active, tokens, languages, hidden=hidden * torch.tensor(tokens))
 
 
 def test_margin_by_loops():
@@ -134,39 +136,55 @@ def test_margin_by_loops():
 
     given = evidence(7).recording
     scores, p, n = margins(given), given.active.tolist(), given.tokens.tolist()
-    written = given.mean("written")
+    size = given.mean("hidden").abs()
+    little = 0.2 / N
+    certain = 0
     for i in range(L):
+        share = (size[i] / size[i].sum(0)).tolist()
         for j in range(N):
             ends = [binomtest(p[i][j][k], n[k]).proportion_ci(0.95, "wilson") for k in range(K)]
             for k in range(K):
                 apart = ends[k].low - max(ends[o].high for o in range(K) if o != k)
-                share = float(written[i, j, k] / written[i, :, k].sum())
-                expected = apart * share if apart > 0 else apart
+                ratio = math.log((share[j][k] + little) / (max(share[j][o] for o in range(K) if o != k) + little))
+                expected = ratio if apart > 0 else -math.log1p(1 / little) + apart
                 assert float(scores[k, i, j]) == pytest.approx(expected, abs=1e-6)
+                certain += apart > 0
+    assert certain > 5  # both cases were met
 
 
 @pytest.mark.filterwarnings("ignore::neuroglot.NeuroglotWarning")
-def test_margin_prefers_a_neuron_of_one_language_to_one_of_a_script():
-    """LAPE's entropy is the same for (90, 90, 0) whatever the threshold; the margin gives such a neuron to nobody."""
+def test_a_neuron_of_two_languages_of_a_script_is_nobodys():
+    """LAPE gives (900, 900, 0) to both; the margin looks at the next language only."""
     recording = recording_of([[[900, 900, 0], [900, 300, 0], [500, 480, 490]]], [1000, 1000, 1000])
-    assert ng.identify.margin(recording, top_fraction=1.0)["en"].tolist() == [[False, True, False]]
+    chosen = ng.identify.margin(recording, top_fraction=1.0)
+    assert chosen["en"].tolist() == [[False, True, False]] and not chosen["fr"].any()
+    lape = ng.identify.lape(recording, top_fraction=1.0, activity_quantile=0.6)
+    assert bool(lape["en"][0, 0]) and bool(lape["fr"][0, 0])
 
 
 @pytest.mark.filterwarnings("ignore::neuroglot.NeuroglotWarning")
 def test_little_text_leaves_doubt():
-    few, many = ([[[9, 3, 3]]], [10, 10, 10]), ([[[900, 300, 300]]], [1000, 1000, 1000])
-    assert not ng.identify.margin(recording_of([[[7, 4, 4]]], [10, 10, 10]), top_fraction=1.0).union().any()
-    assert float(margins(recording_of(*many))[0, 0, 0]) > float(margins(recording_of(*few))[0, 0, 0])
+    shares = [[[0.7, 0.4, 0.4], [0.4, 0.6, 0.7]]]
+    few, many = [[[7, 4, 4], [4, 6, 7]]], [[[700, 400, 400], [400, 600, 700]]]
+    assert not ng.identify.margin(recording_of(few, [10] * 3, shares), top_fraction=1.0).union().any()
+    found = ng.identify.margin(recording_of(many, [1000] * 3, shares), top_fraction=1.0)
+    assert found["en"].tolist() == [[True, False]] and found["ru"].tolist() == [[False, True]]
+    # what is in doubt comes after all that is not
+    scores = margins(recording_of([[[7, 4, 4], [10, 0, 0]]], [10] * 3, [[[9.0, 0, 0], [1.0, 1.0, 1.0]]]))
+    assert float(scores[0, 0, 0]) < float(scores[0, 0, 1:].min())
 
 
-def test_what_writes_more_comes_first():
-    active = [[[900, 100, 100], [900, 100, 100]]]
-    written = [[[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]]]
-    scores = margins(recording_of(active, [1000] * 3, written))
-    assert float(scores[0, 0, 1]) == pytest.approx(3 * float(scores[0, 0, 0]))
-    # the unit of a layer does not matter: only shares of its writing do
-    again = margins(recording_of(active, [1000] * 3, [[[10.0] * 3, [30.0] * 3]]))
+def test_what_is_written_for_one_language_comes_first_whatever_its_sign_and_unit():
+    active = [[[900, 100, 100]] * 3]
+    hidden = [[[1.0, 0.5, 0.2], [-1.0, 0.1, 0.2], [5.0, 5.0, 5.0]]]
+    scores = margins(recording_of(active, [1000] * 3, hidden))
+    assert scores[0, 0].argsort(descending=True).tolist() == [1, 0, 2]
+    # the unit of a layer in a language does not matter: only shares of its writing do
+    again = margins(recording_of(active, [1000] * 3, [[[a * 10, b * 3, c] for a, b, c in hidden[0]]]))
     assert torch.allclose(scores, again)
+    # next to nothing against nothing is no large ratio
+    tiny_ones = margins(recording_of(active, [1000] * 3, [[[1e-6, 0, 0], [1.0, 0.1, 0.2], [5.0, 5.0, 5.0]]]))
+    assert float(tiny_ones[0, 0, 0]) < 1e-3
 
 
 @pytest.mark.filterwarnings("ignore::neuroglot.NeuroglotWarning")
@@ -180,29 +198,9 @@ def test_margin_refuses():
     with pytest.raises(ng.NeuroglotError, match="only en"):
         ng.identify.margin(one)
     two = Recording.from_counts(torch.ones(1, 2, 2), [3, 3], ["en", "fr"])
-    with pytest.raises(ng.NeuroglotError, match="written"):
+    with pytest.raises(ng.NeuroglotError, match="hidden"):
         ng.identify.margin(two)
     with pytest.raises(ng.NeuroglotError, match="top_fraction"):
         ng.identify.margin(recording_of([[[5, 4]]], [10, 10]), top_fraction=0)
     with pytest.warns(ng.NeuroglotWarning, match="fewer than"):
         ng.identify.margin(recording_of([[[5, 5]]], [10, 10]), top_fraction=1.0)
-
-
-def test_written_and_energy_by_hand():
-    """The lengths of what neurons write, from the hidden values themselves."""
-    import tiny
-
-    from neuroglot.ffn import watch
-
-    model = tiny.model("gpt2")
-    text = tiny.corpus(12).select(["en"])
-    seen = [[] for _ in model.ffns]
-    with watch(model.ffns, lambda layer, activation, hidden: seen[layer].append(hidden.detach()[:, 1:].flatten(0, 1))):
-        recording = ng.record(
-            model, text, tokens=120, block=31, statistics=("written", "energy", "magnitude"), progress=False
-        )
-    for layer, ffn in enumerate(model.ffns):
-        lengths = ffn.down_columns.double().norm(dim=0)
-        values = torch.cat(seen[layer]).double().abs()
-        assert torch.allclose(recording.sum("written")[layer, :, 0], (values * lengths).sum(0), rtol=1e-5)
-        assert torch.allclose(recording.sum("energy")[layer, :, 0], ((values * lengths) ** 2).sum(0), rtol=1e-4)

@@ -40,7 +40,7 @@ from neuroglot.run import Run
 __all__ = ["CompareSettings", "compare_run", "distances"]
 
 HALVES = ("half 1", "half 2")
-STATISTICS = ("active", "activation", "written")
+STATISTICS = ("active", "activation", "hidden")
 SAMPLE_TOKENS = 200  # of a sample for key regions at most, as the paper has it
 
 

@@ -109,14 +109,6 @@ class RecordSettings(BaseModel):
     """Tokens a shard; by default 131,072, or a 64th of `tokens` where that is more."""
     experts: ExpertSettings | None = None
     """Count experts in the same pass."""
-    written: bool = False
-    """Keep the length of what each neuron writes too, which the margin needs."""
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """What the pass keeps, beside the experts' counts."""
-        more = ["magnitude"] * (self.experts is not None) + ["written"] * self.written
-        return ("active", "activation", "hidden", *more)
 
 
 class AlignSettings(BaseModel):
@@ -275,14 +267,10 @@ class Run:
     ) -> Recording:
         """Make the recording or a part of it, or go on with it, or read it if it is finished; see `record`."""
         settings = self.manifest.record
-        extra: dict[str, Any] = {
-            "statistics": settings.statistics,
-            "part": part,
-            "engine": engine,
-            "readers": readers,
-        }
+        extra: dict[str, Any] = {"part": part, "engine": engine, "readers": readers}
         if settings.experts is not None:
             extra |= {
+                "statistics": ("active", "activation", "hidden", "magnitude"),
                 "partition": self._make_partition(model, settings.experts),
                 "top": settings.experts.top,
             }

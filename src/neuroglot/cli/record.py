@@ -33,9 +33,6 @@ def record(
         int | None,
         typer.Option(min=1, help="Count the activations of so many experts a layer in the same pass; see experts."),
     ] = None,
-    written: Annotated[
-        bool, typer.Option("--written", help="Keep the length of what each neuron writes too (the method margin).")
-    ] = False,
     text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     dtype: DtypeOption = "auto",
@@ -104,7 +101,6 @@ def record(
     )
     text = TextSettings(source=corpus, languages=split(languages), text_column=text_column, hold_out=hold_out)
     recording = RecordSettings(tokens=tokens, block=block, batch_tokens=batch_tokens, shard_tokens=shard_tokens)
-    recording.written = written
     if experts is not None:
         recording.experts = ExpertSettings(experts=experts)
     if engine not in ("here", "ray"):
@@ -154,8 +150,9 @@ def print_forecast(
 
     to_record = languages_to_record(text)
     model = open_model(model_settings)
-    kept: dict[str, Any] = {"statistics": recording.statistics}
+    kept: dict[str, Any] = {}
     if recording.experts is not None:  # how they are grouped changes neither bytes nor time
+        kept["statistics"] = ("active", "activation", "hidden", "magnitude")
         kept["partition"] = partition(model, recording.experts.experts, kind="contiguous")
         kept["top"] = recording.experts.top
     with err.status("reading the corpus and timing one shard"):

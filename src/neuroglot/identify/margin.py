@@ -1,12 +1,13 @@
-"""Neurons that are active more often in one language than in any other, and that write much: the activation margin.
+"""Neurons that write for one language and hardly for the next: our own method.
 
-LAPE looks at the shape of a neuron's probabilities over all languages. It says nothing of how much the neuron does when
-it is active, treats a share of 500 tokens and one of 500,000 alike, and lets a neuron belong to several languages. What
-switching a neuron off spares is decided by the language that would miss it most after its own; so the margin is taken
-from that one, with the doubt that the text leaves taken off, and weighted by how much of its layer's writing is the
-neuron's.
+LAPE looks at the shape of a neuron's probabilities over all languages: it says nothing of what the neuron does when it
+is active, treats a share of 500 tokens and one of 500,000 alike, and lets a neuron belong to several languages. What
+switching a neuron off spares is decided by the language that would miss it most after its own. So a language is
+compared with that one only; in what the neuron consistently writes; and only where it is active more often beyond the
+doubt that the text leaves.
 """
 
+import math
 import warnings
 
 import torch
@@ -20,15 +21,16 @@ from neuroglot.recording import Recording
 __all__ = ["margin", "margins"]
 
 Z = 1.959964  # of a two-sided 95 % interval
+LITTLE = 0.2  # of an even share of the layer: what is written less than this is as good as nothing
 
 
 def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
-    """For each language the neurons with the largest activation margin (Neuroglot's own method; see `margins`).
+    """For each language the neurons with the largest margin over the next language (Neuroglot's own; see `margins`).
 
     A neuron belongs to one language at most: only where it is active more often than in every other beyond doubt.
 
     Args:
-        recording: needs `active` and `written`.
+        recording: needs `active` and `hidden`.
         top_fraction: how many neurons to choose for each language at most, as a share of all.
 
     Returns:
@@ -56,7 +58,7 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
     if short:
         said = ", ".join(f"{count} in {tag}" for tag, count in short.items())
         warnings.warn(
-            f"margin found fewer than the {wanted} neurons asked for: {said}. No other is active more often there than "
+            f"margin found fewer than the {wanted} neurons asked for: {said}. No other is more active there than "
             "elsewhere beyond doubt; record more text, or ask for fewer.",
             NeuroglotWarning,
             stacklevel=2,
@@ -65,15 +67,17 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
 
 
 def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]:
-    """The activation margin of each neuron for each language.
+    """The margin of each neuron for each language: the logarithm of how many times more it writes than in the next.
 
-    d = the lower end of the 95 % interval of the neuron's activation probability in the language (Wilson's, from the
-    number of tokens), less the highest upper end among the other languages. Where d > 0 it is multiplied by the
-    neuron's share of its layer's writing in the language, w = written / Σ written over the layer, since it is only then
-    that switching the neuron off takes something from this language alone. Where d ≤ 0 it is left as it is, so that a
-    budget larger than the neurons beyond doubt goes on with the least doubtful.
+    With w = |mean hidden| as a share of its layer's sum in the language, and ε a fifth of an even share,
+    margin = log((w + ε) / (highest w among the other languages + ε)). The mean is of signed values:
+    what is written one way and the other by turns, and on average says nothing, does not count.
 
-    Tokens of a text are not independent, so the interval is narrower than it should be; it ranks, it does not test.
+    It holds only where the neuron is active more often in the language than in any other beyond doubt: where the lower
+    end of the 95 % interval of its activation probability (Wilson's, from the number of tokens) is above the highest
+    upper end among the others, d > 0. Elsewhere the neuron comes after all of these, in the order of d, so that a
+    larger budget goes on with the least doubtful. Tokens of a text are not independent, so the interval is narrower
+    than it should be; it ranks, it does not test.
 
     Raises:
         NeuroglotError: there is one language only, or a statistic was not recorded.
@@ -82,18 +86,21 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
         raise NeuroglotError(
             f"margin compares languages, and the recording has only {recording.languages[0]}; record at least two."
         )
-    if "written" not in recording.sums:
-        raise NeuroglotError(
-            "margin needs the length of what each neuron writes; record again with --written, or with written among "
-            "the statistics."
-        )
     low, high = _wilson(recording.probabilities, recording.tokens.double())
-    top = high.topk(2, dim=-1)
-    highest = torch.arange(high.shape[-1]) == top.indices[..., :1]
-    apart = low - torch.where(highest, top.values[..., 1:], top.values[..., :1])
-    written = recording.mean("written")
+    apart = low - _highest_other(high)
+    written = recording.mean("hidden").abs()
     share = written / written.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    return torch.where(apart > 0, apart * share, apart).movedim(-1, 0).contiguous()
+    little = LITTLE / recording.neurons
+    ratio = ((share + little) / (_highest_other(share) + little)).log()
+    last = -math.log1p(1 / little)  # no ratio is below this
+    return torch.where(apart > 0, ratio, last + apart).movedim(-1, 0).contiguous()
+
+
+def _highest_other(values: Float64[Tensor, "*any languages"]) -> Float64[Tensor, "*any languages"]:
+    """For each language the highest value among the others."""
+    top = values.topk(2, dim=-1)
+    highest = torch.arange(values.shape[-1]) == top.indices[..., :1]
+    return torch.where(highest, top.values[..., 1:], top.values[..., :1])
 
 
 def _wilson(p: Float64[Tensor, "*any languages"], n: Float64[Tensor, " languages"]) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN
 from neuroglot.recording.reductions import count_positive, sum_tokens
 
@@ -93,34 +92,4 @@ class Magnitude(Statistic):
         return sum_tokens(hidden, magnitude=True)
 
 
-class Written(Magnitude):
-    """The sum of the length of what a neuron writes to the residual stream: |hidden| × that of its column of down."""
-
-    name = "written"
-    power = 1
-
-    def __init__(self, ffns: Sequence[FFN]):
-        super().__init__(ffns)
-        if not all(ffn.down_columns.is_floating_point() for ffn in ffns):
-            raise NeuroglotError(f"{self.name!r} needs the lengths of weights, and these are packed; load them whole.")
-        self._lengths = torch.stack([ffn.down_columns.detach().double().norm(dim=0).cpu() for ffn in ffns])
-
-    def take(self) -> dict[str, Tensor]:
-        """The totals times the lengths, which are the same on every token."""
-        return {name: total * self._lengths**self.power for name, total in super().take().items()}
-
-
-class Energy(Written):
-    """The sum of the square of that length."""
-
-    name = "energy"
-    power = 2
-
-    def reduce(self, activation: Values, hidden: Values) -> Tensor:
-        """Sum in float64 of squares that are exact to the float32 they are made in."""
-        return sum_tokens(hidden.float().square())
-
-
-STATISTICS: dict[str, type[Statistic]] = {
-    kind.name: kind for kind in (Active, Activation, Hidden, Magnitude, Written, Energy)
-}
+STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (Active, Activation, Hidden, Magnitude)}
