@@ -177,6 +177,7 @@ class _Work:
             arms += [arm(f"seed {seed}") for seed in range(1, how.seeds)]
         elif method == "pv":
             arms.append(Arm("pv parameters", how.budget, ALL, self._parameters()))
+            self.seconds["pv parameters"] = {"tuning": self.seconds["pv"].get("tuning", 0.0)}
         else:  # neither seeds nor tuning come from the recorded text
             parts = [*HALVES, *(f"{tokens} tokens" for tokens in sorted(how.texts))]
             arms += [arm(part, measured=close) for part in parts]
