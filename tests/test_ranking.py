@@ -137,7 +137,7 @@ def test_margin_by_loops():
     given = evidence(7).recording
     scores, p, n = margins(given), given.active.tolist(), given.tokens.tolist()
     size = given.mean("hidden").abs()
-    little = 0.2 / N
+    little = 0.02 / N
     certain = 0
     for i in range(L):
         share = (size[i] / size[i].sum(0)).tolist()
@@ -184,7 +184,7 @@ def test_what_is_written_for_one_language_comes_first_whatever_its_sign_and_unit
     assert torch.allclose(scores, again)
     # next to nothing against nothing is no large ratio
     tiny_ones = margins(recording_of(active, [1000] * 3, [[[1e-6, 0, 0], [1.0, 0.1, 0.2], [5.0, 5.0, 5.0]]]))
-    assert float(tiny_ones[0, 0, 0]) < 1e-3
+    assert float(tiny_ones[0, 0, 0]) < 1e-2
 
 
 @pytest.mark.filterwarnings("ignore::neuroglot.NeuroglotWarning")

@@ -21,7 +21,7 @@ from neuroglot.recording import Recording
 __all__ = ["margin", "margins"]
 
 Z = 1.959964  # of a two-sided 95 % interval
-LITTLE = 0.2  # of an even share of the layer: what is written less than this is as good as nothing
+LITTLE = 0.02  # of an even share of the layer: what is less than this is as good as nothing
 
 
 def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
@@ -69,7 +69,7 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
 def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]:
     """The margin of each neuron for each language: the logarithm of how many times more it writes than in the next.
 
-    With w = |mean hidden| as a share of its layer's sum in the language, and ε a fifth of an even share,
+    With w = |mean hidden| as a share of its layer's sum in the language, and ε a fiftieth of an even share,
     margin = log((w + ε) / (highest w among the other languages + ε)). The mean is of signed values:
     what is written one way and the other by turns, and on average says nothing, does not count.
 

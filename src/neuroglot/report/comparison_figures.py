@@ -1,5 +1,7 @@
 """Figures of the comparison of methods: matrices side by side, budget curves, how much text is enough."""
 
+import math
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -31,7 +33,7 @@ LINES = ["#d1495b", "#1b6ca8", "#e0a030", "#3c8d5a", "#7a5195", "#5b6770", "#a05
 
 def matrices_figure(result: Comparison, arms: list[str], title: str = "") -> Figure:
     """The perplexity-change matrices of several methods, all on one scale."""
-    size, columns = len(result.languages), min(4, len(arms))
+    size, columns = len(result.languages), math.isqrt(max(0, len(arms) - 1)) + 1
     rows = -(-len(arms) // columns)
     changes = {arm: result.effects(arm).exp().numpy() for arm in arms}
     top = max(2.0, max(float(values[np.isfinite(values)].max()) for values in changes.values()))
