@@ -68,6 +68,7 @@ def test_a_larger_budget_holds_the_smaller():
         assert not bool((small & ~large).any())
 
 
+@pytest.mark.filterwarnings("ignore::neuroglot.NeuroglotWarning")
 def test_rankings_agree_with_the_methods_themselves():
     given = evidence(3)
     recording = given.recording

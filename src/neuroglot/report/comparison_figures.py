@@ -88,6 +88,7 @@ def curve_figure(summary: pd.DataFrame, title: str = "") -> Figure:
             left.plot(share, rows.own, color=colour, marker="o", ms=3, label=TITLES.get(str(method), str(method)))
             left.plot(share, rows.others, color=colour, marker="o", ms=3, ls="--", mfc="white")
             _selectivity_line(right, share.to_numpy(), rows, colour)
+        _selectivity_axes(right)
         left.set_ylabel("nats a token lost\n(— own language, - - others)")
         left.set_yscale("symlog", linthresh=0.1)
         left.legend(frameon=False, fontsize=8)
@@ -108,11 +109,16 @@ def _selectivity_line(axes: Axes, x: np.ndarray, rows: pd.DataFrame, colour: str
     axes.plot(x[shown], value[shown], color=colour, marker="o", ms=3)
     top = np.where(np.isfinite(high), high, 1e4)
     axes.fill_between(x[shown], np.maximum(low[shown], 0.1), top[shown], color=colour, alpha=0.12, lw=0)
+
+
+def _selectivity_axes(axes: Axes) -> None:
+    """The axis of selectivities, once all lines are drawn: as far as their points reach, not their intervals."""
+    points = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.ones(1)])
     axes.axhline(1, color="#999999", lw=0.8, ls=":")
     axes.set_yscale("log")
+    axes.set_ylim(0.4, 2 * max(5.0, float(points.max(initial=1.0))))
     axes.set_ylabel("selectivity (own / others)")
-    most = float(np.nanmax(value[shown])) if shown.any() else 1.0
-    axes.set_ylim(0.5, max(10.0, axes.get_ylim()[1] if axes.get_ylim()[1] < 5 * most else 5 * most))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def budget_figure(result: Comparison, method: str, title: str = "") -> Figure:
@@ -160,26 +166,30 @@ def budget_figure(result: Comparison, method: str, title: str = "") -> Figure:
 def text_figure(result: Comparison, summary: pd.DataFrame, budget: float, title: str = "") -> Figure:
     """How much text is enough: how alike the sets of so many tokens are to those of all, and what they do."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        measured = bool(summary.part.str.endswith(" tokens").any())
+        figure = Figure(figsize=(7.6 if measured else 4.2, 3.1), layout="constrained")
+        left, *rest = figure.subplots(1, 1 + measured, squeeze=False)[0]
+        ticks: set[int] = set()
         for colour, (method, name) in zip(LINES, TITLES.items(), strict=False):
             found = result.stability.get(f"{method} {budget:g}", {})
             points = sorted((int(part.split()[0]), value) for part, value in found.items() if part.endswith(" tokens"))
+            ticks |= {tokens for tokens, _ in points}
             if points:
                 left.plot(*zip(*points, strict=True), color=colour, marker="o", ms=3, label=name)
             rows = summary[(summary.method == method) & summary.part.str.endswith(" tokens")].copy()
             if len(rows):
                 rows["tokens"] = rows.part.str.split().str[0].astype(int)
                 rows = rows.sort_values("tokens")
-                _selectivity_line(right, rows.tokens.to_numpy(), rows, colour)
+                _selectivity_line(rest[0], rows.tokens.to_numpy(), rows, colour)
         left.set_ylabel("Jaccard index with\nthe neurons of all text")
-        left.set_ylim(0, 1)
+        left.set_ylim(0, 1.02)
         left.legend(frameon=False, fontsize=8)
-        right.set_visible(bool(right.lines))
-        for axes in (left, right):
+        for axes in rest:
+            _selectivity_axes(axes)
+        for axes in (left, *rest):
             axes.set_xscale("log")
             axes.set_xlabel("tokens a language")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            axes.set_xticks(sorted(ticks), [f"{tokens:,}" for tokens in sorted(ticks)])
             axes.xaxis.set_minor_formatter(NullFormatter())
         figure.suptitle(title, fontsize=10)
     return figure
