@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
+from neuroglot.checkpoint import is_adapter
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN, find_ffns
 from neuroglot.gguf import PACKAGED, converted, packaged
@@ -176,7 +177,8 @@ def load_model(
 
     Args:
         source: a directory, a hub id (`Qwen/Qwen3-0.6B-Base`), a `.gguf` file, or weights that an installed package
-            ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached.
+            ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached. A peft adapter's directory opens
+            its base with the adapter merged into it.
         revision: the branch, tag or commit of a hub id.
         dtype: of the weights. `auto` is float32 on a CPU, and the checkpoint's own elsewhere.
         device: `cpu`, `cuda`, `cuda:1`, `mps` …; by default a GPU if there is one.
@@ -189,6 +191,16 @@ def load_model(
         NeuroglotError: nothing is there, it is damaged, it lacks weights, or its architecture is not supported.
     """
     name = str(source)
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "device_map": device_map,
+        "offload_folder": offload_folder,
+        "quantize": quantize,
+        "trust_remote_code": trust_remote_code,
+    }
+    if is_adapter(source):
+        return _merged(Path(source), how)
     path = _located(source)
     if device_map is None:
         device_map = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
@@ -223,22 +235,17 @@ def load_model(
             "incomplete or its config.json belongs to another model."
         )
     model = Model(network, tokenizer, name=name)
-    model.opened = {
+    model.opened = how | {
         "source": name,
         "revision": revision,
-        "dtype": dtype,
-        "device": device,
         "device_map": None if device is not None or device_map == {"": network.device.type} else device_map,
-        "offload_folder": offload_folder,
-        "quantize": quantize,
-        "trust_remote_code": trust_remote_code,
     }
     return model
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Open the tokenizer of a model alone; arguments and errors are those of `load_model`."""
-    path = _located(source)
+    path = _located(_base_of(Path(source)) if is_adapter(source) else source)
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers and the hub client each raise their own
@@ -260,6 +267,30 @@ def _located(source: str | Path) -> str:
     elif Path(source).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
     return name
+
+
+def _base_of(adapter: Path) -> str:
+    """The model that an adapter was made of."""
+    base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise NeuroglotError(f"{adapter} is an adapter that does not name its base; merge it into that with peft.")
+    return str(base)
+
+
+def _merged(path: Path, how: dict[str, Any]) -> Model:
+    """The base of an adapter, with the adapter's changes in its weights."""
+    if importlib.util.find_spec("peft") is None:
+        raise NeuroglotError(f'{path} is an adapter, which needs peft; pip install "neuroglot[tune]".')
+    try:
+        model = load_model(_base_of(path), **how)
+    except NeuroglotError as error:
+        raise NeuroglotError(f"{path} is an adapter without its base: {error}") from error
+    from peft import PeftModel
+
+    network = PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
+    merged = Model(network, model.tokenizer, name=str(path))
+    merged.opened = how | {"source": str(path), "revision": None}
+    return merged
 
 
 def _quantization(quantize: Quantize, weights: Any) -> Any:

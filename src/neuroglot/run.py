@@ -7,6 +7,7 @@ samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 experts/        partition.safetensors, recording/, tuned/, pruning.csv
 steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
 perturbation/   METHOD.json
+comparison/     comparison.json, cells/, evidence/, samples/
 tasks/          TASK/ROW.json
 tables/         *.csv
 figures/        *.png, *.pdf
@@ -154,6 +155,8 @@ class Manifest(BaseModel):
     """How pruning was measured, if it was."""
     tasks: list[dict[str, Any]] = []
     """What `neuroglot evaluate tasks` was asked, one entry for each time."""
+    compare: dict[str, Any] = {}
+    """How methods were compared, if they were."""
     steering: dict[str, dict[str, Any]] = {}
     """Prompts → how answers to them were steered and measured."""
 
@@ -415,6 +418,11 @@ class Run:
     def steering_path(self) -> Path:
         """Where answers, scores and recipes are."""
         return self.path / "steering"
+
+    @property
+    def comparison_path(self) -> Path:
+        """Where the losses of the comparison of methods are."""
+        return self.path / "comparison" / "comparison.json"
 
     def perturbation_path(self, method: str) -> Path:
         """Where a method's perplexities are."""

@@ -20,7 +20,9 @@ def identify(
     method: MethodOption = "lape",
     top_fraction: Annotated[
         float | None,
-        typer.Option(help="Share of all neurons to choose (lape, lave, random). [default: 0.01]", show_default=False),
+        typer.Option(
+            help="Share of all neurons to choose (lape, lave, margin, random). [default: 0.01]", show_default=False
+        ),
     ] = None,
     activity_quantile: Annotated[
         float | None,

@@ -95,22 +95,28 @@ class Corpus:
         if every < 2:
             raise NeuroglotError(f"split holds out every n-th document, and n must be at least 2, not {every}.")
 
-        def part(held_out: bool) -> Corpus:
-            def mine(index: int) -> bool:
-                return (index % every == every - 1) is held_out
+        return (
+            self._where(lambda index: index % every != every - 1, "not held out"),
+            self._where(lambda index: index % every == every - 1, "held out"),
+        )
 
-            def reader(documents: Documents) -> Callable[[], Iterator[str | None]]:
-                source = documents.aligned if self.parallel else documents.__iter__
-                return lambda: (text for index, text in enumerate(source()) if mine(index))
+    def half(self, which: int) -> "Corpus":
+        """Every other document: those at even positions (0) or at odd ones (1). Both halves add up to the whole."""
+        return self._where(lambda index: index % 2 == which, f"half {which + 1}")
 
-            return Corpus(
-                {tag: Documents(reader(documents)) for tag, documents in self._documents.items()},
-                parallel=self.parallel,
-                keys=None if self.keys is None else [key for i, key in enumerate(self.keys) if mine(i)],
-                name=f"{self.name} ({'held out' if held_out else 'not held out'})",
-            )
+    def _where(self, mine: Callable[[int], bool], what: str) -> "Corpus":
+        """The documents at these positions; in a parallel corpus the same samples of every language."""
 
-        return part(False), part(True)
+        def reader(documents: Documents) -> Callable[[], Iterator[str | None]]:
+            source = documents.aligned if self.parallel else documents.__iter__
+            return lambda: (text for index, text in enumerate(source()) if mine(index))
+
+        return Corpus(
+            {tag: Documents(reader(documents)) for tag, documents in self._documents.items()},
+            parallel=self.parallel,
+            keys=None if self.keys is None else [key for i, key in enumerate(self.keys) if mine(i)],
+            name=f"{self.name} ({what})",
+        )
 
 
 def _reader(texts: Iterable[str | None]) -> Callable[[], Iterator[str | None]]:

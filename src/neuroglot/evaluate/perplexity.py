@@ -1,7 +1,7 @@
 """Perplexity by language, without ever holding the logits of a whole block."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -13,7 +13,7 @@ from neuroglot.model import Model
 from neuroglot.packing import pack, tokenize
 from neuroglot.progress import token_progress
 
-__all__ = ["finite_mean", "held_out_blocks", "mean_nll", "perplexity", "sum_nll"]
+__all__ = ["finite_mean", "held_out_blocks", "mean_nll", "perplexity", "sum_nll", "token_nll"]
 
 LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
 AUTO_BLOCKS = (512, 256, 128, 64, 32)
@@ -97,12 +97,24 @@ def sum_nll(
 ) -> Float64[Tensor, ""]:
     """Sum of the negative log-likelihoods of targets, from last hidden states, a few tokens' logits at a time."""
     total = torch.zeros((), dtype=torch.float64, device=states.device)
+    for nll in _token_nll(model, states, targets):
+        total += nll.sum(dtype=torch.float64).to(total.device)
+    return total
+
+
+def token_nll(
+    model: Model, states: Float[Tensor, "tokens width"], targets: Int[Tensor, " tokens"]
+) -> Float64[Tensor, " tokens"]:
+    """The negative log-likelihood (nats) of each target, on the CPU, from last hidden states."""
+    return torch.cat([nll.double().cpu() for nll in _token_nll(model, states, targets)])
+
+
+def _token_nll(model: Model, states: Tensor, targets: Tensor) -> Iterator[Float[Tensor, " some"]]:
+    """A few tokens' logits at a time."""
     size = max(1, LOGITS_AT_ONCE // model.vocabulary)
     for some, wanted in zip(states.split(size), targets.split(size), strict=True):
         logits = model.head(some).float()
-        nll = logits.logsumexp(-1) - logits.gather(1, wanted[:, None].to(logits.device)).squeeze(1)
-        total += nll.sum(dtype=torch.float64).to(total.device)
-    return total
+        yield logits.logsumexp(-1) - logits.gather(1, wanted[:, None].to(logits.device)).squeeze(1)
 
 
 def finite_mean(model: Model, total: float, count: int, language: str) -> float:

@@ -8,7 +8,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Recording
 
-__all__ = ["random"]
+__all__ = ["generator_of", "random"]
 
 
 def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int = 0) -> NeuronSet:
@@ -32,7 +32,11 @@ def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int
         sizes = dict.fromkeys(like.languages, round(top_fraction * layers * width))
     mask = torch.zeros(len(sizes), layers * width, dtype=torch.bool)
     for row, (tag, size) in zip(mask, sizes.items(), strict=True):
-        key = hashlib.sha256(f"{seed} {tag}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
-        row[torch.randperm(layers * width, generator=generator)[:size]] = True
+        row[torch.randperm(layers * width, generator=generator_of(tag, seed))[:size]] = True
     return NeuronSet(mask.view(len(sizes), layers, width), tuple(sizes), {"method": "random", "seed": seed})
+
+
+def generator_of(language: str, seed: int) -> torch.Generator:
+    """Random numbers for one language, which do not depend on what other languages there are."""
+    key = hashlib.sha256(f"{seed} {language}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))

@@ -15,6 +15,7 @@ from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
 from neuroglot.report.alignment import alignment_section
 from neuroglot.report.atlas import atlas_plots, bin_edges
+from neuroglot.report.compare import compare_part
 from neuroglot.report.experts import expert_part
 from neuroglot.report.figures import (
     change_text,
@@ -55,6 +56,7 @@ def report(run: Run) -> Path:
         tokens=tokens,
         methods=methods,
         alignment=alignment_section(run) if run.manifest.align else None,
+        compare=compare_part(run, _figure, _save_table),
         experts=expert_part(run, _figure, _save_table),
         tasks=task_part(run),
         steering=steering_part(run, _figure, _save_table),

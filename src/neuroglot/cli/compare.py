@@ -1,0 +1,128 @@
+"""`neuroglot compare`: all methods side by side, with equal budgets on the same text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neuroglot.cli.app import app, checked, numbers, out, print_table, split
+from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument
+from neuroglot.cli.perturb import check_model
+from neuroglot.errors import NeuroglotError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@app.command()
+def compare(
+    run: RunArgument,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods",
+            "-m",
+            help="Which: margin, lape, lap, lave, pv, regions, experts, random. [default: all that the run can do]",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Neurons a language, as a share of all, for every method.")] = 0.01,
+    curve: Annotated[
+        str | None, typer.Option(help="Further budgets, such as 0.001,0.003,0.03,0.1: the budget curves.")
+    ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(help="Tokens a language, such as 500,1000,2000: the neurons that so much text finds."),
+    ] = None,
+    close: Annotated[
+        str | None,
+        typer.Option(
+            help="The methods whose halves of the text, --curve and --texts are measured too. [default: all]",
+            show_default=False,
+        ),
+    ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where `neuroglot tune` put the tuned models, one folder a language (pv).", show_default=False
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Measure on this text. [default: what the run held out]", show_default=False)
+    ] = None,
+    tokens: HeldOutTokens = 100_000,
+    block: HeldOutBlock = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many rows of random neurons.")] = 3,
+    samples: Annotated[int, typer.Option(min=2, help="At most so many samples (regions).")] = 100,
+    defaults: Annotated[bool, typer.Option(help="Measure what each method chooses by itself.")] = True,
+) -> None:
+    """Find neurons by every method, as many for each language, and measure which harm their own language alone.
+
+    Can be stopped and started again with the same command, or with more methods and budgets: what is finished is kept.
+    """
+    from neuroglot.comparison_run import CompareSettings, compare_run, distances
+    from neuroglot.corpus import load_corpus
+    from neuroglot.identify import RANKINGS
+    from neuroglot.run import Run
+
+    opened = Run.open(run)
+    text = opened.manifest.text.load()[0]
+    variants = {} if tuned is None else _tuned(tuned, text.languages)
+    chosen = split(methods)
+    if chosen is None:
+        lacking = {
+            "pv": not variants,
+            "regions": not text.parallel,
+            "experts": not (run / "experts" / "partition.safetensors").is_file(),
+        }
+        chosen = [name for name in RANKINGS if not lacking.get(name)]
+        left = [name for name in RANKINGS if lacking.get(name)]
+        if left:
+            out.print(f"left out, for want of tuned models, parallel text or counted experts: {', '.join(left)}")
+    settings = checked(
+        CompareSettings,
+        methods=chosen,
+        budget=budget,
+        curve=numbers(curve or "", "--curve"),
+        texts=[int(number) for number in numbers(texts or "", "--texts")],
+        close=split(close),
+        defaults=defaults,
+        seeds=seeds,
+        tokens=tokens,
+        block=block,
+        samples=samples,
+        tuned=variants,
+    )
+    model = opened.manifest.model.load()
+    check_model(opened, model)
+    result = compare_run(opened, model, settings, corpus=None if corpus is None else load_corpus(corpus))
+    print_summary(result.summary(distances(result.languages)), budget)
+    out.print(f"wrote {opened.comparison_path}")
+    out.print(f"next: neuroglot report {run}")
+
+
+def _tuned(folder: Path, languages: tuple[str, ...]) -> dict[str, str]:
+    """Language → its tuned model."""
+    found = {tag: str(folder / tag) for tag in languages if (folder / tag).is_dir()}
+    if not found:
+        raise NeuroglotError(
+            f"{folder} holds no folder named by a language, such as {languages[0]}; see neuroglot tune."
+        )
+    return found
+
+
+def print_summary(summary: "pd.DataFrame", budget: float) -> None:
+    """Print what each matrix says, in numbers: all evidence at the equal budget, then defaults."""
+    shown = summary[(summary.part == "all") & ((summary.budget == budget) | summary.budget.isna())]
+    own = shown.budget.isna()
+    rows = [f"{name}{', its own choice' if alone else ''}" for name, alone in zip(shown.method, own, strict=True)]
+    cells: dict[str, list[str]] = {
+        "neurons": [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(shown.fewest, shown.most, strict=True)],
+        "own, nats": [f"{value:.2f}" for value in shown.own],
+        "others, nats": [f"{value:.3f}" for value in shown.others],
+        "selectivity": [f"{value:.1f}" for value in shown.selectivity],
+        "95 %": [f"{a:.1f} to {b:.1f}" for a, b in zip(shown.selectivity_low, shown.selectivity_high, strict=True)],
+        "lead": [f"{value}" for value in shown.leading],
+        "rank r": [f"{value:.2f}".replace("nan", "") for value in shown.relation.tolist()],
+    }
+    print_table(cells, "method", rows)
