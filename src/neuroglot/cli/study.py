@@ -36,8 +36,8 @@ OnlyOption = Annotated[
 ]
 StudyLanguages = Annotated[
     str | None,
-    typer.Option("--languages", "-l", help="Only these, such as en,fr,zh. [default: the settings']", show_default=False),
-]  # fmt: skip
+    typer.Option("--languages", "-l", help="Only these: en,fr,zh. [default: the settings']", show_default=False),
+]
 
 
 @study.command()
@@ -134,7 +134,7 @@ def study_run(
     if languages is not None:
         instead["text"]["languages"] = split(languages)
     kind = STUDIES[name]
-    said = read_settings(kind.Settings, text, source, **instead)
+    said = read_settings(kind.Settings, text, source, instead)
     where = folder or default_folder(said.model.source, said.text.source)
     if folder is None:
         where = where.with_name(f"{name}-{where.name}")

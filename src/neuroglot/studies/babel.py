@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pandas as pd
 from jaxtyping import Float64
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
@@ -17,13 +17,13 @@ from neuroglot.recording import Recording
 from neuroglot.report.expert_figures import change_figure, pattern_figure, shared_figure, similarity_figure
 from neuroglot.report.study_figures import share_figure
 from neuroglot.run import ExpertSettings
-from neuroglot.studies.study import Finding, Settings, Study, StudySettings, TaskSettings, not_asked
+from neuroglot.studies.study import Finding, Study, StudySettings, TaskSettings, not_asked
 from neuroglot.tasks_run import pruned_changes
 
 __all__ = ["Babel", "BabelSettings"]
 
 
-class PruneSettings(Settings):
+class PruneSettings(BaseModel, extra="forbid"):
     """Tables 2 to 6 and Figure 5; see `pruning_run.prune_run`."""
 
     languages: list[str] | None = None
@@ -40,7 +40,7 @@ class PruneSettings(Settings):
     """How many random choices each is compared with."""
 
 
-class BabelSettings(StudySettings):
+class BabelSettings(StudySettings, extra="forbid"):
     """Everything the study is told; a settings file has a section for each."""
 
     experts: ExpertSettings = ExpertSettings()
@@ -110,7 +110,8 @@ class Babel(Study):
         ]
         said = [
             f"Spread of the frequencies within a layer: {early:.3f} in the first two thirds, {late:.3f} in the last.",
-            "Mean frequency in the first two thirds: " + ", ".join(f"{t} {value:.3f}" for t, value in level.items()) + ".",
+            "Mean frequency in the first two thirds: " + ", ".join(f"{t} "
+                                                                   f"{value:.3f}" for t, value in level.items()) + ".",
         ]  # fmt: skip
         agrees = late > early and (not indic or not latin or min(indic) > max(latin))
         table = pd.DataFrame({"layer": range(1, depth + 1), "spread": spread.numpy()})
@@ -151,7 +152,8 @@ class Babel(Study):
         middle = float(share[third : depth - third].mean())
         first, last = float(share[:2].mean()), float(share[depth - fifth :].mean())
         said = [f"Of the experts {float(share.mean()):.0%} are high-frequency in all {len(self.languages)} languages: "
-                f"{first:.0%} in the first two layers, {middle:.0%} in the middle third, {last:.0%} in the last fifth."]  # fmt: skip
+                f"{first:.0%} in the first two layers, {middle:.0%} in the middle third, {last:.0%} in the last "
+                f"fifth."]  # fmt: skip
         table = pd.DataFrame({"layer": range(1, depth + 1), "shared_by_all": share.numpy()})
         figure = shared_figure(self.frequency, f"High-frequency experts of {self.settings.model.source}")
         return Finding(said, middle > first and middle > last, {"": table}, {"": figure})
@@ -166,7 +168,8 @@ class Babel(Study):
         change = tuning_change(counted, tuned, self.settings.experts.top[0])
         moved = change.abs().mean((0, 2))
         most = int(moved.argmax()) + 1
-        said = [f"The frequencies change most in layer {most} of {len(moved)}, by {float(moved.max()):.4f} on average; in "
+        said = [f"The frequencies change most in layer {most} of {len(moved)}, by {float(moved.max()):.4f} on "
+                f"average; in "
                 f"the last by {float(moved[-1]):.4f}; median of the layers {float(moved.median()):.4f}."]  # fmt: skip
         table = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags))
         table.insert(0, "layer", range(1, len(moved) + 1))
@@ -224,12 +227,14 @@ class Babel(Study):
         better = sum(ours >= random for ours, random in pairs)
         said = [
             f"Kept experts are at least as accurate as random ones in {better} of {len(pairs)} rows; mean "
-            f"{100 * pd.Series([a for a, _ in pairs]).mean():.1f} % against {100 * pd.Series([b for _, b in pairs]).mean():.1f} "
+            f"{100 * pd.Series([a for a, _ in pairs]).mean():.1f} % against "
+            f"{100 * pd.Series([b for _, b in pairs]).mean():.1f} "
             f"%, the whole model {100 * table[table.change == 'intact'].value.mean():.1f} %.",
         ]  # fmt: skip
         if any(name.startswith("smoke_") for name in how.names):
             items = f"{table['items'].iloc[0]:.0f}"
-            said.append(f"Tasks named smoke_… are small sets of our own ({items} items here) that only show that the path "
+            said.append(f"Tasks named smoke_… are small sets of our own ({items} items here) that only show "
+                        f"that the path "
                         "works: no benchmark, and no evidence for or against the paper.")  # fmt: skip
             return Finding(said, None, {"": table})
         return Finding(said, better > len(pairs) / 2, {"": table})
@@ -248,7 +253,8 @@ def beside_random(table: pd.DataFrame) -> tuple[list[str], float]:
         median = rows[["experts", "random", "original"]].astype(float).median()
         lost = [language_name(tag) for tag in rows.language if tag not in set(wins.language)]
         said.append(
-            f"{choice} ({rows.proportion.astype(float).mean():.1%} of the experts): better than random for {len(wins)} of "
+            f"{choice} ({rows.proportion.astype(float).mean():.1%} of the experts): better than random for "
+            f"{len(wins)} of "
             f"{len(rows)} languages{' (not ' + ', '.join(lost) + ')' if lost else ''}; median perplexity "
             f"{median['experts']:,.1f}, random {median['random']:,.1f}, original {median['original']:,.1f}."
         )  # fmt: skip

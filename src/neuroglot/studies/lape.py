@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from neuroglot import alignment
 from neuroglot.corpus import load_corpus
@@ -28,7 +28,6 @@ from neuroglot.studies.study import (
     Finding,
     MeasureSettings,
     ParallelSettings,
-    Settings,
     Study,
     StudySettings,
     not_asked,
@@ -37,7 +36,7 @@ from neuroglot.studies.study import (
 __all__ = ["Lape", "LapeSettings"]
 
 
-class IdentifySettings(Settings):
+class IdentifySettings(BaseModel, extra="forbid"):
     """Which neurons are a language's; see `identify`."""
 
     methods: list[str] = ["lape", "lap", "lave", "random"]
@@ -50,7 +49,7 @@ class IdentifySettings(Settings):
     """Of LAP."""
 
 
-class GrowthSettings(Settings):
+class GrowthSettings(BaseModel, extra="forbid"):
     """Figure 4: more and more neurons of one language."""
 
     language: str = "fr"
@@ -59,7 +58,7 @@ class GrowthSettings(Settings):
     """Shares of all neurons that count as language-specific."""
 
 
-class GenerationSettings(Settings):
+class GenerationSettings(BaseModel, extra="forbid"):
     """Tables 1 and 2: open-ended answers; see `evaluate.deactivated`."""
 
     prompts: str = "questions"
@@ -74,7 +73,7 @@ class GenerationSettings(Settings):
     """The language of Table 2."""
 
 
-class SteerSettings(Settings):
+class SteerSettings(BaseModel, extra="forbid"):
     """Tables 4 and 5: steered answers; see `evaluate.force`."""
 
     how: Steering = Steering(method="raise")
@@ -87,14 +86,14 @@ class SteerSettings(Settings):
     """Draws of random neurons."""
 
 
-class LapeSettings(StudySettings):
+class LapeSettings(StudySettings, extra="forbid"):
     """Everything the study is told; a settings file has a section for each."""
 
     identify: IdentifySettings = IdentifySettings()
     """Which neurons."""
     perturb: MeasureSettings = MeasureSettings()
     """Figures 2 to 4."""
-    models: list[str] = []
+    models: list[str] = Field(default_factory=list)
     """Figure 3: other models, beside the study's own."""
     growth: GrowthSettings = GrowthSettings()
     """Figure 4."""
@@ -229,7 +228,7 @@ class Lape(Study):
         answers = self.answers_off
         sound = answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"]
         rate, what = ("sound", "share of sound answers") if self.judge is None else ("score", "score, 1 to 10")
-        wide = answers.assign(sound=sound.astype(float)).pivot_table(rate, "off", "target", sort=False)
+        wide: Any = answers.assign(sound=sound.astype(float)).pivot_table(rate, "off", "target", sort=False)
         own = {tag: wide.loc[tag, tag] for tag in wide.columns if tag in wide.index}
         below = [tag for tag, value in own.items() if value < wide.loc["random", tag]]
         said = [
@@ -285,8 +284,8 @@ class Lape(Study):
         own, others = table[how.language], table.drop(columns=how.language)
         last, name = table.index[-1], language_name(how.language)
         said = [
-            f"{name} rises by " + ", ".join(f"{own[f]:+.0%} at {f:.1%} ({sizes[f]} of its neurons off)" for f in own.index)
-            + ".",
+            f"{name} rises by " + ", ".join(f"{own[f]:+.0%} at {f:.1%} ({sizes[f]} neurons "
+                                            f"off)" for f in own.index) + ".",
             f"Of the others {language_name(str(others.loc[last].idxmax()))} rises most at {last:.0%} "
             f"({others.loc[last].max():+.0%}); the median of the others is {others.loc[last].median():+.0%}.",
         ]  # fmt: skip
@@ -320,16 +319,17 @@ class Lape(Study):
 
     def figure_6(self) -> Finding:
         """Sentence-embedding similarity beside where the neurons are."""
-        layers, neurons = alignment.by_layer(self.sentences), self.of("lape")
+        layers: Any = alignment.by_layer(self.sentences)
+        neurons = self.of("lape")
         ses, number = layers["ses"], neurons.counts().sum(axis=1)
         rank = float(ses.rank().corr(pd.Series(number.to_numpy(), ses.index).rank()))
         peak = int(ses.idxmax())
         said = [
-            f"SES is {ses.iloc[0]:.3f} in the first layer, {ses.max():.3f} at its peak in layer {peak}, {ses.iloc[-1]:.3f} "
-            f"in the last; Spearman correlation with the number of LAPE neurons {rank:+.2f}.",
+            f"SES is {ses.iloc[0]:.3f} in the first layer, {ses.max():.3f} at its peak in layer {peak}, "
+            f"{ses.iloc[-1]:.3f} in the last; Spearman correlation with the number of LAPE neurons {rank:+.2f}.",
             "Its excess over the similarity of different meanings is at most "
-            f"{layers['ses_margin'].max():.3f} (layer {int(layers['ses_margin'].idxmax())}): where that is small, states "
-            "are alike whatever they mean.",
+            f"{layers['ses_margin'].max():.3f} (layer {int(layers['ses_margin'].idxmax())}): where that is small, "
+            "states are alike whatever they mean.",
         ]  # fmt: skip
         title = f"SES over LAPE neurons, {self.settings.model.source}"
         agrees = peak not in (ses.index[0], ses.index[-1]) and rank < 0
@@ -350,14 +350,15 @@ class Lape(Study):
         prompts = self.prompts(languages)
         parts = [self.forced({tag: texts}, [tag], ("intact", "raised")) for tag, texts in prompts.items()]
         answers = pd.concat(parts, ignore_index=True)
-        table = repair(answers)
+        table: Any = repair(answers)
         if self.judge is not None:
             score = answers.pivot_table("score", "target", "arm", sort=False)
             table["intact_score"], table["steered_score"] = score["intact"], score["raised"]
         worse = [tag for tag in table.index if table.loc[tag, "steered"] < table.loc[tag, "intact"]]
         better = [tag for tag in table.index if table.loc[tag, "steered"] > table.loc[tag, "intact"]]
         said = [
-            f"Answers in the language of the question: {table['intact'].mean():.0%} normal, {table['steered'].mean():.0%} "
+            f"Answers in the language of the question: {table['intact'].mean():.0%} normal, "
+            f"{table['steered'].mean():.0%} "
             f"steered (mean over {len(table)} languages); more of them for {len(better)}, fewer for {len(worse)}"
             + (f" ({', '.join(map(language_name, map(str, worse)))})." if worse else "."),
             f"{int(table['repaired'].sum())} of {int(table['off_target'].sum())} off-target answers are repaired, "
@@ -372,11 +373,12 @@ class Lape(Study):
         if not prompts:
             raise NeuroglotError(f"there are no prompts in {how.source}; name another language as steer.source.")
         answers = self.forced(prompts, [how.target], ("intact", "both", "random"))
-        rate = {arm: float(matrix(answers, arm).iloc[0, 0]) for arm in ("intact", "both", "random")}
-        sound = summary(answers, ["arm"])["sound"]
+        rate = {arm: matrix(answers, arm).to_numpy(dtype=float).item() for arm in ("intact", "both", "random")}
+        sound: Any = summary(answers, ["arm"])["sound"]
         said = [
             f"Of {len(prompts[how.source])} questions in {language_name(how.source)}, answered in "
-            f"{language_name(how.target)}: {rate['both']:.0%} steered, {rate['intact']:.0%} intact, {rate['random']:.0%} "
+            f"{language_name(how.target)}: {rate['both']:.0%} steered, {rate['intact']:.0%} intact, "
+            f"{rate['random']:.0%} "
             f"with random neurons; steered, in one script and not repeating themselves: {float(sound['both']):.0%}.",
         ]  # fmt: skip
         shown = answers[answers["arm"] == "both"][["prompt", "answer", "language"]]

@@ -4,7 +4,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import pandas as pd
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from neuroglot import alignment
 from neuroglot.errors import NeuroglotError
@@ -30,7 +30,6 @@ from neuroglot.studies.study import (
     Finding,
     MeasureSettings,
     ParallelSettings,
-    Settings,
     Study,
     StudySettings,
     TaskSettings,
@@ -40,14 +39,14 @@ from neuroglot.studies.study import (
 __all__ = ["LinguaFranca", "LinguaFrancaSettings"]
 
 
-class RegionSettings(Settings):
+class RegionSettings(BaseModel, extra="forbid"):
     """Key linguistic regions; see `identify.key_regions`."""
 
     threshold: float = Field(2.0, ge=0)
     """z-score that a neuron must exceed."""
 
 
-class WritingSettings(Settings):
+class WritingSettings(BaseModel, extra="forbid"):
     """Tables 2 and 3: what is written with a region off."""
 
     prompts: int = Field(3, ge=1)
@@ -58,7 +57,7 @@ class WritingSettings(Settings):
     """Whose."""
 
 
-class LinguaFrancaSettings(StudySettings):
+class LinguaFrancaSettings(StudySettings, extra="forbid"):
     """Everything the study is told; a settings file has a section for each."""
 
     parallel: ParallelSettings = ParallelSettings()
@@ -69,9 +68,9 @@ class LinguaFrancaSettings(StudySettings):
     """Table 1."""
     writing: WritingSettings = WritingSettings()
     """Table 2."""
-    checkpoints: list[str] = []
+    checkpoints: list[str] = Field(default_factory=list)
     """Figures 4 and 5: the model in training, in order, each a directory, a hub id or ID@REVISION."""
-    sizes: list[str] = []
+    sizes: list[str] = Field(default_factory=list)
     """Figure 7: models of one family, smallest first."""
     evolve: EvolveSettings = EvolveSettings()
     """How these are measured."""
@@ -131,7 +130,7 @@ class LinguaFranca(Study):
         """The similarity map."""
         samples = self.verses
         summary, layers = alignment.summary(samples), alignment.by_layer(samples, draws=0)
-        best = int(layers["sads"].idxmax())
+        best = 1 + int(layers["sads"].to_numpy().argmax())
         whole, one = alignment.similarity_map(samples), alignment.similarity_map(samples, layer=best - 1)
         figures = {
             "": similarity_figure(whole, samples.languages, self.what),
@@ -153,8 +152,9 @@ class LinguaFranca(Study):
         parts = layers.iloc[:third], layers.iloc[third : len(layers) - third], layers.iloc[len(layers) - third :]
         lrds, sads = ([float(part[name].mean()) for part in parts] for name in ("lrds", "sads"))
         said = [
-            f"{name} in the first, middle and last third of the layers: {', '.join(f'{value:.3f}' for value in values)}; "
-            f"highest in layer {int(layers[name.lower()].idxmax())} of {len(layers)}."
+            f"{name} in the first, middle and last third of the layers: "
+            f"{', '.join(f'{value:.3f}' for value in values)}; "
+            f"highest in layer {1 + int(layers[name.lower()].to_numpy().argmax())} of {len(layers)}."
             for name, values in (("LRDS", lrds), ("SADS", sads))
         ]
         agrees = sads[1] > max(sads[0], sads[2]) and lrds[1] < min(lrds[0], lrds[2])
@@ -173,7 +173,8 @@ class LinguaFranca(Study):
         said = [
             f"The own cell is the largest with a region off for {len(leads)} of {len(own)} languages"
             f"{_but(own.index, leads)}; {own_words(result)}.",
-            f"It is above random neurons as many as the region has for {len(above)} of {len(own)}{_but(own.index, above)}.",
+            f"It is above random neurons as many as the region has for {len(above)} of "
+            f"{len(own)}{_but(own.index, above)}.",
         ]  # fmt: skip
         table = pd.DataFrame(
             {
@@ -203,7 +204,8 @@ class LinguaFranca(Study):
         """Where the regions are."""
         if len(self.settings.checkpoints) < 2:
             first, middle, last = thirds(self.regions)
-            said = [f"One checkpoint only. Of its key neurons {first:.0%} are in the first third of the layers, {middle:.0%} "
+            said = [f"One checkpoint only. Of its key neurons {first:.0%} are in the first third of the layers, "
+                    f"{middle:.0%} "
                     f"in the middle, {last:.0%} in the last."]  # fmt: skip
             figure = layer_figure(self.regions, f"Key regions of {self.settings.model.source}, by layer")
             return Finding(said, first > middle < last, {"": self.regions.counts().reset_index()}, {"": figure})
@@ -228,7 +230,8 @@ class LinguaFranca(Study):
         large = [tag for tag in far if sizes[tag] > median]
         total = self.regions.mask[0].numel()
         said = [
-            f"SKLR is {int(sizes.sum()):,}, {sizes.sum() / total:.0%} of the {total:,} neurons, counted by language. The "
+            f"SKLR is {int(sizes.sum()):,}, {sizes.sum() / total:.0%} of the {total:,} neurons, counted by "
+            f"language. The "
             f"largest region is that of {language_name(str(sizes.idxmax()))} ({sizes.max():,}), the smallest of "
             f"{language_name(str(sizes.idxmin()))} ({sizes.min():,}).",
             f"Above the median of the others ({median:,.0f}): {', '.join(large) or 'none'} of {', '.join(far)}.",
@@ -268,7 +271,8 @@ class LinguaFranca(Study):
         mean, error = float(table.value.mean()), float((table.stderr.astype(float) ** 2).sum() ** 0.5) / len(table)
         said = [f"Mean accuracy {mean:.1%} ± {error:.1%} (standard error) over {len(table)} languages."]
         if any(name.startswith("smoke_") for name in how.names):
-            said.append("Tasks named smoke_… are small sets of our own that only show that the path works: no benchmark, and "
+            said.append("Tasks named smoke_… are small sets of our own that only show that the path works: no "
+                        "benchmark, and "
                         "no evidence for or against the paper.")  # fmt: skip
             return Finding(said, None, {"": table})
         return Finding(said, mean > 0.5 + 2 * error, {"": table})

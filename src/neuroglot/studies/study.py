@@ -9,7 +9,7 @@ study.html      the page: the paper's words and numbers beside what was measured
 
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError
@@ -50,13 +50,7 @@ __all__ = [
 Preset = Literal["quick", "paper"]
 
 
-class Settings(BaseModel):
-    """A section of a settings file; a name that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class MeasureSettings(Settings):
+class MeasureSettings(BaseModel, extra="forbid"):
     """How perplexity is measured; see `evaluate.perturb`."""
 
     corpus: str | None = None
@@ -69,7 +63,7 @@ class MeasureSettings(Settings):
     """How many random rows."""
 
 
-class ParallelSettings(Settings):
+class ParallelSettings(BaseModel, extra="forbid"):
     """The parallel corpus and how it is read; see `record_samples`."""
 
     corpus: str | None = None
@@ -80,7 +74,7 @@ class ParallelSettings(Settings):
     """Cut a sample after so many tokens."""
 
 
-class TaskSettings(Settings):
+class TaskSettings(BaseModel, extra="forbid"):
     """Benchmarks; see `evaluate.measure_tasks`."""
 
     names: list[str] = []
@@ -93,7 +87,7 @@ class TaskSettings(Settings):
     """Local data instead of the hub's."""
 
 
-class StudySettings(Settings):
+class StudySettings(BaseModel, extra="forbid"):
     """What every study is told."""
 
     model: ModelSettings
@@ -171,21 +165,23 @@ def preset(study: str, name: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def read_settings(kind: type[StudySettings], text: str, name: str, **instead: dict[str, Any]) -> StudySettings:
+def read_settings(
+    kind: type[StudySettings], text: str, name: str, instead: Mapping[str, Mapping[str, Any]] | None = None
+) -> StudySettings:
     """Settings from the text of a TOML file.
 
     Args:
         kind: whose.
         text: of the file.
         name: of the file, for errors.
-        instead: section → values that replace the file's, such as `model={"source": …}`.
+        instead: section → values that replace the file's, such as `{"model": {"source": …}}`.
 
     Raises:
         NeuroglotError: it is no TOML, or a setting is missing, unknown or out of range; the sentence names it.
     """
     try:
         said = tomllib.loads(text)
-        for section, values in instead.items():
+        for section, values in (instead or {}).items():
             said[section] = {**said.get(section, {}), **values}
         return kind(**said)
     except tomllib.TOMLDecodeError as error:
@@ -361,7 +357,7 @@ class Study:
                 self._keep(item, finding)
                 for sentence in finding.said:
                     say(f"   {sentence}")
-        return {item.key: kept for item in self.paper["items"] if (kept := self.found(item, failed=True)) is not None}
+        return {item.key: done for item in self.paper["items"] if (done := self.found(item, failed=True)) is not None}
 
     def _keep(self, item: Item, finding: Finding) -> None:
         folder = self.path / "study"
