@@ -26,7 +26,9 @@ def test_a_notebook_runs(path, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("NEUROGLOT_MODEL", str(checkpoint))
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(not cell.outputs and cell.execution_count is None for cell in code), "clear the outputs before you commit"
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), (
+        "clear the outputs before you commit"
+    )
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in code for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in shown)  # a figure is drawn, not named

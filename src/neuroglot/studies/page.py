@@ -14,6 +14,8 @@ __all__ = ["agreement", "study_page"]
 
 ROWS = 24
 """Longer tables are linked and not shown."""
+NARROW = 8
+"""Tables of more columns do not fit beside the other side's words."""
 
 
 def study_page(study: Study) -> Path:
@@ -34,16 +36,28 @@ def agreement(kept: dict[str, Any] | None) -> str:
 
 def _shown(study: Study, item: Item) -> dict[str, Any]:
     kept = study.found(item, failed=True)
-    shown: dict[str, Any] = {"item": item, "kept": kept, "agreement": agreement(kept), "tables": [], "figures": []}
+    shown: dict[str, Any] = {
+        "item": item,
+        "kept": kept,
+        "agreement": agreement(kept),
+        "tables": [],
+        "figures": [],
+        "wide": False,
+    }
     if item.table is not None:
         shown["numbers"] = item.table
+        shown["wide"] = len(item.table.columns) >= NARROW
     if kept is None:
         return shown
     folder = study.path / "study"
     for suffix, name in kept["tables"].items():
         table = pd.read_csv(folder / name, keep_default_na=False, dtype=str)
         small = len(table) <= ROWS and suffix != "answers"
-        shown["tables"].append({"suffix": suffix, "name": name, "table": table.map(_cell) if small else None})
+        texts = bool({"normal", "prompt", "question"} & set(table.columns))
+        shown["tables"].append(
+            {"suffix": suffix, "name": name, "table": table.map(_cell) if small else None, "texts": texts,
+             "beside": small and not texts and not kept["figures"] and len(table.columns) <= NARROW}
+        )  # fmt: skip
     for suffix, name in kept["figures"].items():
         image = base64.b64encode((folder / name).read_bytes()).decode("ascii")
         shown["figures"].append({"suffix": suffix, "name": name, "image": image})

@@ -126,8 +126,8 @@ class Item:
 
     @property
     def table(self) -> pd.DataFrame | None:
-        """The paper's numbers."""
-        return pd.read_csv(StringIO(self.numbers), keep_default_na=False) if self.numbers else None
+        """The paper's numbers, as it prints them."""
+        return pd.read_csv(StringIO(self.numbers), keep_default_na=False, dtype=str) if self.numbers else None
 
 
 @dataclass
