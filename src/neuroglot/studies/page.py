@@ -56,7 +56,8 @@ def _shown(study: Study, item: Item) -> dict[str, Any]:
         texts = bool({"normal", "prompt", "question"} & set(table.columns))
         shown["tables"].append(
             {"suffix": suffix, "name": name, "table": table.map(_cell) if small else None, "texts": texts,
-             "beside": small and not texts and not kept["figures"] and len(table.columns) <= NARROW}
+             "beside": small and not texts and (item.key.startswith("table") or not kept["figures"])
+             and suffix == "" and len(table.columns) <= NARROW}
         )  # fmt: skip
     for suffix, name in kept["figures"].items():
         image = base64.b64encode((folder / name).read_bytes()).decode("ascii")
