@@ -54,3 +54,10 @@ def test_tensors_of_another_version_are_refused(tmp_path):
     assert tensors["x"].tolist() == [0, 1, 2] and about == {"note": "né"}
     with pytest.raises(ng.NeuroglotError, match="newer Neuroglot"):
         load_tensors(path, "thing", 1)
+
+
+def test_a_tensor_without_elements_is_kept(tmp_path):
+    """A recipe whose source has no neurons of its own holds one."""
+    path = save_tensors(tmp_path / "x.safetensors", "recipe", 1, {"none": torch.zeros(0, 2), "one": torch.ones(1)}, {})
+    tensors, _ = load_tensors(path, "recipe", 1)
+    assert tensors["none"].shape == (0, 2) and float(tensors["one"]) == 1

@@ -104,7 +104,8 @@ def _checksum(tensors: Mapping[str, "Tensor"]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy().data.cast("B"))
+        array = tensors[name].contiguous().numpy()
+        digest.update(array.data.cast("B") if array.size else b"")  # no bytes, no view of them
     return digest.hexdigest()
 
 

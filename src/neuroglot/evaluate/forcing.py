@@ -332,11 +332,17 @@ def search(
     of fluency is what the intact model writes when it is asked in the target language itself.
 
     Args:
-        model, recording, neurons, prompts, targets, generation, directory, progress: see `force`; prompts must include
-            the targets.
+        model: see `force`.
+        recording: see `force`.
+        neurons: see `force`.
+        prompts: see `force`; they must include the targets.
         settings: those to try; see `grid`.
+        targets: see `force`.
         max_loss: the perplexity of the answers may exceed the intact ones' by this share: 1 allows twice.
         max_degenerate: the share of degenerate answers may exceed the intact ones' by this.
+        generation: see `force`.
+        directory: see `force`.
+        progress: see `force`.
 
     Returns:
         The setting chosen, and a table: a row a setting on the development half, then `reported`, the chosen one on the

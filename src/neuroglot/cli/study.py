@@ -1,0 +1,150 @@
+"""`neuroglot study …`: a paper's experiments, start to finish."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neuroglot.cli.app import app, err, out, print_table, split
+from neuroglot.cli.options import DeviceOption, DtypeOption, OutOption
+from neuroglot.cli.record import default_folder
+from neuroglot.errors import NeuroglotError
+
+study = typer.Typer(
+    no_args_is_help=True,
+    help="A paper's experiments in its order, beside what the paper says. Each is resumable.",
+)
+app.add_typer(study, name="study")
+
+ModelOfStudy = Annotated[
+    str | None,
+    typer.Argument(help="As `neuroglot record` takes it. [default: the settings']", show_default=False),
+]
+CorpusOfStudy = Annotated[
+    str | None, typer.Argument(help="As `neuroglot record` takes it. [default: the settings']", show_default=False)
+]
+PresetOption = Annotated[
+    str, typer.Option(help="quick: minutes on two cores; paper: the paper's model, data and sizes, from the hub.")
+]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(help="Your own settings file; see `neuroglot study settings`.", show_default=False),
+]
+OnlyOption = Annotated[
+    str | None,
+    typer.Option(help="Only these tables and figures: figure-2,table-3. [default: all]", show_default=False),
+]
+StudyLanguages = Annotated[
+    str | None,
+    typer.Option("--languages", "-l", help="Only these: en,fr,zh. [default: the settings']", show_default=False),
+]
+
+
+@study.command()
+def lape(
+    model: ModelOfStudy = None,
+    corpus: CorpusOfStudy = None,
+    folder: OutOption = None,
+    preset: PresetOption = "quick",
+    settings: SettingsOption = None,
+    only: OnlyOption = None,
+    languages: StudyLanguages = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Language-Specific Neurons (Tang et al., ACL 2024): LAPE, what breaks, where, and steering."""
+    study_run("lape", model, corpus, folder, preset, settings, only, languages, dtype, device)
+
+
+@study.command()
+def babel(
+    model: ModelOfStudy = None,
+    corpus: CorpusOfStudy = None,
+    folder: OutOption = None,
+    preset: PresetOption = "quick",
+    settings: SettingsOption = None,
+    only: OnlyOption = None,
+    languages: StudyLanguages = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Unraveling Babel (Liu et al., EMNLP 2024): experts, activation patterns, pruning."""
+    study_run("babel", model, corpus, folder, preset, settings, only, languages, dtype, device)
+
+
+@study.command(name="lingua-franca")
+def lingua_franca(
+    model: ModelOfStudy = None,
+    corpus: CorpusOfStudy = None,
+    folder: OutOption = None,
+    preset: PresetOption = "quick",
+    settings: SettingsOption = None,
+    only: OnlyOption = None,
+    languages: StudyLanguages = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Converging to a Lingua Franca (Zeng et al., COLING 2025): alignment, key regions, training and scale."""
+    study_run("lingua-franca", model, corpus, folder, preset, settings, only, languages, dtype, device)
+
+
+@study.command(name="settings")
+def settings_of(
+    name: Annotated[str, typer.Argument(help="lape, babel or lingua-franca.")],
+    preset: Annotated[str, typer.Argument(help="quick or paper.")] = "quick",
+) -> None:
+    """Print a settings file to copy and edit: `neuroglot study settings lape quick > mine.toml`."""
+    from neuroglot.studies import preset as text
+
+    typer.echo(text(name, preset), nl=False)
+
+
+def study_run(
+    name: str,
+    model: str | None,
+    corpus: str | None,
+    folder: Path | None,
+    preset: str,
+    settings: Path | None,
+    only: str | None,
+    languages: str | None,
+    dtype: str,
+    device: str | None,
+) -> None:
+    """Measure what is missing, and write the page."""
+    from neuroglot.studies import STUDIES, read_settings
+    from neuroglot.studies import preset as preset_text
+    from neuroglot.studies.page import agreement, study_page
+
+    if settings is None:
+        text, source = preset_text(name, preset), f"{name}-{preset}.toml"
+    elif settings.is_file():
+        text, source = settings.read_text(encoding="utf-8"), str(settings)
+    else:
+        raise NeuroglotError(f"There is no settings file {settings}; make one with `neuroglot study settings {name}`.")
+    instead: dict[str, dict[str, Any]] = {"model": {}, "text": {}}
+    if model is not None:
+        instead["model"]["source"] = model
+    if dtype != "auto":
+        instead["model"]["dtype"] = dtype
+    if device is not None:
+        instead["model"]["device"] = device
+    if corpus is not None:
+        instead["text"]["source"] = corpus
+    if languages is not None:
+        instead["text"]["languages"] = split(languages)
+    kind = STUDIES[name]
+    said = read_settings(kind.Settings, text, source, instead)
+    where = folder or default_folder(said.model.source, said.text.source)
+    if folder is None:
+        where = where.with_name(f"{name}-{where.name}")
+    opened = kind(where, said)
+    opened.chosen(split(only))  # say so now, before a model is loaded
+    found = opened.measure(
+        split(only), say=lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False)
+    )
+    page = study_page(opened)
+    items = [item for item in opened.paper["items"] if item.key in found]
+    print_table({"": [agreement(found[item.key]) for item in items]}, opened.paper["venue"], [
+        f"{item.name}, {item.title}" for item in items])  # fmt: skip
+    out.print(f"wrote {where / 'study'}, {page}")

@@ -1,0 +1,387 @@
+"""Tang et al. 2024: language-specific neurons, what breaks without them, where they are, and steering by them."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import BaseModel, Field
+
+from neuroglot import alignment
+from neuroglot.corpus import load_corpus
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate import Generation, Perturbation, Steering, deactivated, force, matrix, repair, summary
+from neuroglot.evaluate.judge import Judge, JudgeSettings
+from neuroglot.identify import METHODS, lape
+from neuroglot.languages import language_name
+from neuroglot.neurons import NeuronSet
+from neuroglot.recording import Samples
+from neuroglot.report.alignment_figures import dominance_figure, ses_figure
+from neuroglot.report.figures import layer_figure, method_name, perturbation_figure
+from neuroglot.report.steering import forcing_figure
+from neuroglot.report.study_figures import growth_figure
+from neuroglot.run import Run
+from neuroglot.studies.readings import leading_words, own_words, share_leading, thirds
+from neuroglot.studies.study import (
+    Finding,
+    MeasureSettings,
+    ParallelSettings,
+    Study,
+    StudySettings,
+    not_asked,
+)
+
+__all__ = ["Lape", "LapeSettings"]
+
+
+class IdentifySettings(BaseModel, extra="forbid"):
+    """Which neurons are a language's; see `identify`."""
+
+    methods: list[str] = ["lape", "lap", "lave", "random"]
+    """Those of Figure 2."""
+    top_fraction: float = Field(0.01, gt=0, le=1)
+    """Share of all neurons that are chosen."""
+    activity_quantile: float = Field(0.95, gt=0, le=1)
+    """Only neurons above this quantile of all values count."""
+    lap_threshold: float = Field(0.95, ge=0, lt=1)
+    """Of LAP."""
+
+
+class GrowthSettings(BaseModel, extra="forbid"):
+    """Figure 4: more and more neurons of one language."""
+
+    language: str = "fr"
+    """Whose."""
+    fractions: list[float] = [0.01, 0.02, 0.05, 0.1]
+    """Shares of all neurons that count as language-specific."""
+
+
+class GenerationSettings(BaseModel, extra="forbid"):
+    """Tables 1 and 2: open-ended answers; see `evaluate.deactivated`."""
+
+    prompts: str = "questions"
+    """A corpus of prompts, or questions or openings."""
+    limit: int = Field(80, ge=1)
+    """At most so many a language."""
+    how: Generation = Generation()
+    """How they are continued."""
+    judge: JudgeSettings | None = None
+    """What scores the answers; nothing does by default."""
+    example: str = "zh"
+    """The language of Table 2."""
+
+
+class SteerSettings(BaseModel, extra="forbid"):
+    """Tables 4 and 5: steered answers; see `evaluate.force`."""
+
+    how: Steering = Steering(method="raise")
+    """What is done to the target's neurons."""
+    source: str = "es"
+    """Table 5 asks in this language …"""
+    target: str = "zh"
+    """… and wants its answer in this one."""
+    seeds: int = Field(1, ge=1)
+    """Draws of random neurons."""
+
+
+class LapeSettings(StudySettings, extra="forbid"):
+    """Everything the study is told; a settings file has a section for each."""
+
+    identify: IdentifySettings = IdentifySettings()
+    """Which neurons."""
+    perturb: MeasureSettings = MeasureSettings()
+    """Figures 2 to 4."""
+    models: list[str] = Field(default_factory=list)
+    """Figure 3: other models, beside the study's own."""
+    growth: GrowthSettings = GrowthSettings()
+    """Figure 4."""
+    parallel: ParallelSettings = ParallelSettings()
+    """Figures 6 and 7."""
+    generation: GenerationSettings = GenerationSettings()
+    """Tables 1 and 2."""
+    steer: SteerSettings = SteerSettings()
+    """Tables 4 and 5."""
+
+
+class Lape(Study):
+    """The experiments of the LAPE paper, in its order."""
+
+    name: ClassVar[str] = "lape"
+    Settings: ClassVar[type[StudySettings]] = LapeSettings
+    settings: LapeSettings
+
+    # --- what several items need --------------------------------------------------------------------------------------
+
+    def of(self, method: str) -> NeuronSet:
+        """A method's neurons, by this study's settings. Random sets are as large as LAPE's."""
+        how = self.settings.identify
+        if method == "lap":
+            return self.neurons("lap", threshold=how.lap_threshold)
+        if method == "random":
+            return self.neurons("random", top_fraction=how.top_fraction)
+        return self.neurons(method, top_fraction=how.top_fraction, activity_quantile=how.activity_quantile)
+
+    def change(self, method: str) -> Perturbation:
+        """The perplexity-change matrix of a method, beside as many random neurons as its largest set has."""
+        return self.perturb(method, self.of(method), self.settings.perturb)
+
+    @cached_property
+    def sentences(self) -> Samples:
+        """Sentences of one meaning in every language."""
+        return self.samples(self.settings.parallel)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """Who scores answers, if anyone does."""
+        settings = self.settings.generation.judge
+        return None if settings is None else Judge(settings, self.run.steering_path / "judge")
+
+    def prompts(self, languages: tuple[str, ...]) -> dict[str, list[str]]:
+        """The prompts in each of these languages that there are."""
+        how = self.settings.generation
+        corpus = load_corpus(how.prompts)
+        return {
+            tag: [text for text, _ in zip(corpus[tag], range(how.limit), strict=False)]
+            for tag in languages
+            if tag in corpus.languages
+        }
+
+    @cached_property
+    def answers_off(self) -> pd.DataFrame:
+        """Answers with each language's neurons off."""
+        neurons = self.of("lape")
+        table = deactivated(
+            self.model, neurons, self.prompts(neurons.languages), generation=self.settings.generation.how,
+            directory=self.run.steering_path / "cells",
+        )  # fmt: skip
+        return table if self.judge is None else self.judge.rate(table)
+
+    def forced(self, prompts: Mapping[str, list[str]], targets: list[str], arms: tuple[Any, ...]) -> pd.DataFrame:
+        """Steered answers."""
+        how = self.settings.steer
+        table = force(
+            self.model, self.recording, self.of("lape"), prompts, targets=targets, how=how.how, arms=arms,
+            seeds=how.seeds, generation=self.settings.generation.how, directory=self.run.steering_path / "cells",
+        )  # fmt: skip
+        return table if self.judge is None else self.judge.rate(table)
+
+    # --- the paper's tables and figures -------------------------------------------------------------------------------
+
+    def figure_2(self) -> Finding:
+        """The perplexity-change matrix of each method."""
+        said, tables, figures, leading = [], {}, {}, {}
+        for method in self.settings.identify.methods:
+            result = self.change(method)
+            leading[method] = share_leading(result)
+            title = f"{method_name(method)} neurons of {self.settings.model.source} off: change of perplexity"
+            figures[method] = perturbation_figure(result, title)
+            tables[method] = result.table()
+            said.append(f"{method_name(method)}: {leading_words(result)}; {own_words(result)}.")
+            if method == "lape":
+                random, sizes = result.random_change.loc["mean"], result.sizes
+                said.append(
+                    f"{sizes['random']} random neurons off (Figure 8), as many as the largest LAPE set: "
+                    f"{random.min():+.1%} to {random.max():+.1%}."
+                )
+        rivals = [share for method, share in leading.items() if method != "lape"]
+        own = leading.get("lape")
+        agrees = None if own is None else own > 0.5 and all(own >= share for share in rivals)
+        return Finding(said, agrees, tables, figures)
+
+    def figure_3(self) -> Finding:
+        """LAPE on other models."""
+        if not self.settings.models:
+            raise not_asked("models = [...]")
+        how, measure = self.settings.identify, self.settings.perturb
+        said, tables, figures, leading = [], {}, {}, []
+        for source in self.settings.models:
+            run = Run.create(
+                self.path / "models" / Path(source).name, self.settings.model.model_copy(update={"source": source}),
+                self.settings.text, self.settings.record,
+            )  # fmt: skip
+            model = run.manifest.model.load()
+            recording = run.record(model, self.text[0])
+            neurons = lape(recording, top_fraction=how.top_fraction, activity_quantile=how.activity_quantile)
+            neurons.save(run.neurons_path("lape"))
+            run.manifest.identify["lape"] = {
+                "top_fraction": how.top_fraction, "activity_quantile": how.activity_quantile,
+            }  # fmt: skip
+            run.save()
+            result = self.perturbation(neurons, run.perturbation_path("lape"), measure, model=model)
+            del model
+            name = Path(source).name
+            tables[name] = result.table()
+            figures[name] = perturbation_figure(result, f"LAPE neurons of {name} off: change of perplexity")
+            said.append(f"{name}: {leading_words(result)}; {own_words(result)}.")
+            leading.append(share_leading(result))
+        neurons = self.of("lape")
+        if {"zh", "ja"} <= set(neurons.languages):
+            shared = int(neurons.intersection("zh", "ja").sum())
+            said.append(f"Chinese and Japanese share {shared} of {int(neurons['zh'].sum())} and "
+                        f"{int(neurons['ja'].sum())} neurons in {self.settings.model.source}.")  # fmt: skip
+        return Finding(said, all(share > 0.5 for share in leading), tables, figures)
+
+    def table_1(self) -> Finding:
+        """Answers with each language's neurons off."""
+        answers = self.answers_off
+        sound = answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"]
+        rate, what = ("sound", "share of sound answers") if self.judge is None else ("score", "score, 1 to 10")
+        wide: Any = answers.assign(sound=sound.astype(float)).pivot_table(rate, "off", "target", sort=False)
+        own = {tag: wide.loc[tag, tag] for tag in wide.columns if tag in wide.index}
+        below = [tag for tag, value in own.items() if value < wide.loc["random", tag]]
+        said = [
+            f"{len(below)} of {len(own)} languages have a lower {what} with their own neurons off than with random "
+            f"ones{': ' + ', '.join(map(language_name, below)) if below else ''}.",
+            f"Mean of the own cells {pd.Series(own).mean():.2f}, random {wide.loc['random'].mean():.2f}, normal "
+            f"{wide.loc['normal'].mean():.2f}, over {len(answers) // len(wide)} answers a row.",
+        ]
+        return Finding(said, len(below) > len(own) / 2, {"": wide.round(3).reset_index(), "answers": answers})
+
+    def table_2(self) -> Finding:
+        """What a language's answers read like without its neurons."""
+        tag = self.settings.generation.example
+        answers = self.answers_off
+        of = answers[answers["target"] == tag]
+        if of.empty:
+            raise NeuroglotError(f"there are no prompts in {tag}; name another language as generation.example.")
+        normal = of[of["off"] == "normal"].set_index("prompt")["answer"]
+        off = of[of["off"] == tag].set_index("prompt")["answer"]
+        table = pd.DataFrame(
+            {"question": normal.index, "normal": normal.to_numpy(), "off": off[normal.index].to_numpy()}
+        )
+        changed = int((table["normal"] != table["off"]).sum())
+        return Finding([f"{changed} of {len(table)} answers in {language_name(tag)} change."], None, {"": table})
+
+    def table_3(self) -> Finding:
+        """How many neurons each language has."""
+        neurons = self.of("lape")
+        sizes = neurons.sizes()
+        fewest = min(sizes, key=lambda tag: sizes[tag])
+        total = int(neurons.union().sum())
+        said = [
+            f"{total} neurons are language-specific; added up over languages {sum(sizes.values())}.",
+            f"{language_name(fewest)} has the fewest, {sizes[fewest]}; the largest set has {max(sizes.values())}.",
+        ]
+        return Finding(said, fewest == "en" if "en" in sizes else None, {"": pd.DataFrame([sizes])})
+
+    def figure_4(self) -> Finding:
+        """More and more neurons of one language."""
+        how, quantile = self.settings.growth, self.settings.identify.activity_quantile
+        changes, sizes = {}, {}
+        for fraction in sorted(how.fractions):
+            if fraction == self.settings.identify.top_fraction:
+                result = self.change("lape")
+            else:
+                neurons = METHODS["lape"](self.recording, top_fraction=fraction, activity_quantile=quantile)
+                one = neurons.select([how.language])
+                file = self.path / "perturbation" / f"lape-{how.language}-{fraction:g}.json"
+                result = self.perturbation(one, file, self.settings.perturb, seeds=0)
+            changes[fraction] = result.change.loc[how.language]
+            sizes[fraction] = result.sizes[how.language]
+        table = pd.DataFrame(changes).T.rename_axis("fraction")
+        own, others = table[how.language], table.drop(columns=how.language)
+        last, name = table.index[-1], language_name(how.language)
+        said = [
+            f"{name} rises by " + ", ".join(f"{own[f]:+.0%} at {f:.1%} ({sizes[f]} neurons "
+                                            f"off)" for f in own.index) + ".",
+            f"Of the others {language_name(str(others.loc[last].idxmax()))} rises most at {last:.0%} "
+            f"({others.loc[last].max():+.0%}); the median of the others is {others.loc[last].median():+.0%}.",
+        ]  # fmt: skip
+        leads = bool((own > others.max(axis=1)).all())
+        agrees = leads and own.iloc[-1] > own.iloc[0]
+        if "es" in others and how.language == "fr":
+            agrees = agrees and others.loc[last].idxmax() == "es"
+        table.insert(0, "neurons", pd.Series(sizes))
+        title = f"{name} LAPE neurons of {self.settings.model.source} off"
+        figure = growth_figure(table.drop(columns="neurons"), how.language, title)
+        return Finding(said, agrees, {"": table.reset_index()}, {"": figure})
+
+    def figure_5(self) -> Finding:
+        """Where the neurons are."""
+        neurons = self.of("lape")
+        first, middle, last = thirds(neurons)
+        said = [f"Share by thirds of the layers, added up over languages: first {first:.0%}, middle {middle:.0%}, last "
+                f"{last:.0%}."]  # fmt: skip
+        counts = neurons.union().sum(1)
+        fullest = ", ".join(f"layer {i + 1} ({int(counts[i])})" for i in counts.argsort(descending=True)[:3].tolist())
+        said.append(f"Most neurons: {fullest} of {len(counts)} layers.")
+        figure = layer_figure(neurons, f"LAPE neurons of {self.settings.model.source}, by layer")
+        return Finding(said, first > middle < last, {"": neurons.counts().reset_index()}, {"": figure})
+
+    def table_8(self) -> Finding:
+        """The counts behind Figure 5."""
+        neurons = self.of("lape")
+        first, middle, last = thirds(neurons)
+        said = [f"{self.settings.model.source}: first third {first:.1%}, middle {middle:.1%}, last third {last:.1%}."]
+        return Finding(said, None, {"": neurons.counts().reset_index()})
+
+    def figure_6(self) -> Finding:
+        """Sentence-embedding similarity beside where the neurons are."""
+        layers: Any = alignment.by_layer(self.sentences)
+        neurons = self.of("lape")
+        ses, number = layers["ses"], neurons.counts().sum(axis=1)
+        rank = float(ses.rank().corr(pd.Series(number.to_numpy(), ses.index).rank()))
+        peak = int(ses.idxmax())
+        said = [
+            f"SES is {ses.iloc[0]:.3f} in the first layer, {ses.max():.3f} at its peak in layer {peak}, "
+            f"{ses.iloc[-1]:.3f} in the last; Spearman correlation with the number of LAPE neurons {rank:+.2f}.",
+            "Its excess over the similarity of different meanings is at most "
+            f"{layers['ses_margin'].max():.3f} (layer {int(layers['ses_margin'].idxmax())}): where that is small, "
+            "states are alike whatever they mean.",
+        ]  # fmt: skip
+        title = f"SES over LAPE neurons, {self.settings.model.source}"
+        agrees = peak not in (ses.index[0], ses.index[-1]) and rank < 0
+        return Finding(said, agrees, {"": layers.reset_index()}, {"": ses_figure(layers, neurons, "LAPE", title)})
+
+    def figure_7(self) -> Finding:
+        """Dominance of each language."""
+        table = alignment.dominance(self.sentences)
+        mean = table.mean().sort_values(ascending=False)
+        said = ["Dominance, mean over layers: " + ", ".join(f"{tag} {value:.3f}" for tag, value in mean.items()) + "."]
+        agrees = str(mean.index[0]) == "en" if "en" in mean else None
+        figure = dominance_figure(table, f"Dominance in {self.settings.model.source}")
+        return Finding(said, agrees, {"": table.reset_index()}, {"": figure})
+
+    def table_4(self) -> Finding:
+        """Off-target answers, repaired."""
+        languages = self.of("lape").languages
+        prompts = self.prompts(languages)
+        parts = [self.forced({tag: texts}, [tag], ("intact", "raised")) for tag, texts in prompts.items()]
+        answers = pd.concat(parts, ignore_index=True)
+        table: Any = repair(answers)
+        if self.judge is not None:
+            score = answers.pivot_table("score", "target", "arm", sort=False)
+            table["intact_score"], table["steered_score"] = score["intact"], score["raised"]
+        worse = [tag for tag in table.index if table.loc[tag, "steered"] < table.loc[tag, "intact"]]
+        better = [tag for tag in table.index if table.loc[tag, "steered"] > table.loc[tag, "intact"]]
+        said = [
+            f"Answers in the language of the question: {table['intact'].mean():.0%} normal, "
+            f"{table['steered'].mean():.0%} "
+            f"steered (mean over {len(table)} languages); more of them for {len(better)}, fewer for {len(worse)}"
+            + (f" ({', '.join(map(language_name, map(str, worse)))})." if worse else "."),
+            f"{int(table['repaired'].sum())} of {int(table['off_target'].sum())} off-target answers are repaired, "
+            f"{int(table['broken'].sum())} of the others broken.",
+        ]  # fmt: skip
+        return Finding(said, not worse and bool(better), {"": table.reset_index(), "answers": answers})
+
+    def table_5(self) -> Finding:
+        """Asked in one language, answered in another."""
+        how = self.settings.steer
+        prompts = self.prompts((how.source,))
+        if not prompts:
+            raise NeuroglotError(f"there are no prompts in {how.source}; name another language as steer.source.")
+        answers = self.forced(prompts, [how.target], ("intact", "both", "random"))
+        rate = {arm: matrix(answers, arm).to_numpy(dtype=float).item() for arm in ("intact", "both", "random")}
+        sound: Any = summary(answers, ["arm"])["sound"]
+        said = [
+            f"Of {len(prompts[how.source])} questions in {language_name(how.source)}, answered in "
+            f"{language_name(how.target)}: {rate['both']:.0%} steered, {rate['intact']:.0%} intact, "
+            f"{rate['random']:.0%} "
+            f"with random neurons; steered, in one script and not repeating themselves: {float(sound['both']):.0%}.",
+        ]  # fmt: skip
+        shown = answers[answers["arm"] == "both"][["prompt", "answer", "language"]]
+        figure: Figure = forcing_figure(answers, "Share of answers in the target language")
+        agrees = rate["both"] >= 0.5 and rate["both"] > rate["random"]
+        return Finding(said, agrees, {"": shown, "answers": answers}, {"": figure})

@@ -1,0 +1,92 @@
+"""A study's page: for every table and figure of the paper, its words and numbers beside what was measured."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from neuroglot.files import save_text
+from neuroglot.studies.study import Item, Study
+
+__all__ = ["agreement", "study_page"]
+
+ROWS = 24
+"""Longer tables are linked and not shown."""
+NARROW = 8
+"""Tables of more columns do not fit beside the other side's words."""
+
+
+def study_page(study: Study) -> Path:
+    """Write `study.html` of everything that is finished, self-contained, and give its path."""
+    shown = [_shown(study, item) for item in study.paper["items"]]
+    page = _TEMPLATES.get_template("study.html").render(
+        paper=study.paper, study=study, settings=_said(study.settings.model_dump()), items=shown, run=study.run.manifest
+    )
+    return save_text(study.path / "study.html", page)
+
+
+def agreement(kept: dict[str, Any] | None) -> str:
+    """Whether what was measured agrees with the paper, in a word or two."""
+    if kept is None or kept["failed"] is not None:
+        return "not measured"
+    return {True: "agrees", False: "does not agree", None: "no verdict"}[kept["agrees"]]
+
+
+def _shown(study: Study, item: Item) -> dict[str, Any]:
+    kept = study.found(item, failed=True)
+    shown: dict[str, Any] = {
+        "item": item,
+        "kept": kept,
+        "agreement": agreement(kept),
+        "tables": [],
+        "figures": [],
+        "wide": False,
+    }
+    if item.table is not None:
+        shown["numbers"] = item.table
+        shown["wide"] = len(item.table.columns) >= NARROW
+    if kept is None:
+        return shown
+    folder = study.path / "study"
+    for suffix, name in kept["tables"].items():
+        table = pd.read_csv(folder / name, keep_default_na=False, dtype=str)
+        small = len(table) <= ROWS and suffix != "answers"
+        texts = bool({"normal", "prompt", "question"} & set(table.columns))
+        shown["tables"].append(
+            {"suffix": suffix, "name": name, "table": table.map(_cell) if small else None, "texts": texts,
+             "beside": small and not texts and (item.key.startswith("table") or not kept["figures"])
+             and suffix == "" and len(table.columns) <= NARROW}
+        )  # fmt: skip
+    for suffix, name in kept["figures"].items():
+        image = base64.b64encode((folder / name).read_bytes()).decode("ascii")
+        shown["figures"].append({"suffix": suffix, "name": name, "image": image})
+    return shown
+
+
+def _cell(text: str) -> str:
+    """A number as short as it can be read; anything else as it is."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    if text.lstrip("-").isdigit():
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def _said(settings: dict[str, Any], before: str = "") -> dict[str, str]:
+    """Settings as one list: `perturb.tokens` → `250`."""
+    said: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            said |= _said(value, f"{before}{name}.")
+        elif value is not None and value != []:
+            said[before + name] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return said
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("neuroglot.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+)
