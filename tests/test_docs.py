@@ -39,7 +39,7 @@ def page_id(page):
 
 def tiny_model(name="tiny"):
     """Wide enough for what pages ask of it: experts, 1 % of the neurons, blocks of 256."""
-    network = tiny.network(intermediate_size=256, max_position_embeddings=1024, num_hidden_layers=2)
+    network = tiny.network(intermediate_size=512, max_position_embeddings=1024, num_hidden_layers=2)
     return ng.Model(network, tiny.tokenizer(), name=name)
 
 
