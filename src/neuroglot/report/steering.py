@@ -16,7 +16,7 @@ from neuroglot.run import Run
 
 __all__ = ["forcing_figure", "steering_findings", "steering_part"]
 
-EXAMPLES = 3
+EXAMPLES = 24  # answers shown, at most three of a pair of languages
 """Pairs of languages of which answers are shown, and prompts of each."""
 
 
@@ -151,13 +151,15 @@ def _examples(answers: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     crossed = answers[(answers["source"] != answers["target"]) & (answers["arm"] == "both")]
     pairs = list(dict.fromkeys(zip(crossed["source"], crossed["target"], strict=True)))
-    first = [pair for pair in pairs if pair == ("es", "zh")]  # the paper's Table 5
+    # every target before a second pair of one; the paper's Table 5 first
+    before = {pair: sum(target == pair[1] for _, target in pairs[:i]) for i, pair in enumerate(pairs)}
+    pairs = sorted(pairs, key=lambda pair: (before[pair], pair != ("es", "zh")))[: EXAMPLES // 2]
     shown = []
-    for source, target in [*first, *(pair for pair in pairs if pair not in first)][: 2 * EXAMPLES]:
+    for source, target in pairs:
         cell = answers[(answers["source"] == source) & (answers["target"] == target)]
         steered = cell[cell["arm"] == "both"]
         intact = cell[cell["arm"] == "intact"].set_index("prompt")["answer"]
-        for row in steered.head(EXAMPLES).itertuples():
+        for row in steered.head(min(3, EXAMPLES // len(pairs))).itertuples():
             shown.append(
                 {
                     "source": source,
