@@ -166,7 +166,7 @@ def perplexity(given: Setting) -> Iterator[Row]:
     def whole_logits() -> None:
         for batch in batches:
             logits = network(batch, use_cache=False).logits
-            cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten())
+            cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten().long())
 
     def ours() -> None:
         ng.evaluate.perplexity(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN
-from neuroglot.files import whole
 from neuroglot.interventions import Add, Deactivate, Intervention, Replace, Scale, check_intervention
 from neuroglot.model import Model
 
@@ -57,9 +56,7 @@ def bake(
             undo += _give_biases(model)
         for ffn, more, constant in zip(model.ffns, gain, shift, strict=True):
             undo += _write(ffn, more, constant)
-        with whole(path) as draft:
-            model.network.save_pretrained(draft)
-            model.tokenizer.save_pretrained(draft)
+        model.save(path)
     finally:
         for step_back in reversed(undo):
             step_back()

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.files import whole
+from neuroglot.progress import without_bars
 
 __all__ = ["PACKAGED", "cache_directory", "converted", "gguf_file", "packaged"]
 
@@ -152,6 +153,6 @@ def _convert(file: Path, target: Path) -> None:
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(packed.state_dict(), assign=True)
     plain.tie_weights()
-    with whole(target) as draft:
+    with whole(target) as draft, without_bars():
         plain.save_pretrained(draft)
         tokenizer.save_pretrained(draft)

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import logging
 
 from neuroglot.checkpoint import is_adapter
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN, find_ffns
+from neuroglot.files import whole
 from neuroglot.gguf import PACKAGED, converted, packaged
 from neuroglot.narrow import opener
+from neuroglot.progress import without_bars
 
 __all__ = ["Model", "load_model", "load_tokenizer"]
 
@@ -116,6 +117,13 @@ class Model:
         )
         return output.last_hidden_state
 
+    def save(self, path: str | Path) -> Path:
+        """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced."""
+        with whole(path) as draft, without_bars():
+            self.network.save_pretrained(draft)
+            self.tokenizer.save_pretrained(draft)
+        return Path(path)
+
     def head(self, states: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
         """The logits of last hidden states, with the scaling or soft cap that the architecture has."""
         projection = self.network.get_output_embeddings()
@@ -211,24 +219,20 @@ def load_model(
     extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
     if quantize is not None:
         extra["quantization_config"] = _quantization(quantize, weights)
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        network, loading = opener(path, revision, trust_remote_code).from_pretrained(
-            path,
-            revision=revision,
-            dtype=weights,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            **extra,
-        )
+        with without_bars():
+            network, loading = opener(path, revision, trust_remote_code).from_pretrained(
+                path,
+                revision=revision,
+                dtype=weights,
+                device_map=device_map,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **extra,
+            )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
         raise NeuroglotError(_why_not_opened(name, path, error)) from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     if loading["missing_keys"]:
         raise NeuroglotError(
             f"{name} lacks weights that its architecture has ({sorted(loading['missing_keys'])[0]} …); it is "

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["progress_bar", "reading", "token_progress"]
+__all__ = ["progress_bar", "reading", "token_progress", "without_bars"]
 
 
 class TokenRate(ProgressColumn):
@@ -87,3 +87,17 @@ def _bar(
 
         yield advance
         bar.update(task, description=title)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bars of `transformers` while weights are read or written: what is said of it is ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

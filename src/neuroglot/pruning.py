@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import find_ffns
-from neuroglot.files import whole
 from neuroglot.interventions import check_mask
 from neuroglot.model import Model
 from neuroglot.narrow import WIDTHS
@@ -51,9 +50,7 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
             restore.callback(_configure(model.text_config, said, widths[0]))
         else:
             restore.callback(_configure(model.text_config, WIDTHS, widths))
-        with whole(path) as draft:
-            model.network.save_pretrained(draft)
-            model.tokenizer.save_pretrained(draft)
+        model.save(path)
     return path
 
 

@@ -18,7 +18,7 @@ from neuroglot.corpus.instructions import Pair
 from neuroglot.errors import NeuroglotError
 from neuroglot.files import save_text, whole
 from neuroglot.model import Model
-from neuroglot.progress import progress_bar
+from neuroglot.progress import progress_bar, without_bars
 
 __all__ = ["TuneSettings", "tune"]
 
@@ -97,7 +97,7 @@ def tune(
     _same_work(work, about)
     tuned, loss = _train(model, pairs, settings, work, language, progress)
     about["loss"], about["seconds"] = loss, time.perf_counter() - started
-    with whole(path) as draft:
+    with whole(path) as draft, without_bars():
         tuned.save_pretrained(draft)
         if settings.adapter is None:
             model.tokenizer.save_pretrained(draft)
