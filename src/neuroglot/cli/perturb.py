@@ -91,7 +91,8 @@ def print_change(result: "Perturbation") -> None:
     cells = {tag: [f"{value:+.1%}" for value in change[tag]] for tag in change.columns}
     for name, rival in rivals.items():
         if not rival.empty:
-            rows += [name, "± std"]
+            shown = ["mean"] if rival.loc["std"].isna().all() else ["mean", "std"]  # one draw has no deviation
+            rows += [name, "± std"][: len(shown)]
             for tag, column in cells.items():
-                column += [f"{float(rival[tag][row]):+.1%}" if tag in rival else "" for row in ("mean", "std")]
+                column += [f"{float(rival[tag][row]):+.1%}" if tag in rival else "" for row in shown]
     print_table(cells, "off \\ measured", rows)
