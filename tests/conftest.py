@@ -29,6 +29,14 @@ def _own_datasets_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny random model on disk."""
+    import tiny
+
+    return tiny.model().save(tmp_path_factory.mktemp("model") / "tiny")
+
+
 @pytest.fixture(scope="session")
 def gemma():
     """Gemma 3 270M: a real multilingual model."""

@@ -17,14 +17,6 @@ BUDGETS = {0.05, 0.1}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.network().save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def tuned(tmp_path_factory, checkpoint):
     folder = tmp_path_factory.mktemp("tuned")
     neuroglot("tune", checkpoint, "--out", folder, "--languages", ",".join(TAGS), *SHORT)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from test_cli import checkpoint, corpus, neuroglot, refused  # noqa: F401 (fixtures)
+from test_cli import corpus, neuroglot, refused  # noqa: F401 (a fixture)
 
 import neuroglot as ng
 from neuroglot.run import Run
@@ -55,7 +55,7 @@ def test_pruning_measures_and_writes(run, tmp_path):
     assert "What is left when only" in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_tuned_variant_is_counted_beside_its_base(run, checkpoint, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_tuned_variant_is_counted_beside_its_base(run, checkpoint, tmp_path, monkeypatch, capsys):
     again = ("experts", run, "--experts", 6, "--top", "0.2,0.5", "--tuned")
     assert "nothing was tuned" in refused(monkeypatch, capsys, *again, checkpoint)
     model = ng.load_model(checkpoint)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import tiny
-from test_cli import checkpoint, corpus, neuroglot, refused  # noqa: F401
+from test_cli import corpus, neuroglot, refused  # noqa: F401
 
 import neuroglot as ng
 from neuroglot.report.steering import direction, forcing_figure, steering_findings
@@ -20,7 +20,7 @@ def run(tmp_path_factory, checkpoint, corpus):  # noqa: F811
 PROMPT = "the cats sat on the mat and slept there"
 
 
-def test_steer_shows_both_answers(run, checkpoint, tmp_path):  # noqa: F811
+def test_steer_shows_both_answers(run, checkpoint, tmp_path):
     file, baked = tmp_path / "fr.safetensors", tmp_path / "baked"
     said = neuroglot(
         "steer", checkpoint, PROMPT, "--to", "fr", "--run", run, "--tokens", 6, "--site", "hidden", "--save", file,
@@ -38,7 +38,7 @@ def test_steer_shows_both_answers(run, checkpoint, tmp_path):  # noqa: F811
     assert ng.load_model(baked).fingerprint != model.fingerprint
 
 
-def test_steer_without_a_run_records_one(checkpoint, tmp_path, monkeypatch):  # noqa: F811
+def test_steer_without_a_run_records_one(checkpoint, tmp_path, monkeypatch):
     """The default run is made from the built-in corpus, once."""
     monkeypatch.chdir(tmp_path)
     said = neuroglot("steer", checkpoint, PROMPT, "--to", "vi", "--method", "random", "--tokens", 3)
@@ -48,7 +48,7 @@ def test_steer_without_a_run_records_one(checkpoint, tmp_path, monkeypatch):  # 
     assert (tmp_path / "runs" / "tiny-starter" / "recording" / "recording.safetensors").stat().st_mtime_ns == written
 
 
-def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     say = lambda *arguments: refused(monkeypatch, capsys, "steer", checkpoint, *arguments)  # noqa: E731
     monkeypatch.chdir(tmp_path)
     assert "Say the language" in say(PROMPT)

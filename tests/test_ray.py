@@ -16,14 +16,6 @@ SETTINGS = {"block": 16, "shard_tokens": 128, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.network().save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def reference(tmp_path_factory, checkpoint):
     path = tmp_path_factory.mktemp("reference")
     ng.record(ng.load_model(checkpoint), tiny.corpus(40), directory=path, **SETTINGS)

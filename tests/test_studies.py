@@ -16,14 +16,6 @@ LANGUAGES = ["en", "zh", "fr", "es", "vi", "ar", "hi"]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.network().save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """As the first, trained on a little: another set of weights."""
     path = tmp_path_factory.mktemp("model") / "other-2"

@@ -20,7 +20,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import find_ffns
 from neuroglot.gguf import PACKAGED, converted, packaged
 
-__all__ = ["Checkpoint", "is_adapter"]
+__all__ = ["Checkpoint", "base_of", "is_adapter"]
 
 Rows = Float[Tensor, "neurons weights"]
 
@@ -28,6 +28,12 @@ Rows = Float[Tensor, "neurons weights"]
 def is_adapter(path: str | Path) -> bool:
     """Whether a directory holds a peft adapter and no model."""
     return (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file()
+
+
+def base_of(adapter: str | Path) -> str | None:
+    """The model that an adapter says it was made of."""
+    about = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    return about.get("base_model_name_or_path") or None
 
 
 class Checkpoint:
@@ -46,7 +52,7 @@ class Checkpoint:
         self.name = str(source)
         self.base = base if is_adapter(source) else None
         if is_adapter(source) and base is None:
-            wants = json.loads((Path(source) / "adapter_config.json").read_text()).get("base_model_name_or_path")
+            wants = base_of(source)
             raise NeuroglotError(
                 f"{source} is an adapter without its base; give the model it was trained on"
                 + (f", {wants}." if wants else ".")

@@ -26,11 +26,11 @@ from neuroglot.identify import (
     margin,
     rank,
     take,
-    variation_entropy,
     variation_rates,
     varied_parameters,
 )
 from neuroglot.identify.ranking import RANKINGS
+from neuroglot.identify.variation import least_varied
 from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
 from neuroglot.parameters import ParameterSet
@@ -351,10 +351,7 @@ def _default_regions(evidence: Evidence) -> NeuronSet:
 
 def _default_variation(evidence: Evidence) -> NeuronSet:
     assert evidence.rates is not None
-    spread, member = variation_entropy(evidence.rates)
-    chosen = torch.zeros(spread.numel(), dtype=torch.bool)
-    chosen[spread.flatten().sort(stable=True).indices[: round(0.01 * spread.numel())]] = True
-    return NeuronSet(member & chosen.view(spread.shape), evidence.recording.languages, {"method": "pv"})
+    return NeuronSet(least_varied(evidence.rates, 0.01), evidence.recording.languages, {"method": "pv"})
 
 
 DEFAULTS: Mapping[str, Callable[[Evidence], NeuronSet]] = {

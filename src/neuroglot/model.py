@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from neuroglot.checkpoint import is_adapter
+from neuroglot.checkpoint import base_of, is_adapter
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN, find_ffns
 from neuroglot.files import whole
@@ -275,10 +275,10 @@ def _located(source: str | Path) -> str:
 
 def _base_of(adapter: Path) -> str:
     """The model that an adapter was made of."""
-    base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
+    base = base_of(adapter)
+    if base is None:
         raise NeuroglotError(f"{adapter} is an adapter that does not name its base; merge it into that with peft.")
-    return str(base)
+    return base
 
 
 def _merged(path: Path, how: dict[str, Any]) -> Model:

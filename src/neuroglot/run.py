@@ -31,7 +31,9 @@ from neuroglot.model import Dtype, Model, Quantize, load_model
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Engine, Recording, merge, record
 
-__all__ = ["AlignSettings", "ExpertSettings", "ModelSettings", "RecordSettings", "Run", "TextSettings"]
+__all__ = ["WITH_EXPERTS", "AlignSettings", "ExpertSettings", "ModelSettings", "RecordSettings", "Run", "TextSettings"]
+
+WITH_EXPERTS = ("active", "activation", "hidden", "magnitude")  # pruning ranks neurons by their magnitude
 
 
 class ModelSettings(BaseModel):
@@ -272,7 +274,7 @@ class Run:
         extra: dict[str, Any] = {"part": part, "engine": engine, "readers": readers, "examples": settings.examples}
         if settings.experts is not None:
             extra |= {
-                "statistics": ("active", "activation", "hidden", "magnitude"),
+                "statistics": WITH_EXPERTS,
                 "partition": self._make_partition(model, settings.experts),
                 "top": settings.experts.top,
             }
@@ -292,6 +294,19 @@ class Run:
             progress=progress,
             **extra,
         )
+
+    def check(self, model: Model) -> None:
+        """Refuse a model whose weights are not those that the run recorded.
+
+        Raises:
+            NeuroglotError: they are not, or there is no finished recording.
+        """
+        provenance = self.recording.provenance
+        if provenance is not None and provenance.fingerprint != model.fingerprint:
+            raise NeuroglotError(
+                f"{model.name} is not the model this run recorded (its weights changed since); record again into "
+                "another --out."
+            )
 
     @property
     def recording(self) -> Recording:

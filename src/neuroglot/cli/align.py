@@ -8,7 +8,7 @@ import typer
 from neuroglot.cli.app import app, err, out, print_table
 from neuroglot.cli.identify import keep_neurons
 from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument, Seeds
-from neuroglot.cli.perturb import check_model, perturb_run
+from neuroglot.cli.perturb import perturb_run
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def align_run(run: "Run", settings: "AlignSettings") -> "tuple[bool, Model]":
     corpus = load_corpus(settings.corpus) if settings.corpus else run.manifest.text.load()[0]
     next(corpus.samples())  # say so now if it is not parallel, before a model is loaded
     model = run.manifest.model.load()
-    check_model(run, model)
+    run.check(model)
     samples = record_samples(
         model,
         corpus,

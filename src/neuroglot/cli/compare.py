@@ -7,7 +7,6 @@ import typer
 
 from neuroglot.cli.app import app, checked, numbers, out, print_table, split
 from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument
-from neuroglot.cli.perturb import check_model
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def compare(
         tuned=variants,
     )
     model = opened.manifest.model.load()
-    check_model(opened, model)
+    opened.check(model)
     result = compare_run(opened, model, settings, corpus=None if corpus is None else load_corpus(corpus))
     print_summary(result.summary(distances(result.languages)), budget)
     out.print(f"wrote {opened.comparison_path}")

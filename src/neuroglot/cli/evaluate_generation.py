@@ -73,7 +73,6 @@ def generation(
 
     Can be stopped and started again: finished answers and scores are kept.
     """
-    from neuroglot.cli.perturb import check_model
     from neuroglot.corpus import asking, load_corpus
     from neuroglot.evaluate import Generation, deactivated, grid, matrix, repair, summary
     from neuroglot.evaluate import force as measure
@@ -108,7 +107,7 @@ def generation(
     if judge is not None:
         judging = Judge(checked(JudgeSettings, model=judge, base_url=judge_url), opened.steering_path / "judge")
     model = opened.manifest.model.load()
-    check_model(opened, model)
+    opened.check(model)
     name = Path(prompts).stem
     kept: dict[str, Any] = {"generation": writing, "directory": opened.steering_path / "cells"}
 

@@ -8,7 +8,6 @@ import typer
 from neuroglot.cli.app import checked, err, numbers, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds
-from neuroglot.cli.perturb import check_model
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def tasks_of_run(
         run.expert_recording  # noqa: B018
     with err.status(f"opening {run.manifest.model.source}"):
         model = run.manifest.model.load()
-        check_model(run, model)
+        run.check(model)
     changes = [] if neurons is None else off_changes(neurons, split(off), method=method, seeds=seeds)
     if rules:
         changes += pruned_changes(run, model, prune, rules, seeds=seeds, own=own)

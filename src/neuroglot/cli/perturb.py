@@ -6,7 +6,6 @@ import typer
 
 from neuroglot.cli.app import app, out, print_table
 from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, MethodOption, RunArgument, Seeds
-from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +47,7 @@ def perturb_run(
     from neuroglot.corpus import load_corpus
     from neuroglot.evaluate import perturb as measure
 
-    check_model(run, model)
+    run.check(model)
     held_out = load_corpus(corpus) if corpus else run.manifest.text.load()[1]
     result = measure(
         model,
@@ -70,16 +69,6 @@ def perturb_run(
     run.save()
     print_change(result)
     out.print(f"wrote {run.perturbation_path(method)}")
-
-
-def check_model(run: "Run", model: "Model") -> None:
-    """Refuse a model whose weights are not those that the run recorded."""
-    provenance = run.recording.provenance
-    if provenance is not None and provenance.fingerprint != model.fingerprint:
-        raise NeuroglotError(
-            f"{model.name} is not the model this run recorded (its weights changed since); record again into "
-            "another --out."
-        )
 
 
 def print_change(result: "Perturbation") -> None:

@@ -152,12 +152,13 @@ def print_forecast(
 
     from neuroglot.experts import partition
     from neuroglot.recording import forecast
+    from neuroglot.run import WITH_EXPERTS
 
     to_record = languages_to_record(text)
     model = open_model(model_settings)
     kept: dict[str, Any] = {}
     if recording.experts is not None:  # how they are grouped changes neither bytes nor time
-        kept["statistics"] = ("active", "activation", "hidden", "magnitude")
+        kept["statistics"] = WITH_EXPERTS
         kept["partition"] = partition(model, recording.experts.experts, kind="contiguous")
         kept["top"] = recording.experts.top
     with err.status("reading the corpus and timing one shard"):

@@ -40,52 +40,30 @@ StudyLanguages = Annotated[
 ]
 
 
-@study.command()
-def lape(
-    model: ModelOfStudy = None,
-    corpus: CorpusOfStudy = None,
-    folder: OutOption = None,
-    preset: PresetOption = "quick",
-    settings: SettingsOption = None,
-    only: OnlyOption = None,
-    languages: StudyLanguages = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = None,
-) -> None:
-    """Language-Specific Neurons (Tang et al., ACL 2024): LAPE, what breaks, where, and steering."""
-    study_run("lape", model, corpus, folder, preset, settings, only, languages, dtype, device)
+def _add(name: str, about: str) -> None:
+    """The command of one paper; all take the same."""
+
+    @study.command(name=name, help=about)
+    def command(
+        model: ModelOfStudy = None,
+        corpus: CorpusOfStudy = None,
+        folder: OutOption = None,
+        preset: PresetOption = "quick",
+        settings: SettingsOption = None,
+        only: OnlyOption = None,
+        languages: StudyLanguages = None,
+        dtype: DtypeOption = "auto",
+        device: DeviceOption = None,
+    ) -> None:
+        study_run(name, model, corpus, folder, preset, settings, only, languages, dtype, device)
 
 
-@study.command()
-def babel(
-    model: ModelOfStudy = None,
-    corpus: CorpusOfStudy = None,
-    folder: OutOption = None,
-    preset: PresetOption = "quick",
-    settings: SettingsOption = None,
-    only: OnlyOption = None,
-    languages: StudyLanguages = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = None,
-) -> None:
-    """Unraveling Babel (Liu et al., EMNLP 2024): experts, activation patterns, pruning."""
-    study_run("babel", model, corpus, folder, preset, settings, only, languages, dtype, device)
-
-
-@study.command(name="lingua-franca")
-def lingua_franca(
-    model: ModelOfStudy = None,
-    corpus: CorpusOfStudy = None,
-    folder: OutOption = None,
-    preset: PresetOption = "quick",
-    settings: SettingsOption = None,
-    only: OnlyOption = None,
-    languages: StudyLanguages = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = None,
-) -> None:
-    """Converging to a Lingua Franca (Zeng et al., COLING 2025): alignment, key regions, training and scale."""
-    study_run("lingua-franca", model, corpus, folder, preset, settings, only, languages, dtype, device)
+_add("lape", "Language-Specific Neurons (Tang et al., ACL 2024): LAPE, what breaks, where, and steering.")
+_add("babel", "Unraveling Babel (Liu et al., EMNLP 2024): experts, activation patterns, pruning.")
+_add(
+    "lingua-franca",
+    "Converging to a Lingua Franca (Zeng et al., COLING 2025): alignment, key regions, training and scale.",
+)
 
 
 @study.command(name="settings")

@@ -94,7 +94,7 @@ class Alignment:
     def sentences(self, first: str, second: str, i: int, j: int) -> str:
         """Two samples in words, with their similarity layer by layer; samples from 1."""
         tags, keys = self.samples.languages, self.samples.keys
-        texts = self.opened.sentences()
+        texts = self.opened.sentences
         a, b = tags.index(first), tags.index(second)
         cosines = []
         for layer in range(self.samples.layers):

@@ -1,6 +1,7 @@
 """A run as the explorer holds it: opened once, each part read when it is first looked at."""
 
-from functools import cached_property, lru_cache
+import shlex
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -62,9 +63,8 @@ class Opened:
             NeuroglotError: it cannot be opened, or has other weights than those recorded.
         """
         model = self.run.manifest.model.load()
-        recorded = self.recording.provenance if self.recording is not None else None
-        if recorded is not None and recorded.fingerprint != model.fingerprint:
-            raise NeuroglotError(f"{model.name} has other weights now than when {self.run.path} recorded it.")
+        if self.recording is not None:
+            self.run.check(model)
         return model
 
     @cached_property
@@ -86,7 +86,7 @@ class Opened:
         except NeuroglotError:
             return None
 
-    @lru_cache(maxsize=1)  # noqa: B019 (one run an app)
+    @cached_property
     def sentences(self) -> dict[str, dict[str, str]]:
         """Key of a sample → language → text; empty if the corpus is not there any more."""
         settings = self.run.manifest.align
@@ -112,8 +112,6 @@ class Opened:
 
 
 def _quoted(path: Path) -> str:
-    import shlex
-
     return shlex.quote(str(path))
 
 

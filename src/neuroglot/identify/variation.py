@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from neuroglot.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ from neuroglot.neurons import NeuronSet
 from neuroglot.parameters import ParameterSet
 from neuroglot.progress import progress_bar
 
-__all__ = ["parameter_variation", "variation_entropy", "variation_rates", "varied_parameters"]
+__all__ = ["least_varied", "parameter_variation", "variation_entropy", "variation_rates", "varied_parameters"]
 
 Tuned = Mapping[str, str | Path]
 
@@ -49,22 +49,28 @@ def parameter_variation(
     if not 0 < top_fraction <= 1:
         raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
     rates = variation_rates(base, tuned, progress=progress)
-    spread, member = variation_entropy(rates)
-    count = round(top_fraction * spread.numel())
-    flat = spread.flatten()
-    chosen = flat.sort(stable=True).indices[:count]
-    chosen = chosen[flat[chosen].isfinite()]
-    if len(chosen) < count:
+    chosen = least_varied(rates, top_fraction)
+    count, found = round(top_fraction * rates[0].numel()), int(chosen.any(0).sum())
+    if found < count:
         warnings.warn(
-            f"Parameter variation found {len(chosen)} neurons where {count} were asked for: the others changed alike "
+            f"Parameter variation found {found} neurons where {count} were asked for: the others changed alike "
             "in every language.",
             NeuroglotWarning,
             stacklevel=2,
         )
-    picked = torch.zeros_like(flat, dtype=torch.bool)
-    picked[chosen] = True
     about = {"method": "pv", "top_fraction": top_fraction, "base": str(base)}
-    return NeuronSet(member & picked.view(spread.shape), list(tuned), about)
+    return NeuronSet(chosen, list(tuned), about)
+
+
+def least_varied(rates: Float64[Tensor, "languages *rest"], top_fraction: float) -> Bool[Tensor, "languages *rest"]:
+    """Those of the lowest `variation_entropy`, a share of all, for the languages they belong to.
+
+    What every language changed alike belongs to none.
+    """
+    spread, member = variation_entropy(rates)
+    picked = torch.zeros(spread.numel(), dtype=torch.bool)
+    picked[spread.flatten().sort(stable=True).indices[: round(top_fraction * spread.numel())]] = True
+    return member & picked.view(spread.shape)
 
 
 def variation_rates(
