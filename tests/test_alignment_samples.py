@@ -115,7 +115,7 @@ def test_an_interrupted_pass_leaves_nothing(model, corpus, tmp_path, monkeypatch
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sampling, "unit", stop)
+    monkeypatch.setattr(sampling, "norms_of", stop)
     with pytest.raises(KeyboardInterrupt):
         ng.record_samples(model, corpus, directory=tmp_path / "samples", progress=False)
     assert list(tmp_path.iterdir()) == []

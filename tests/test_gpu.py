@@ -6,7 +6,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.recording import STATISTICS
-from neuroglot.recording.reductions import count_highest, standardise, sum_tokens
+from neuroglot.recording.reductions import count_highest, keep_highest, standardise, sum_tokens
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,6 +39,17 @@ def test_ranks_equal_the_reference():
         scores[::2] = scores[::2].round()  # many are equal, some of them -0 and 0
         for size in (1, max(1, total // 10), total):
             assert torch.equal(count_highest(scores.cuda(), size).cpu(), count_highest(scores, size))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_highest_equal_the_reference(dtype):
+    values = torch.randn(4, 3001, 1000).to(dtype)[:, 1:]  # in bfloat16 many are equal
+    for k in (1, 5, 32, 33):
+        one, other = (torch.zeros(1000, k, dtype=torch.int64, device=device) for device in ("cpu", "cuda"))
+        for i in range(4):
+            one = keep_highest(values[i : i + 1], one, 3000 * i)
+            other = keep_highest(values.cuda()[i : i + 1], other, 3000 * i)
+            assert torch.equal(one, other.cpu())
 
 
 def test_z_scores_equal_the_reference():

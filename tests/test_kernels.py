@@ -31,6 +31,16 @@ kernels.standardise(scores, one[:, 100:800])
 reductions.standardise(scores.double(), other[:, 100:800])
 torch.testing.assert_close(one, other)
 assert one.any() and not one[7].any()
+values = torch.randn(3, 801, 130)[:, 1:]
+values[:, ::2] = values[:, ::2].round()
+kernels.KEPT_ROWS = 512
+for k in (1, 5, 7):
+    keys = [torch.zeros(130, k, dtype=torch.int64) for _ in range(2)]
+    for batch, some in enumerate((values[:, :10], values[:, 10:], values[:1, :3] + 9)):
+        seen = sum(each.shape[0] * each.shape[1] for each in (values[:, :10], values[:, 10:])[:batch])
+        keys = [module.keep_highest(some, mine, seen) for module, mine in zip((kernels, reductions), keys)]
+        assert torch.equal(*keys)
+    assert keys[0].all()
 """
 
 

@@ -23,14 +23,12 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import FFN
 from neuroglot.reading import digest_of
-from neuroglot.recording.reductions import Values
+from neuroglot.recording.reductions import LOW, VALUE, Values, keep_highest
 from neuroglot.recording.statistics import Statistic
 
 __all__ = ["Example", "Examples", "TopExamples", "context"]
 
-SHARD = 32  # a place is the number of its shard, shifted by so many bits, and the token in it
-LOW = (1 << SHARD) - 1
-AT_ONCE = 1 << 24  # values that are ranked, so that a GPU's large batches do not need as much memory again
+SHARD = VALUE  # a place is the number of its shard, shifted by so many bits, and the token in it
 BEFORE, AFTER = 24, 8
 
 
@@ -121,11 +119,7 @@ def _renumbered(places: Tensor, before: tuple[str, ...], after: tuple[str, ...])
 
 
 class TopExamples(Statistic):
-    """The k most active tokens of one shard.
-
-    A value above zero and its token are one integer, the bits of the value before those of the token counted
-    backwards: the larger integer is the higher value or, of equals, the earlier token. Only neurons that have a value
-    above their k-th so far are looked at again, which soon are few.
+    """The k most active tokens of one shard, as the keys of `keep_highest`.
 
     Args:
         ffns: of the model.
@@ -141,21 +135,11 @@ class TopExamples(Statistic):
 
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
         """Take in one layer of a batch."""
-        values = activation.flatten(0, 1)
         keys = self._keys[layer]
         if keys is None:
-            keys = torch.zeros(values.shape[1], self.k, dtype=torch.int64, device=values.device)
-            self._keys[layer] = keys
-        least = (keys[:, -1] >> SHARD).to(torch.int32).view(torch.float32)
-        rows = (values.amax(0).float() > least).nonzero().flatten()
-        tokens = torch.arange(self._seen[layer], self._seen[layer] + len(values), device=values.device)
-        for some in rows.split(max(1, AT_ONCE // len(values))):
-            highest = values.index_select(1, some).T.float().contiguous()
-            bits = (highest.clamp_min(0).view(torch.int32).to(torch.int64) << SHARD) | (LOW - tokens)
-            bits = torch.where(highest > 0, bits, 0)
-            most = torch.cat([keys[some], bits.topk(min(self.k, len(values)), dim=1).values], 1)
-            keys[some] = most.topk(self.k, dim=1).values
-        self._seen[layer] += len(values)
+            keys = torch.zeros(activation.shape[-1], self.k, dtype=torch.int64, device=activation.device)
+        self._keys[layer] = keep_highest(activation, keys, self._seen[layer])
+        self._seen[layer] += activation.shape[0] * activation.shape[1]
 
     def take(self) -> dict[str, Tensor]:
         """`examples`: the integers, (L, N, k) int64, highest first; it starts again from nothing."""
@@ -166,7 +150,7 @@ class TopExamples(Statistic):
 
 def examples_of_shard(keys: Int64[Tensor, "layers neurons k"], shard: str, text: int) -> Examples:
     """What `TopExamples` took from a shard."""
-    values = (keys >> SHARD).to(torch.int32).view(torch.float32)
+    values = (keys >> VALUE).to(torch.int32).view(torch.float32)
     places = torch.where(keys > 0, LOW - (keys & LOW), -1)
     return Examples(values[None], places[None], ((shard,),), text)
 

@@ -11,12 +11,14 @@ import triton.language as tl
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-__all__ = ["count_highest", "standardise", "sum_tokens"]
+__all__ = ["count_highest", "keep_highest", "standardise", "sum_tokens"]
 
 ROWS = 512  # tokens a program adds up
 COLUMNS = 128  # neurons a program adds up: 256 bytes of bfloat16 a row, whole memory transactions
-AT_ONCE = 16  # rows a step; more would not fit the registers when four sums run
+AT_ONCE = 8  # rows a step; more would not fit the registers when four sums run
+WARPS = 2  # few, so that each lane adds up many numbers before lanes are added to one another
 TOKENS = 16  # that a program ranks, one after the other
+KEPT_ROWS, KEPT_COLUMNS, KEPT_AT_ONCE = 2048, 64, 16  # as above, for the highest values
 
 
 @triton.jit
@@ -112,7 +114,7 @@ def sum_tokens(
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             AT_ONCE=AT_ONCE,
-            num_warps=8,
+            num_warps=WARPS,
         )
     by_name = dict(zip(added, sums.sum(1), strict=True))
     if "active" in names:
@@ -126,7 +128,9 @@ def _standardise(scores, out, rows, groups, scores_row, out_row, GROUPS: tl.cons
     column = tl.arange(0, GROUPS)
     inside = (row < rows)[:, None] & (column < groups)[None, :]
     x = tl.load(scores + row.to(tl.int64)[:, None] * scores_row + column[None, :], mask=inside, other=0.0)
-    apart = tl.where(inside, x - (tl.sum(x, axis=1) / groups)[:, None], 0.0)
+    first = tl.sum(tl.where(column == 0, x, 0.0), axis=1)
+    apart = tl.where(inside, x - first[:, None], 0.0)  # of equal scores exactly 0, as their mean need not be
+    apart = tl.where(inside, apart - (tl.sum(apart, axis=1) / groups)[:, None], 0.0)
     spread = tl.sqrt(tl.sum(apart * apart, axis=1) / groups)[:, None]
     z = tl.where(spread > 0, apart / spread, 0.0)
     tl.store(out + row.to(tl.int64)[:, None] * out_row + column[None, :], z, mask=inside)
@@ -191,6 +195,83 @@ def count_highest(scores: Float[Tensor, "tokens all"], size: int) -> Int64[Tenso
             size,
             TOKENS=TOKENS,
             COLUMNS=columns,
-            num_warps=min(32, max(4, columns // 1024)),
+            num_warps=min(32, max(4, columns // 2048)),
         )
     return partial.sum(0, dtype=torch.int64)
+
+
+@triton.jit
+def _keep_highest(
+    values,
+    keys,
+    out,
+    tokens,
+    rows,
+    neurons,
+    seen,
+    values_batch,
+    values_token,
+    K: tl.constexpr,
+    SLOTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < neurons
+    slot = tl.arange(0, SLOTS)
+    best = tl.zeros((SLOTS, COLUMNS), dtype=tl.int64)
+    # a value that is not above this cannot be among the k highest: of equals the earlier token comes first
+    least = tl.load(keys + column.to(tl.int64) * K + K - 1, mask=inside, other=0)
+    floor = (least >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    for start in range(0, ROWS, AT_ONCE):
+        row = tl.program_id(1) * ROWS + start + tl.arange(0, AT_ONCE)
+        place = (row // tokens).to(tl.int64) * values_batch + (row % tokens) * values_token
+        wanted = (row < rows)[:, None] & inside[None, :]
+        x = tl.load(values + place[:, None] + column[None, :], mask=wanted, other=0.0).to(tl.float32)
+        token = 0xFFFFFFFF - (seen + row.to(tl.int64))
+        above = x > floor[None, :]
+        while tl.max(tl.max(above.to(tl.int32), axis=0), axis=0) > 0:
+            key = (x.to(tl.int32, bitcast=True).to(tl.int64) << 32) | token[:, None]
+            key = tl.where(above, key, 0)
+            most = tl.max(key, axis=0)
+            # the highest of these tokens goes where the lowest of those kept is, if it is higher
+            kept = tl.where((slot < K)[:, None], best, 0x7FFFFFFFFFFFFFFF)
+            lowest = tl.min(kept, axis=0)
+            where = tl.min(tl.where(kept == lowest[None, :], slot[:, None], SLOTS), axis=0)
+            best = tl.where((slot[:, None] == where[None, :]) & (most > lowest)[None, :], most[None, :], best)
+            lowest = tl.min(tl.where((slot < K)[:, None], best, 0x7FFFFFFFFFFFFFFF), axis=0)
+            floor = tl.maximum(floor, (lowest >> 32).to(tl.int32).to(tl.float32, bitcast=True))
+            above = above & (key != most[None, :]) & (x > floor[None, :])
+    to = (tl.program_id(1) * K + slot).to(tl.int64)[:, None] * neurons + column[None, :]
+    tl.store(out + to, best, mask=(slot < K)[:, None] & inside[None, :])
+
+
+def keep_highest(
+    values: Float[Tensor, "batch tokens neurons"], keys: Int64[Tensor, "neurons k"], seen: int
+) -> Int64[Tensor, "neurons k"]:
+    """(neurons, k); see `reductions.keep_highest`. k is at most 32."""
+    values = values if values.stride(-1) == 1 else values.contiguous()
+    batch, tokens, neurons = values.shape
+    k = keys.shape[1]
+    programs = triton.cdiv(batch * tokens, KEPT_ROWS)
+    out = torch.empty(programs * k, neurons, dtype=torch.int64, device=values.device)
+    with torch.cuda.device(values.device):
+        _keep_highest[(triton.cdiv(neurons, KEPT_COLUMNS), programs)](
+            values,
+            keys,
+            out,
+            tokens,
+            batch * tokens,
+            neurons,
+            seen,
+            values.stride(0),
+            values.stride(1),
+            K=k,
+            SLOTS=triton.next_power_of_2(k),
+            ROWS=KEPT_ROWS,
+            COLUMNS=KEPT_COLUMNS,
+            AT_ONCE=KEPT_AT_ONCE,
+            num_warps=2,
+        )
+    return torch.cat([keys, out.T], 1).topk(k, dim=1).values

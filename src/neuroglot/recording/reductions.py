@@ -1,4 +1,4 @@
-"""Sums over tokens, which is all that recording does to an activation.
+"""Sums over tokens, and the highest of them, which is all that recording does to an activation.
 
 On a CUDA device with Triton these are kernels that read each activation once, so that their cost is the bytes of the
 activation over the memory's bandwidth. Elsewhere they are plain torch, in the order in which memory lies: first within
@@ -7,16 +7,20 @@ each sequence, then over them; that is also what the kernels are tested against.
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-__all__ = ["SUMS", "Groups", "Values", "count_highest", "standardise", "sum_tokens"]
+__all__ = ["LOW", "SUMS", "VALUE", "Groups", "Values", "count_highest", "keep_highest", "standardise", "sum_tokens"]
 
 TRITON = importlib.util.find_spec("triton") is not None
 TOKENS_AT_ONCE = 4096  # that are ranked in plain torch, which copies their scores several times
+VALUES_AT_ONCE = 1 << 24  # likewise, of neurons' own
+VALUE = 32  # a key is the bits of a value above zero, shifted by so many, and its token counted backwards
+LOW = (1 << VALUE) - 1
 
 Values = Float[Tensor, "batch tokens neurons"]
 
@@ -64,18 +68,22 @@ class Groups:
 
     def __init__(self, labels: Int64[Tensor, " neurons"], groups: int):
         self.labels, self.groups = labels, groups
-        sizes = labels.bincount(minlength=groups)
-        order = labels.argsort(stable=True)
-        # (groups, size): a group's neurons; where it has fewer than the largest, one that does not exist and counts 0
-        self._slots = torch.full((groups, int(sizes.max())), len(labels))
-        self._slots[labels[order], torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[order]]] = order
         self._table: Tensor | None = None
+
+    @cached_property
+    def _slots(self) -> Int64[Tensor, "groups size"]:
+        """A group's neurons; where it has fewer than the largest, one that does not exist and counts 0."""
+        sizes = self.labels.bincount(minlength=self.groups)
+        order = self.labels.argsort(stable=True)
+        slots = torch.full((self.groups, int(sizes.max())), len(self.labels))
+        slots[self.labels[order], torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[self.labels[order]]] = order
+        return slots
 
     def sum(self, values: Values) -> Float[Tensor, "all_tokens groups"]:
         """The sums, of all sequences one after the other; float64 on a CPU and float32 on a CUDA device."""
         if values.is_cuda:
             if self._table is None or self._table.device != values.device or self._table.dtype != values.dtype:
-                self._table = one_hot(self.labels, self.groups).to(values)
+                self._table = one_hot(self.labels.to(values.device), self.groups).to(values.dtype)
             # as one product a sequence: without BOS they do not lie side by side, and flattening would copy all of them
             table = self._table.expand(len(values), *self._table.shape)
             if values.dtype == torch.float32:
@@ -115,6 +123,36 @@ def count_highest(scores: Float[Tensor, "tokens all"], size: int) -> Int64[Tenso
             chosen = above | (equal & (equal.cumsum(1) <= size - above.sum(1, keepdim=True)))
         counts += chosen.sum(0)
     return counts
+
+
+def keep_highest(values: Values, keys: Int64[Tensor, "neurons k"], seen: int) -> Int64[Tensor, "neurons k"]:
+    """The k largest keys of every neuron, highest first, from those so far and the values of more tokens.
+
+    A value above zero and its token are one integer, the bits of the value before those of the token counted
+    backwards: the larger integer is the higher value or, of equals, the earlier token. Other values have none.
+
+    Args:
+        values: of tokens that come after all that were seen.
+        keys: the largest so far; 0 where there are fewer than k.
+        seen: how many tokens there were before.
+    """
+    k = keys.shape[1]
+    if TRITON and values.is_cuda and k <= 32:
+        from neuroglot.recording import kernels
+
+        return kernels.keep_highest(values, keys, seen)
+    values = values.flatten(0, 1)
+    least = (keys[:, -1] >> VALUE).to(torch.int32).view(torch.float32)
+    # only neurons that have a value above their k-th so far are looked at again, which soon are few
+    rows = (values.amax(0).float() > least).nonzero().flatten()
+    tokens = torch.arange(seen, seen + len(values), device=values.device)
+    for some in rows.split(max(1, VALUES_AT_ONCE // len(values))):
+        highest = values.index_select(1, some).T.float().contiguous()
+        bits = (highest.clamp_min(0).view(torch.int32).to(torch.int64) << VALUE) | (LOW - tokens)
+        bits = torch.where(highest > 0, bits, 0)
+        most = torch.cat([keys[some], bits.topk(min(k, len(values)), dim=1).values], 1)
+        keys[some] = most.topk(k, dim=1).values
+    return keys
 
 
 _kept: dict[torch.device, Tensor] = {}

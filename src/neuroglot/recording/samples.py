@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
@@ -228,7 +228,22 @@ def unit(
     Raises:
         NeuroglotError: one is zero or holds what is not a number; it is named.
     """
-    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=torch.float64)
+    norms = norms_of(vectors)
+    check_norms(norms, languages, keys)
+    return vectors / norms.to(vectors.dtype)
+
+
+def norms_of(vectors: Float[Tensor, "*samples width"]) -> Float64[Tensor, "*samples 1"]:
+    """Their lengths."""
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=torch.float64)
+
+
+def check_norms(norms: Float64[Tensor, "languages samples 1"], languages: Sequence[str], keys: Sequence[str]) -> None:
+    """Refuse a vector without a direction.
+
+    Raises:
+        NeuroglotError: one is zero or holds what is not a number; it is named.
+    """
     bad = ~(torch.isfinite(norms) & (norms > 0)).squeeze(-1)
     if bool(bad.any()):
         language, sample = bad.nonzero()[0].tolist()
@@ -236,7 +251,6 @@ def unit(
             f"The activations of sample {keys[sample]} in {languages[language]} are all zero or not numbers (NaN or "
             "infinite), so they have no direction; load the model in float32 or bfloat16, or leave the sample out."
         )
-    return vectors / norms.to(vectors.dtype)
 
 
 def _digest(path: Path) -> str:

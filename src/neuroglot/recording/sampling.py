@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,7 +19,7 @@ from neuroglot.files import whole
 from neuroglot.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.recording.recording import Provenance, Recording
-from neuroglot.recording.samples import Samples, read_header, unit
+from neuroglot.recording.samples import Samples, check_norms, norms_of, read_header
 from neuroglot.recording.statistics import STATISTICS, Sums
 
 __all__ = ["record_samples"]
@@ -225,6 +225,7 @@ def _run(
     shape = (0, 0)
     device = model.device
     counted = lengths = picked = pooled = pooled_states = torch.empty(0)
+    store: Callable[[], None] = lambda: None  # noqa: E731 (keeps the batch before, while the device reads the next)
 
     def mean(values: Tensor) -> Tensor:
         values = values.reshape(*shape, -1)  # also where a family flattens its tokens
@@ -248,6 +249,23 @@ def _run(
     def observe_states(layer: int, states: Tensor) -> None:
         pooled_states[:, layer] = mean(states)
 
+    def sent(k: int, batch: list[int]) -> Callable[[], None]:
+        """Send a batch's vectors to the host; what is given waits until they are there, and stores them."""
+        norms = norms_of(pooled)
+        apart = device.type == "cuda"
+        here = [each.to("cpu", non_blocking=apart) for each in (norms, pooled / norms.to(pooled.dtype), pooled_states)]
+        arrived = torch.cuda.current_stream(device).record_event() if apart else None
+
+        def store() -> None:
+            if arrived is not None:
+                arrived.synchronize()
+            check_norms(here[0][None], languages[k : k + 1], [keys[i] for i in batch])
+            vectors[k, batch] = here[1].numpy()
+            if means is not None:
+                means[k, batch] = here[2].numpy()
+
+        return store
+
     recordings = []
     total = sum(len(bos) + len(ids) for of_language in rows for ids in of_language)
     with token_progress("samples", total, shown=progress) as advance, ExitStack() as stack:
@@ -270,10 +288,11 @@ def _run(
                 if means is not None:
                     pooled_states = torch.empty(len(batch), *means.shape[2:], device=device)
                 model.body(tokens, None if even else mask.long())
-                vectors[k, batch] = unit(pooled[None], [tag], [keys[i] for i in batch])[0].cpu().numpy()
-                if means is not None:
-                    means[k, batch] = pooled_states.cpu().numpy()
+                store()
+                store = sent(k, batch)
                 advance(int(mask.sum()), tag)
+            store()
+            store = lambda: None  # noqa: E731
             if kept is not None:
                 count = torch.tensor([sum(map(len, of_language))])
                 sums = {name: total.unsqueeze(-1) for name, total in kept.take().items()}
