@@ -110,6 +110,15 @@ def test_again_measures_nothing(run, tuned, monkeypatch):
     assert after.off == before.off and after.stability == before.stability
 
 
+def test_what_is_damaged_is_measured_again(run, tuned):
+    before = Comparison.load(run / "comparison" / "comparison.json")
+    for file in [*list((run / "comparison" / "cells").rglob("*.json"))[:2], run / "comparison" / "seconds.json"]:
+        file.write_text(file.read_text()[:-3])
+    neuroglot("compare", run, *COMPARE, "--tuned", tuned)
+    after = Comparison.load(run / "comparison" / "comparison.json")
+    assert after.off == before.off
+
+
 def test_tuned_models_are_models_and_finished_ones_are_kept(tuned, checkpoint, monkeypatch):
     base = ng.load_model(checkpoint)
     for tag in TAGS:

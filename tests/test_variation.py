@@ -193,6 +193,8 @@ def test_an_adapter_without_its_base_is_refused(base, tuned, tmp_path):
     refused("has the weights of", base, {**tuned, "ru": adapter})  # it names none of the base's matrices
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     refused("not a plain LoRA", base, {**tuned, "ru": adapter})
+    (adapter / "adapter_config.json").write_text("{")
+    refused("adapter_config.json is damaged", base, {**tuned, "ru": adapter})
 
 
 def test_what_is_no_checkpoint_is_refused(base, tuned, tmp_path):

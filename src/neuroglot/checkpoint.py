@@ -5,9 +5,9 @@ packaged weights, or a peft adapter (LoRA) beside the checkpoint that it was tra
 read.
 """
 
-import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.ffn import find_ffns
+from neuroglot.files import read_json
 from neuroglot.gguf import PACKAGED, converted, packaged
 
 __all__ = ["Checkpoint", "base_of", "is_adapter"]
@@ -32,8 +33,14 @@ def is_adapter(path: str | Path) -> bool:
 
 def base_of(adapter: str | Path) -> str | None:
     """The model that an adapter says it was made of."""
-    about = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-    return about.get("base_model_name_or_path") or None
+    return _written(Path(adapter) / "adapter_config.json").get("base_model_name_or_path") or None
+
+
+def _written(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if found is None:
+        raise NeuroglotError(f"{path} is damaged; write the checkpoint again.")
+    return found
 
 
 class Checkpoint:
@@ -197,7 +204,7 @@ def _files(path: Path, stem: str) -> dict[str, Path]:
     """Every stored weight's name → its file."""
     index = path / f"{stem}.safetensors.index.json"
     if index.is_file():
-        return {name: path / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+        return {name: path / file for name, file in _written(index)["weight_map"].items()}
     file = path / f"{stem}.safetensors"
     if not file.is_file():
         raise NeuroglotError(f"{path} holds no {stem}.safetensors; save the model with safe_serialization.")
@@ -209,7 +216,7 @@ def _files(path: Path, stem: str) -> dict[str, Path]:
 
 
 def _lora_scale(path: Path) -> float:
-    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    config = _written(path / "adapter_config.json")
     if (
         config.get("peft_type") != "LORA"
         or config.get("use_dora")

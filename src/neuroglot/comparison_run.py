@@ -16,7 +16,7 @@ from neuroglot.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.comparison import ALL, Arm, Comparison, measure_arms
 from neuroglot.experts import Partition, relatedness
-from neuroglot.files import load_tensors, save_tensors, save_text
+from neuroglot.files import load_tensors, read_json, save_tensors, save_text
 from neuroglot.identify import (
     Evidence,
     key_regions,
@@ -143,7 +143,7 @@ class _Work:
     def __post_init__(self) -> None:
         self.folder = self.run.path / "comparison"
         self._timed = self.folder / "seconds.json"
-        self._steps: dict[str, float] = json.loads(self._timed.read_text()) if self._timed.is_file() else {}
+        self._steps: dict[str, float] = read_json(self._timed) or {}
         self.seconds: dict[str, dict[str, float]] = {}
         self._evidence: dict[str, Evidence] = {}
         self._ranked: dict[tuple[str, str], Tensor] = {}
@@ -336,9 +336,10 @@ class _Work:
         if method == "random":
             return {}
         if method == "pv":
-            about = [Path(path) / "tuning.json" for path in self.tuned.values()]
-            tuning = [json.loads(path.read_text())["seconds"] for path in about if path.is_file()]
-            return {"tuning": sum(tuning)} | {k: v for k, v in self._steps.items() if k == "reading weights"}
+            about = [read_json(Path(path) / "tuning.json") or {} for path in self.tuned.values()]
+            return {"tuning": sum(each.get("seconds", 0.0) for each in about)} | {
+                k: v for k, v in self._steps.items() if k == "reading weights"
+            }
         if method == "regions":
             return {k: v for k, v in self._steps.items() if k == "samples"}
         return {"recording": sum(self._steps.get(f"recording {half}", 0.0) for half in HALVES)}

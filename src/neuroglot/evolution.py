@@ -18,7 +18,7 @@ from neuroglot import alignment
 from neuroglot.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate import perplexity
-from neuroglot.files import save_text
+from neuroglot.files import read_json, save_text
 from neuroglot.identify import key_regions
 from neuroglot.identify.regions import check_threshold
 from neuroglot.model import Dtype, Model, load_model
@@ -197,17 +197,16 @@ def _asked(corpus: Corpus, held_out: Corpus | None, settings: EvolveSettings, ta
 
 def _finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """What was measured of a checkpoint earlier; None if nothing was, or its file is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        before = found.pop("asked")
-    except (OSError, ValueError, KeyError):
+    found = read_json(path)
+    before = None if found is None else found.pop("asked", None)
+    if found is None or before is None:
         return None
     differing = [name for name, value in asked.items() if before.get(name) != value]
     if differing:
         raise NeuroglotError(
             f"{path} was measured with another {', '.join(differing)}; choose another --out, or delete it."
         )
-    return dict(found)
+    return found
 
 
 def _measure(

@@ -22,7 +22,7 @@ from neuroglot.errors import NeuroglotError
 if TYPE_CHECKING:  # processes that only read text do without torch, which takes seconds to import
     from torch import Tensor
 
-__all__ = ["DRAFT", "load_tensors", "save_tensors", "save_text", "whole", "writing"]
+__all__ = ["DRAFT", "load_tensors", "read_json", "save_tensors", "save_text", "whole", "writing"]
 
 DRAFT = ".partial"  # ends the hidden name of what is being written
 
@@ -67,6 +67,15 @@ def whole(path: str | Path) -> Iterator[Path]:
         else:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """What a JSON file says; None if it is missing or damaged, and the work that it would have saved is done again."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _flush(*paths: Path) -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from neuroglot.corpus.instructions import Pair
 from neuroglot.errors import NeuroglotError
-from neuroglot.files import save_text, whole
+from neuroglot.files import read_json, save_text, whole
 from neuroglot.model import Model
 from neuroglot.progress import progress_bar, without_bars
 
@@ -87,8 +87,7 @@ def tune(
         "settings": settings.model_dump(),
     }
     if path.exists():
-        file = path / "tuning.json"
-        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        before = read_json(path / "tuning.json") or {}
         if {name: before.get(name) for name in about} == about:
             return path
         raise NeuroglotError(f"{path} exists and was not made with these settings; choose another place, or delete it.")
@@ -109,7 +108,7 @@ def tune(
 def _same_work(work: Path, about: dict[str, Any]) -> None:
     """Begin anew unless what is there was begun with the same settings."""
     said = work / "about.json"
-    if not said.is_file() or json.loads(said.read_text(encoding="utf-8")) != about:
+    if read_json(said) != about:
         shutil.rmtree(work, ignore_errors=True)
         save_text(said, json.dumps(about))
 

@@ -27,7 +27,7 @@ from neuroglot.evaluate.selectivity import (
     relation_correlation,
     selectivity,
 )
-from neuroglot.files import save_text
+from neuroglot.files import read_json, save_text
 from neuroglot.interventions import Deactivate, intervene
 from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
@@ -277,8 +277,9 @@ def measure_arms(
     with token_progress("comparing", each * len(wanted), shown=progress) as advance:
         for key, off in wanted.items():
             path = folder / f"{key}.json"
-            if path.is_file():
-                found[key] = json.loads(path.read_text(encoding="utf-8"))
+            kept = read_json(path)
+            if kept is not None and set(languages) <= set(kept):
+                found[key] = kept
                 advance(each, "")
                 continue
             with off():

@@ -21,7 +21,7 @@ from neuroglot.evaluate.answers import answer_nll, describe, summary
 from neuroglot.evaluate.generation import BATCH, generate
 from neuroglot.evaluate.language import Identifier
 from neuroglot.ffn import Site
-from neuroglot.files import save_text
+from neuroglot.files import read_json, save_text
 from neuroglot.identify import random
 from neuroglot.interventions import Deactivate, When
 from neuroglot.languages import language_tag
@@ -190,13 +190,8 @@ class _Answers:
         return found["answers"], [(nll, tokens) for nll, tokens in found["likely"]]
 
     def _kept(self, key: str) -> dict[str, Any] | None:
-        if self.directory is None or not (path := self.directory / f"{key}.json").is_file():
-            return None
-        try:
-            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return kept if {"answers", "likely"} <= set(kept) else None
-        except ValueError:
-            return None  # damaged: written again
+        kept = None if self.directory is None else read_json(self.directory / f"{key}.json")
+        return kept if kept is not None and {"answers", "likely"} <= set(kept) else None
 
     def _make(self, key: str, recipe: Recipe | None, about: dict[str, Any]) -> dict[str, Any]:
         with nullcontext() if recipe is None else recipe.applied(self.model):

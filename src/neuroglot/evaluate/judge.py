@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, SecretStr
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.files import save_text
+from neuroglot.files import read_json, save_text
 from neuroglot.languages import language_name
 from neuroglot.progress import token_progress
 
@@ -139,12 +139,9 @@ class Judge:
         return answers.assign(score=scores)
 
     def _kept(self, key: str) -> float | None:
-        if self.directory is None or not (path := self.directory / f"{key}.json").is_file():
-            return None
-        try:
-            return float(json.loads(path.read_text(encoding="utf-8"))["score"])
-        except (ValueError, KeyError, TypeError):
-            return None  # damaged: asked again
+        kept = None if self.directory is None else read_json(self.directory / f"{key}.json")
+        score = None if kept is None else kept.get("score")
+        return float(score) if isinstance(score, int | float) else None
 
     def _ask(self, key: str, question: str) -> float:
         self._wait()

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from neuroglot.evaluate import Comparison
 from neuroglot.languages import language_name
-from neuroglot.report.figures import COLOURS, STYLE, change_text
+from neuroglot.report.figures import COLOURS, STYLE, change_text, ratio_ticks
 
 __all__ = ["TITLES", "budget_figure", "curve_figure", "matrices_figure", "text_figure"]
 
@@ -67,10 +67,10 @@ def matrices_figure(result: Comparison, arms: list[str], title: str = "") -> Fig
                 axes.set_xlabel("language measured")
             for spine in axes.spines.values():
                 spine.set_visible(False)
-        ticks = [t for t in (1, 1.5, 2, 5, 10, 100, 1e3, 1e4) if t <= norm.vmax]  # type: ignore[operator]
-        bar = figure.colorbar(mesh, ax=grid, ticks=ticks, label="perplexity, × intact", shrink=0.7, pad=0.015)
+        ticks = ratio_ticks(float(norm.vmax or 1))
+        bar = figure.colorbar(mesh, ax=grid, ticks=list(ticks), label="perplexity, × intact", shrink=0.7, pad=0.015)
         bar.ax.minorticks_off()
-        bar.set_ticklabels([f"{t:g}" for t in ticks])
+        bar.set_ticklabels(list(ticks.values()))
         figure.suptitle(title, fontsize=10)
     return figure
 

@@ -16,7 +16,15 @@ from neuroglot.files import whole
 from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
 
-__all__ = ["change_text", "layer_figure", "method_name", "overlap_figure", "perturbation_figure", "save_figure"]
+__all__ = [
+    "change_text",
+    "layer_figure",
+    "method_name",
+    "overlap_figure",
+    "perturbation_figure",
+    "ratio_ticks",
+    "save_figure",
+]
 
 STYLE: Any = {
     "font.size": 9,
@@ -54,6 +62,10 @@ def _readable_on(colour: Any) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
 
 
+def _draws(seeds: int) -> str:
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+
+
 def change_text(change: float) -> str:
     """A relative change in at most five characters or so: +0.3%, +45%, ×27, ×3e5."""
     if not np.isfinite(change):
@@ -63,6 +75,18 @@ def change_text(change: float) -> str:
     if change > 9.995:
         return f"×{change + 1:,.0f}"
     return f"{change:+.0%}" if abs(change) >= 0.0995 else f"{change:+.1%}".replace("-0.0%", "0%").replace("+0.0%", "0%")
+
+
+def ratio_ticks(top: float) -> dict[float, str]:
+    """Places on a logarithmic colour bar from 1 to `top`, far enough apart to be read, and what stands there."""
+    decades = float(np.log10(top))
+    if decades <= 2:
+        ticks = [1, 1.5, 2, 3, 5, 10, 30, 100]
+    elif decades <= 4:
+        ticks = [1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4]
+    else:
+        ticks = [10.0**power for power in range(0, int(decades) + 1, 1 + int(decades) // 8)]
+    return {tick: change_text(tick - 1)[1:] if tick > 10 else f"{tick:g}" for tick in ticks if tick <= top}
 
 
 def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
@@ -117,9 +141,9 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
         axes.xaxis.set_label_position("top")
         axes.set_xlabel("language measured")
         labels = [f"{_named(tag)}, {result.sizes[tag]:,}" for tag in change.index]
-        labels.append(f"random, {result.sizes['random']:,}\n{len(result.random)} seeds")
+        labels.append(f"random, {result.sizes['random']:,}\n{_draws(len(result.random))}")
         if len(rivals) > 1:
-            labels.append(f"random, the column's\nown size, {len(result.matched)} seeds")
+            labels.append(f"random, the column's\nown size, {_draws(len(result.matched))}")
         axes.set_yticks(places, labels)
         axes.set_ylabel("whose neurons are off, how many")
         axes.tick_params(length=0)
@@ -134,10 +158,10 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
                 bar_box.height,
             )
         )
-        ticks = [t for t in (1, 1.5, 2, 3, 5, 10, 30, 100, 1e3, 1e4, 1e6) if t <= top]
-        figure.colorbar(mesh, cax=bar, ticks=ticks, label="perplexity, × intact")
+        ticks = ratio_ticks(top)
+        figure.colorbar(mesh, cax=bar, ticks=list(ticks), label="perplexity, × intact")
         bar.minorticks_off()
-        bar.set_yticklabels([f"{t:g}" for t in ticks])
+        bar.set_yticklabels(list(ticks.values()))
         figure.suptitle(title, y=1 - 0.12 / figure.get_figheight(), va="top", fontsize=10)
     return figure
 

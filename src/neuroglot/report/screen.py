@@ -26,7 +26,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate import Perturbation
 from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
-from neuroglot.report.figures import change_text
+from neuroglot.report.figures import change_text, ratio_ticks
 
 __all__ = [
     "DASHES",
@@ -288,9 +288,9 @@ def perturbation_plot(result: Perturbation, *, highest: float | None = None) -> 
         custom=custom,
         written=len(tags) <= 16,
     )
-    ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 30, 100, 1e3, 1e4, 1e6) if tick <= top]
+    ticks = ratio_ticks(top)
     bar = plot["data"][0]["colorbar"]
-    bar |= {"tickvals": [float(np.log10(tick)) for tick in ticks], "ticktext": [f"{tick:g}" for tick in ticks]}
+    bar |= {"tickvals": [float(np.log10(tick)) for tick in ticks], "ticktext": list(ticks.values())}
     plot["layout"]["shapes"] = [
         {
             "type": "rect", "x0": tags.index(tag) - 0.48, "x1": tags.index(tag) + 0.48, "y0": y - 0.48, "y1": y + 0.48,

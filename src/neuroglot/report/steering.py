@@ -133,10 +133,10 @@ def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_targe
             axes.set_title(arm)
             if across == 0:
                 axes.set_ylabel("asked in")
-            if down == high - 1:
-                axes.set_xlabel("to be answered in")
             for spine in axes.spines.values():
                 spine.set_visible(False)
+        middle = left + (wide * columns * CELL + (wide - 1) * gap_x) / 2
+        figure.text(middle / width, 0.08 / height, "to be answered in", ha="center", va="bottom")
         bar = figure.add_axes((1 - 0.85 / width, 0.55 / height, 0.14 / width, (height - top - 0.55) / height))
         figure.colorbar(mesh, cax=bar, label="%" if rate == "on_target" else "score")
         if rate == "on_target":

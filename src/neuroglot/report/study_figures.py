@@ -36,6 +36,7 @@ def growth_figure(table: pd.DataFrame, language: str, title: str = "") -> Figure
         axes.set_xticks(list(table.index), [f"{100 * share:g} %" for share in table.index], minor=False)
         axes.minorticks_off()
         axes.set_yscale("symlog", linthresh=0.1)
+        axes.set_ylim(bottom=min(-0.05, 1.5 * float(table.to_numpy().min())))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.axhline(0, color=GREY, lw=0.6)
         axes.set_xlabel("neurons of the model that count as language-specific")

@@ -19,7 +19,7 @@ from neuroglot.languages import language_name
 from neuroglot.neurons import NeuronSet
 from neuroglot.recording import Samples
 from neuroglot.report.alignment_figures import dominance_figure, ses_figure
-from neuroglot.report.figures import layer_figure, method_name, perturbation_figure
+from neuroglot.report.figures import change_text, layer_figure, method_name, perturbation_figure
 from neuroglot.report.steering import forcing_figure
 from neuroglot.report.study_figures import growth_figure
 from neuroglot.run import Run
@@ -284,10 +284,11 @@ class Lape(Study):
         own, others = table[how.language], table.drop(columns=how.language)
         last, name = table.index[-1], language_name(how.language)
         said = [
-            f"{name} rises by " + ", ".join(f"{own[f]:+.0%} at {f:.1%} ({sizes[f]} neurons "
+            f"{name} rises by " + ", ".join(f"{change_text(own[f])} at {f:.1%} ({sizes[f]} neurons "
                                             f"off)" for f in own.index) + ".",
             f"Of the others {language_name(str(others.loc[last].idxmax()))} rises most at {last:.0%} "
-            f"({others.loc[last].max():+.0%}); the median of the others is {others.loc[last].median():+.0%}.",
+            f"({change_text(others.loc[last].max())}); the median of the others is "
+            f"{change_text(others.loc[last].median())}.",
         ]  # fmt: skip
         leads = bool((own > others.max(axis=1)).all())
         agrees = leads and own.iloc[-1] > own.iloc[0]
@@ -364,7 +365,8 @@ class Lape(Study):
             f"{int(table['repaired'].sum())} of {int(table['off_target'].sum())} off-target answers are repaired, "
             f"{int(table['broken'].sum())} of the others broken.",
         ]  # fmt: skip
-        return Finding(said, not worse and bool(better), {"": table.reset_index(), "answers": answers})
+        agrees = not worse and bool(better) if table["off_target"].sum() else None  # else there is nothing to repair
+        return Finding(said, agrees, {"": table.reset_index(), "answers": answers})
 
     def table_5(self) -> Finding:
         """Asked in one language, answered in another."""

@@ -22,7 +22,7 @@ from neuroglot.report.alignment_figures import (
     similarity_figure,
     sizes_figure,
 )
-from neuroglot.report.figures import layer_figure, perturbation_figure
+from neuroglot.report.figures import change_text, layer_figure, perturbation_figure
 from neuroglot.report.study_figures import region_figure
 from neuroglot.run import AlignSettings
 from neuroglot.studies.readings import own_words, share_leading, thirds
@@ -179,13 +179,13 @@ class LinguaFranca(Study):
         table = pd.DataFrame(
             {
                 "full perplexity": pd.Series(result.intact),
-                "own region off": own.map("{:+.0%}".format),
-                "as many random off": matched.map("{:+.0%}".format),
+                "own region off": own.map(change_text),
+                "as many random off": matched.map(change_text),
                 "neurons": pd.Series(regions.sizes()),
             }
         ).loc[list(own.index)]
         table["share"] = (table["neurons"] / regions.mask[0].numel()).map("{:.1%}".format)
-        wide = change.T.map("{:+.0%}".format).rename_axis("language measured").reset_index()
+        wide = change.T.map(change_text).rename_axis("language measured").reset_index()
         title = f"Key regions of {self.settings.model.source} off: change of perplexity"
         agrees = share_leading(result) > 0.5 and len(above) > len(own) / 2
         tables = {"": table.rename_axis("language").reset_index(), "all": wide}

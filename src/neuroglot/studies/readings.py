@@ -4,6 +4,7 @@ import pandas as pd
 
 from neuroglot.evaluate import Perturbation
 from neuroglot.neurons import NeuronSet
+from neuroglot.report.figures import change_text
 
 __all__ = ["leading_words", "own_words", "share_leading", "thirds"]
 
@@ -30,7 +31,7 @@ def own_words(result: Perturbation) -> str:
     other = pd.Series(
         [change.loc[row, tag] for row in change.index for tag in change.columns if row != tag and row in change]
     )
-    return f"median change of the own cells {own.median():+.0%}, of the others {other.median():+.1%}"
+    return f"median change of the own cells {change_text(own.median())}, of the others {change_text(other.median())}"
 
 
 def thirds(neurons: NeuronSet) -> tuple[float, float, float]:

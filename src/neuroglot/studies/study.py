@@ -25,7 +25,7 @@ from neuroglot.corpus import Corpus, load_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate import Perturbation, measure_tasks, perturb
 from neuroglot.evaluate.perturbation import RandomRow
-from neuroglot.files import save_text
+from neuroglot.files import read_json, save_text
 from neuroglot.identify import METHODS
 from neuroglot.model import Model
 from neuroglot.neurons import NeuronSet
@@ -212,7 +212,9 @@ class Study:
         self.path, self.settings = Path(path), settings
         kept, now = self.path / "study.json", {"study": self.name, **settings.model_dump(mode="json")}
         if kept.is_file():
-            before = json.loads(kept.read_text(encoding="utf-8"))
+            before = read_json(kept)
+            if before is None:
+                raise NeuroglotError(f"{kept} is damaged; choose another --out, or delete {self.path}.")
             differing = [f"{name} (was {before.get(name)}, now {now.get(name)})" for name in sorted({*before, *now})
                          if before.get(name) != now.get(name)]  # fmt: skip
             if differing:
@@ -375,11 +377,8 @@ class Study:
 
     def found(self, item: Item, *, failed: bool = False) -> dict[str, Any] | None:
         """What was kept of an item; None if it is not finished, or failed and `failed` is not asked for."""
-        try:
-            kept: dict[str, Any] = json.loads((self.path / "study" / f"{item.key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return kept if kept.get("failed") is None or failed else None
+        kept = read_json(self.path / "study" / f"{item.key}.json")
+        return kept if kept is not None and (kept.get("failed") is None or failed) else None
 
 
 def not_asked(what: str) -> NeuroglotError:
