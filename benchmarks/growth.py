@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny  # its byte tokenizer
 
 Run = Callable[[], object]
-TAGS = [f"x{a}{b}" for a in "abcdefgh" for b in "abcdefgh"]
+TAGS = [f"q{a}{b}" for a in "abcdefgh" for b in "abcdefgh"]  # tags that no language has
 SUMS = ["active", "activation", "hidden"]
 
 

@@ -233,7 +233,7 @@ def methods(given: Setting) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(0)
     shape = (80, 28_672, 20)  # Llama 2 70B, 20 languages
     counted = torch.randint(0, 1_000_000, shape, generator=generator)
-    recorded = ng.Recording.from_counts(counted, torch.full((20,), 1_000_000), [f"x{i:02}" for i in range(20)])
+    recorded = ng.Recording.from_counts(counted, torch.full((20,), 1_000_000), [f"qa{chr(97 + i)}" for i in range(20)])
     arms = {"Neuroglot": lambda: ng.identify.lape(recorded)}
     yield given.row("LAPE of 2.3 M neurons × 20 languages", arms, "Neuroglot")
     del counted, recorded
