@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from side_by_side import environment
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny  # its byte tokenizer
 
 Run = Callable[[], object]
-TAGS = [f"q{a}{b}" for a in "abcdefgh" for b in "abcdefgh"]  # tags that no language has
+TAGS = [f"q{a}{b}" for a in "abcdefghijklmnop" for b in "abcdefgh"]  # tags that no language has
 SUMS = ["active", "activation", "hidden"]
 
 
@@ -81,11 +82,10 @@ def curves(model: ng.Model) -> dict[str, tuple[str, list[int], Callable[[int], R
         made = samples(model, number)
         return lambda: run(made)
 
-    def clustering(rows: int) -> Run:
-        points = torch.nn.functional.normalize(
-            torch.randn(rows, 128, generator=torch.Generator().manual_seed(0)), dim=1
-        )  # fmt: skip
-        return lambda: ng.experts.balanced_kmeans(points, rows // 8, 0)
+    def clustering(rows: int, groups: int) -> Run:
+        drawn = torch.randn(rows, 256, generator=torch.Generator().manual_seed(0))
+        points = torch.nn.functional.normalize(drawn, dim=1)
+        return lambda: ng.experts.balanced_kmeans(points, groups, 0)
 
     lengths, few = [2048, 4096, 8192, 16_384, 32_768], [1, 2, 4, 8, 16]
     return {
@@ -96,14 +96,15 @@ def curves(model: ng.Model) -> dict[str, tuple[str, list[int], Callable[[int], R
             "neurons", [32 * n for n in (2048, 4096, 8192, 16_384, 32_768)],
             lambda total: of_recording(total // 32, 20, ng.identify.lape),
         ),
-        "LAPE, 131,072 neurons": ("languages", [4, 8, 16, 32, 64], lambda k: of_recording(4096, k, ng.identify.lape)),
+        "LAPE, 131,072 neurons": ("languages", [8, 16, 32, 64, 128], lambda k: of_recording(4096, k, ng.identify.lape)),
         "contribution scores, 9 languages": (
             "samples", [50, 100, 200, 400, 800], lambda n: of_samples(n, ng.identify.contributions)
         ),
         "LRDS and SADS by layer, 9 languages": (
             "samples", [50, 100, 200, 400, 800], lambda n: of_samples(n, ng.alignment.by_layer)
         ),
-        "balanced k-means, 8 rows a group": ("rows", [512, 1024, 2048, 4096], clustering),
+        "balanced k-means, 64 groups": ("rows", [512, 1024, 2048, 4096, 8192], lambda n: clustering(n, 64)),
+        "balanced k-means, 4,096 rows": ("groups", [16, 32, 64, 128, 256], lambda e: clustering(4096, e)),
     }  # fmt: skip
 
 
@@ -135,21 +136,22 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 
 def figure(rows: list[dict]) -> Figure:
     with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        drawn = Figure(figsize=(11, 5.2), layout="constrained")
-        for place, (axes, row) in enumerate(zip(drawn.subplots(2, 4).flat, rows, strict=False)):
+        drawn = Figure(figsize=(10, 7.4), layout="constrained")
+        for place, (axes, row) in enumerate(zip(drawn.subplots(3, 3).flat, rows, strict=False)):
             axes.plot(row["sizes"], row["seconds"], marker="o", ms=4, color="#2f5d8a")
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.set_xticks(row["sizes"], [f"{size:,}" for size in row["sizes"]], rotation=25, fontsize=7)
             axes.minorticks_off()
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             first, last = row["sizes"][0], row["sizes"][-1]
             axes.plot([first, last], [row["seconds"][-1] * first / last, row["seconds"][-1]], ls=":", color="grey")
-            axes.set_title(row["name"], fontsize=8.5)
-            axes.set_xlabel(row["input"])
-            if place % 4 == 0:
-                axes.set_ylabel("seconds")
             said = f"time ∝ {row['input']}^{row['time exponent']:.2f}"
-            axes.text(0.04, 0.95, said, transform=axes.transAxes, va="top", fontsize=8)
+            axes.set_title(f"{row['name']}\n{said}", fontsize=8.5)
+            axes.set_xlabel(row["input"])
+            if place % 3 == 0:
+                axes.set_ylabel("seconds")
         drawn.suptitle("How cost grows (dotted: linear)", fontsize=10)
     return drawn
 

@@ -18,6 +18,7 @@ from neuroglot.evaluate.selectivity import (
     relation_correlation,
     selectivity,
 )
+from neuroglot.identify import rank, take
 from neuroglot.neurons import NeuronSet
 from neuroglot.parameters import ParameterSet, zeroed
 
@@ -185,3 +186,23 @@ def test_sets_of_another_model_or_language_are_refused(measured):
     lacking = NeuronSet(torch.ones(2, 3, 24, dtype=torch.bool), TAGS[:2])
     with pytest.raises(ng.NeuroglotError, match="no set of ru"):
         measure_arms(model, tiny.corpus(40), [Arm("lape", 0.1, "all", lacking)], **how)
+
+
+@pytest.mark.real
+def test_margin_is_more_selective_than_lape_on_a_real_model(gemma, tmp_path):
+    """At one budget: what switching a language's neurons off costs it, beside what it costs the others."""
+    tags = ["en", "fr", "vi"]
+    corpus, held_out = ng.load_corpus("starter", languages=tags).split()
+    recording = ng.record(
+        gemma, corpus, tokens=3_000, block=128, statistics=["active", "activation", "hidden"], progress=False
+    )
+    evidence = ng.identify.Evidence(recording)
+    arms = [
+        ng.evaluate.Arm(name, 0.003, "all", take(rank(name, evidence), tuple(tags), 0.003))
+        for name in ("margin", "lape", "random")
+    ]
+    result = measure_arms(gemma, held_out, arms, tokens=124, block=32, directory=tmp_path, progress=False)
+    found = result.summary().set_index("method")
+    assert found.selectivity["margin"] > 2 * found.selectivity["lape"]
+    assert found.own["margin"] > 0.3 and abs(found.own["random"]) < 0.1
+    assert found.leading["margin"] >= 2
