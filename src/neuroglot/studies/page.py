@@ -14,8 +14,8 @@ __all__ = ["agreement", "study_page"]
 
 ROWS = 24
 """Longer tables are linked and not shown."""
-NARROW = 8
-"""Tables of more columns do not fit beside the other side's words."""
+NARROW = 64
+"""Letters a line: wider tables do not fit beside the other side's words."""
 
 
 def study_page(study: Study) -> Path:
@@ -46,23 +46,29 @@ def _shown(study: Study, item: Item) -> dict[str, Any]:
     }
     if item.table is not None:
         shown["numbers"] = item.table
-        shown["wide"] = len(item.table.columns) >= NARROW
+        shown["wide"] = _width(item.table) > NARROW
     if kept is None:
         return shown
     folder = study.path / "study"
     for suffix, name in kept["tables"].items():
         table = pd.read_csv(folder / name, keep_default_na=False, dtype=str)
+        table = table.loc[:, (table != "").any()].map(_cell)  # such as deviations of one draw
         small = len(table) <= ROWS and suffix != "answers"
         texts = bool({"normal", "prompt", "question"} & set(table.columns))
         shown["tables"].append(
-            {"suffix": suffix, "name": name, "table": table.map(_cell) if small else None, "texts": texts,
+            {"suffix": suffix, "name": name, "table": table if small else None, "texts": texts,
              "beside": small and not texts and (item.key.startswith("table") or not kept["figures"])
-             and suffix == "" and len(table.columns) <= NARROW}
+             and suffix == "" and _width(table) <= NARROW}
         )  # fmt: skip
     for suffix, name in kept["figures"].items():
         image = base64.b64encode((folder / name).read_bytes()).decode("ascii")
         shown["figures"].append({"suffix": suffix, "name": name, "image": image})
     return shown
+
+
+def _width(table: pd.DataFrame) -> int:
+    """Letters of the longest line, with the space between columns."""
+    return sum(3 + max(len(str(name)), *(len(str(cell)) for cell in table[name]), 1) for name in table.columns)
 
 
 def _cell(text: str) -> str:
