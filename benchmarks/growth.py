@@ -121,10 +121,12 @@ def watched(run: Run) -> tuple[float, int]:
     looking = threading.Thread(target=look)
     looking.start()
     begun = time.perf_counter()
-    run()
-    taken = time.perf_counter() - begun
-    done.set()
-    looking.join()
+    try:
+        run()
+        taken = time.perf_counter() - begun
+    finally:
+        done.set()
+        looking.join()
     return taken, highest[0]
 
 

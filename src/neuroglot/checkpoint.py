@@ -36,9 +36,9 @@ def base_of(adapter: str | Path) -> str | None:
     return _written(Path(adapter) / "adapter_config.json").get("base_model_name_or_path") or None
 
 
-def _written(path: Path) -> dict[str, Any]:
+def _written(path: Path, *names: str) -> dict[str, Any]:
     found = read_json(path)
-    if found is None:
+    if found is None or not set(names) <= set(found):
         raise NeuroglotError(f"{path} is damaged; write the checkpoint again.")
     return found
 
@@ -204,7 +204,7 @@ def _files(path: Path, stem: str) -> dict[str, Path]:
     """Every stored weight's name → its file."""
     index = path / f"{stem}.safetensors.index.json"
     if index.is_file():
-        return {name: path / file for name, file in _written(index)["weight_map"].items()}
+        return {name: path / file for name, file in _written(index, "weight_map")["weight_map"].items()}
     file = path / f"{stem}.safetensors"
     if not file.is_file():
         raise NeuroglotError(f"{path} holds no {stem}.safetensors; save the model with safe_serialization.")
@@ -216,7 +216,7 @@ def _files(path: Path, stem: str) -> dict[str, Path]:
 
 
 def _lora_scale(path: Path) -> float:
-    config = _written(path / "adapter_config.json")
+    config = _written(path / "adapter_config.json", "r", "lora_alpha")
     if (
         config.get("peft_type") != "LORA"
         or config.get("use_dora")

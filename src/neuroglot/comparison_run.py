@@ -143,7 +143,9 @@ class _Work:
     def __post_init__(self) -> None:
         self.folder = self.run.path / "comparison"
         self._timed = self.folder / "seconds.json"
-        self._steps: dict[str, float] = read_json(self._timed) or {}
+        kept = read_json(self._timed)
+        self._steps: dict[str, float] = kept or {}
+        self._times = kept is not None or not self._timed.is_file()  # else lost: what is read again has no time
         self.seconds: dict[str, dict[str, float]] = {}
         self._evidence: dict[str, Evidence] = {}
         self._ranked: dict[tuple[str, str], Tensor] = {}
@@ -177,7 +179,7 @@ class _Work:
             arms += [arm(f"seed {seed}") for seed in range(1, how.seeds)]
         elif method == "pv":
             arms.append(Arm("pv parameters", how.budget, ALL, self._parameters()))
-            self.seconds["pv parameters"] = {"tuning": self.seconds["pv"].get("tuning", 0.0)}
+            self.seconds["pv parameters"] = {k: v for k, v in self.seconds["pv"].items() if k == "tuning"}
         else:  # neither seeds nor tuning come from the recorded text
             parts = [*HALVES, *(f"{tokens} tokens" for tokens in sorted(how.texts))]
             arms += [arm(part, measured=close) for part in parts]
@@ -326,7 +328,7 @@ class _Work:
     def _timed_step(self, name: str, step: Callable[[], Any]) -> Any:
         started = time.perf_counter()
         made = step()
-        if name not in self._steps:  # a second time it is only read
+        if self._times and name not in self._steps:  # a second time it is only read
             self._steps[name] = time.perf_counter() - started
             save_text(self._timed, json.dumps(self._steps, indent=1))
         return made
@@ -337,12 +339,13 @@ class _Work:
             return {}
         if method == "pv":
             about = [read_json(Path(path) / "tuning.json") or {} for path in self.tuned.values()]
-            return {"tuning": sum(each.get("seconds", 0.0) for each in about)} | {
-                k: v for k, v in self._steps.items() if k == "reading weights"
-            }
+            known = all("seconds" in each for each in about)
+            tuning = {"tuning": sum(each["seconds"] for each in about)} if known else {}
+            return tuning | {k: v for k, v in self._steps.items() if k == "reading weights"}
         if method == "regions":
             return {k: v for k, v in self._steps.items() if k == "samples"}
-        return {"recording": sum(self._steps.get(f"recording {half}", 0.0) for half in HALVES)}
+        halves = [self._steps[name] for half in HALVES if (name := f"recording {half}") in self._steps]
+        return {"recording": sum(halves)} if halves else {}
 
 
 def _default_regions(evidence: Evidence) -> NeuronSet:

@@ -199,7 +199,7 @@ def _finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     """What was measured of a checkpoint earlier; None if nothing was, or its file is damaged."""
     found = read_json(path)
     before = None if found is None else found.pop("asked", None)
-    if found is None or before is None:
+    if found is None or not isinstance(before, dict):
         return None
     differing = [name for name, value in asked.items() if before.get(name) != value]
     if differing:

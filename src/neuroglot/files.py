@@ -70,11 +70,17 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:
-    """What a JSON file says; None if it is missing or damaged, and the work that it would have saved is done again."""
+    """What a JSON file says; None if it is missing or damaged, and the work that it would have saved is done again.
+
+    Raises:
+        NeuroglotError: it is there and cannot be read.
+    """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+    except OSError as error:
+        raise NeuroglotError(f"{path} cannot be read: {error.strerror or error}.") from error
     return found if isinstance(found, dict) else None
 
 

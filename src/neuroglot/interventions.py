@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,10 +34,7 @@ class Intervention(ABC):
         site: where: `activation` (the output of the activation function) or `hidden` (what enters the down-projection).
         when: on which tokens: those of the `prompt`, those the model has `generated` (as it reads them again to go
             on: the first new token follows from the prompt alone), or `both`.
-        blind: whether `change` does without the current values, which are not read then.
     """
-
-    blind: ClassVar[bool] = False
 
     neurons: Bool[Tensor, "layers neurons"]
     site: Site = field(default="activation", kw_only=True)
@@ -55,8 +52,6 @@ class Deactivate(Intervention):
     In a gated FFN a zero activation makes a zero hidden, so both sites give the same.
     """
 
-    blind: ClassVar[bool] = True
-
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """Zero."""
         return 0.0
@@ -73,7 +68,6 @@ class Replace(Intervention):
 
     values: Values
     strength: float = 1.0
-    blind: ClassVar[bool] = True
 
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """The given values."""
@@ -260,6 +254,8 @@ def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Te
         given = given[layer, index.cpu()] if given.ndim else float(given)
     given = given * getattr(intervention, "strength", 1.0)
 
+    blind = type(intervention).change in (Deactivate.change, Replace.change)  # the current values need not be read
+
     def edit(values: Tensor) -> Tensor:
         nonlocal index, given
         index = index.to(values.device)  # both are no-ops after the first time
@@ -267,7 +263,7 @@ def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Te
             given = given.to(values)
         # The tensor is the model's own and freshly computed, so it may be written to, unless gradients need it.
         changed = values.clone() if torch.is_grad_enabled() else values
-        current = values.new_empty(0) if intervention.blind else values.index_select(-1, index)
+        current = values.new_empty(0) if blind else values.index_select(-1, index)
         new = intervention.change(current, given)
         if isinstance(new, Tensor):
             changed.index_copy_(-1, index, new.expand(*values.shape[:-1], len(index)))

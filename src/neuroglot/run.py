@@ -295,13 +295,17 @@ class Run:
             **extra,
         )
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Model, recording: Recording | None = None) -> None:
         """Refuse a model whose weights are not those that the run recorded.
+
+        Args:
+            model: any.
+            recording: the run's, if it is open already.
 
         Raises:
             NeuroglotError: they are not, or there is no finished recording.
         """
-        provenance = self.recording.provenance
+        provenance = (recording or self.recording).provenance
         if provenance is not None and provenance.fingerprint != model.fingerprint:
             raise NeuroglotError(
                 f"{model.name} is not the model this run recorded (its weights changed since); record again into "

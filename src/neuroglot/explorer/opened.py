@@ -64,7 +64,7 @@ class Opened:
         """
         model = self.run.manifest.model.load()
         if self.recording is not None:
-            self.run.check(model)
+            self.run.check(model, self.recording)
         return model
 
     @cached_property

@@ -55,14 +55,14 @@ def _sum_tokens(
         batch = (row // tokens).to(tl.int64)
         wanted = (row < rows)[:, None] & inside[None, :]
         if ACTIVE or ACTIVATION:
-            place = batch * activation_batch + (row % tokens) * activation_token
+            place = batch * activation_batch + (row % tokens).to(tl.int64) * activation_token
             x = tl.load(activation + place[:, None] + column[None, :], mask=wanted, other=0.0)
             if ACTIVE:
                 active += (x > 0).to(tl.int32)
             if ACTIVATION:
                 activations += x.to(tl.float64)
         if HIDDEN or MAGNITUDE:
-            place = batch * hidden_batch + (row % tokens) * hidden_token
+            place = batch * hidden_batch + (row % tokens).to(tl.int64) * hidden_token
             y = tl.load(hidden + place[:, None] + column[None, :], mask=wanted, other=0.0).to(tl.float64)
             if HIDDEN:
                 hiddens += y
@@ -226,7 +226,7 @@ def _keep_highest(
     floor = (least >> 32).to(tl.int32).to(tl.float32, bitcast=True)
     for start in range(0, ROWS, AT_ONCE):
         row = tl.program_id(1) * ROWS + start + tl.arange(0, AT_ONCE)
-        place = (row // tokens).to(tl.int64) * values_batch + (row % tokens) * values_token
+        place = (row // tokens).to(tl.int64) * values_batch + (row % tokens).to(tl.int64) * values_token
         wanted = (row < rows)[:, None] & inside[None, :]
         x = tl.load(values + place[:, None] + column[None, :], mask=wanted, other=0.0).to(tl.float32)
         token = 0xFFFFFFFF - (seen + row.to(tl.int64))

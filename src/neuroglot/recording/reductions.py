@@ -102,7 +102,8 @@ def standardise(scores: Float[Tensor, "tokens groups"], out: Float[Tensor, "toke
         from neuroglot.recording import kernels
 
         return kernels.standardise(scores, out)
-    apart = scores - scores.mean(1, keepdim=True)
+    apart = scores - scores[:, :1]  # of equal scores exactly 0, as the distance from their mean need not be
+    apart = apart - apart.mean(1, keepdim=True)
     spread = apart.square().mean(1, keepdim=True).sqrt()
     out.copy_(torch.where(spread > 0, apart / spread, 0.0))
     return None

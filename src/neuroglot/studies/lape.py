@@ -180,10 +180,10 @@ class Lape(Study):
             tables[method] = result.table()
             said.append(f"{method_name(method)}: {leading_words(result)}; {own_words(result)}.")
             if method == "lape":
-                random, sizes = result.random_change.loc["mean"], result.sizes
+                random, sizes = result.random_change.loc["mean"].to_numpy(dtype=float), result.sizes
                 said.append(
                     f"{sizes['random']} random neurons off (Figure 8), as many as the largest LAPE set: "
-                    f"{random.min():+.1%} to {random.max():+.1%}."
+                    f"{change_text(random.min())} to {change_text(random.max())}."
                 )
         rivals = [share for method, share in leading.items() if method != "lape"]
         own = leading.get("lape")
@@ -365,7 +365,8 @@ class Lape(Study):
             f"{int(table['repaired'].sum())} of {int(table['off_target'].sum())} off-target answers are repaired, "
             f"{int(table['broken'].sum())} of the others broken.",
         ]  # fmt: skip
-        agrees = not worse and bool(better) if table["off_target"].sum() else None  # else there is nothing to repair
+        repairable = bool(table["off_target"].sum())
+        agrees = False if worse else bool(better) if repairable else None
         return Finding(said, agrees, {"": table.reset_index(), "answers": answers})
 
     def table_5(self) -> Finding:

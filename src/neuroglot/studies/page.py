@@ -52,8 +52,10 @@ def _shown(study: Study, item: Item) -> dict[str, Any]:
     folder = study.path / "study"
     for suffix, name in kept["tables"].items():
         table = pd.read_csv(folder / name, keep_default_na=False, dtype=str)
-        table = table.loc[:, (table != "").any()].map(_cell)  # such as deviations of one draw
+        if len(table):
+            table = table.loc[:, (table != "").any()]  # not, say, deviations of one draw
         small = len(table) <= ROWS and suffix != "answers"
+        table = table.map(_cell) if small else table
         texts = bool({"normal", "prompt", "question"} & set(table.columns))
         shown["tables"].append(
             {"suffix": suffix, "name": name, "table": table if small else None, "texts": texts,
