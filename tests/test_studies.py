@@ -1,7 +1,9 @@
 """The three studies on a tiny model: every item of every paper is measured, kept, and laid beside the paper's words."""
 
 import json
+import re
 import tomllib
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -125,6 +127,23 @@ def test_only_what_is_asked_for_is_measured(checkpoint, other, tmp_path):
     with pytest.raises(NeuroglotError, match="has no table-99; it has figure-2"):
         study.measure(["table-99"])
     assert "Not asked for yet" in study_page(study).read_text(encoding="utf-8")
+
+
+def test_the_pages_name_items_that_there_are(tmp_path):
+    """Every `neuroglot study … --only …` of the README and the documentation."""
+    root = Path(__file__).parents[1]
+    named = set()
+    for page in (root / "README.md", *(root / "docs").rglob("*.md")):
+        named |= set(
+            re.findall(r"neuroglot study (\S+)(?: [^`\n]*)? --only ([\w,-]+)", page.read_text(encoding="utf-8"))
+        )
+    assert {name for name, _ in named} == set(STUDIES)
+    for name, only in named:
+        study = STUDIES[name](tmp_path / name, read_settings(STUDIES[name].Settings, preset(name, "quick"), "quick"))
+        assert study.chosen(only.split(","))
+    for name in STUDIES:  # and the README has a command for all of them
+        told = {key for of, only in named if of == name for key in only.split(",")}
+        assert {item.key for item in paper(name)["items"] if not told & {item.key, *item.also}} == set()
 
 
 def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp_path):
