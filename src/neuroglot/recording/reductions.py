@@ -68,15 +68,17 @@ class Groups:
 
     def __init__(self, labels: Int64[Tensor, " neurons"], groups: int):
         self.labels, self.groups = labels, groups
+        self._sizes = labels.bincount(minlength=groups)
+        self._largest = int(self._sizes.max())
         self._table: Tensor | None = None
 
     @cached_property
     def _slots(self) -> Int64[Tensor, "groups size"]:
         """A group's neurons; where it has fewer than the largest, one that does not exist and counts 0."""
-        sizes = self.labels.bincount(minlength=self.groups)
         order = self.labels.argsort(stable=True)
-        slots = torch.full((self.groups, int(sizes.max())), len(self.labels))
-        slots[self.labels[order], torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[self.labels[order]]] = order
+        begins = (self._sizes.cumsum(0) - self._sizes)[self.labels[order]]
+        slots = torch.full((self.groups, self._largest), len(self.labels))
+        slots[self.labels[order], torch.arange(len(order)) - begins] = order
         return slots
 
     def sum(self, values: Values) -> Float[Tensor, "all_tokens groups"]:
