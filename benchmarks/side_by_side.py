@@ -66,14 +66,15 @@ def measure(
     tokens: int = 0,
     note: str = "",
     clock: Callable[[], float] = time.perf_counter,
+    warm: bool = True,
 ) -> Row:
-    """Run every arm once to warm up, then all of them in turn, `repeats` times."""
+    """Run every arm once to warm up, if asked, then all of them in turn, `repeats` times."""
     times: dict[str, list[float]] = {arm: [] for arm in arms}
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + warm):
         for arm, run in arms.items():
             begun = clock()
             run()
-            if repeat:
+            if repeat or not warm:
                 times[arm].append(clock() - begun)
     return Row(name, times, base, tokens, note)
 

@@ -8,11 +8,13 @@ Rivals that are not installed are left out. The table is printed and saved, with
 
 import argparse
 import importlib.util
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from unittest.mock import patch
 
 import rivals
 import torch
@@ -189,6 +191,32 @@ def perplexity(given: Setting) -> Iterator[Row]:
     yield given.row("perplexity", arms, "body and one head product", count)
 
 
+def matrix(given: Setting) -> Iterator[Row]:
+    """The perplexity-change matrix of two languages: intact, each one's neurons off, random ones off."""
+    model, tags, block = given.model, ["en", "fr"], 256
+    corpus = ng.load_corpus("starter", languages=tags)
+    batches = [batch for tag in tags for batch in pack(model, corpus[tag], tag, block=block, tokens=block).split(1)]
+    chosen = torch.rand(len(tags), model.layers, model.neurons, generator=torch.Generator().manual_seed(0)) < 0.01
+    neurons = ng.NeuronSet(chosen, tags)
+
+    @torch.inference_mode()
+    def passes() -> None:
+        for _ in range(2 + len(tags)):
+            for batch in batches:
+                for states in model.body(batch):
+                    for some in states[:-1].split(128):
+                        model.head(some)
+
+    def ours() -> None:
+        ng.evaluate.perturb(
+            model, corpus, neurons, tokens=block - 1, block=block, seeds=1, batch_tokens=block, progress=False
+        )  # fmt: skip
+
+    count = (2 + len(tags)) * sum(batch.numel() for batch in batches)
+    arms = {"Neuroglot": ours, "as many bodies and head products": passes}
+    yield given.row("perplexity-change matrix, 2 languages", arms, "as many bodies and head products", count)
+
+
 def generation(given: Setting) -> Iterator[Row]:
     """Greedy generation with interventions in force."""
     model, tokens = given.model, 16
@@ -208,8 +236,17 @@ def generation(given: Setting) -> Iterator[Row]:
 
 
 def opening(given: Setting) -> Iterator[Row]:
-    """The converted copy of a GGUF file, opened again."""
+    """A GGUF file opened for the first time, which converts it, and its converted copy opened again."""
+
+    def anew() -> None:
+        with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"NEUROGLOT_CACHE": folder}):
+            ng.load_model(given.name)
+
     yield given.row("opening, converted before", {"Neuroglot": lambda: ng.load_model(given.name)}, "Neuroglot")
+    once = {"Neuroglot": anew}  # which is slow, and needs no warming
+    row = measure(f"opening for the first time ({given.name})", once, base="Neuroglot", repeats=1, warm=False)
+    print("\n".join(row.lines()), flush=True)
+    yield row
 
 
 def clustering(given: Setting) -> Iterator[Row]:
@@ -260,8 +297,8 @@ def methods(given: Setting) -> Iterator[Row]:
 
 
 ROWS = {
-    "recording": recording, "sentences": sentences, "perplexity": perplexity, "generation": generation,
-    "opening": opening, "clustering": clustering, "methods": methods,
+    "recording": recording, "sentences": sentences, "perplexity": perplexity, "matrix": matrix,
+    "generation": generation, "opening": opening, "clustering": clustering, "methods": methods,
 }  # fmt: skip
 
 
