@@ -18,15 +18,6 @@ SIZE = {"vocabulary": 600, "width": 64, "layers": 2, "neurons": 256, "batch": 16
 SETTINGS = EvolveSettings(samples=20, max_tokens=40, draws=20, tokens=500, block=64)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """A team of threads costs so small a model more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def texts():
     """Sentences to learn, and sentences held out."""

@@ -11,7 +11,6 @@ import urllib.request
 
 import exhibit
 import pytest
-import torch
 
 import neuroglot as ng
 from neuroglot.explorer import explore
@@ -29,10 +28,7 @@ PATIENCE = 60_000  # ms; machines may be slow, and no test is about time
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield exhibit.make(tmp_path_factory.mktemp("exhibit"))
-    torch.set_num_threads(before)
+    return exhibit.make(tmp_path_factory.mktemp("exhibit"))
 
 
 @pytest.fixture(scope="module")

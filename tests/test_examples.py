@@ -14,16 +14,6 @@ from neuroglot.packing import pack
 from neuroglot.recording import Examples, context, forecast, merge
 from neuroglot.recording.examples import LOW, TopExamples, examples_of_shard
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors this small are slower on more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 SETTINGS = {"block": 16, "batch_tokens": 16, "progress": False, "examples": 3}
 
 

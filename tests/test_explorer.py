@@ -39,14 +39,6 @@ from neuroglot.report.screen import embedded, heatmap, perturbation_plot, previe
 from neuroglot.run import Run
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return exhibit.make(tmp_path_factory.mktemp("exhibit"))

@@ -19,15 +19,6 @@ from neuroglot.recording.store import ShardStore
 SETTINGS = {"block": 16, "shard_tokens": 128, "progress": False}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors this small are slower on more, and much slower where other programs run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def record(directory, model=None, corpus=None, **changes):
     return ng.record(model or tiny.model(), corpus or tiny.corpus(40), directory=directory, **{**SETTINGS, **changes})
 
