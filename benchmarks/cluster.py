@@ -20,7 +20,7 @@ from tokenizers.models import BPE
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import neuroglot as ng
-from neuroglot.recording import Ray
+from neuroglot.recording.engines.ray_cluster import Ray
 
 SHARD = 4096
 

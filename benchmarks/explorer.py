@@ -17,11 +17,12 @@ import torch
 from playwright.sync_api import sync_playwright
 
 import neuroglot as ng
-from neuroglot.evaluate import Perturbation
-from neuroglot.explorer import explore
-from neuroglot.recording import Provenance, Recording
-from neuroglot.report import report
-from neuroglot.run import ExpertSettings, ModelSettings, RecordSettings, Run, TextSettings
+from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.explorer.app import explore
+from neuroglot.report.page import report
+from neuroglot.run.directory import Run
+from neuroglot.run.settings import ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
 LAYERS, NEURONS, EXPERTS, TOKENS = 32, 11_008, 256, 1_000_000
 LANGUAGES = ("en", "zh", "fr", "es", "vi", "id", "ja", "ar", "ur")

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import neuroglot as ng
-from neuroglot.packing import pack
+from neuroglot.tokens.packing import pack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny  # its byte tokenizer
@@ -179,9 +179,9 @@ def profile(model: ng.Model, batch: torch.Tensor) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from neuroglot.ffn import watch
-    from neuroglot.recording.experts import Experts
-    from neuroglot.recording.statistics import STATISTICS, Sums
+    from neuroglot.models.architecture.hooks import watch
+    from neuroglot.recording.statistics.experts import Experts
+    from neuroglot.recording.statistics.sums import STATISTICS, Sums
 
     labels = ng.experts.partition(model, 256, kind="random").labels
     kept = [Sums(model.ffns, STATISTICS), Experts(model.ffns, labels, 256, [0.1])]

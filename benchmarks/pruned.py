@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import neuroglot as ng
-from neuroglot.pruning import size
+from neuroglot.edit.pruning import size
 
 TOKENS, REPEATS = 256, 9
 

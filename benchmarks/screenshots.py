@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from neuroglot.explorer import explore
+from neuroglot.explorer.app import explore
 
 WIDTH, PATIENCE = 1200, 300_000
 PROMPT = "今天天气很好，我们一家人去公园"

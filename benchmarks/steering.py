@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 import neuroglot as ng
-from neuroglot.evaluate import generate
+from neuroglot.generation.huggingface import generate
 
 PROMPTS = list(ng.load_corpus("openings", languages=["es"])["es"])[:8]
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 import neuroglot as ng
-from neuroglot.evaluate import generate
-from neuroglot.packing import pack
+from neuroglot.generation.huggingface import generate
+from neuroglot.tokens.packing import pack
 
 BLOCK, BATCH = 512, 1024
 EVERYTHING = ["active", "activation", "hidden", "magnitude"]

@@ -37,6 +37,18 @@ def checkpoint(tmp_path_factory):
     return tiny.model().save(tmp_path_factory.mktemp("model") / "tiny")
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder of text files, one a language."""
+    import tiny
+
+    path = tmp_path_factory.mktemp("corpus")
+    texts = tiny.corpus(60)
+    for tag in texts.languages:
+        (path / f"{tag}.txt").write_text("\n".join(texts[tag]), encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="session")
 def gemma():
     """Gemma 3 270M: a real multilingual model."""

@@ -7,8 +7,10 @@ import pandas as pd
 import tiny
 
 import neuroglot as ng
-from neuroglot.recording import record_samples
-from neuroglot.run import AlignSettings, ExpertSettings, ModelSettings, RecordSettings, Run, TextSettings
+from neuroglot.recording.record_samples import record_samples
+from neuroglot.run.directory import Run
+from neuroglot.run.recording import record_run
+from neuroglot.run.settings import AlignSettings, ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
 EVIL = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2> {{value}} ${window.hacked=3}"
 LANGUAGES = ("en", "zh", "ur")
@@ -45,7 +47,7 @@ def make(folder: Path) -> Run:
     run = Run.create(folder / "run", model_settings, text, recording)
     model = model_settings.load()
     to_record, held_out = text.load()
-    made = run.record(model, to_record, progress=False)
+    made = record_run(run, model, to_record, progress=False)
     for method, found in {
         "lape": ng.identify.lape(made, top_fraction=0.3, activity_quantile=0.5),
         "lap": ng.identify.lap(made, threshold=0.6),

@@ -21,7 +21,8 @@ import tiny
 import torch
 
 import neuroglot as ng
-from neuroglot.recording import merge, store
+from neuroglot.recording import shard_store as store
+from neuroglot.recording.shard_store import merge
 
 SETTINGS = {"block": 16, "shard_tokens": 128, "readers": 0, "progress": False}
 model, corpus = tiny.model(), tiny.corpus(40)

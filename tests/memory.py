@@ -12,9 +12,9 @@ import tiny
 import torch
 
 import neuroglot as ng
-from neuroglot.corpus import Documents
-from neuroglot.reading import Reading
-from neuroglot.recording.store import ShardStore
+from neuroglot.corpus.corpus import Documents
+from neuroglot.recording.shard_store import ShardStore
+from neuroglot.tokens.shards import Reading
 
 TOKENS, SHARD = 1_000_000, 10_000
 

@@ -5,8 +5,8 @@ import tiny
 import torch
 
 import neuroglot as ng
-from neuroglot.recording import STATISTICS
-from neuroglot.recording.reductions import count_highest, keep_highest, standardise, sum_tokens
+from neuroglot.recording.statistics.reductions import count_highest, keep_highest, standardise, sum_tokens
+from neuroglot.recording.statistics.sums import STATISTICS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,8 +6,8 @@ The names are in `__init__.pyi`. Importing torch and transformers takes seconds,
 wait for, so each name is imported from its home the first time somebody asks for it.
 """
 
-import lazy_loader
+from neuroglot.faces import hand_on
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = hand_on(__name__)

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["progress_bar", "reading", "token_progress", "without_bars"]
+__all__ = ["progress_bar", "reading", "status", "token_progress", "without_bars"]
 
 
 class TokenRate(ProgressColumn):
@@ -39,9 +39,14 @@ class Count(ProgressColumn):
         return Text(f"{task.completed:,.0f} of {task.total or 0:,.0f} {self.unit}")
 
 
+def status(what: str, shown: bool = True) -> AbstractContextManager[object]:
+    """A sign that something is under way which has no end to measure progress by."""
+    return Console(stderr=True).status(what) if shown else nullcontext()
+
+
 def reading(shown: bool = True) -> AbstractContextManager[object]:
     """A sign that text is being read, which may take a while and has no known end to measure progress by."""
-    return Console(stderr=True).status("reading the corpus") if shown else nullcontext()
+    return status("reading the corpus", shown)
 
 
 @contextmanager

@@ -7,16 +7,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from neuroglot.alignment.embedding import state_similarity
+from neuroglot.alignment.sentence_similarity import state_similarity
 from neuroglot.alignment.similarity import Pairs, check_comparable, layer_pairs, normalised, pairs_of, whole_pairs
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
-from neuroglot.identify.regions import region_sizes
-from neuroglot.neurons import NeuronSet
-from neuroglot.recording import Samples
+from neuroglot.identify.key_regions import region_sizes
+from neuroglot.stats import Weights, bootstrap_weights
 
 __all__ = ["by_layer", "lrds", "sads", "sklr", "summary"]
-
-Weights = Float64[Tensor, "draws samples"]
 
 
 def lrds(samples: Samples, layer: int | None = None) -> float:
@@ -111,18 +110,6 @@ def by_layer(
         for row, values in zip(rows, sizes.T, strict=True):
             row["sklr"], row["sklr_low"], row["sklr_high"] = _with_interval(values, level)
     return pd.DataFrame(rows, index=pd.RangeIndex(1, samples.layers + 1, name="layer"))
-
-
-def bootstrap_weights(samples: int, draws: int, seed: int) -> Weights:
-    """How often each draw has each meaning, (1 + draws, n); the first row has each once: the value itself."""
-    if draws < 0:
-        raise NeuroglotError(f"draws must be at least 0, not {draws}.")
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(samples, (draws, samples), generator=generator)
-    counts = torch.zeros(draws, samples, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(1, dtype=torch.float64).expand_as(drawn)
-    )
-    return torch.cat([torch.ones(1, samples, dtype=torch.float64), counts])
 
 
 def _lrds(pairs: Pairs, weights: Weights) -> Float64[Tensor, " draws"]:

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
-from neuroglot.recording import Samples
 
 __all__ = ["Pairs", "layer_pairs", "normalised", "pairs_of", "similarity_map", "whole_pairs"]
 

@@ -1,5 +1,5 @@
 """`python -m neuroglot.cli`."""
 
-from neuroglot.cli import main
+from neuroglot.cli.app import main
 
 main()

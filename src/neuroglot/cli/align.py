@@ -1,19 +1,13 @@
 """`neuroglot align`: a parallel corpus's samples across languages, and the regions found in them."""
 
-import warnings
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, err, out, print_table
-from neuroglot.cli.identify import keep_neurons
+from neuroglot.cli.app import app, out, print_table
+from neuroglot.cli.identify import print_neurons
 from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument, Seeds
-from neuroglot.cli.perturb import perturb_run
-from neuroglot.errors import NeuroglotError, NeuroglotWarning
-
-if TYPE_CHECKING:
-    from neuroglot.model import Model
-    from neuroglot.run import AlignSettings, Run
+from neuroglot.cli.perturb import print_change
 
 
 @app.command()
@@ -37,62 +31,23 @@ def align(
 
     Can be stopped and started again with the same command: samples and finished rows are kept.
     """
-    from neuroglot.run import AlignSettings, Run
+    from neuroglot.run.alignment import align_run, continue_run
+    from neuroglot.run.directory import Run
+    from neuroglot.run.perturbation import perturb_run
+    from neuroglot.run.settings import AlignSettings
 
     opened = Run.open(run)
     settings = AlignSettings(corpus=corpus, samples=samples, max_tokens=max_tokens, threshold=threshold)
-    found, model = align_run(opened, settings)
-    if found and measure:
-        perturb_run(opened, model, "regions", tokens=tokens, block=block, seeds=seeds, corpus=None)
-        continue_run(opened, model, prompts, new_tokens)
+    aligned = align_run(opened, settings)
+    if aligned.regions is not None:
+        print_neurons(opened, "regions", aligned.regions)
+    scores = aligned.scores
+    cells = {str(name): [f"{value:.4f}" for value in scores[name]] for name in scores}
+    print_table(cells, "", [str(score).upper() for score in scores.index])
+    out.print(f"wrote {opened.samples_path}")
+    if aligned.regions is not None and measure:
+        result = perturb_run(opened, aligned.model, "regions", tokens=tokens, block=block, seeds=seeds, corpus=None)
+        print_change(opened, "regions", result)
+        continue_run(opened, aligned.model, prompts, new_tokens)
+        out.print(f"wrote {opened.continuations_path}")
     out.print(f"next: neuroglot report {run}")
-
-
-def align_run(run: "Run", settings: "AlignSettings") -> "tuple[bool, Model]":
-    """Record the samples and find the regions, if the threshold can be reached."""
-    from neuroglot import alignment
-    from neuroglot.corpus import load_corpus
-    from neuroglot.identify import key_regions
-    from neuroglot.recording import record_samples
-
-    corpus = load_corpus(settings.corpus) if settings.corpus else run.manifest.text.load()[0]
-    next(corpus.samples())  # say so now if it is not parallel, before a model is loaded
-    model = run.manifest.model.load()
-    run.check(model)
-    samples = record_samples(
-        model,
-        corpus,
-        samples=settings.samples,
-        max_tokens=settings.max_tokens,
-        missing="drop",
-        directory=run.samples_path,
-    )
-    found = True
-    try:
-        regions = key_regions(samples, threshold=settings.threshold)
-    except NeuroglotError as error:
-        warnings.warn(f"No regions. {error}", NeuroglotWarning, stacklevel=2)
-        found = False
-    else:
-        keep_neurons(run, "regions", regions, {"threshold": settings.threshold, "samples": len(samples)})
-    run.manifest.align = settings
-    run.save()
-    summary = alignment.summary(samples)
-    cells = {str(name): [f"{value:.4f}" for value in summary[name]] for name in summary}
-    print_table(cells, "", [str(score).upper() for score in summary.index])
-    out.print(f"wrote {run.samples_path}")
-    return found, model
-
-
-def continue_run(run: "Run", model: "Model", prompts: int, tokens: int) -> None:
-    """Write beginnings on with each region off, and keep the table."""
-    from neuroglot.evaluate import beginnings, continuations
-    from neuroglot.files import save_text
-
-    regions = run.neurons("regions")
-    held_out = run.manifest.text.load()[1]
-    common = held_out.select([tag for tag in held_out.languages if tag in regions.languages])
-    with err.status("writing with each region off"):
-        table = continuations(model, beginnings(model, common, prompts=prompts), regions, tokens=tokens)
-    save_text(run.continuations_path, table.to_csv(index=False, lineterminator="\n"))
-    out.print(f"wrote {run.continuations_path}")

@@ -59,10 +59,11 @@ def compare(
 
     Can be stopped and started again with the same command, or with more methods and budgets: what is finished is kept.
     """
-    from neuroglot.comparison_run import CompareSettings, compare_run, distances
-    from neuroglot.corpus import load_corpus
-    from neuroglot.identify import RANKINGS
-    from neuroglot.run import Run
+    from neuroglot.corpus.load import load_corpus
+    from neuroglot.identify.registry import RANKINGS
+    from neuroglot.languages.genealogy import distances
+    from neuroglot.run.comparison import CompareSettings, compare_run
+    from neuroglot.run.directory import Run
 
     opened = Run.open(run)
     text = opened.manifest.text.load()[0]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from neuroglot.cli.app import app, out, split
-from neuroglot.cli.identify import identify_run
+from neuroglot.cli.identify import print_neurons
 from neuroglot.cli.options import LanguagesOption, OutOption
-from neuroglot.cli.perturb import perturb_run
-from neuroglot.cli.record import record_run
+from neuroglot.cli.perturb import print_change
+from neuroglot.cli.record import print_recorded
 from neuroglot.cli.report import report_run
 
 DEMO_LANGUAGES = "en,zh,fr,es,vi,id"
@@ -21,15 +21,20 @@ def demo(
 
     Reads the corpus, finds each language's neurons (LAPE), switches them off, measures what breaks, writes a report.
     """
-    from neuroglot.run import ModelSettings, RecordSettings, TextSettings
+    from neuroglot.run.identification import identify_run
+    from neuroglot.run.perturbation import perturb_run
+    from neuroglot.run.recording import begin_run
+    from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
 
-    run, model = record_run(
+    run, model, made = begin_run(
         folder or Path("runs/demo"),
         ModelSettings(source="gemma3-270m"),
         TextSettings(source="starter", languages=split(languages)),
         RecordSettings(block=256, tokens=6_000, examples=4),
     )
-    identify_run(run, "lape", {})
-    perturb_run(run, model, "lape", tokens=520, block=128, seeds=3, corpus=None)
+    print_recorded(run, made)
+    print_neurons(run, "lape", identify_run(run, "lape", {}))
+    result = perturb_run(run, model, "lape", tokens=520, block=128, seeds=3, corpus=None)
+    print_change(run, "lape", result)
     report_run(run)
     out.print(f"look at it: neuroglot explore {run.path}  (pip install 'neuroglot\\[explore]')")

@@ -39,11 +39,11 @@ def perplexity(
     device: DeviceOption = None,
 ) -> None:
     """Perplexity of each language of a corpus, and with `--neurons FILE --off fr` how much it changes."""
-    from neuroglot.corpus import load_corpus
-    from neuroglot.evaluate import perplexity as measure
-    from neuroglot.interventions import Deactivate, intervene
-    from neuroglot.neurons import NeuronSet
-    from neuroglot.run import ModelSettings
+    from neuroglot.artifacts.neurons import NeuronSet
+    from neuroglot.corpus.load import load_corpus
+    from neuroglot.edit.interventions import Deactivate, intervene
+    from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
+    from neuroglot.run.settings import ModelSettings
 
     if (neurons is None) != (off is None):
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")

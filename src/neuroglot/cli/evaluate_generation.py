@@ -73,14 +73,18 @@ def generation(
 
     Can be stopped and started again: finished answers and scores are kept.
     """
-    from neuroglot.corpus import asking, load_corpus
-    from neuroglot.evaluate import Generation, deactivated, grid, matrix, repair, summary
-    from neuroglot.evaluate import force as measure
-    from neuroglot.evaluate import search as find
-    from neuroglot.evaluate.forcing import ARMS
-    from neuroglot.evaluate.judge import Judge, JudgeSettings
-    from neuroglot.files import save_text
-    from neuroglot.run import Run
+    from neuroglot.corpus.load import load_corpus
+    from neuroglot.corpus.prompts import asking
+    from neuroglot.evaluate.steering.answers import summary
+    from neuroglot.evaluate.steering.forcing import ARMS, deactivated
+    from neuroglot.evaluate.steering.forcing import force as measure
+    from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
+    from neuroglot.evaluate.steering.search import grid
+    from neuroglot.evaluate.steering.search import search as find
+    from neuroglot.evaluate.steering.tables import matrix, repair
+    from neuroglot.generation.engine import Generation
+    from neuroglot.run.directory import Run
+    from neuroglot.storage.atomic import save_text
 
     opened = Run.open(run)
     neurons, recording = opened.neurons(method), opened.recording

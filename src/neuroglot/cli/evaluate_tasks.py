@@ -11,9 +11,8 @@ from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
-    from neuroglot.evaluate import Change, TaskTable
-    from neuroglot.model import Model
-    from neuroglot.run import Run
+    from neuroglot.evaluate.benchmarks.table import TaskTable
+    from neuroglot.run.directory import Run
 
 
 @evaluate.command()
@@ -69,7 +68,9 @@ def tasks(
 
     Can be stopped and started again with the same command: finished tasks and rows are kept.
     """
-    from neuroglot.evaluate.tasks import load_tasks
+    from neuroglot.evaluate.benchmarks.harness import load_tasks
+    from neuroglot.run.settings import ModelSettings
+    from neuroglot.run.tasks import measure_and_keep, tasks_of_run
 
     rules = [
         (name, value)
@@ -96,64 +97,32 @@ def tasks(
         "data_dir": None if data_dir is None else str(data_dir),
     }  # fmt: skip
     if opened is not None:
-        tasks_of_run(
-            opened, chosen, how, method=method, off=off, prune=split(prune) or [], rules=rules, own=own, seeds=seeds
+        off_languages = [] if off == "none" else split(off)
+        table = tasks_of_run(
+            opened,
+            chosen,
+            how,
+            method=method,
+            off=off_languages,
+            prune=split(prune) or [],
+            rules=rules,
+            own=own,
+            seeds=seeds,
         )
+        print_scores(table, opened.path)
         out.print(f"next: neuroglot report {run_or_model}")
         return
-    from neuroglot.run import ModelSettings
-
     settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
     with err.status(f"opening {run_or_model}"):
         model = settings.load()
-    _measure(model, chosen, [], how, folder or Path("runs") / f"{Path(run_or_model).stem}-tasks")
+    place = folder or Path("runs") / f"{Path(run_or_model).stem}-tasks"
+    print_scores(measure_and_keep(model, chosen, [], how, place), place)
 
 
-def tasks_of_run(
-    run: "Run",
-    names: list[str],
-    how: dict[str, Any],
-    *,
-    method: str,
-    off: str | None,
-    prune: list[str],
-    rules: list[tuple[str, float]],
-    own: bool = False,
-    seeds: int = 3,
-) -> None:
-    """Measure tasks on a run's model, in all its rows, and keep them in the run."""
-    from neuroglot.tasks_run import off_changes, pruned_changes
+def print_scores(table: "TaskTable", folder: Path) -> None:
+    """Print every row's scores, and where the tables are."""
+    from neuroglot.run.tasks import table_paths
 
-    switched = off != "none"
-    neurons = run.neurons(method) if switched else None  # say so now, before a model is loaded
-    if rules:
-        run.expert_recording  # noqa: B018
-    with err.status(f"opening {run.manifest.model.source}"):
-        model = run.manifest.model.load()
-        run.check(model)
-    changes = [] if neurons is None else off_changes(neurons, split(off), method=method, seeds=seeds)
-    if rules:
-        changes += pruned_changes(run, model, prune, rules, seeds=seeds, own=own)
-    table = _measure(model, names, changes, how, run.path)
-    entry = {"tasks": table.tasks, "rows": list(table.neurons), "method": method if switched else None, **how}
-    run.manifest.tasks = [old for old in run.manifest.tasks if old != entry] + [entry]
-    run.save()
-
-
-def _run(path: str) -> "Run | None":
-    from neuroglot.run import Run
-
-    return Run.open(path) if (Path(path) / "run.json").is_file() else None
-
-
-def _measure(
-    model: "Model", names: list[str], changes: "list[Change]", how: dict[str, Any], folder: Path
-) -> "TaskTable":
-    """Measure, print, and write the tables."""
-    from neuroglot.evaluate import measure_tasks
-    from neuroglot.tasks_run import keep_tables
-
-    table = measure_tasks(model, names, changes, directory=folder / "tasks", **how)
     summary = table.summary()
     rows = list(dict.fromkeys(summary.change))
     cells: dict[str, list[str]] = {}
@@ -161,14 +130,18 @@ def _measure(
         by_row = summary[summary.task == task].set_index("change")
         cells[task] = [_cell(by_row.loc[row]) if row in by_row.index else "" for row in rows]
     print_table(cells, "score, %", rows)
-    written = keep_tables(folder, table)
     said = ["* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds"]
     if any(task.startswith("smoke_") for task in table.tasks):
         said.append("smoke_… are small built-in sets that only show that the path works; they are no benchmark")
-    said.append(f"wrote {', '.join(map(str, written))}")
+    said.append(f"wrote {', '.join(map(str, table_paths(folder)))}")
     for line in said:
         out.print(line, soft_wrap=True)
-    return table
+
+
+def _run(path: str) -> "Run | None":
+    from neuroglot.run.directory import Run
+
+    return Run.open(path) if (Path(path) / "run.json").is_file() else None
 
 
 def _cell(row: Any) -> str:

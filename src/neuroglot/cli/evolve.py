@@ -30,10 +30,10 @@ def evolve(
 
     Finished checkpoints are kept; one that fails is reported, and tried again the next time.
     """
-    from neuroglot.corpus import load_corpus
-    from neuroglot.evolution import EvolveSettings
-    from neuroglot.evolution import evolve as measure
-    from neuroglot.report import evolution_report
+    from neuroglot.corpus.load import load_corpus
+    from neuroglot.report.evolution import evolution_report
+    from neuroglot.run.evolution import EvolveSettings
+    from neuroglot.run.evolution import evolve as measure
 
     settings = checked(
         EvolveSettings,

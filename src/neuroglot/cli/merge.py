@@ -22,8 +22,8 @@ def merge(
     ] = None,
 ) -> None:
     """Add up what `neuroglot record --shard i/n` recorded: the same bytes as from one process."""
-    from neuroglot.run import Run
+    from neuroglot.run.recording import merge_runs
 
-    run, made = Run.merge(runs, folder)
+    run, made = merge_runs(runs, folder)
     out.print(f"merged {int(made.tokens.sum()):,} tokens in {len(made.languages)} languages: {run.path / 'recording'}")
     out.print(f"next: neuroglot identify {run.path}")

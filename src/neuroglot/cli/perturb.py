@@ -10,9 +10,8 @@ from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, MethodOption, Run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from neuroglot.evaluate import Perturbation
-    from neuroglot.model import Model
-    from neuroglot.run import Run
+    from neuroglot.evaluate.ablation.perturbation import Perturbation
+    from neuroglot.run.directory import Run
 
 
 @app.command()
@@ -31,48 +30,19 @@ def perturb(
 
     Can be stopped and started again with the same command: finished rows are kept.
     """
-    from neuroglot.run import Run
+    from neuroglot.run.directory import Run
+    from neuroglot.run.perturbation import perturb_run
 
     opened = Run.open(run)
     opened.neurons(method)  # say so now, before a model is loaded
     model = opened.manifest.model.load()
-    perturb_run(opened, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
+    result = perturb_run(opened, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
+    print_change(opened, method, result)
     out.print(f"next: neuroglot report {run}")
 
 
-def perturb_run(
-    run: "Run", model: "Model", method: str, *, tokens: int, block: int | None, seeds: int, corpus: str | None
-) -> None:
-    """Measure the perplexity-change matrix of a method's neurons and keep it in the run."""
-    from neuroglot.corpus import load_corpus
-    from neuroglot.evaluate import perturb as measure
-
-    run.check(model)
-    held_out = load_corpus(corpus) if corpus else run.manifest.text.load()[1]
-    result = measure(
-        model,
-        held_out,
-        run.neurons(method),
-        tokens=tokens,
-        block=block,
-        seeds=seeds,
-        random_row="next percent" if method == "regions" else "largest",  # each as its paper has it
-        matched=method == "regions",  # regions differ several times in size
-        resume=run.perturbation_path(method),
-    )
-    run.manifest.perturb[method] = {
-        "corpus": corpus or "held out",
-        "tokens": tokens,
-        "block": result.block,
-        "seeds": seeds,
-    }
-    run.save()
-    print_change(result)
-    out.print(f"wrote {run.perturbation_path(method)}")
-
-
-def print_change(result: "Perturbation") -> None:
-    """Print the matrix, with the random rows' mean and deviation."""
+def print_change(run: "Run", method: str, result: "Perturbation") -> None:
+    """Print the matrix, with the random rows' mean and deviation, and where it is."""
     change: pd.DataFrame = result.change
     random = result.random_change
     rivals = {"random": random, "own size": result.matched_change}
@@ -85,3 +55,4 @@ def print_change(result: "Perturbation") -> None:
             for tag, column in cells.items():
                 column += [f"{float(rival[tag][row]):+.1%}" if tag in rival else "" for row in shown]
     print_table(cells, "off \\ measured", rows)
+    out.print(f"wrote {run.perturbation_path(method)}")

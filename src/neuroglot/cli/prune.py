@@ -49,7 +49,7 @@ def prune(
     seeds: Seeds = 3,
 ) -> None:
     """Keep only the experts that a language uses, measure what that costs beside random ones, and write the model."""
-    from neuroglot.run import Run
+    from neuroglot.run.directory import Run
 
     opened = Run.open(run)
     chosen = split(languages) or list(opened.expert_recording.languages)
@@ -63,7 +63,7 @@ def prune(
     ]
     if folder is not None and (len(chosen), len(rules) + (max_perplexity_increase is not None)) != (1, 1):
         raise NeuroglotError("--out writes one model: give one language and one choice of experts.")
-    from neuroglot.pruning_run import prune_run
+    from neuroglot.run.pruning import prune_run
 
     model = opened.manifest.model.load()
     table, written = prune_run(

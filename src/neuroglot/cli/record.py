@@ -1,6 +1,5 @@
 """`neuroglot record`: one pass over the corpus."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,10 +9,9 @@ from neuroglot.cli.options import CorpusArgument, DeviceOption, DtypeOption, Lan
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
-    from neuroglot.corpus import Corpus
-    from neuroglot.model import Model
-    from neuroglot.recording import Ray
-    from neuroglot.run import ModelSettings, RecordSettings, Run, TextSettings
+    from neuroglot.artifacts.recording import Recording
+    from neuroglot.run.directory import Run
+    from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
 
 
 @app.command()
@@ -89,8 +87,9 @@ def record(
 
     Can be stopped and started again with the same command: finished shards are kept.
     """
-    from neuroglot.recording import Ray
-    from neuroglot.run import ExpertSettings, ModelSettings, RecordSettings, TextSettings
+    from neuroglot.recording.engines.ray_cluster import Ray
+    from neuroglot.run.recording import begin_run, default_folder
+    from neuroglot.run.settings import ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
     model_settings = checked(
         ModelSettings,
@@ -121,11 +120,19 @@ def record(
     if dry_run:
         print_forecast(model_settings, text, recording, part[1] * (cluster.workers if cluster else 1))
         return
-    run, _ = record_run(where, model_settings, text, recording, part=part, engine=cluster, readers=readers)
+    run, _, made = begin_run(where, model_settings, text, recording, part=part, engine=cluster, readers=readers)
+    print_recorded(run, made)
     if part == (1, 1):
         out.print(f"next: neuroglot identify {run.path}")
     else:
         out.print(f"next, when all {part[1]} parts are there: neuroglot merge {run.path}")
+
+
+def print_recorded(run: "Run", made: "Recording") -> None:
+    """Say what was recorded, and where it is."""
+    out.print(
+        f"recorded {int(made.tokens.sum()):,} tokens in {len(made.languages)} languages: {run.path / 'recording'}"
+    )
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
@@ -138,21 +145,16 @@ def part_of(shard: str | None) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def default_folder(model: str, corpus: str) -> Path:
-    """runs/MODEL-CORPUS."""
-    name = "-".join(Path(part.split("?")[0].removeprefix("hf:")).stem for part in (model, corpus))
-    return Path("runs") / name
-
-
 def print_forecast(
     model_settings: "ModelSettings", text: "TextSettings", recording: "RecordSettings", workers: int
 ) -> None:
     """Say what a recording would take."""
     from datetime import timedelta
 
-    from neuroglot.experts import partition
-    from neuroglot.recording import forecast
-    from neuroglot.run import WITH_EXPERTS
+    from neuroglot.experts.moefication import partition
+    from neuroglot.recording.forecast import forecast
+    from neuroglot.run.recording import languages_to_record, open_model
+    from neuroglot.run.settings import WITH_EXPERTS
 
     to_record = languages_to_record(text)
     model = open_model(model_settings)
@@ -192,46 +194,3 @@ def print_forecast(
 
 def _bytes(count: int) -> str:
     return f"{count:,} bytes" if count < 10**6 else f"{count:,} bytes ({count / 10**9:.2f} GB)"
-
-
-def languages_to_record(text: "TextSettings") -> "Corpus":
-    """The text to record, of two languages at least."""
-    to_record, _ = text.load()
-    if len(to_record.languages) < 2:
-        raise NeuroglotError(
-            f"{text.source} gives only {to_record.languages[0]}; every method compares languages, so give at least two."
-        )
-    return to_record
-
-
-def open_model(settings: "ModelSettings") -> "Model":
-    """Open the model, and say so."""
-    with err.status(f"opening {settings.source} (a GGUF file takes a minute or two the first time)"):
-        return settings.load()
-
-
-def record_run(
-    folder: Path,
-    model_settings: "ModelSettings",
-    text: "TextSettings",
-    recording: "RecordSettings",
-    *,
-    part: tuple[int, int] = (1, 1),
-    engine: "Ray | None" = None,
-    readers: int | None = None,
-) -> "tuple[Run, Model]":
-    """Make or reopen the run, and record what is missing."""
-    from neuroglot.run import Run
-
-    to_record = languages_to_record(text)
-    here = model_settings
-    if engine is not None:  # the model is needed here for its tokenizer and fingerprint, not to run
-        narrow = "bfloat16" if engine.gpus and here.dtype == "auto" else here.dtype
-        here = here.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    model = open_model(here)
-    run = Run.create(folder, model_settings, text, recording)
-    made = run.record(model, to_record, part=part, engine=engine, readers=readers)
-    out.print(
-        f"recorded {int(made.tokens.sum()):,} tokens in {len(made.languages)} languages: {run.path / 'recording'}"
-    )
-    return run, model

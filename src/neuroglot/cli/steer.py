@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuroglot.cli.app import app, checked, err, out
+from neuroglot.cli.identify import print_neurons
 from neuroglot.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -17,13 +18,14 @@ from neuroglot.cli.options import (
     StrengthOption,
     WhenOption,
 )
+from neuroglot.cli.record import print_recorded
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
-    from neuroglot.evaluate import Steering
-    from neuroglot.model import Model
-    from neuroglot.run import ModelSettings
-    from neuroglot.steering import Recipe
+    from neuroglot.edit.recipes import Recipe
+    from neuroglot.evaluate.steering.forcing import Steering
+    from neuroglot.models.model import Model
+    from neuroglot.run.settings import ModelSettings
 
 
 @app.command()
@@ -72,8 +74,8 @@ def steer(
     The neurons and their values come from --run, or from a --recipe that was saved. Without either, the run
     runs/MODEL-starter is taken, and made from the built-in corpus if it is not there (minutes, once).
     """
-    from neuroglot.run import ModelSettings
-    from neuroglot.steering import Recipe
+    from neuroglot.edit.recipes import Recipe
+    from neuroglot.run.settings import ModelSettings
 
     if recipe is not None and (run is not None or to is not None or source is not None):
         raise NeuroglotError("--recipe says everything itself; leave out --run, --to and --from.")
@@ -115,11 +117,12 @@ def _from_run(
     how: dict[str, Any],
 ) -> "tuple[Recipe, Model | None]":
     """The recipe from a run; from the default run, which is made if it is not there."""
-    from neuroglot.cli.identify import identify_run
-    from neuroglot.cli.record import default_folder, record_run
-    from neuroglot.evaluate import Identifier
-    from neuroglot.languages import language_tag
-    from neuroglot.run import RecordSettings, Run, TextSettings
+    from neuroglot.languages.detection import Identifier
+    from neuroglot.languages.tags import language_tag
+    from neuroglot.run.directory import Run
+    from neuroglot.run.identification import identify_run
+    from neuroglot.run.recording import begin_run, default_folder
+    from neuroglot.run.settings import RecordSettings, TextSettings
 
     opened = None
     folder = run or default_folder(settings.source, "starter")
@@ -134,10 +137,11 @@ def _from_run(
         err.print(
             f"recording {settings.source} on the built-in corpus, once, into {folder}", highlight=False, soft_wrap=True
         )
-        _, opened = record_run(folder, settings, text, RecordSettings(block=128, tokens=6_000))
+        begun, opened, made = begin_run(folder, settings, text, RecordSettings(block=128, tokens=6_000))
+        print_recorded(begun, made)
     found = Run.open(folder)
     if not found.neurons_path(method).is_file() and run is None and method in ("lape", "lave", "lap", "random"):
-        identify_run(found, method, {})
+        print_neurons(found, method, identify_run(found, method, {}))
     neurons, recording = found.neurons(method), found.recording
     neurons[to]  # say so before a model is loaded
     off = None if source == "none" else source
@@ -149,8 +153,8 @@ def _from_run(
 
 def steering_settings(layers: str | None, depth: int, *, method: str, **how: Any) -> "Steering":
     """How the target is raised, from the options of that."""
-    from neuroglot.evaluate import Steering
-    from neuroglot.steering import METHODS, layer_numbers
+    from neuroglot.edit.steering import METHODS, layer_numbers
+    from neuroglot.evaluate.steering.forcing import Steering
 
     if method not in METHODS:
         raise NeuroglotError(f"--steer takes {', '.join(METHODS)}, not {method!r}.")
@@ -163,7 +167,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
     from rich.table import Table
     from rich.text import Text
 
-    from neuroglot.evaluate import generate
+    from neuroglot.generation.huggingface import generate
 
     about = recipe.about
     target = about.get("to") or "recipe"

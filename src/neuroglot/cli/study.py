@@ -7,8 +7,8 @@ import typer
 
 from neuroglot.cli.app import app, err, out, print_table, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, OutOption
-from neuroglot.cli.record import default_folder
 from neuroglot.errors import NeuroglotError
+from neuroglot.run.recording import default_folder
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -72,7 +72,7 @@ def settings_of(
     preset: Annotated[str, typer.Argument(help="quick or paper.")] = "quick",
 ) -> None:
     """Print a settings file to copy and edit: `neuroglot study settings lape quick > mine.toml`."""
-    from neuroglot.studies import preset as text
+    from neuroglot.studies.study import preset as text
 
     typer.echo(text(name, preset), nl=False)
 
@@ -90,9 +90,10 @@ def study_run(
     device: str | None,
 ) -> None:
     """Measure what is missing, and write the page."""
-    from neuroglot.studies import STUDIES, read_settings
-    from neuroglot.studies import preset as preset_text
     from neuroglot.studies.page import agreement, study_page
+    from neuroglot.studies.registry import STUDIES
+    from neuroglot.studies.study import preset as preset_text
+    from neuroglot.studies.study import read_settings
 
     if settings is None:
         text, source = preset_text(name, preset), f"{name}-{preset}.toml"

@@ -42,9 +42,9 @@ def tune(
     Can be stopped and started again with the same command: finished languages and epochs are kept.
     """
     from neuroglot.corpus.instructions import load_instructions
-    from neuroglot.run import ModelSettings
-    from neuroglot.tuning import TuneSettings
-    from neuroglot.tuning import tune as tune_one
+    from neuroglot.edit.tuning import TuneSettings
+    from neuroglot.edit.tuning import tune as tune_one
+    from neuroglot.run.settings import ModelSettings
 
     pairs = load_instructions(instructions, split(languages))
     settings = checked(

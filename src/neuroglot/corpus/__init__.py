@@ -2,11 +2,8 @@
 
 A `Corpus` maps each language to its documents. A *parallel* corpus is made of samples, each one meaning in several
 languages, and keeps that alignment. Everything is read through the `datasets` library: memory-mapped from local
-files, streamed from the Hugging Face hub. Which layouts are understood is said at `load_corpus`.
-"""
+files, streamed from the Hugging Face hub. Which layouts are understood is said at `load_corpus`."""
 
-from neuroglot.corpus.corpus import Corpus, Documents
-from neuroglot.corpus.load import load_corpus
-from neuroglot.corpus.prompts import answer_in, asking
+from neuroglot.faces import hand_on
 
-__all__ = ["Corpus", "Documents", "answer_in", "asking", "load_corpus"]
+__all__ = hand_on(__name__)

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages import language_tag
+from neuroglot.languages.tags import language_tag
 
 __all__ = ["Corpus", "Documents"]
 

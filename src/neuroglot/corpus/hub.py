@@ -9,7 +9,7 @@ import datasets
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.quiet import quiet
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages import is_language, language_tag
+from neuroglot.languages.tags import is_language, language_tag
 
 __all__ = ["open_hub"]
 

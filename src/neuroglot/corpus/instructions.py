@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages import is_language, language_tag
+from neuroglot.languages.tags import is_language, language_tag
 
 __all__ = ["Pair", "load_instructions"]
 

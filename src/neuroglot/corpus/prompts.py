@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages import language_tag
+from neuroglot.languages.tags import language_tag
 
 __all__ = ["answer_in", "asking"]
 

@@ -3,8 +3,8 @@
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from neuroglot.artifacts.recording import EXPERTS, Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.recording import EXPERTS, Recording
 
 __all__ = ["HIGH", "counts", "frequencies", "high_frequency", "shared", "tuning_change"]
 

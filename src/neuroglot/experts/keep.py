@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from neuroglot.artifacts.partition import Partition
+from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import frequencies
-from neuroglot.experts.partition import Partition
-from neuroglot.recording import Recording
 
 __all__ = ["SALIENCES", "keep_budget", "keep_random", "keep_share", "keep_threshold", "salience"]
 

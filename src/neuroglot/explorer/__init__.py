@@ -1,5 +1,5 @@
 """A run in the browser: an atlas of its neurons, a lab to press buttons in, matrices, alignment, pruning."""
 
-from neuroglot.explorer.app import build, explore
+from neuroglot.faces import hand_on
 
-__all__ = ["build", "explore"]
+__all__ = hand_on(__name__)

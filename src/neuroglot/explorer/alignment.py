@@ -7,12 +7,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from neuroglot import alignment
+from neuroglot.alignment import scores, similarity
 from neuroglot.alignment.similarity import normalised
+from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
-from neuroglot.explorer.opened import Opened, drawn
-from neuroglot.recording import Samples
-from neuroglot.report.screen import Plot, curves, heatmap, named, pair_plot, plain
+from neuroglot.explorer.run_view import Opened, drawn
+from neuroglot.figures.screen import Plot, curves, heatmap, pair_plot, plain
+from neuroglot.languages.tags import named
 
 __all__ = ["Alignment"]
 
@@ -39,7 +40,7 @@ class Alignment:
     def table(self) -> pd.DataFrame:
         """The scores by layer, as the report wrote them or measured now."""
         path = self.opened.run.path / "tables" / "alignment-layers.csv"
-        return pd.read_csv(path, index_col="layer") if path.is_file() else alignment.by_layer(self.samples, draws=200)
+        return pd.read_csv(path, index_col="layer") if path.is_file() else scores.by_layer(self.samples, draws=200)
 
     @property
     def best(self) -> int:
@@ -50,7 +51,7 @@ class Alignment:
     def similarities(self, layer: str) -> Float[np.ndarray, "languages samples languages samples"]:
         """The similarity map, float32."""
         place = self.layers.index(layer)
-        values = alignment.similarity_map(self.samples, None if place == 0 else place - 1)
+        values = similarity.similarity_map(self.samples, None if place == 0 else place - 1)
         size, count = len(self.samples.languages), len(self.samples)
         shaped: np.ndarray = values.to(torch.float32).numpy().reshape(size, count, size, count)
         return shaped

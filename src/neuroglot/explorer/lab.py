@@ -10,16 +10,18 @@ from threading import Event, Thread
 
 import torch
 
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.recording import Recording
+from neuroglot.edit.interventions import Deactivate, Intervention
+from neuroglot.edit.recipes import Recipe
+from neuroglot.edit.steering import Method, steer
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate import Identifier, generate
-from neuroglot.evaluate.answers import answer_nll
-from neuroglot.explorer.opened import drawn
-from neuroglot.ffn import Site
-from neuroglot.interventions import Deactivate, Intervention
-from neuroglot.model import Model
-from neuroglot.neurons import NeuronSet
-from neuroglot.recording import Recording
-from neuroglot.steering import Method, Recipe, steer
+from neuroglot.evaluate.steering.answers import answer_nll
+from neuroglot.explorer.run_view import drawn
+from neuroglot.generation.huggingface import generate
+from neuroglot.languages.detection import Identifier
+from neuroglot.models.architecture.sites import Site
+from neuroglot.models.model import Model
 
 __all__ = ["Answer", "answer_panel", "answers", "lab_recipe"]
 

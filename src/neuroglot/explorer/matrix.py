@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from neuroglot.evaluate import Perturbation
-from neuroglot.explorer.opened import Opened
-from neuroglot.report.page import findings
-from neuroglot.report.screen import Plot, perturbation_plot
+from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.explorer.run_view import Opened
+from neuroglot.figures.screen import Plot, perturbation_plot
+from neuroglot.figures.words import findings
 
 __all__ = ["matrices", "measured", "sentences"]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from neuroglot.explorer.atlas import Atlas
-from neuroglot.explorer.opened import drawn
-from neuroglot.identify.entropy import entropy
-from neuroglot.recording import Context, context
+from neuroglot.artifacts.examples import Context, context
+from neuroglot.explorer.neuron_map import Atlas
+from neuroglot.explorer.run_view import drawn
+from neuroglot.stats import entropy, wilson
 
-__all__ = ["Neuron", "Words", "describe_neuron", "in_words", "neuron_page", "wilson"]
+__all__ = ["Neuron", "Words", "describe_neuron", "in_words", "neuron_page"]
 
 NEAREST = 8
 CUT = "\ufffd"  # what a decoder gives for part of a character
@@ -53,17 +53,6 @@ class Neuron:
     """Language → its most exciting tokens, in context."""
     untold: str = ""
     """Why there are no examples."""
-
-
-def wilson(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson's score), as if tokens were independent, which flatters it."""
-    if total == 0:
-        return 0.0, 1.0
-    share = count / total
-    middle = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:

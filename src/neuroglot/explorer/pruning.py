@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from neuroglot.explorer.opened import Opened
-from neuroglot.report.screen import DASHES, LINES, Plot, curves, named, plain
+from neuroglot.explorer.run_view import Opened
+from neuroglot.figures.screen import DASHES, LINES, Plot, curves, plain
+from neuroglot.languages.tags import named
 
 __all__ = ["choices", "command", "pruning_plot", "table"]
 

@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.neurons import NeuronSet
-from neuroglot.recording import Recording
+from neuroglot.identify.selection import Evidence, Scores
+from neuroglot.stats import _wilson
 
 __all__ = ["margin", "margins"]
 
-Z = 1.959964  # of a two-sided 95 % interval
 LITTLE = 0.02  # of an even share of the layer: what is less than this is as good as nothing
 
 
@@ -103,9 +104,5 @@ def _highest_other(values: Float64[Tensor, "*any languages"]) -> Float64[Tensor,
     return torch.where(highest, top.values[..., 1:], top.values[..., :1])
 
 
-def _wilson(p: Float64[Tensor, "*any languages"], n: Float64[Tensor, " languages"]) -> tuple[Tensor, Tensor]:
-    """Wilson's interval of a share p of n."""
-    scale = 1 + Z * Z / n
-    centre = (p + Z * Z / (2 * n)) / scale
-    half = Z / scale * (p * (1 - p) / n + Z * Z / (4 * n * n)).sqrt()
-    return centre - half, centre + half
+def _margin(evidence: Evidence) -> Scores:
+    return margins(evidence.recording)

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from neuroglot.corpus import Corpus
-from neuroglot.model import Model
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.models.model import Model
 from neuroglot.recording.recorder import readings_of, shard_size, work_on
-from neuroglot.recording.shard_pass import record_shard
-from neuroglot.recording.text import PackedText, Shard
+from neuroglot.recording.worker import record_shard
+from neuroglot.tokens.shard_stream import PackedText, Shard
 
 if TYPE_CHECKING:
-    from neuroglot.experts import Partition
+    from neuroglot.artifacts.partition import Partition
 
 __all__ = ["Footprint", "Forecast", "forecast"]
 

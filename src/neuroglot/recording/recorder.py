@@ -12,21 +12,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from neuroglot.corpus import Corpus
+from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.model import Model
-from neuroglot.packing import text_of_block
+from neuroglot.models.model import Model
 from neuroglot.progress import reading, token_progress
-from neuroglot.reading import Reading, shard_name
-from neuroglot.recording.experts import Experts
-from neuroglot.recording.recording import Provenance, Recording
-from neuroglot.recording.shard_pass import Engine, Here, Work
-from neuroglot.recording.statistics import STATISTICS
-from neuroglot.recording.store import ShardStore
-from neuroglot.recording.text import PackedText, Shard, mine
+from neuroglot.recording.engines.local import Engine, Here
+from neuroglot.recording.shard_store import ShardStore
+from neuroglot.recording.statistics.experts import Experts
+from neuroglot.recording.statistics.sums import STATISTICS
+from neuroglot.recording.worker import Work
+from neuroglot.storage.digests import shard_name
+from neuroglot.tokens.packing import text_of_block
+from neuroglot.tokens.shard_stream import PackedText, Shard, mine
+from neuroglot.tokens.shards import Reading
 
 if TYPE_CHECKING:  # which is above: a recording needs only its labels
-    from neuroglot.experts import Partition
+    from neuroglot.artifacts.partition import Partition
 
 __all__ = ["record", "shard_size", "work_on"]
 

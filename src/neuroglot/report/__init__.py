@@ -1,6 +1,5 @@
 """Pages, figures and tables of a run, for people to look at."""
 
-from neuroglot.report.evolution import evolution_report
-from neuroglot.report.page import report
+from neuroglot.faces import hand_on
 
-__all__ = ["evolution_report", "report"]
+__all__ = hand_on(__name__)

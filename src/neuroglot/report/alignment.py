@@ -6,18 +6,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from neuroglot import alignment
-from neuroglot.files import save_text
-from neuroglot.recording import Samples
-from neuroglot.report.alignment_figures import (
-    agreement_figure,
-    dominance_figure,
-    score_figure,
-    ses_figure,
-    similarity_figure,
-)
-from neuroglot.report.figures import save_figure
-from neuroglot.run import Run
+from neuroglot.alignment import scores, sentence_similarity, similarity
+from neuroglot.artifacts.samples import Samples
+from neuroglot.figures.alignment import agreement_figure, dominance_figure, score_figure, ses_figure, similarity_figure
+from neuroglot.figures.style import save_figure
+from neuroglot.identify.overlap import compare
+from neuroglot.run.directory import Run
+from neuroglot.storage.atomic import save_text
 
 __all__ = ["alignment_findings", "alignment_section"]
 
@@ -29,10 +24,10 @@ def alignment_section(run: Run) -> dict[str, Any]:
     assert settings is not None
     has_regions = "regions" in run.manifest.identify
     threshold = settings.threshold if has_regions else None
-    summary = alignment.summary(samples, threshold=threshold)
-    layers, dominance = alignment.by_layer(samples, threshold=threshold), alignment.dominance(samples)
+    summary = scores.summary(samples, threshold=threshold)
+    layers, dominance = scores.by_layer(samples, threshold=threshold), sentence_similarity.dominance(samples)
     best = 1 + int(layers["sads"].to_numpy().argmax())
-    whole, of_best = alignment.similarity_map(samples), alignment.similarity_map(samples, layer=best - 1)
+    whole, of_best = similarity.similarity_map(samples), similarity.similarity_map(samples, layer=best - 1)
     what = f"{model}: {len(samples)} samples in each of {len(samples.languages)} languages"
     _table(run, "alignment", summary)
     _table(run, "alignment-layers", layers)
@@ -52,7 +47,7 @@ def alignment_section(run: Run) -> dict[str, Any]:
             )
     agreement = None
     if has_regions and "lape" in run.manifest.identify:
-        agreement = alignment.compare(run.neurons("regions"), run.neurons("lape"))
+        agreement = compare(run.neurons("regions"), run.neurons("lape"))
         _table(run, "agreement", agreement)
         figures["agreement"] = agreement_figure(agreement, "region", "LAPE", f"Key regions and LAPE neurons, {model}")
     written = run.continuations_path

@@ -6,10 +6,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
-from neuroglot.evolution import Evolution
-from neuroglot.files import save_text
-from neuroglot.report.alignment_figures import evolution_figure, region_layers_figure, sizes_figure
-from neuroglot.report.figures import save_figure
+from neuroglot.figures.alignment import evolution_figure, region_layers_figure, sizes_figure
+from neuroglot.figures.style import save_figure
+from neuroglot.run.evolution import Evolution
+from neuroglot.storage.atomic import save_text
 
 __all__ = ["evolution_report"]
 

@@ -7,25 +7,19 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from neuroglot.alignment import in_experts
 from neuroglot.errors import NeuroglotError
-from neuroglot.experts import (
-    Similarity,
-    compare,
-    counts,
-    frequencies,
-    high_frequency,
-    mantel,
-    relatedness,
-    shared,
-    tuning_change,
-)
-from neuroglot.languages import language_name
-from neuroglot.report.atlas import atlas_plot
-from neuroglot.report.expert_figures import change_figure, pattern_figure, shared_figure, similarity_figure
-from neuroglot.report.figures import method_name
-from neuroglot.report.screen import embedded, named, pair_plot
-from neuroglot.run import Run
+from neuroglot.experts.frequency import counts, frequencies, high_frequency, shared, tuning_change
+from neuroglot.experts.overlap import in_experts
+from neuroglot.experts.similarity import Similarity, compare
+from neuroglot.figures.experts import change_figure, pattern_figure, shared_figure, similarity_figure
+from neuroglot.figures.neuron_map import atlas_plot
+from neuroglot.figures.plotly import embedded
+from neuroglot.figures.screen import pair_plot
+from neuroglot.figures.words import method_name
+from neuroglot.languages.genealogy import relatedness
+from neuroglot.languages.tags import language_name, named
+from neuroglot.run.directory import Run
+from neuroglot.stats import mantel
 
 __all__ = ["expert_part"]
 

@@ -1,7 +1,6 @@
 """The report of a run: tables, figures, and one page that holds them all."""
 
 import base64
-import statistics
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,28 +8,24 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from neuroglot.evaluate import Perturbation
-from neuroglot.files import save_text
-from neuroglot.languages import language_name
-from neuroglot.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.figures.neuron_map import atlas_plots, bin_edges
+from neuroglot.figures.neurons import layer_figure, overlap_figure, perturbation_figure
+from neuroglot.figures.plotly import embedded, plotly_script
+from neuroglot.figures.screen import FONTS, layer_plot, overlap_plot, perturbation_plot
+from neuroglot.figures.style import save_figure
+from neuroglot.figures.words import findings, method_name
+from neuroglot.languages.tags import language_name
 from neuroglot.report.alignment import alignment_section
-from neuroglot.report.atlas import atlas_plots, bin_edges
-from neuroglot.report.compare import compare_part
+from neuroglot.report.comparison import compare_part
 from neuroglot.report.experts import expert_part
-from neuroglot.report.figures import (
-    change_text,
-    layer_figure,
-    method_name,
-    overlap_figure,
-    perturbation_figure,
-    save_figure,
-)
-from neuroglot.report.screen import FONTS, embedded, layer_plot, overlap_plot, perturbation_plot, plotly_script
 from neuroglot.report.steering import steering_part
 from neuroglot.report.tasks import task_part
-from neuroglot.run import Run
+from neuroglot.run.directory import Run
+from neuroglot.storage.atomic import save_text
 
-__all__ = ["findings", "report"]
+__all__ = ["report"]
 
 
 def report(run: Run) -> Path:
@@ -100,51 +95,6 @@ def _method(run: Run, method: str) -> dict[str, Any]:
         shown["result"] = result
         shown["findings"] = findings(result)
     return shown
-
-
-def findings(result: Perturbation) -> list[str]:
-    """What a perplexity-change matrix shows, in sentences; exceptions are named."""
-    change, random, leads = result.change, result.random_change, result.leads
-    others = [tag for tag in leads.index if tag != "en"]
-    leading = [tag for tag in others if leads[tag]]
-    said = []
-    if others:
-        beside = " other than English" if "en" in leads.index else ""
-        said.append(
-            f"For {len(leading)} of {len(others)} languages{beside} the language's own perplexity rises most when its "
-            "neurons are off."
-        )
-    for tag in leads.index:
-        cells: dict[str, float] = change.loc[tag].to_dict()
-        if not leads[tag]:
-            most = max(cells, key=lambda measured: cells[measured])
-            if result.sizes[tag] == 0:
-                said.append(f"{language_name(tag)} is an exception: no neuron is its own, so nothing was switched off.")
-            else:
-                said.append(
-                    f"{language_name(tag)} is an exception: {language_name(most)} rises more "
-                    f"({change_text(cells[most])}) than {language_name(tag)} itself ({change_text(cells[tag])})."
-                )
-    below = []
-    matched = result.matched_change
-    for tag in leads.index:
-        rival = matched if tag in matched else random
-        mean, std = rival.loc["mean", tag], rival.loc["std", tag]
-        if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):
-            below.append(language_name(tag))
-    means: list[float] = random.T["mean"].tolist()
-    said.append(
-        f"Random neurons, {result.sizes['random']} of them, change perplexity by "
-        f"{change_text(statistics.median(means))} in the median language (largest "
-        f"{change_text(max(means))})."
-    )
-    what = "random neurons of the same number" if len(matched) and not matched.empty else "random"
-    seeds = f"3 standard deviations over {len(result.random)} seeds"
-    if below:
-        said.append(f"Not above {what} by {seeds}: {', '.join(below)}.")
-    else:
-        said.append(f"Every language's own cell is above {what} by {seeds}.")
-    return said
 
 
 def _index(neurons: NeuronSet) -> pd.DataFrame:

@@ -3,18 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-import langcodes
-import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from neuroglot.evaluate import matrix, repair, summary
-from neuroglot.languages import language_name
-from neuroglot.report.figures import CELL, COLOURS, STYLE
-from neuroglot.run import Run
+from neuroglot.evaluate.steering.answers import summary
+from neuroglot.evaluate.steering.tables import repair
+from neuroglot.figures.steering import forcing_figure
+from neuroglot.languages.tags import direction, language_name
+from neuroglot.run.directory import Run
 
-__all__ = ["forcing_figure", "steering_findings", "steering_part"]
+__all__ = ["steering_findings", "steering_part"]
 
 EXAMPLES = 24  # answers shown, at most three of a pair of languages
 """Pairs of languages of which answers are shown, and prompts of each."""
@@ -102,49 +100,6 @@ def steering_findings(answers: pd.DataFrame) -> list[str]:
     return said
 
 
-def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_target") -> Figure:
-    """A matrix for each arm, source by target, on one scale."""
-    arms = list(answers["arm"].unique())
-    tables = [matrix(answers, arm, rate) for arm in arms]
-    rows, columns = tables[0].shape
-    wide = max(1, min(len(arms), 3))
-    high = -(-len(arms) // wide)
-    left, top, gap_x, gap_y = 0.75, 0.75, 0.35, 0.75
-    width = left + wide * columns * CELL + (wide - 1) * gap_x + 1.1
-    height = top + high * rows * CELL + (high - 1) * gap_y + 0.55
-    lowest, highest = (0.0, 1.0) if rate == "on_target" else (1.0, 10.0)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(width, 5.0), height))
-        width = figure.get_figwidth()
-        for place, (arm, table) in enumerate(zip(arms, tables, strict=True)):
-            down, across = divmod(place, wide)
-            x = left + across * (columns * CELL + gap_x)
-            y = height - top - (down + 1) * rows * CELL - down * gap_y
-            axes = figure.add_axes((x / width, y / height, columns * CELL / width, rows * CELL / height))
-            values = table.to_numpy(dtype=float)
-            mesh = axes.imshow(values, cmap=COLOURS, vmin=lowest, vmax=highest, aspect="auto")
-            for i, j in np.argwhere(np.isfinite(values)):
-                dark = (values[i, j] - lowest) / (highest - lowest) > 0.55
-                text = f"{100 * values[i, j]:.0f}" if rate == "on_target" else f"{values[i, j]:.1f}"
-                axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
-            axes.set_xticks(range(columns), list(table.columns))
-            axes.set_yticks(range(rows), list(table.index) if across == 0 else [""] * rows)
-            axes.tick_params(length=0)
-            axes.set_title(arm)
-            if across == 0:
-                axes.set_ylabel("asked in")
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-        middle = left + (wide * columns * CELL + (wide - 1) * gap_x) / 2
-        figure.text(middle / width, 0.08 / height, "to be answered in", ha="center", va="bottom")
-        bar = figure.add_axes((1 - 0.85 / width, 0.55 / height, 0.14 / width, (height - top - 0.55) / height))
-        figure.colorbar(mesh, cax=bar, label="%" if rate == "on_target" else "score")
-        if rate == "on_target":
-            bar.set_yticks([0, 0.5, 1], ["0", "50", "100"])
-        figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=10)
-    return figure
-
-
 def _examples(answers: pd.DataFrame) -> list[dict[str, Any]]:
     """Answers of a few pairs, intact and steered, with what a browser needs to draw them: language and direction."""
     if not {"intact", "both"} <= set(answers["arm"]):
@@ -172,9 +127,3 @@ def _examples(answers: pd.DataFrame) -> list[dict[str, Any]]:
                 }
             )
     return shown
-
-
-def direction(tag: str) -> str:
-    """`rtl` where the language's script runs from right to left, `ltr` otherwise."""
-    right_to_left = {"Arab", "Hebr", "Thaa", "Syrc", "Nkoo", "Adlm"}
-    return "rtl" if langcodes.Language.get(tag).maximize().script in right_to_left else "ltr"

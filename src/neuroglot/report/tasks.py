@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from neuroglot.evaluate.task_changes import INTACT
-from neuroglot.run import Run
+from neuroglot.evaluate.benchmarks.table import INTACT
+from neuroglot.run.directory import Run
 
 __all__ = ["task_part"]
 

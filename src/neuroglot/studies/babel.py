@@ -9,16 +9,20 @@ from jaxtyping import Float64
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.experts import compare, frequencies, mantel, relatedness, shared, tuning_change
-from neuroglot.languages import language_name
-from neuroglot.pruning_run import prune_run
-from neuroglot.recording import Recording
-from neuroglot.report.expert_figures import change_figure, pattern_figure, shared_figure, similarity_figure
-from neuroglot.report.study_figures import share_figure
-from neuroglot.run import ExpertSettings
+from neuroglot.experts.frequency import frequencies, shared, tuning_change
+from neuroglot.experts.similarity import compare
+from neuroglot.figures.experts import change_figure, pattern_figure, shared_figure, similarity_figure
+from neuroglot.figures.papers import share_figure
+from neuroglot.languages.genealogy import relatedness
+from neuroglot.languages.tags import language_name
+from neuroglot.run.experts import record_experts, record_tuned
+from neuroglot.run.pruning import prune_run
+from neuroglot.run.settings import ExpertSettings
+from neuroglot.run.tasks import pruned_changes
+from neuroglot.stats import mantel
 from neuroglot.studies.study import Finding, Study, StudySettings, TaskSettings, not_asked
-from neuroglot.tasks_run import pruned_changes
 
 __all__ = ["Babel", "BabelSettings"]
 
@@ -68,7 +72,7 @@ class Babel(Study):
     def counted(self) -> Recording:
         """The pass that counts experts; it is the run's own, since the study asks for nothing else."""
         self.recording  # noqa: B018
-        return self.run.record_experts(self.model, self.text[0], self.settings.experts)
+        return record_experts(self.run, self.model, self.text[0], self.settings.experts)
 
     @cached_property
     def frequency(self) -> Float64[Tensor, "languages layers experts"]:
@@ -164,7 +168,7 @@ class Babel(Study):
             raise not_asked("the tuned variant of the model as tuned")
         counted, tags = self.counted, self.languages
         variant = self.settings.model.model_copy(update={"source": self.settings.tuned, "revision": None})
-        tuned = self.run.record_tuned(variant, variant.load(), self.text[0])
+        tuned = record_tuned(self.run, variant, variant.load(), self.text[0])
         change = tuning_change(counted, tuned, self.settings.experts.top[0])
         moved = change.abs().mean((0, 2))
         most = int(moved.argmax()) + 1

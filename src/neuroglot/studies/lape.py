@@ -9,29 +9,28 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
-from neuroglot import alignment
-from neuroglot.corpus import load_corpus
+from neuroglot.alignment import scores, sentence_similarity
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.samples import Samples
+from neuroglot.corpus.load import load_corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate import Generation, Perturbation, Steering, deactivated, force, matrix, repair, summary
-from neuroglot.evaluate.judge import Judge, JudgeSettings
-from neuroglot.identify import METHODS, lape
-from neuroglot.languages import language_name
-from neuroglot.neurons import NeuronSet
-from neuroglot.recording import Samples
-from neuroglot.report.alignment_figures import dominance_figure, ses_figure
-from neuroglot.report.figures import change_text, layer_figure, method_name, perturbation_figure
-from neuroglot.report.steering import forcing_figure
-from neuroglot.report.study_figures import growth_figure
-from neuroglot.run import Run
-from neuroglot.studies.readings import leading_words, own_words, share_leading, thirds
-from neuroglot.studies.study import (
-    Finding,
-    MeasureSettings,
-    ParallelSettings,
-    Study,
-    StudySettings,
-    not_asked,
-)
+from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.steering.answers import summary
+from neuroglot.evaluate.steering.forcing import Steering, deactivated, force
+from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
+from neuroglot.evaluate.steering.tables import matrix, repair
+from neuroglot.figures.alignment import dominance_figure, ses_figure
+from neuroglot.figures.neurons import layer_figure, perturbation_figure
+from neuroglot.figures.papers import growth_figure
+from neuroglot.figures.steering import forcing_figure
+from neuroglot.figures.words import change_text, leading_words, method_name, own_words, share_leading, thirds
+from neuroglot.generation.engine import Generation
+from neuroglot.identify.lape import lape
+from neuroglot.identify.registry import METHODS
+from neuroglot.languages.tags import language_name
+from neuroglot.run.directory import Run
+from neuroglot.run.recording import record_run
+from neuroglot.studies.study import Finding, MeasureSettings, ParallelSettings, Study, StudySettings, not_asked
 
 __all__ = ["Lape", "LapeSettings"]
 
@@ -202,7 +201,7 @@ class Lape(Study):
                 self.settings.text, self.settings.record,
             )  # fmt: skip
             model = run.manifest.model.load()
-            recording = run.record(model, self.text[0])
+            recording = record_run(run, model, self.text[0])
             neurons = lape(recording, top_fraction=how.top_fraction, activity_quantile=how.activity_quantile)
             neurons.save(run.neurons_path("lape"))
             run.manifest.identify["lape"] = {
@@ -320,7 +319,7 @@ class Lape(Study):
 
     def figure_6(self) -> Finding:
         """Sentence-embedding similarity beside where the neurons are."""
-        layers: Any = alignment.by_layer(self.sentences)
+        layers: Any = scores.by_layer(self.sentences)
         neurons = self.of("lape")
         ses, number = layers["ses"], neurons.counts().sum(axis=1)
         rank = float(ses.rank().corr(pd.Series(number.to_numpy(), ses.index).rank()))
@@ -338,7 +337,7 @@ class Lape(Study):
 
     def figure_7(self) -> Finding:
         """Dominance of each language."""
-        table = alignment.dominance(self.sentences)
+        table = sentence_similarity.dominance(self.sentences)
         mean = table.mean().sort_values(ascending=False)
         said = ["Dominance, mean over layers: " + ", ".join(f"{tag} {value:.3f}" for tag, value in mean.items()) + "."]
         agrees = str(mean.index[0]) == "en" if "en" in mean else None

@@ -6,26 +6,26 @@ from typing import ClassVar
 import pandas as pd
 from pydantic import BaseModel, Field
 
-from neuroglot import alignment
+from neuroglot.alignment import scores, similarity
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate import beginnings, continuations
-from neuroglot.evolution import Evolution, EvolveSettings, evolve
-from neuroglot.files import save_text
-from neuroglot.identify import key_regions
-from neuroglot.languages import language_name
-from neuroglot.neurons import NeuronSet
-from neuroglot.recording import Samples
-from neuroglot.report.alignment_figures import (
+from neuroglot.evaluate.steering.continuations import beginnings, continuations
+from neuroglot.figures.alignment import (
     evolution_figure,
     region_layers_figure,
     score_figure,
     similarity_figure,
     sizes_figure,
 )
-from neuroglot.report.figures import change_text, layer_figure, perturbation_figure
-from neuroglot.report.study_figures import region_figure
-from neuroglot.run import AlignSettings
-from neuroglot.studies.readings import own_words, share_leading, thirds
+from neuroglot.figures.neurons import layer_figure, perturbation_figure
+from neuroglot.figures.papers import region_figure
+from neuroglot.figures.words import change_text, own_words, share_leading, thirds
+from neuroglot.identify.key_regions import key_regions
+from neuroglot.languages.tags import language_name
+from neuroglot.run.evolution import Evolution, EvolveSettings, evolve
+from neuroglot.run.settings import AlignSettings
+from neuroglot.storage.atomic import save_text
 from neuroglot.studies.study import (
     Finding,
     MeasureSettings,
@@ -129,9 +129,9 @@ class LinguaFranca(Study):
     def figure_2(self) -> Finding:
         """The similarity map."""
         samples = self.verses
-        summary, layers = alignment.summary(samples), alignment.by_layer(samples, draws=0)
+        summary, layers = scores.summary(samples), scores.by_layer(samples, draws=0)
         best = 1 + int(layers["sads"].to_numpy().argmax())
-        whole, one = alignment.similarity_map(samples), alignment.similarity_map(samples, layer=best - 1)
+        whole, one = similarity.similarity_map(samples), similarity.similarity_map(samples, layer=best - 1)
         figures = {
             "": similarity_figure(whole, samples.languages, self.what),
             f"layer-{best}": similarity_figure(one, samples.languages, f"{self.what}; layer {best}", centred=True),
@@ -147,7 +147,7 @@ class LinguaFranca(Study):
 
     def figure_3(self) -> Finding:
         """LRDS and SADS by layer."""
-        layers = alignment.by_layer(self.verses)
+        layers = scores.by_layer(self.verses)
         third = max(1, len(layers) // 3)
         parts = layers.iloc[:third], layers.iloc[third : len(layers) - third], layers.iloc[len(layers) - third :]
         lrds, sads = ([float(part[name].mean()) for part in parts] for name in ("lrds", "sads"))

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from neuroglot.files import save_text
+from neuroglot.storage.atomic import save_text
 from neuroglot.studies.study import Item, Study
 
 __all__ = ["agreement", "study_page"]

@@ -21,18 +21,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field, ValidationError
 
-from neuroglot.corpus import Corpus, load_corpus
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.samples import Samples
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.load import load_corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate import Perturbation, measure_tasks, perturb
-from neuroglot.evaluate.perturbation import RandomRow
-from neuroglot.files import read_json, save_text
-from neuroglot.identify import METHODS
-from neuroglot.model import Model
-from neuroglot.neurons import NeuronSet
-from neuroglot.recording import Recording, Samples, record_samples
-from neuroglot.report.figures import save_figure
-from neuroglot.run import ModelSettings, RecordSettings, Run, TextSettings
-from neuroglot.tasks_run import keep_tables
+from neuroglot.evaluate.ablation.perturbation import Perturbation, RandomRow, perturb
+from neuroglot.evaluate.benchmarks.table import measure_tasks
+from neuroglot.figures.style import save_figure
+from neuroglot.identify.registry import METHODS
+from neuroglot.models.model import Model
+from neuroglot.recording.record_samples import record_samples
+from neuroglot.run.directory import Run
+from neuroglot.run.recording import record_run
+from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
+from neuroglot.run.tasks import keep_tables
+from neuroglot.storage.atomic import read_json, save_text
 
 __all__ = [
     "Finding",
@@ -241,7 +246,7 @@ class Study:
     @cached_property
     def recording(self) -> Recording:
         """The pass over the corpus."""
-        return self.run.record(self.model, self.text[0])
+        return record_run(self.run, self.model, self.text[0])
 
     def neurons(self, method: str, **settings: Any) -> NeuronSet:
         """A method's neurons, kept in the run under its name."""

@@ -1,0 +1,67 @@
+"""Sets of single parameters by language, their file, and what the model does without them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.languages.tags import language_tag
+from neuroglot.storage.tensors import load_tensors, save_tensors
+
+__all__ = ["ParameterSet"]
+
+KIND, VERSION = "parameters", 1
+Places = Mapping[str, Int64[Tensor, " chosen"]]
+
+
+class ParameterSet:
+    """For each language, single parameters: places in the flattened weights of a model. A value.
+
+    Attributes:
+        places: language → name of the weight → places in it, ascending.
+        about: how it was made (JSON).
+    """
+
+    def __init__(self, places: Mapping[str, Places], about: Mapping[str, Any] | None = None):
+        self.places = {language_tag(tag): dict(of_language) for tag, of_language in places.items()}
+        self.about = dict(about or {})
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The language tags."""
+        return tuple(self.places)
+
+    def __getitem__(self, language: str) -> Places:
+        tag = language_tag(language)
+        if tag not in self.places:
+            raise NeuroglotError(f"These parameters have no {tag}; they have {', '.join(self.languages)}.")
+        return self.places[tag]
+
+    def __repr__(self) -> str:
+        return f"<parameters: {', '.join(f'{tag} {count:,}' for tag, count in self.sizes().items())}>"
+
+    def sizes(self) -> dict[str, int]:
+        """How many parameters each language has."""
+        return {tag: sum(map(len, places.values())) for tag, places in self.places.items()}
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as one safetensors file."""
+        tensors = {f"{tag} {name}": index for tag, places in self.places.items() for name, index in places.items()}
+        return save_tensors(path, KIND, VERSION, tensors, {"languages": self.languages, **self.about})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ParameterSet":
+        """Read what `save` wrote.
+
+        Raises:
+            NeuroglotError: the file is missing, damaged or of another kind.
+        """
+        tensors, about = load_tensors(path, KIND, VERSION)
+        places: dict[str, dict[str, Tensor]] = {tag: {} for tag in about.pop("languages")}
+        for key, index in tensors.items():
+            tag, _, name = key.partition(" ")
+            places[tag][name] = index
+        return cls(places, about)

@@ -1,0 +1,135 @@
+"""Partitions: every neuron of a layer in one of E experts."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.storage.tensors import load_tensors, save_tensors
+
+__all__ = ["Kind", "Partition"]
+
+KIND, VERSION = "partition", 1
+Kind = Literal["parameter", "random", "contiguous", "labels"]
+
+
+class ModelShape(Protocol):
+    """What a partition has to know of a model: it stands below models and imports none."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the weights."""
+
+    @property
+    def layers(self) -> int:
+        """How many layers."""
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons a layer."""
+
+
+class Partition:
+    """Which expert each neuron of one model belongs to.
+
+    Attributes:
+        labels: (L, N) int64, from 0 to E - 1.
+        experts: how many experts a layer, E.
+        about: how it was made: kind, settings, the model's name and fingerprint (JSON).
+
+    Raises:
+        NeuroglotError: labels are out of range, or an expert has no neuron.
+    """
+
+    def __init__(self, labels: Int64[Tensor, "layers neurons"], experts: int, about: dict[str, Any] | None = None):
+        self.labels = torch.as_tensor(labels).to("cpu", torch.int64)
+        self.experts = experts
+        self.about = dict(about or {})
+        if self.labels.ndim != 2 or int(self.labels.min()) < 0 or int(self.labels.max()) >= experts:
+            raise NeuroglotError(
+                f"labels must be (layers, neurons) integers from 0 to {experts - 1}, not {tuple(self.labels.shape)} "
+                f"from {int(self.labels.min())} to {int(self.labels.max())}."
+            )
+        empty = (self.sizes == 0).nonzero().tolist()
+        if empty:
+            raise NeuroglotError(
+                f"Expert {empty[0][1]} of layer {empty[0][0] + 1} has no neuron; give every expert one."
+            )
+
+    @property
+    def sizes(self) -> Int64[Tensor, "layers experts"]:
+        """How many neurons each expert has."""
+        return torch.stack([row.bincount(minlength=self.experts) for row in self.labels])
+
+    @property
+    def digest(self) -> str:
+        """A digest of the labels, by which recordings know whose experts they counted."""
+        return hashlib.sha256(f"{self.experts}".encode() + self.labels.numpy().tobytes()).hexdigest()[:32]
+
+    def neurons(self, experts: Bool[Tensor, "layers experts"]) -> Bool[Tensor, "layers neurons"]:
+        """The neurons of the chosen experts.
+
+        Raises:
+            NeuroglotError: `experts` is not a boolean (L, E) of this partition.
+        """
+        if experts.dtype != torch.bool or tuple(experts.shape) != (len(self.labels), self.experts):
+            raise NeuroglotError(
+                f"experts must be a boolean tensor ({len(self.labels)}, {self.experts}), not {experts.dtype} of "
+                f"{tuple(experts.shape)}."
+            )
+        return experts.gather(1, self.labels)
+
+    def check(self, model: "ModelShape") -> None:
+        """Refuse another model than the one it was made for.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        if tuple(self.labels.shape) != (model.layers, model.neurons):
+            raise NeuroglotError(
+                f"The partition is for {' × '.join(map(str, self.labels.shape))} neurons, but {model.name} has "
+                f"{model.layers} × {model.neurons}; make one for this model."
+            )
+        fingerprint = self.about.get("fingerprint")
+        if self.about.get("base") is None and fingerprint not in (None, model.fingerprint):
+            raise NeuroglotError(
+                f"The partition was made for {self.about.get('model', 'another model')}, whose weights are not those "
+                f"of {model.name}; make one for this model, or use partition.of_variant() with a tuned variant."
+            )
+
+    def of_variant(self) -> "Partition":
+        """The same experts for a tuned variant of its model (§4.4): the shape is still checked, the weights are not."""
+        return Partition(self.labels, self.experts, {**self.about, "base": self.about.get("fingerprint", "")})
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as one safetensors file, with the model's fingerprint."""
+        about = {"experts": self.experts, **self.about}
+        return save_tensors(path, KIND, VERSION, {"labels": self.labels}, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Partition":
+        """Read what `save` wrote.
+
+        Raises:
+            NeuroglotError: the file is missing, damaged or not a partition.
+        """
+        tensors, about = load_tensors(path, KIND, VERSION)
+        return cls(tensors["labels"], about.pop("experts"), about)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Partition):
+            return NotImplemented
+        return self.experts == other.experts and torch.equal(self.labels, other.labels)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        sizes = self.sizes
+        each = f"{int(sizes.min())}" if sizes.min() == sizes.max() else f"{int(sizes.min())} to {int(sizes.max())}"
+        return f"<{self.about.get('kind', 'labels')} partition: {len(self.labels)} × {self.experts} experts of {each}>"

@@ -1,0 +1,266 @@
+"""What one pass over a corpus leaves: sums over tokens, by neuron and language."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int64
+from pydantic import BaseModel
+from torch import Tensor
+
+from neuroglot.artifacts.examples import Examples
+from neuroglot.errors import NeuroglotError
+from neuroglot.languages.tags import language_tag
+from neuroglot.storage.tensors import load_tensors, save_tensors
+
+__all__ = ["EXPERTS", "Provenance", "Recording"]
+
+KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
+VALUES, PLACES = "examples.values", "examples.places"
+
+
+class Provenance(BaseModel, frozen=True):
+    """What a recording was made with. Two recordings add only if all of it is the same."""
+
+    model: str
+    """The name the model was loaded by."""
+    fingerprint: str
+    """The digest of its weights."""
+    tokenizer: str
+    """The digest of its tokenizer."""
+    block: int
+    """Tokens a block, with BOS; 0 where samples were read whole."""
+    partition: str | None = None
+    """The digest of the partition whose experts were counted, if any were."""
+
+    def differences(self, other: "Provenance") -> list[str]:
+        """What differs, in words (the model's name may: the fingerprint decides)."""
+        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition"}
+        return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Statistics of one model over one corpus, by language. Immutable; it adds.
+
+    `first + second` is the recording of both texts: counts add exactly, sums to rounding; languages that only one of
+    them has are kept. Adding does not check that the texts are disjoint.
+
+    Attributes:
+        languages: K language tags.
+        tokens: (K,) int64, the tokens that were counted (never BOS or padding).
+        sums: by name of the statistic, (L, …, K): sums over those tokens; `active` is int64, the others float64.
+        provenance: what it was made with; None if it came from counts alone.
+        examples: each neuron's most active tokens, if they were asked for.
+    """
+
+    languages: tuple[str, ...]
+    tokens: Int64[Tensor, " languages"]
+    sums: Mapping[str, Tensor]
+    provenance: Provenance | None = None
+    examples: Examples | None = None
+
+    @classmethod
+    def from_counts(
+        cls,
+        active: Any,
+        tokens: Any,
+        languages: Sequence[str],
+        **sums: Any,
+    ) -> "Recording":
+        """A recording from someone else's counts.
+
+        Args:
+            active: (L, N, K) integers: on how many tokens of each language the neuron is active.
+            tokens: (K,) integers: how many tokens each language has.
+            languages: K tags.
+            sums: further statistics by name, (L, N, K): `activation` and `hidden` are the sums of the two sites.
+
+        Raises:
+            NeuroglotError: shapes do not fit, or a count is not an integer from 0 to its language's tokens.
+        """
+        active, tokens = torch.as_tensor(active), torch.as_tensor(tokens)
+        if active.ndim != 3 or tokens.shape != active.shape[2:] or len(languages) != len(tokens):
+            raise NeuroglotError(
+                f"active must be (layers, neurons, languages) and tokens (languages,) for {len(languages)} languages, "
+                f"not {tuple(active.shape)} and {tuple(tokens.shape)}."
+            )
+        for name, counts in (("active", active), ("tokens", tokens)):
+            if counts.is_floating_point() and not bool((counts == counts.round()).all()):
+                raise NeuroglotError(f"{name} must be whole numbers (counts, not shares).")
+        active, tokens = active.to(torch.int64), tokens.to(torch.int64)
+        if bool((tokens < 1).any()) or bool((active < 0).any()) or bool((active > tokens).any()):
+            raise NeuroglotError("Every language needs a token, and active must be from 0 to its language's tokens.")
+        others = {name: torch.as_tensor(values, dtype=torch.float64) for name, values in sums.items()}
+        for name, values in others.items():
+            if values.shape != active.shape:
+                raise NeuroglotError(f"{name} must be {tuple(active.shape)} as active is, not {tuple(values.shape)}.")
+        return cls(_tags(languages), tokens, {"active": active, **others})
+
+    @property
+    def layers(self) -> int:
+        """How many layers, L."""
+        return self.active.shape[0]
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons a layer, N."""
+        return self.active.shape[1]
+
+    @property
+    def active(self) -> Int64[Tensor, "layers neurons languages"]:
+        """On how many tokens the activation is above zero."""
+        return self.sum("active")
+
+    def sum(self, statistic: str) -> Tensor:
+        """The sum over tokens of a statistic, (L, …, K).
+
+        Raises:
+            NeuroglotError: it was not recorded.
+        """
+        if statistic not in self.sums:
+            raise NeuroglotError(
+                f"The recording has no {statistic!r}, only {', '.join(self.sums)}; record again with it."
+            )
+        return self.sums[statistic]
+
+    def mean(self, statistic: str) -> Float64[Tensor, "layers *rest languages"]:
+        """The mean over tokens of a statistic: `mean("active")` is the activation probability."""
+        return self.sum(statistic) / self.tokens.to(torch.float64)
+
+    @property
+    def probabilities(self) -> Float64[Tensor, "layers neurons languages"]:
+        """p[i, j, k]: the share of language k's tokens on which neuron j of layer i is active (LAPE, eq. 4)."""
+        return self.mean("active")
+
+    def language_mean(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
+        """The mean of a statistic over one language's tokens: the values that steering raises neurons to."""
+        return self.select([language]).mean(statistic)[..., 0]
+
+    def language_difference(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
+        """A language's mean less the mean of the other languages' means, each of which counts the same.
+
+        Raises:
+            NeuroglotError: there is no other language, or the language or the statistic was not recorded.
+        """
+        own = self.language_mean(language, statistic)
+        others = [tag for tag in self.languages if tag != language_tag(language)]
+        if not others:
+            raise NeuroglotError(f"The recording has only {language}, so there is no mean of the others.")
+        return own - self.select(others).mean(statistic).mean(-1)
+
+    def select(self, languages: Sequence[str]) -> "Recording":
+        """The recording of these languages only, in this order."""
+        tags = _tags(languages)
+        unknown = [tag for tag in tags if tag not in self.languages]
+        if unknown:
+            raise NeuroglotError(f"The recording has no {unknown[0]}; it has {', '.join(self.languages)}.")
+        places = [self.languages.index(tag) for tag in tags]
+        index = torch.tensor(places)
+        sums = {name: values[..., index] for name, values in self.sums.items()}
+        examples = None if self.examples is None else self.examples.select(places)
+        return Recording(tags, self.tokens[index], sums, self.provenance, examples)
+
+    def __add__(self, other: "Recording") -> "Recording":
+        return Recording.merge([self, other])
+
+    @classmethod
+    def merge(cls, recordings: Iterable["Recording"]) -> "Recording":
+        """The sum of recordings, added in their order; one at a time, so they may come from a generator.
+
+        Raises:
+            NeuroglotError: there is none, or they differ in model, tokenizer, block, shape or statistics.
+        """
+        order: dict[str, None] = {}
+        tokens: dict[str, Tensor] = {}
+        sums: dict[str, dict[str, Tensor]] = {}
+        examples: dict[str, Examples] = {}
+        first: Recording | None = None
+        for recording in recordings:
+            if first is None:
+                first = recording
+            first._check_addable(recording)
+            for k, tag in enumerate(recording.languages):
+                order[tag] = None
+                if tag in tokens:
+                    tokens[tag] += recording.tokens[k]
+                    for name, total in sums[tag].items():
+                        total += recording.sums[name][..., k]
+                else:
+                    tokens[tag] = recording.tokens[k].clone()
+                    sums[tag] = {name: values[..., k].clone() for name, values in recording.sums.items()}
+                if recording.examples is not None:
+                    some = recording.examples.select([k])
+                    examples[tag] = examples[tag].merge(some) if tag in examples else some
+        if first is None:
+            raise NeuroglotError("There is no recording to merge.")
+        return cls(
+            tuple(order),
+            torch.stack([tokens[tag] for tag in order]),
+            {name: torch.stack([sums[tag].pop(name) for tag in order], dim=-1) for name in first.sums},
+            first.provenance,
+            Examples.stack([examples[tag] for tag in order]) if examples else None,
+        )
+
+    def _check_addable(self, other: "Recording") -> None:
+        differences = []
+        if self.provenance and other.provenance:
+            differences += self.provenance.differences(other.provenance)
+        if set(self.sums) != set(other.sums):
+            differences.append(f"statistics ({', '.join(self.sums)} against {', '.join(other.sums)})")
+        how = [None if each.examples is None else (each.examples.k, each.examples.text) for each in (self, other)]
+        if how[0] != how[1]:
+            differences.append("examples kept of a neuron")
+        for name in sorted(set(self.sums) & set(other.sums)):
+            mine, theirs = tuple(self.sums[name].shape[:-1]), tuple(other.sums[name].shape[:-1])
+            if mine != theirs:
+                differences.append(f"shape of {name} ({mine} against {theirs})")
+        if differences:
+            raise NeuroglotError(
+                f"These recordings cannot be added, since they differ in {' and '.join(differences)}; record both in "
+                "the same way."
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as one safetensors file."""
+        about: dict[str, Any] = {
+            "languages": self.languages,
+            "provenance": self.provenance.model_dump() if self.provenance else None,
+        }
+        tensors = {"tokens": self.tokens, **self.sums}
+        if self.examples is None:
+            return save_tensors(path, KIND, 1, tensors, about)
+        tensors |= {VALUES: self.examples.values, PLACES: self.examples.places}
+        about["examples"] = {"shards": self.examples.shards, "text": self.examples.text}
+        return save_tensors(path, KIND, VERSION, tensors, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recording":
+        """Read what `save` wrote.
+
+        Raises:
+            NeuroglotError: the file is missing, damaged or not a recording.
+        """
+        tensors, about = load_tensors(path, KIND, VERSION)
+        provenance = Provenance(**about["provenance"]) if about["provenance"] else None
+        examples = None
+        if "examples" in about:
+            shards = tuple(tuple(names) for names in about["examples"]["shards"])
+            examples = Examples(tensors.pop(VALUES), tensors.pop(PLACES), shards, about["examples"]["text"])
+        return cls(tuple(about["languages"]), tensors.pop("tokens"), tensors, provenance, examples)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{tag} {int(n):,}" for tag, n in zip(self.languages, self.tokens, strict=True))
+        return f"<recording of {self.layers} × {self.neurons} neurons; tokens: {sizes}>"
+
+
+def _tags(languages: Sequence[str]) -> tuple[str, ...]:
+    tags = tuple(language_tag(tag) for tag in languages)
+    if len(set(tags)) < len(tags):
+        raise NeuroglotError(f"A language is named twice in {', '.join(languages)}.")
+    return tags
+
+
+EXPERTS = "experts@"

@@ -1,0 +1,261 @@
+"""What one pass over a parallel corpus leaves: one vector a sample, by language and meaning."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.errors import NeuroglotError
+from neuroglot.languages.tags import language_tag
+from neuroglot.storage.atomic import whole
+
+__all__ = ["Samples"]
+
+KIND, VERSION = "samples", 1
+READ_AT_ONCE = 1 << 24  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One vector for each sample of a parallel corpus (Zeng et al. 2025, §3.1). Immutable.
+
+    Sample *i* means the same in every language. Large vectors are memory-mapped: read them a layer or a language at
+    a time, as everything in `neuroglot.alignment` does.
+
+    Attributes:
+        vectors: (K, n, L·N), unit norm: the mean of `hidden` over a sample's tokens, all layers in order.
+        languages: K language tags.
+        keys: n keys, one a meaning.
+        layers: L.
+        states: (K, n, L, width), the mean over tokens of the residual stream that leaves each layer, as it is (not
+            normalised); None if it was not recorded.
+        provenance: what they were made with; None if they came from vectors alone. Its `block` is 0: not packed.
+        recording: the other statistics taken in the same pass, if any were.
+    """
+
+    vectors: Float[Tensor, "languages samples width"]
+    languages: tuple[str, ...]
+    keys: tuple[str, ...]
+    layers: int
+    states: Float[Tensor, "languages samples layers model_width"] | None = None
+    provenance: Provenance | None = None
+    recording: Recording | None = None
+
+    @classmethod
+    def from_vectors(
+        cls,
+        vectors: Any,
+        languages: Sequence[str] | None = None,
+        *,
+        layers: int,
+        keys: Sequence[str] | None = None,
+        states: Any = None,
+    ) -> "Samples":
+        """Samples from someone else's activations.
+
+        Args:
+            vectors: (K, n, L·N), or one (n, L·N) a language as a list or a mapping from its tag; of any norm: they
+                are divided by it.
+            languages: K tags; needed unless `vectors` is a mapping.
+            layers: L; the vectors are L slices of equal size.
+            keys: n names of the meanings; by default 0, 1, ….
+            states: (K, n, L, width), for `alignment.ses` and `alignment.dominance`.
+
+        Raises:
+            NeuroglotError: the languages have unequal numbers of samples, shapes do not fit, or a vector is zero or
+                not a number.
+        """
+        if isinstance(vectors, Mapping):
+            languages = list(vectors) if languages is None else languages
+            vectors = [vectors[tag] for tag in languages]
+        if languages is None:
+            raise NeuroglotError("Say which languages the vectors are of: languages=['en', …].")
+        tags = tuple(language_tag(tag) for tag in languages)
+        rows = [torch.as_tensor(each) for each in vectors]
+        if len(rows) != len(tags) or len(set(tags)) < len(tags):
+            raise NeuroglotError(f"There are vectors of {len(rows)} languages, but named are {', '.join(languages)}.")
+        if any(each.ndim != 2 for each in rows) or len({each.shape[1] for each in rows}) > 1:
+            raise NeuroglotError("vectors must be (languages, samples, layers · neurons).")
+        counts = {tag: len(each) for tag, each in zip(tags, rows, strict=True)}
+        if len(set(counts.values())) > 1:
+            said = ", ".join(f"{tag} {count}" for tag, count in counts.items())
+            raise NeuroglotError(
+                f"Every language needs the same samples, but their numbers are unequal ({said}); leave out those that "
+                "some language lacks."
+            )
+        if layers < 1 or rows[0].shape[1] % layers:
+            raise NeuroglotError(f"Vectors of {rows[0].shape[1]} numbers are not {layers} equal layers.")
+        stacked = torch.stack(rows)
+        if not stacked.is_floating_point() or stacked.dtype.itemsize < 4:
+            stacked = stacked.to(torch.float32)
+        names = tuple(keys) if keys is not None else tuple(str(i) for i in range(stacked.shape[1]))
+        if len(names) != stacked.shape[1] or len(set(names)) < len(names):
+            raise NeuroglotError(f"{stacked.shape[1]} samples need as many different keys, not {len(names)}.")
+        made = cls(unit(stacked, tags, names), tags, names, layers, None if states is None else torch.as_tensor(states))
+        if made.states is not None and tuple(made.states.shape[:3]) != (len(tags), len(names), layers):
+            raise NeuroglotError(
+                f"states must be ({len(tags)}, {len(names)}, {layers}, width), not {tuple(made.states.shape)}."
+            )
+        return made
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{len(self.keys)} samples in {len(self.languages)} languages ({', '.join(self.languages)}), "
+            f"{self.layers} × {self.neurons} neurons>"
+        )
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons a layer, N."""
+        return self.vectors.shape[2] // self.layers
+
+    def layer(self, layer: int) -> Float[Tensor, "languages samples neurons"]:
+        """The slice of a layer (from 0), a view, as it is in the whole vectors: not of unit norm."""
+        return self.vectors[..., layer * self.neurons : (layer + 1) * self.neurons]
+
+    def select(self, languages: Sequence[str]) -> "Samples":
+        """The samples of these languages only, in this order.
+
+        Raises:
+            NeuroglotError: one is not there.
+        """
+        tags = tuple(language_tag(tag) for tag in languages)
+        unknown = [tag for tag in tags if tag not in self.languages]
+        if unknown:
+            raise NeuroglotError(f"These samples have no {unknown[0]}; they have {', '.join(self.languages)}.")
+        index = torch.tensor([self.languages.index(tag) for tag in tags])
+        return replace(
+            self,
+            vectors=self.vectors[index],
+            languages=tags,
+            states=None if self.states is None else self.states[index],
+            recording=None if self.recording is None else self.recording.select(tags),
+        )
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write a directory: `samples.json`, `vectors.npy`, and `states.npy`, `recording.safetensors` if there are."""
+        path = Path(path)
+        with whole(path) as draft:
+            draft.mkdir()
+            np.save(draft / "vectors.npy", self.vectors.numpy())
+            if self.states is not None:
+                np.save(draft / "states.npy", self.states.numpy())
+            self._write_header(draft, {})
+        return path
+
+    def _write_header(self, directory: Path, settings: Mapping[str, Any]) -> None:
+        if self.recording is not None:
+            self.recording.save(directory / "recording.safetensors")
+        about = {
+            "kind": KIND,
+            "version": VERSION,
+            "languages": self.languages,
+            "keys": self.keys,
+            "layers": self.layers,
+            "provenance": self.provenance.model_dump() if self.provenance else None,
+            "settings": dict(settings),
+            "sha256": {file.name: _digest(file) for file in sorted(directory.glob("*.npy"))},
+        }
+        (directory / "samples.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path, *, check: bool = True) -> "Samples":
+        """Open what `save` wrote. The vectors stay on the disk and are read when they are used.
+
+        Args:
+            path: the directory.
+            check: compare the checksums, which reads the files once.
+
+        Raises:
+            NeuroglotError: it is missing, damaged, or of a newer format.
+        """
+        path = Path(path)
+        about = read_header(path)
+        try:
+            if check and any(_digest(path / name) != digest for name, digest in about["sha256"].items()):
+                raise NeuroglotError(f"{path} is damaged: its checksum does not match; record the samples again.")
+            # copy on write, since torch has no read-only tensors
+            arrays = {name: torch.from_numpy(np.load(path / name, mmap_mode="c")) for name in about["sha256"]}
+            recorded = path / "recording.safetensors"
+            return cls(
+                arrays["vectors.npy"],
+                tuple(about["languages"]),
+                tuple(about["keys"]),
+                about["layers"],
+                arrays.get("states.npy"),
+                Provenance(**about["provenance"]) if about["provenance"] else None,
+                Recording.load(recorded) if recorded.is_file() else None,
+            )
+        except (OSError, KeyError, TypeError, EOFError) as error:
+            raise NeuroglotError(f"{path} is damaged ({error}); record the samples again.") from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What `samples.json` says.
+
+    Raises:
+        NeuroglotError: it is missing, damaged, or of a newer format.
+    """
+    try:
+        about = json.loads((path / "samples.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NeuroglotError(f"{path} holds no samples; make them with record_samples.") from error
+    except (OSError, ValueError) as error:
+        raise NeuroglotError(f"{path / 'samples.json'} is damaged; record the samples again.") from error
+    if about.get("kind") != KIND or about.get("version", 0) > VERSION:
+        raise NeuroglotError(f"{path} holds no samples, or of a newer Neuroglot.")
+    return dict(about)
+
+
+def unit(
+    vectors: Float[Tensor, "languages samples width"], languages: Sequence[str], keys: Sequence[str]
+) -> Float[Tensor, "languages samples width"]:
+    """The vectors divided by their norms.
+
+    Raises:
+        NeuroglotError: one is zero or holds what is not a number; it is named.
+    """
+    norms = norms_of(vectors)
+    check_norms(norms, languages, keys)
+    return vectors / norms.to(vectors.dtype)
+
+
+def norms_of(vectors: Float[Tensor, "*samples width"]) -> Float64[Tensor, "*samples 1"]:
+    """Their lengths."""
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=torch.float64)
+
+
+def check_norms(norms: Float64[Tensor, "languages samples 1"], languages: Sequence[str], keys: Sequence[str]) -> None:
+    """Refuse a vector without a direction.
+
+    Raises:
+        NeuroglotError: one is zero or holds what is not a number; it is named.
+    """
+    bad = ~(torch.isfinite(norms) & (norms > 0)).squeeze(-1)
+    if bool(bad.any()):
+        language, sample = bad.nonzero()[0].tolist()
+        raise NeuroglotError(
+            f"The activations of sample {keys[sample]} in {languages[language]} are all zero or not numbers (NaN or "
+            "infinite), so they have no direction; load the model in float32 or bfloat16, or leave the sample out."
+        )
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(READ_AT_ONCE):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Write an intervention into the weights: an ordinary checkpoint that needs no Neuroglot to run."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor, nn
+
+from neuroglot.edit.interventions import Add, Deactivate, Intervention, Replace, Scale, check_intervention
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.model import Model
+
+__all__ = ["bake"]
+
+Affine = tuple[Float64[Tensor, "layers neurons"], Float64[Tensor, "layers neurons"]]
+
+
+@torch.no_grad()
+def bake(
+    model: Model, changes: Bool[Tensor, "layers neurons"] | Intervention | Sequence[Intervention], path: str | Path
+) -> Path:
+    """Save a copy of the model with interventions in its weights: its logits are those under them.
+
+    What can be said in weights is what makes the input of the down-projection `gain · hidden + shift`, neuron by
+    neuron: `Deactivate` and `Scale` at either site (columns of the down-projection, every family); `Replace` and `Add`
+    at the hidden site, where a plain FFN's two sites are one (the down-projection's bias: families that have one, and
+    those whose config can give one, `mlp_bias`, as Llama's). `Raise` depends on the input, and `when` on the position:
+    neither can be. The model itself is left as it was. The directory opens with `load_model` and plain transformers.
+
+    Args:
+        model: whole and in memory.
+        changes: interventions, in their order; or a mask, of neurons to deactivate.
+        path: a new directory.
+
+    Raises:
+        NeuroglotError: a change cannot be said in this family's weights or is of another shape, the weights are not all
+            in memory, or `path` exists or cannot be written.
+    """
+    steps = [Deactivate(changes)] if isinstance(changes, Tensor) else changes
+    steps = [steps] if isinstance(steps, Intervention) else list(steps)
+    for step in steps:
+        check_intervention(step, model)
+    path = Path(path)
+    if path.exists():
+        raise NeuroglotError(f"{path} exists; choose a new directory for the baked model.")
+    columns = [ffn.down_columns for ffn in model.ffns]
+    if any(weight.device.type == "meta" or not weight.is_floating_point() for weight in columns):
+        raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to bake it.")
+    gain, shift = _affine(model, steps)
+    undo: list[Callable[[], None]] = []
+    try:
+        if bool(shift.any()):
+            undo += _give_biases(model)
+        for ffn, more, constant in zip(model.ffns, gain, shift, strict=True):
+            undo += _write(ffn, more, constant)
+        model.save(path)
+    finally:
+        for step_back in reversed(undo):
+            step_back()
+    return path
+
+
+def _affine(model: Model, steps: Sequence[Intervention]) -> Affine:
+    """What the steps together make of each neuron where it enters the down-projection: its gain and its shift."""
+    gain = torch.ones(model.layers, model.neurons, dtype=torch.float64)
+    shift = torch.zeros_like(gain)
+    gated = model.ffns[0].gated
+    # the activation site comes first, whatever the order they were given in
+    for step in sorted(steps, key=lambda step: gated and step.site == "hidden"):
+        kind, chosen = type(step).__name__, step.neurons.cpu()
+        if step.when != "both":
+            raise NeuroglotError(f"{kind} on {step.when} tokens only depends on the position, which no weight knows.")
+        values = torch.as_tensor(getattr(step, "values", 0.0), dtype=torch.float64).cpu()
+        values = (values * getattr(step, "strength", 1.0)).expand_as(gain)[chosen]
+        if isinstance(step, Deactivate):
+            gain[chosen] = shift[chosen] = 0.0
+        elif isinstance(step, Scale):
+            gain[chosen] *= values
+            shift[chosen] *= values
+        elif isinstance(step, Replace | Add) and (step.site == "hidden" or not gated):
+            shift[chosen] = values if isinstance(step, Replace) else shift[chosen] + values
+            if isinstance(step, Replace):
+                gain[chosen] = 0.0
+        elif isinstance(step, Replace | Add):
+            raise NeuroglotError(
+                f"{kind} at the activation site of a gated FFN is multiplied by the up-projection, so it is no "
+                "constant and no weight can hold it; use the hidden site, or keep it as a recipe."
+            )
+        else:
+            raise NeuroglotError(f"{kind} depends on the input, so no weight can hold it; keep it as a recipe.")
+    return gain, shift
+
+
+def _give_biases(model: Model) -> list[Callable[[], None]]:
+    """See that every down-projection has a bias, and give functions that undo it."""
+    if all(getattr(ffn.down, "bias", None) is not None for ffn in model.ffns):
+        return []
+    config = model.text_config
+    if getattr(config, "mlp_bias", None) is not False:
+        raise NeuroglotError(
+            f"A constant needs a bias in the down-projection, and {config.model_type} has none in its architecture; "
+            "keep it as a recipe. Deactivation and scaling can be baked."
+        )
+    undo: list[Callable[[], None]] = []
+    for ffn in model.ffns:
+        for projection in {id(part): part for part in ffn.projections}.values():
+            bias = torch.zeros(projection.out_features, dtype=projection.weight.dtype, device=projection.weight.device)  # type: ignore[call-overload]
+            projection.bias = nn.Parameter(bias, requires_grad=False)
+            undo.append(_setter(projection, "bias", None))
+    config.mlp_bias = True
+    undo.append(_setter(config, "mlp_bias", False))
+    return undo
+
+
+def _write(ffn: FFN, gain: Float64[Tensor, " neurons"], shift: Float64[Tensor, " neurons"]) -> list[Callable[[], None]]:
+    """Put one layer's gains and shifts into its down-projection, and give functions that undo it."""
+    weight = ffn.down_columns
+    undo: list[Callable[[], None]] = []
+    if bool(shift.any()):
+        bias: Any = ffn.down.bias
+        old_bias = bias.clone()
+        new = bias.double() + weight.double() @ shift.to(weight.device)
+        bias.copy_(new.to(bias.dtype))
+        undo.append(lambda: bias.copy_(old_bias))
+    changed = (gain != 1).nonzero().flatten().to(weight.device)
+    if len(changed):
+        old = weight[:, changed].clone()
+        weight[:, changed] = (old.double() * gain.to(weight.device)[changed]).to(weight.dtype)
+
+        def put_back() -> None:
+            weight[:, changed] = old
+
+        undo.append(put_back)
+    return undo
+
+
+def _setter(owner: Any, name: str, value: Any) -> Callable[[], None]:
+    return lambda: setattr(owner, name, value)

@@ -1,0 +1,215 @@
+"""Change neurons while the model runs.
+
+An `Intervention` names neurons, a site, and what to put in the place of their values. `intervene` puts any number of
+them in force for the length of a `with` block: in the forward pass, under `generate`, in any evaluation.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from neuroglot.edit.positions import When, _in_part, _Places
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.sites import Site
+from neuroglot.models.model import Model
+
+__all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "intervene"]
+
+Values = Float[Tensor, "layers neurons"] | float
+Chosen = Float[Tensor, "*tokens chosen"]
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention(ABC):
+    """What to do to some neurons. Subclasses say it in `change`.
+
+    Attributes:
+        neurons: (L, N) bool, which neurons.
+        site: where: `activation` (the output of the activation function) or `hidden` (what enters the down-projection).
+        when: on which tokens: those of the `prompt`, those the model has `generated` (as it reads them again to go
+            on: the first new token follows from the prompt alone), or `both`.
+    """
+
+    neurons: Bool[Tensor, "layers neurons"]
+    site: Site = field(default="activation", kw_only=True)
+    when: When = field(default="both", kw_only=True)
+
+    @abstractmethod
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """What to put in the place of the chosen neurons' `current` values; `given` are their `strength · values`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deactivate(Intervention):
+    """Set the neurons to zero (Tang et al. 2024, §3.2): nothing of them enters the down-projection.
+
+    In a gated FFN a zero activation makes a zero hidden, so both sites give the same.
+    """
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """Zero."""
+        return 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Replace(Intervention):
+    """Set the neurons to given values, whatever they were.
+
+    Attributes:
+        values: (L, N), such as a language's means, `recording.language_mean("zh")`; or one number.
+        strength: the values are multiplied by it.
+    """
+
+    values: Values
+    strength: float = 1.0
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """The given values."""
+        return given
+
+
+@dataclass(frozen=True, eq=False)
+class Raise(Intervention):
+    """Raise the neurons to given values, and leave alone what is higher (Tang et al. 2024, §3.3.4).
+
+    Attributes:
+        values: (L, N), such as a language's means, `recording.language_mean("zh")`; or one number.
+        strength: the values are multiplied by it.
+    """
+
+    values: Values
+    strength: float = 1.0
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """The larger of the two."""
+        return current.clamp_min(given)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Intervention):
+    """Add a multiple of given values.
+
+    Attributes:
+        values: (L, N), such as a language's means, `recording.language_mean("zh")`, or how far they are from those of
+            the others, `recording.language_difference("zh")`; or one number.
+        strength: the multiple.
+    """
+
+    values: Values
+    strength: float = 1.0
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """The sum."""
+        return current + given
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Intervention):
+    """Multiply the neurons by a factor: 1 changes nothing, 0 deactivates.
+
+    Attributes:
+        values: the factor, one for all or (L, N).
+    """
+
+    values: Values
+
+    def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
+        """The product."""
+        return current * given
+
+
+@contextmanager
+def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
+    """Put interventions in force inside the block, and leave the model exactly as it was, also after an exception.
+
+    They apply in the order given, each to what the ones before it left; those at the activation site come before those
+    at the hidden site, since the model computes it first. Blocks may be nested.
+
+    Which tokens are the prompt (`when`): under `evaluate.generate`, the positions of the prompts. Elsewhere a text is a
+    prompt, except what is read with a filled key-value cache, which is what was generated; inside `prompt_length` it is
+    what that says.
+
+    Raises:
+        NeuroglotError: neurons are not a boolean (L, N) of this model, or values are no such numbers.
+    """
+    for intervention in interventions:
+        check_intervention(intervention, model)
+    with ExitStack() as stack:
+        places = _Places(model)
+        if any(intervention.when != "both" for intervention in interventions):
+            stack.enter_context(places.followed())
+        for intervention in interventions:
+            for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
+                if bool(chosen.any()):
+                    edit = _edit(intervention, layer, chosen.nonzero().flatten())
+                    if intervention.when != "both":
+                        edit = _in_part(edit, intervention.when, places)
+                    stack.enter_context(ffn.edit(intervention.site, edit))
+        yield
+
+
+def check_mask(mask: Any, shape: tuple[int, int]) -> None:
+    """Refuse a mask that is not a boolean (L, N) of this shape.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise NeuroglotError('neurons must be a boolean tensor (layers, neurons), such as neurons["fr"].')
+    if tuple(mask.shape) != shape:
+        raise NeuroglotError(
+            f"These neurons are for a model of {' × '.join(map(str, mask.shape))} neurons, but this one has "
+            f"{shape[0]} × {shape[1]}; use neurons found in this model."
+        )
+
+
+def check_intervention(intervention: Intervention, model: Model) -> None:
+    """Refuse neurons or values that are not of this model's shape, and values that are not numbers.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    shape = (model.layers, model.neurons)
+    check_mask(intervention.neurons, shape)
+    if intervention.when not in ("both", "prompt", "generated"):
+        raise NeuroglotError(f"when is both, prompt or generated, not {intervention.when!r}.")
+    values = getattr(intervention, "values", 0.0)
+    if isinstance(values, Tensor) and values.ndim and tuple(values.shape) != shape:
+        raise NeuroglotError(
+            f"The values must be one number or {shape[0]} × {shape[1]}, one for each neuron, not "
+            f"{' × '.join(map(str, values.shape))}."
+        )
+    if not bool(torch.isfinite(torch.as_tensor(values) * getattr(intervention, "strength", 1.0)).all()):
+        raise NeuroglotError("The values have entries that are not numbers (NaN or infinite); give finite ones.")
+
+
+def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Tensor], Tensor]:
+    given: Tensor | float = getattr(intervention, "values", 0.0)
+    if isinstance(given, Tensor):
+        given = given[layer, index.cpu()] if given.ndim else float(given)
+    given = given * getattr(intervention, "strength", 1.0)
+
+    blind = type(intervention).change in (Deactivate.change, Replace.change)  # the current values need not be read
+
+    def edit(values: Tensor) -> Tensor:
+        nonlocal index, given
+        index = index.to(values.device)  # both are no-ops after the first time
+        if isinstance(given, Tensor):
+            given = given.to(values)
+        # The tensor is the model's own and freshly computed, so it may be written to, unless gradients need it.
+        changed = values.clone() if torch.is_grad_enabled() else values
+        current = values.new_empty(0) if blind else values.index_select(-1, index)
+        new = intervention.change(current, given)
+        if isinstance(new, Tensor):
+            changed.index_copy_(-1, index, new.expand(*values.shape[:-1], len(index)))
+        else:
+            changed.index_fill_(-1, index, new)
+        return changed
+
+    return edit

@@ -1,0 +1,1 @@
+"""What breaks when neurons are switched off: which language, and how selectively."""

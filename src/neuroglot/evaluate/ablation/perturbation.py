@@ -1,0 +1,259 @@
+"""The perplexity-change matrix: whose neurons are off, and which language suffers."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.edit.interventions import Deactivate, intervene
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.likelihood.perplexity import held_out_blocks, mean_nll
+from neuroglot.identify.random_neurons import random
+from neuroglot.models.model import Model
+from neuroglot.progress import token_progress
+from neuroglot.storage.atomic import save_text
+
+__all__ = ["Perturbation", "RandomRow", "perturb", "random_neurons"]
+
+RandomRow = Literal["largest", "next percent"]
+
+
+@dataclass
+class Perturbation:
+    """Perplexities of a model, intact and with neurons off.
+
+    Attributes:
+        intact: measured language → perplexity of the intact model.
+        off: whose neurons are off → measured language → perplexity.
+        random: seed → measured language → perplexity with random neurons off.
+        sizes: whose neurons → how many; `random` is one of them.
+        tokens: measured language → how many tokens were predicted.
+        block: tokens a block.
+        matched: seed → measured language → perplexity with random neurons off, as many as *that* language's own.
+    """
+
+    intact: dict[str, float]
+    off: dict[str, dict[str, float]]
+    random: dict[str, dict[str, float]]
+    sizes: dict[str, int]
+    tokens: dict[str, int]
+    block: int
+    settings: dict[str, str] = field(default_factory=dict)
+    matched: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def change(self) -> pd.DataFrame:
+        """Relative change of perplexity: row = whose neurons are off, column = language measured. 1.0 is +100 %."""
+        return _table(self.off) / pd.Series(self.intact) - 1
+
+    @property
+    def random_change(self) -> pd.DataFrame:
+        """The same for random neurons: rows `mean` and `std` (sample standard deviation over seeds)."""
+        return self._spread(self.random)
+
+    @property
+    def matched_change(self) -> pd.DataFrame:
+        """The same for random neurons as many as each column's language has itself; empty if not measured."""
+        return self._spread(self.matched)
+
+    def _spread(self, rows: dict[str, dict[str, float]]) -> pd.DataFrame:
+        change = _table(rows) / pd.Series(self.intact) - 1 if rows else pd.DataFrame()
+        return pd.DataFrame({"mean": change.mean(), "std": change.std(ddof=1)}).T
+
+    @property
+    def leads(self) -> pd.Series:
+        """Whether each language's own cell is the largest of its row."""
+        change = self.change
+        own = [tag for tag in change.index if tag in change.columns]
+        return pd.Series({tag: bool(change.loc[tag].idxmax() == tag) for tag in own}, dtype=bool)
+
+    def table(self) -> pd.DataFrame:
+        """Everything as one long table: off, neurons, seed, measured, tokens, perplexity, change."""
+        named: list[tuple[str, str, dict[str, float]]] = [("intact", "", self.intact)]
+        named += [(off, "", values) for off, values in self.off.items()]
+        named += [("random", seed, values) for seed, values in self.random.items()]
+        named += [("matched", seed, values) for seed, values in self.matched.items()]
+        return pd.DataFrame(
+            {
+                "off": off,
+                "neurons": self.sizes.get(tag if off == "matched" else off, 0),
+                "seed": seed,
+                "measured": tag,
+                "tokens": self.tokens[tag],
+                "perplexity": value,
+                "change": value / self.intact[tag] - 1,
+            }
+            for off, seed, values in named
+            for tag, value in values.items()
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON."""
+        return save_text(path, json.dumps(vars(self), indent=1, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Perturbation":
+        """Read what `save` wrote.
+
+        Raises:
+            NeuroglotError: the file is missing or damaged.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise NeuroglotError(f"{path} is missing or damaged ({error}); run perturb again.") from error
+
+
+def _table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def perturb(
+    model: Model,
+    corpus: Corpus,
+    neurons: NeuronSet,
+    *,
+    tokens: int = 100_000,
+    block: int | None = None,
+    seeds: int = 3,
+    random_row: RandomRow = "largest",
+    matched: bool = False,
+    batch_tokens: int | None = None,
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> Perturbation:
+    """The perplexity-change matrix (Tang et al. 2024, §3.2 and Figure 2), with a random baseline.
+
+    For each language its neurons are deactivated and the perplexity of every language is measured. The random row
+    deactivates at least as many neurons as the largest set has, so that it is no easier than any row beside it.
+
+    Args:
+        model: to perturb; left as it was.
+        corpus: held-out text.
+        neurons: whose languages are the rows. A language without neurons is measured too: its row is all zero.
+        tokens: at most so many tokens of each language.
+        block: tokens a block; see `perplexity`.
+        seeds: how many random rows.
+        random_row: how many neurons each of them has: as many as the `largest` set, or the `next percent` of all
+            neurons above it (Zeng et al. 2025, Table 1).
+        matched: also switch off, for each language, random neurons as many as its own, and measure that language only:
+            the fair rival of its own cell where sets differ much in size.
+        batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
+        resume: a file that is written after every row, and whose rows are not measured again.
+        progress: show a bar.
+
+    Raises:
+        NeuroglotError: the neurons are of another shape, a language is too short, or `resume` is of other settings.
+    """
+    blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
+    sizes = neurons.sizes()
+    size = _random_size(neurons, random_row)
+    sets = {("off", tag): neurons[tag] for tag in neurons.languages}
+    for seed in range(seeds):
+        sets["random", str(seed)] = random_neurons(neurons.shape, size, seed)
+    own = [tag for tag in neurons.languages if tag in blocks] if matched else []
+    fresh = Perturbation(
+        intact={},
+        off={},
+        random={},
+        sizes={**sizes, "random": size},
+        tokens={tag: piece.shape[0] * (piece.shape[1] - 1) for tag, piece in blocks.items()},
+        block=next(iter(blocks.values())).shape[1],
+        settings={
+            "model": model.fingerprint,
+            "neurons": _digest(neurons),
+            "text": _digest(*blocks.values()),
+            "random": str(size),
+        },
+    )
+    result = _resumed(fresh, resume)
+    each = sum(piece.numel() for piece in blocks.values())
+    of_own = sum(blocks[tag].numel() for tag in own)
+    with token_progress("perturbing", each * (1 + len(sets)) + of_own * seeds, shown=progress) as advance:
+
+        def measure_one(what: str, tag: str) -> float:
+            return math.exp(
+                mean_nll(model, blocks[tag], tag, batch_tokens, lambda n, tag: advance(n, f"{what}, {tag}"))
+            )
+
+        def measure(what: str) -> dict[str, float]:
+            return {tag: measure_one(what, tag) for tag in blocks}
+
+        def measure_matched(seed: int) -> dict[str, float]:
+            values = {}
+            drawn = random(neurons.select(own), seed=seed)
+            for tag in own:
+                with intervene(model, Deactivate(drawn[tag])):
+                    values[tag] = measure_one(f"matched {seed}", tag)
+            return values
+
+        def keep(
+            rows: dict[str, dict[str, float]], name: str, run: Callable[[], dict[str, float]], cost: int = each
+        ) -> None:
+            if name in rows:
+                advance(cost, name)
+            else:
+                rows[name] = run()
+                if resume is not None:
+                    result.save(resume)
+
+        intact = {"intact": result.intact} if result.intact else {}
+        keep(intact, "intact", lambda: measure("intact"))
+        result.intact = intact["intact"]
+        for (kind, name), mask in sets.items():
+            with intervene(model, Deactivate(mask)):
+                keep(getattr(result, kind), name, lambda kind=kind, name=name: measure(f"{kind} {name}"))  # type: ignore[misc]
+        for seed in range(seeds if own else 0):
+            keep(result.matched, str(seed), partial(measure_matched, seed), of_own)
+    if resume is not None:
+        result.save(resume)
+    return result
+
+
+def random_neurons(shape: tuple[int, int], size: int, seed: int) -> Bool[Tensor, "layers neurons"]:
+    """So many random neurons of a model of this shape: a random row."""
+    one = torch.zeros(1, *shape, dtype=torch.bool)
+    one.view(-1)[:size] = True
+    return random(NeuronSet(one, ["mul"]), seed=seed)["mul"]
+
+
+def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
+    largest = max(neurons.sizes().values())
+    if row == "largest":
+        return largest
+    layers, width = neurons.shape
+    percent = min(100, 100 * largest // (layers * width) + 1)
+    return round(percent * layers * width / 100)
+
+
+def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
+    if resume is None or not Path(resume).is_file():
+        return fresh
+    old = Perturbation.load(resume)
+    differing = [name for name, value in fresh.settings.items() if old.settings.get(name) != value]
+    if differing:
+        raise NeuroglotError(
+            f"{resume} was measured with another {' and '.join(differing)}; delete it to measure again, or name "
+            "another."
+        )
+    return old
+
+
+def _digest(*values: "torch.Tensor | NeuronSet") -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        tensor = value.mask if isinstance(value, NeuronSet) else value
+        digest.update(f"{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+        digest.update(",".join(value.languages).encode() if isinstance(value, NeuronSet) else b"")
+    return digest.hexdigest()[:32]

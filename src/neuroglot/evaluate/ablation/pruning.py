@@ -1,0 +1,99 @@
+"""What is left of a language when only some experts are: the papers' tables of pruning."""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+from jaxtyping import Bool
+from torch import Tensor
+
+from neuroglot.artifacts.partition import Partition
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.edit.interventions import Deactivate, intervene
+from neuroglot.evaluate.likelihood.samples import LENGTH, mean_sample_nll, tokenized_samples
+from neuroglot.experts.keep import keep_random
+from neuroglot.models.model import Model
+from neuroglot.progress import token_progress
+
+__all__ = ["measure_pruning", "pruning_table"]
+
+
+def measure_pruning(
+    model: Model,
+    corpus: Corpus,
+    partition: Partition,
+    keep: Mapping[str, Mapping[str, Bool[Tensor, "layers experts"]]],
+    *,
+    samples: int = 1_000,
+    length: int = LENGTH,
+    seeds: int = 3,
+    batch_tokens: int = 1024,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Perplexity of each language with its own experts only, beside random ones, as many in each layer.
+
+    Neurons are switched off, which gives the logits of the pruned model without writing one.
+
+    Args:
+        model: intact; left as it was.
+        corpus: held-out text.
+        partition: the experts.
+        keep: a name of the choice (`threshold 0.05`) → language → (L, E) bool, the experts kept.
+        samples: at most so many of each language.
+        length: tokens a sample at most.
+        seeds: how many random choices.
+        batch_tokens: tokens a forward pass.
+        progress: show a bar.
+
+    Returns:
+        A row for each measurement: choice, language, kind (`experts`, `random` or `original`), seed, proportion of the
+        experts kept, perplexity.
+
+    Raises:
+        NeuroglotError: the partition is of another model, or a language has no sample.
+    """
+    partition.check(model)
+    text = tokenized_samples(model, corpus, samples=samples, length=length)
+    size = {tag: sum(len(row) for row in rows) for tag, rows in text.items()}
+    total = sum(size[tag] for tag in text) + sum((1 + seeds) * size[tag] for of in keep.values() for tag in of)
+    rows: list[dict[str, object]] = []
+    with token_progress("pruning", total, shown=progress) as advance:
+
+        def measure(
+            choice: str, tag: str, kind: str, seed: int | None, kept: Bool[Tensor, "layers experts"] | None
+        ) -> None:
+            off = [] if kept is None else [Deactivate(~partition.neurons(kept))]
+            with intervene(model, *off):
+                nll = mean_sample_nll(model, text[tag], tag, batch_tokens=batch_tokens, advance=advance)
+            share = 1.0 if kept is None else float(kept.double().mean())
+            perplexity = math.exp(nll) if nll < 700 else math.inf
+            rows.append(
+                {"choice": choice, "language": tag, "kind": kind, "seed": seed, "proportion": share,
+                 "perplexity": perplexity}
+            )  # fmt: skip
+
+        for tag in text:
+            measure("", tag, "original", None, None)
+        for choice, of in keep.items():
+            for tag, kept in of.items():
+                measure(choice, tag, "experts", None, kept)
+                for seed in range(seeds):
+                    measure(choice, tag, "random", seed, keep_random(kept, seed))
+    return pd.DataFrame(rows)
+
+
+def pruning_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """The paper's table (Tables 2, 8, 9): by choice and language, proportion, random mean and std, experts, original.
+
+    The standard deviation is that of the sample, over seeds.
+    """
+    original = measured[measured.kind == "original"].set_index("language").perplexity
+    rows = []
+    for (choice, tag), group in measured[measured.kind != "original"].groupby(["choice", "language"], sort=False):
+        random = group[group.kind == "random"].perplexity
+        ours = group[group.kind == "experts"].iloc[0]
+        rows.append(
+            {"choice": choice, "language": tag, "proportion": ours.proportion, "random": random.mean(),
+             "random_std": random.std(ddof=1), "experts": ours.perplexity, "original": float(original.loc[str(tag)])}
+        )  # fmt: skip
+    return pd.DataFrame(rows)

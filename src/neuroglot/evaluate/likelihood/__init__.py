@@ -1,0 +1,1 @@
+"""How likely text is to a model: perplexity by language."""

@@ -1,0 +1,87 @@
+"""Perplexity over samples that are not packed: each on its own, cut to a length."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.likelihood.perplexity import finite_mean, sum_nll
+from neuroglot.models.model import Model
+
+__all__ = ["TokenRows", "mean_sample_nll", "sample_perplexity", "tokenized_samples"]
+
+LENGTH = 200
+"""Tokens a sample at most, as in Liu et al. (2024, §4.5)."""
+
+TokenRows = list[Int[Tensor, " length"]]
+
+
+def tokenized_samples(model: Model, corpus: Corpus, *, samples: int, length: int = LENGTH) -> dict[str, TokenRows]:
+    """The first samples of each language, BOS in front where the tokenizer defines one, shortest first.
+
+    Raises:
+        NeuroglotError: no sample of a language has two tokens.
+    """
+    first = [] if model.bos is None else [model.bos]
+    result = {}
+    for tag in corpus.languages:
+        rows: TokenRows = []
+        for text in corpus[tag]:
+            ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: length - len(first)]
+            if len(first) + len(ids) >= 2:
+                rows.append(torch.tensor([*first, *ids]))
+            if len(rows) == samples:
+                break
+        if not rows:
+            raise NeuroglotError(f"No sample in {tag} has two tokens to predict one from the other; add text.")
+        result[tag] = sorted(rows, key=len)
+    return result
+
+
+@torch.inference_mode()
+def mean_sample_nll(
+    model: Model,
+    samples: TokenRows,
+    language: str,
+    *,
+    batch_tokens: int = 1024,
+    advance: Callable[[int, str], None] = lambda tokens, what: None,
+) -> float:
+    """Mean negative log-likelihood (nats) of a token, over all samples together; padding is never counted.
+
+    Raises:
+        NeuroglotError: a logit is not a number.
+    """
+    total, count, start = 0.0, 0, 0
+    while start < len(samples):
+        stop = start + 1  # the shortest come first, so that a batch's longest is its last
+        while stop < len(samples) and (stop + 1 - start) * len(samples[stop]) <= batch_tokens:
+            stop += 1
+        batch = samples[start:stop]
+        tokens = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
+        lengths = torch.tensor([len(row) for row in batch])
+        mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+        states = model.body(tokens, mask.to(torch.int64))[:, :-1]
+        wanted = mask[:, 1:]
+        targets = tokens[:, 1:][wanted].to(states.device)
+        total += float(sum_nll(model, states[wanted.to(states.device)], targets))
+        count += len(targets)
+        advance(int(lengths.sum()), language)
+        start = stop
+    return finite_mean(model, total, count, language)
+
+
+def sample_perplexity(
+    model: Model, corpus: Corpus, *, samples: int = 1_000, length: int = LENGTH, batch_tokens: int = 1024
+) -> dict[str, float]:
+    """Perplexity of each language over samples of at most 200 tokens (Liu et al. 2024, §4.5); see `perplexity`.
+
+    Raises:
+        NeuroglotError: a language has no sample, or the model gives logits that are not numbers.
+    """
+    made = tokenized_samples(model, corpus, samples=samples, length=length)
+    return {tag: math.exp(mean_sample_nll(model, rows, tag, batch_tokens=batch_tokens)) for tag, rows in made.items()}

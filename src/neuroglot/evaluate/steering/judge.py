@@ -1,0 +1,191 @@
+"""Content quality from 1 to 10, by a language model behind any OpenAI-compatible endpoint.
+
+Tang et al. (2024, §3.1) have GPT-4 score answers as Zheng et al. (2023) do. The question put here is our own wording of
+that; scores of other wordings, and of other judges, are not comparable with these.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, Field, SecretStr
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.languages.tags import language_name
+from neuroglot.progress import token_progress
+from neuroglot.storage.atomic import read_json, save_text
+
+__all__ = ["Judge", "JudgeSettings"]
+
+QUESTION = """\
+You grade an answer that an assistant gave to a user.
+
+The user wrote:
+<<<
+{prompt}
+>>>
+
+The assistant answered:
+<<<
+{answer}
+>>>
+
+The answer should be in {language}. Consider how helpful, relevant, accurate, deep and detailed it is. An answer that \
+is cut off at the end is not worse for that. An answer that repeats itself, makes no sense or is in the wrong language \
+is poor. Reply with one line and nothing else: the word Rating, a colon, and a whole number from 1 (worthless) to 10 \
+(excellent), such as
+Rating: 5"""
+
+_RATING = re.compile(r"rating\W{0,6}(\d+(?:\.\d+)?)", re.IGNORECASE)
+_NUMBER = re.compile(r"[\s\[(*]*(\d+(?:\.\d+)?)(?:\s*/\s*10)?[\s\])*.]*")
+
+
+class JudgeSettings(BaseModel):
+    """Which judge, and how it is asked."""
+
+    model: str
+    """The model's name at the endpoint."""
+    base_url: str | None = None
+    """The endpoint, such as http://localhost:8000/v1; by default OPENAI_BASE_URL, or OpenAI's own."""
+    api_key: SecretStr | None = Field(None, exclude=True)
+    """By default OPENAI_API_KEY. It is never written anywhere."""
+    per_minute: float = Field(60, gt=0)
+    """At most so many requests a minute."""
+    retries: int = Field(4, ge=0)
+    """How often a request that failed (no connection, too many requests, server error) is made again, more slowly."""
+    timeout: float = Field(120, gt=0)
+    """Seconds to wait for an answer."""
+    max_tokens: int = Field(16, ge=1)
+    """Of the judge's answer."""
+
+
+class Judge:
+    """Asks a model how good an answer is, never twice the same.
+
+    Args:
+        settings: which model, where.
+        directory: keep every score here, under a digest of the model, the endpoint and the whole question; a score that
+            is there costs nothing. Questions and answers are kept beside it; the key is not.
+
+    Raises:
+        NeuroglotError: the openai client is not installed, or there is no key for OpenAI's own endpoint.
+    """
+
+    def __init__(self, settings: JudgeSettings, directory: str | Path | None = None):
+        try:
+            import openai
+        except ModuleNotFoundError as error:
+            raise NeuroglotError('A judge needs the openai client: pip install "neuroglot[judge]".') from error
+        self.settings = settings
+        self.directory = None if directory is None else Path(directory)
+        url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+        key = settings.api_key.get_secret_value() if settings.api_key else os.environ.get("OPENAI_API_KEY")
+        if not key and url is None:
+            raise NeuroglotError(
+                "The judge needs a key: set OPENAI_API_KEY, or give the address of an endpoint that needs none "
+                "(base_url, or OPENAI_BASE_URL)."
+            )
+        self.url = url or "https://api.openai.com/v1"
+        self._errors = (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError)
+        self._unreachable = openai.APIConnectionError
+        self._client = openai.OpenAI(
+            base_url=url, api_key=key or "none", max_retries=settings.retries, timeout=settings.timeout
+        )
+        self._next = 0.0
+        self._known: dict[str, float] = {}
+
+    def score(self, prompt: str, answer: str, language: str) -> float:
+        """How good an answer is, from 1 to 10. An empty answer is a 1 that nobody is asked for.
+
+        Args:
+            prompt: what was asked.
+            answer: what was answered.
+            language: the one it should be in.
+
+        Raises:
+            NeuroglotError: the endpoint cannot be reached, fails, or says something that cannot be read as a rating.
+        """
+        if not answer.strip():
+            return 1.0
+        question = QUESTION.format(prompt=prompt, answer=answer, language=language_name(language))
+        key = hashlib.sha256(json.dumps([self.settings.model, self.url, question]).encode()).hexdigest()[:32]
+        if key not in self._known:
+            kept = self._kept(key)
+            self._known[key] = self._ask(key, question) if kept is None else kept
+        return self._known[key]
+
+    def rate(self, answers: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
+        """A table of answers with a column `score` more; `matrix(table, arm, "score")` is the paper's table of scores.
+
+        Args:
+            answers: with the columns prompt, answer and target, as `force` gives.
+            progress: show a bar.
+
+        Raises:
+            NeuroglotError: as `score`; what was scored before is kept in the directory.
+        """
+        scores = []
+        with token_progress("judged", len(answers), shown=progress) as advance:
+            for row in answers.itertuples():
+                scores.append(self.score(str(row.prompt), str(row.answer), str(row.target)))
+                advance(1, f"→ {row.target}")
+        return answers.assign(score=scores)
+
+    def _kept(self, key: str) -> float | None:
+        kept = None if self.directory is None else read_json(self.directory / f"{key}.json")
+        score = None if kept is None else kept.get("score")
+        return float(score) if isinstance(score, int | float) else None
+
+    def _ask(self, key: str, question: str) -> float:
+        self._wait()
+        try:
+            reply: Any = self._client.chat.completions.create(
+                model=self.settings.model,
+                messages=[{"role": "user", "content": question}],
+                temperature=0.0,
+                max_tokens=self.settings.max_tokens,
+            )
+            said = reply.choices[0].message.content or ""
+        except self._unreachable as error:
+            raise NeuroglotError(
+                f"The judge at {self.url} cannot be reached ({error}); check the address and that it is running. "
+                "Scores so far are kept."
+            ) from error
+        except self._errors as error:
+            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            raise NeuroglotError(
+                f"The judge at {self.url} did not answer as an OpenAI-compatible endpoint does ({reason}); check the "
+                "address, the key and the model's name. Scores so far are kept."
+            ) from error
+        score = read_rating(said)
+        if score is None:
+            shown = " ".join(said.split())[:120]
+            raise NeuroglotError(
+                f"The judge {self.settings.model} gave no rating from 1 to 10 but {shown!r}; take a model that follows "
+                "instructions. Scores so far are kept."
+            )
+        if self.directory is not None:
+            about = {"model": self.settings.model, "question": question, "said": said, "score": score}
+            save_text(self.directory / f"{key}.json", json.dumps(about, ensure_ascii=False, indent=1))
+        return score
+
+    def _wait(self, now: Callable[[], float] = time.monotonic) -> None:
+        """Keep to the rate."""
+        time.sleep(max(0.0, self._next - now()))
+        self._next = now() + 60 / self.settings.per_minute
+
+
+def read_rating(said: str) -> float | None:
+    """The rating in a judge's answer; None if there is none from 1 to 10, or two that differ."""
+    found = {float(number) for number in _RATING.findall(said)}
+    if not found and (alone := _NUMBER.fullmatch(said)):
+        found = {float(alone[1])}
+    value = found.pop() if len(found) == 1 else math.nan
+    return value if 1 <= value <= 10 else None

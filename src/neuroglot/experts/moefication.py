@@ -1,0 +1,92 @@
+"""A dense FFN split into experts, as MoEfication does."""
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from neuroglot.artifacts.partition import Kind, Partition
+from neuroglot.errors import NeuroglotError
+from neuroglot.experts.kmeans import balanced_kmeans
+from neuroglot.models.model import Model
+
+__all__ = ["partition", "reorder"]
+
+
+@torch.no_grad()
+def partition(
+    model: Model,
+    experts: int = 256,
+    *,
+    kind: Kind = "parameter",
+    seed: int = 0,
+    normalise: bool = True,
+    labels: Int64[Tensor, "layers neurons"] | None = None,
+    equal: bool = True,
+) -> Partition:
+    """Split every layer's neurons into experts (Liu et al. 2024, §3, "Expert Construction").
+
+    Args:
+        model: whose neurons.
+        experts: how many a layer, E.
+        kind: `parameter`, the paper's: balanced k-means on the up-projection's rows (gated) or fc1's (plain);
+            `random`: a seeded shuffle; `contiguous`: neurons in their order; `labels`: your own.
+        seed: of `parameter` and `random`.
+        normalise: give rows unit length first, as MoEfication does (`parameter`).
+        labels: (L, N) integers from 0 to E - 1 (`labels`).
+        equal: with `labels`, refuse sizes that differ by more than one within a layer.
+
+    Raises:
+        NeuroglotError: there are more experts than neurons, or the labels do not fit.
+    """
+    layers, width = model.layers, model.neurons
+    if not 1 <= experts <= width:
+        raise NeuroglotError(f"{width} neurons cannot be split into {experts} experts; ask for 1 to {width}.")
+    if (labels is None) == (kind == "labels"):
+        raise NeuroglotError('labels are given with kind="labels", and with that kind only.')
+    about = {"kind": kind, "model": model.name, "fingerprint": model.fingerprint}
+    if labels is not None:
+        if tuple(labels.shape) != (layers, width):
+            raise NeuroglotError(f"labels must be ({layers}, {width}), one for each neuron, not {tuple(labels.shape)}.")
+        own = Partition(labels, experts, about)
+        uneven = (own.sizes.amax(1) - own.sizes.amin(1) > 1).nonzero().flatten().tolist()
+        if equal and uneven:
+            sizes = own.sizes[uneven[0]]
+            raise NeuroglotError(
+                f"The experts of layer {uneven[0] + 1} have from {int(sizes.min())} to {int(sizes.max())} neurons; "
+                "make them equal, or say equal=False."
+            )
+        return own
+    even = torch.arange(width) * experts // width
+    if kind == "contiguous":
+        return Partition(even.expand(layers, -1).clone(), experts, about)
+    if kind == "random":
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = [even[torch.randperm(width, generator=generator)] for _ in range(layers)]
+        return Partition(torch.stack(shuffled), experts, {**about, "seed": seed})
+    rows = []
+    for ffn in model.ffns:
+        weight = ffn.up_rows
+        if weight.device.type == "meta" or not weight.is_floating_point():
+            raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, or use another kind.")
+        points = normalize(weight.float(), dim=1) if normalise else weight.float()
+        rows.append(balanced_kmeans(points, experts, seed).cpu())
+    return Partition(torch.stack(rows), experts, {**about, "seed": seed, "normalise": normalise})
+
+
+@torch.no_grad()
+def reorder(model: Model, split: Partition) -> Partition:
+    """Put each layer's neurons in the order of their experts, in place; the logits stay as they were, to rounding.
+
+    Returns:
+        The same experts in the reordered model: runs of neighbours.
+
+    Raises:
+        NeuroglotError: the partition is of another model.
+    """
+    split.check(model)
+    for ffn, labels in zip(model.ffns, split.labels, strict=True):
+        ffn.take(labels.argsort(stable=True))
+    model.__dict__.pop("fingerprint", None)  # the weights lie in another order now
+    about = {**split.about, "fingerprint": model.fingerprint}
+    return Partition(split.labels.sort(dim=1).values, split.experts, about)

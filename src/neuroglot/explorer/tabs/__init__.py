@@ -1,0 +1,1 @@
+"""The tabs of the explorer, one a file."""

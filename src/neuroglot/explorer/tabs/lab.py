@@ -1,0 +1,77 @@
+"""The tab of the lab."""
+
+from collections.abc import Iterator
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from neuroglot.edit.steering import METHODS, layer_numbers
+from neuroglot.errors import NeuroglotError
+from neuroglot.explorer.lab import Answer, answer_panel, answers, lab_recipe
+from neuroglot.explorer.run_view import Opened, note
+
+if TYPE_CHECKING:
+    pass
+from neuroglot.explorer.widgets import _languages, _quiet, _text
+
+
+def _lab(gr: Any, opened: Opened) -> None:
+    if opened.recording is None or not opened.neurons:
+        _text(gr, note("The Lab needs neurons of a finished recording:", opened.command("identify {run}")))
+        return
+    recording = opened.recording
+    methods = list(opened.neurons)
+    tags = _languages(recording.languages)
+    prompt = gr.Textbox(label="Prompt", lines=3, elem_id="prompt", placeholder="To be continued, or answered")
+    with gr.Row():
+        silence = gr.CheckboxGroup(tags, label="Silence", elem_id="silence")
+        higher = gr.CheckboxGroup(tags, label="Raise", elem_id="raise")
+    with gr.Row():
+        found = gr.Dropdown(methods, value=methods[0], label="Neurons of")
+        method = gr.Dropdown(list(METHODS), value="replace", label="Raised by")
+        strength = gr.Slider(0.0, 10.0, value=1.0, step=0.1, label="Strength")
+        layers = gr.Textbox(label="Layers", placeholder="all, or such as 1-3,16")
+    with gr.Accordion("How it writes", open=False), gr.Row():
+        site = gr.Dropdown(["activation", "hidden"], value="activation", label="Site")
+        tokens = gr.Slider(1, 256, value=48, step=1, label="Tokens at most")
+        temperature = gr.Slider(0.0, 2.0, value=0.0, step=0.1, label="Temperature, 0 is greedy")
+        penalty = gr.Slider(1.0, 2.0, value=1.1, step=0.05, label="Repetition penalty")
+        chat = gr.Checkbox(False, label="Chat template")
+    with gr.Row():
+        go = gr.Button("Answer", variant="primary", elem_id="answer")
+        stop = gr.Button("Stop")
+    state = _text(gr, elem_id="lab-state")
+    with gr.Row():
+        before = _text(gr, answer_panel(Answer("as it is", "", done=False)), elem_id="intact")
+        after = _text(gr, answer_panel(Answer("edited", "", done=False)), elem_id="edited")
+
+    def write(
+        prompt: str, silence: list[str], higher: list[str], found: str, method: Any, strength: float, layers: str,
+        site: Any, tokens: float, temperature: float, penalty: float, chat: bool,
+    ) -> Iterator[tuple[str, str, str]]:  # fmt: skip
+        blank = answer_panel(Answer("as it is", prompt)), answer_panel(Answer("edited", prompt))
+        try:
+            recipe = lab_recipe(
+                recording, opened.neurons[found], silence, higher, method=method, strength=strength,
+                layers=layer_numbers(layers.strip() or None, recording.layers), site=site,
+            )  # fmt: skip
+            steps = ", ".join(f"{type(step).__name__.lower()} {int(step.neurons.sum()):,}" for step in recipe.steps)
+            said = f"<p class='small'>{escape(steps)} neurons</p>"
+            if "model" not in opened.__dict__:
+                yield "<p>Opening the model …</p>", *blank
+            with opened.busy:
+                how: dict[str, Any] = {
+                    "tokens": int(tokens),
+                    "temperature": temperature,
+                    "repetition_penalty": penalty,
+                    "chat": chat,
+                }
+                for one, two in answers(opened.model, recipe, prompt, languages=recording.languages, **how):
+                    yield said, answer_panel(one), answer_panel(two)
+        except NeuroglotError as error:
+            yield note(str(error)), *blank
+
+    inputs = [
+        prompt, silence, higher, found, method, strength, layers, site, tokens, temperature, penalty, chat
+    ]  # fmt: skip
+    running = gr.on([go.click, prompt.submit], write, inputs, [state, before, after], **_quiet(concurrency_limit=1))
+    stop.click(None, cancels=[running])

@@ -1,0 +1,45 @@
+"""The tab of the perplexity-change matrix."""
+
+import json
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from neuroglot.explorer.matrix import matrices, measured, sentences
+from neuroglot.explorer.run_view import Opened, drawn, note
+
+if TYPE_CHECKING:
+    pass
+from neuroglot.explorer.widgets import _panel, _quiet, _text
+
+
+def _matrix(gr: Any, opened: Opened) -> None:
+    results = measured(opened)
+    if not results:
+        _text(gr, note("No perplexity-change matrix was measured yet:", opened.command("perturb {run}")))
+        return
+    names = list(results)
+    _text(
+        gr,
+        "<p>Row: the language whose neurons are set to zero. Column: the language whose held-out perplexity is "
+        "measured. Framed: a language’s own. Colours mean the same in all matrices.</p>",
+    )
+    chosen = gr.CheckboxGroup(names, value=names, label="Methods", visible=len(names) > 1)
+    panels, texts, columns = [], [], []
+    plots = matrices(results, names)
+    with gr.Row():
+        for name, plot in zip(names, plots, strict=True):
+            with gr.Column(min_width=520) as column:
+                _text(gr, f"<h3>{escape(name)}</h3>")
+                panels.append(_panel(gr, f"matrix-{escape(name)}", plot))
+                finished = name in opened.run.manifest.perturb
+                texts.append(_text(gr, drawn("findings.html", sentences=sentences(results[name], finished))))
+            columns.append(column)
+
+    def choose(methods: list[str]) -> list[Any]:
+        kept = [name for name in names if name in methods]
+        shown = dict(zip(kept, matrices(results, kept), strict=True))
+        return [gr.update(visible=name in kept) for name in names] + [
+            json.dumps(shown.get(name, plot)) for name, plot in zip(names, plots, strict=True)
+        ]
+
+    chosen.change(choose, chosen, [*columns, *panels], **_quiet())

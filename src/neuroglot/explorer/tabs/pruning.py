@@ -1,0 +1,36 @@
+"""The tab of pruning."""
+
+from typing import TYPE_CHECKING, Any
+
+from neuroglot.explorer.pruning import choices, command, pruning_plot
+from neuroglot.explorer.pruning import table as pruning_measured
+from neuroglot.explorer.run_view import Opened, drawn, note
+from neuroglot.languages.tags import language_name
+
+if TYPE_CHECKING:
+    pass
+from neuroglot.explorer.widgets import _panel, _quiet, _text
+
+
+def _pruning(gr: Any, opened: Opened) -> None:
+    table = pruning_measured(opened)
+    if table is None or table.empty:
+        first = "experts {run}" if opened.run.manifest.experts is None else "prune {run}"
+        _text(gr, note("No pruning was measured yet:", opened.command(first)))
+        return
+    options = choices(table)
+    _text(gr, "<p>How large the model stays against how well it reads. Dotted: random experts, as many.</p>")
+    panel = _panel(gr, "pruning-plot", pruning_plot(table))
+    picked = gr.Dropdown(options, value=options[0], label="Point", elem_id="picked")
+    words = _text(gr, _command(opened, options[0]), elem_classes="command", elem_id="pruning-command")
+
+    def of_point(event: gr.EventData) -> Any:
+        return event.text if event.text in options else gr.skip()
+
+    of_point.__annotations__["event"] = gr.EventData
+    panel.click(of_point, None, picked, **_quiet())
+    picked.change(lambda choice: _command(opened, choice), picked, words, **_quiet())
+
+
+def _command(opened: Opened, picked: str) -> str:
+    return drawn("command.html", command=command(opened, picked), language=language_name(picked.rpartition(" · ")[2]))

@@ -1,0 +1,1 @@
+"""Values in, figures and sentences out. Nothing here opens a run."""

@@ -1,0 +1,89 @@
+"""The atlas: every neuron of every layer at once, in bins of neighbours, by language."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from neuroglot.artifacts.recording import Recording
+from neuroglot.figures.screen import Plot, heatmap
+from neuroglot.languages.tags import named
+
+__all__ = ["BINS", "atlas_plot", "atlas_plots", "bin_edges", "binned"]
+
+BINS = 128
+"""Columns of the atlas at most: more could not be told apart on a screen."""
+
+
+def bin_edges(neurons: int, bins: int = BINS) -> Int64[np.ndarray, " edges"]:
+    """Where bins begin, and the end: sizes differ by at most one."""
+    bins = min(bins, neurons)
+    return np.arange(bins + 1) * neurons // bins
+
+
+def binned(values: Float[Tensor, "layers neurons *rest"], bins: int = BINS) -> Float32[np.ndarray, "layers bins *rest"]:
+    """The mean of each bin."""
+    edges = bin_edges(values.shape[1], bins)
+    sums = np.add.reduceat(values.to(torch.float64).numpy(), edges[:-1], axis=1)
+    sizes = np.diff(edges).reshape(-1, *[1] * (sums.ndim - 2))
+    return (sums / sizes).astype(np.float32)
+
+
+def atlas_plot(
+    values: Float32[np.ndarray, "layers bins"],
+    neurons: int,
+    *,
+    label: str,
+    apart: bool = False,
+    high: float | None = None,
+    column: str = "neurons",
+) -> Plot:
+    """Layers by bins.
+
+    Args:
+        values: of each bin.
+        neurons: how many a layer.
+        label: what the values are.
+        apart: whether they lie on both sides of 0.
+        high: where the scale ends.
+        column: what a column holds, `neurons` or `experts`.
+    """
+    layers, bins = values.shape
+    edges = bin_edges(neurons, bins)
+    ranges = [f"{a}" if b - a == 1 else f"{a}–{b - 1}" for a, b in pairwise(edges.tolist())]
+    plot = heatmap(
+        values,
+        x=ranges,
+        y=list(range(1, layers + 1)),
+        hover=f"layer %{{y}}<br>{column} %{{x}}<br>{label} %{{z:.4f}}",
+        x_title=column,
+        y_title="layer",
+        label=label,
+        low=0,
+        high=high,
+        apart=apart,
+        height=130 + max(180, min(620, 14 * layers)),
+    )
+    shown = range(0, bins, max(1, bins // 8))
+    ticks = {"tickvals": [ranges[place] for place in shown], "ticktext": [str(edges[place]) for place in shown]}
+    plot["layout"]["xaxis"] |= {"side": "bottom", "tickangle": 0, **ticks}
+    return plot
+
+
+def atlas_plots(recording: Recording, bins: int = BINS) -> dict[str, Plot]:
+    """For each language its activation probabilities, then how far they are above the mean of all languages."""
+    values = binned(recording.probabilities, bins)
+    apart = values - values.mean(-1, keepdims=True)
+    end = float(np.quantile(np.abs(apart), 0.999)) or 1.0
+    plots = {
+        named(tag): atlas_plot(values[..., k], recording.neurons, label=f"active share, {tag}", high=1.0)
+        for k, tag in enumerate(recording.languages)
+    }
+    return plots | {
+        f"{named(tag)}, less the mean of all": atlas_plot(
+            apart[..., k], recording.neurons, label=f"active share, {tag} less mean", apart=True, high=end
+        )
+        for k, tag in enumerate(recording.languages)
+    }

@@ -1,0 +1,54 @@
+"""Figures of language forcing."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from neuroglot.evaluate.steering.tables import matrix
+from neuroglot.figures.style import CELL, COLOURS, STYLE
+
+__all__ = ["forcing_figure"]
+
+
+def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_target") -> Figure:
+    """A matrix for each arm, source by target, on one scale."""
+    arms = list(answers["arm"].unique())
+    tables = [matrix(answers, arm, rate) for arm in arms]
+    rows, columns = tables[0].shape
+    wide = max(1, min(len(arms), 3))
+    high = -(-len(arms) // wide)
+    left, top, gap_x, gap_y = 0.75, 0.75, 0.35, 0.75
+    width = left + wide * columns * CELL + (wide - 1) * gap_x + 1.1
+    height = top + high * rows * CELL + (high - 1) * gap_y + 0.55
+    lowest, highest = (0.0, 1.0) if rate == "on_target" else (1.0, 10.0)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(width, 5.0), height))
+        width = figure.get_figwidth()
+        for place, (arm, table) in enumerate(zip(arms, tables, strict=True)):
+            down, across = divmod(place, wide)
+            x = left + across * (columns * CELL + gap_x)
+            y = height - top - (down + 1) * rows * CELL - down * gap_y
+            axes = figure.add_axes((x / width, y / height, columns * CELL / width, rows * CELL / height))
+            values = table.to_numpy(dtype=float)
+            mesh = axes.imshow(values, cmap=COLOURS, vmin=lowest, vmax=highest, aspect="auto")
+            for i, j in np.argwhere(np.isfinite(values)):
+                dark = (values[i, j] - lowest) / (highest - lowest) > 0.55
+                text = f"{100 * values[i, j]:.0f}" if rate == "on_target" else f"{values[i, j]:.1f}"
+                axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
+            axes.set_xticks(range(columns), list(table.columns))
+            axes.set_yticks(range(rows), list(table.index) if across == 0 else [""] * rows)
+            axes.tick_params(length=0)
+            axes.set_title(arm)
+            if across == 0:
+                axes.set_ylabel("asked in")
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        middle = left + (wide * columns * CELL + (wide - 1) * gap_x) / 2
+        figure.text(middle / width, 0.08 / height, "to be answered in", ha="center", va="bottom")
+        bar = figure.add_axes((1 - 0.85 / width, 0.55 / height, 0.14 / width, (height - top - 0.55) / height))
+        figure.colorbar(mesh, cax=bar, label="%" if rate == "on_target" else "score")
+        if rate == "on_target":
+            bar.set_yticks([0, 0.5, 1], ["0", "50", "100"])
+        figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=10)
+    return figure

@@ -1,0 +1,1 @@
+"""Write text: engines that continue prompts, behind one interface."""

@@ -1,0 +1,41 @@
+"""Neurons by their activation probability alone: LAP."""
+
+import warnings
+
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.recording import Recording
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.identify.selection import Evidence, Scores
+
+__all__ = ["lap"]
+
+
+def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
+    """Language activation probability (Tang et al. 2024, §3.1 b): a language's neurons are active on more than 95 %.
+
+    Args:
+        recording: needs `active`.
+        threshold: in [0, 1); a neuron belongs to each language in which its probability is above it.
+
+    Raises:
+        NeuroglotError: `threshold` is out of range.
+    """
+    if not 0 <= threshold < 1:
+        raise NeuroglotError(f"threshold must be at least 0 and below 1, not {threshold}.")
+    neurons = NeuronSet(
+        (recording.probabilities > threshold).permute(2, 0, 1).contiguous(),
+        recording.languages,
+        {
+            "method": "lap",
+            "threshold": threshold,
+            "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
+        },
+    )
+    empty = [tag for tag, count in neurons.sizes().items() if count == 0]
+    if empty:
+        warnings.warn(f"lap found no neuron above {threshold} in {', '.join(empty)}.", NeuroglotWarning, stacklevel=2)
+    return neurons
+
+
+def _lap(evidence: Evidence) -> Scores:
+    return evidence.recording.probabilities.movedim(-1, 0).contiguous()

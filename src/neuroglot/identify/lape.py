@@ -1,0 +1,123 @@
+"""Neurons by the entropy of their activity over languages: LAPE, and LAVE on mean values in place of probabilities."""
+
+import warnings
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.recording import Recording
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.identify.selection import NEVER, Evidence, Scores
+from neuroglot.stats import entropy
+
+__all__ = ["lape", "lave"]
+
+ROWS_AT_ONCE = 1 << 18  # of (neurons, languages), so that a 70B model's tables take little memory beside themselves
+
+
+def lape(recording: Recording, *, top_fraction: float = 0.01, activity_quantile: float = 0.95) -> NeuronSet:
+    """Language activation probability entropy (Tang et al. 2024, §2.2).
+
+    A neuron's activation probabilities are normalised over languages; those with the lowest entropy are
+    language-specific. With *t* the `activity_quantile` of all probabilities, only neurons that exceed *t* in some
+    language are considered, and a chosen neuron belongs to every language in which it exceeds *t*.
+
+    Args:
+        recording: needs `active`.
+        top_fraction: how many neurons to choose, as a share of all.
+        activity_quantile: in (0, 1]; sets *t* to the `round(activity_quantile · n)`-th smallest of the n probabilities.
+
+    Returns:
+        The neurons of each language. Of neurons with equal entropy, those of lower layer and index are taken first.
+
+    Raises:
+        NeuroglotError: there is one language only, or a setting is out of range.
+    """
+    return _lowest_entropy(recording, "active", top_fraction, activity_quantile, "lape")
+
+
+def lave(recording: Recording, *, top_fraction: float = 0.01, activity_quantile: float = 0.95) -> NeuronSet:
+    """Language activation value entropy (Tang et al. 2024, §3.1 c): LAPE on mean activations, negative ones as 0.
+
+    Needs `activation` in the recording; arguments, result and errors are those of `lape`.
+    """
+    return _lowest_entropy(recording, "activation", top_fraction, activity_quantile, "lave")
+
+
+def _lowest(values: Float64[Tensor, "neurons languages"], count: int) -> Int64[Tensor, " chosen"]:
+    """The rows with the lowest entropy, `count` of them, lowest first; equal ones by index.
+
+    A sum depends on its order in the last bits, and permuting the languages must not change which rows are chosen. So
+    the contenders' entropies are summed again over sorted values, which is slower and has one order only.
+    """
+    if len(values) == 0:
+        return torch.empty(0, dtype=torch.int64)
+    rough = torch.cat([entropy(some) for some in values.split(ROWS_AT_ONCE)])
+    cut = _smallest(rough, min(count, len(rough))) + 1e-9  # far above rounding, far below what matters
+    contenders = (rough <= cut).nonzero().flatten()
+    exact = torch.cat([entropy(values[some].sort(dim=-1).values) for some in contenders.split(ROWS_AT_ONCE)])
+    # Rounded, since 3/4 : 1 and 1/2 : 2/3 are one distribution, and must be a tie, whatever their last bits say.
+    return contenders[exact.round(decimals=12).sort(stable=True).indices[:count]]
+
+
+def _lowest_entropy(
+    recording: Recording, statistic: str, top_fraction: float, activity_quantile: float, method: str
+) -> NeuronSet:
+    languages = recording.languages
+    if len(languages) < 2:
+        raise NeuroglotError(
+            f"{method} compares languages, and the recording has only {languages[0]}; record at least two."
+        )
+    if not 0 < top_fraction <= 1 or not 0 < activity_quantile <= 1:
+        raise NeuroglotError("top_fraction and activity_quantile must be above 0 and at most 1.")
+    layers, width = recording.layers, recording.neurons
+    values = recording.mean(statistic).clamp_min_(0).reshape(layers * width, len(languages))
+    threshold = _smallest(values, round(activity_quantile * values.numel()))
+    above = values > threshold
+    candidates = above.any(1).nonzero().flatten()
+    wanted = round(top_fraction * layers * width)
+    if len(candidates) < wanted:
+        warnings.warn(
+            f"{method} found {len(candidates)} neurons where {wanted} were asked for: no other exceeds {threshold:.3g} "
+            "in any language.",
+            NeuroglotWarning,
+            stacklevel=3,
+        )
+    chosen = candidates[_lowest(values[candidates], wanted)]
+    mask = torch.zeros(len(languages), layers * width, dtype=torch.bool)
+    mask[:, chosen] = above[chosen].T
+    return NeuronSet(
+        mask.view(len(languages), layers, width),
+        languages,
+        {
+            "method": method,
+            "top_fraction": top_fraction,
+            "activity_quantile": activity_quantile,
+            "threshold": float(threshold),
+            "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
+        },
+    )
+
+
+def _smallest(values: Tensor, rank: int) -> float:
+    """The `rank`-th smallest of all values, from 1."""
+    flat = values.numpy().ravel().copy()
+    flat.partition(max(rank, 1) - 1)
+    return float(flat[max(rank, 1) - 1])
+
+
+def _lape(evidence: Evidence) -> Scores:
+    return _by_entropy(evidence.recording.mean("active"))
+
+
+def _lave(evidence: Evidence) -> Scores:
+    return _by_entropy(evidence.recording.mean("activation").clamp_min_(0))
+
+
+def _by_entropy(values: Float64[Tensor, "layers neurons languages"], quantile: float = 0.95) -> Scores:
+    """Lowest entropy first, among the neurons above the threshold in that very language."""
+    cut = values.flatten().sort().values[max(1, round(quantile * values.numel())) - 1]
+    spread = entropy(values.sort(dim=-1).values).round(decimals=12)
+    return torch.where(values > cut, -spread[..., None], NEVER).movedim(-1, 0).contiguous()

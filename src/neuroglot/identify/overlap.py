@@ -1,0 +1,37 @@
+"""Sets of neurons beside one another: how much two methods agree."""
+
+import pandas as pd
+
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.errors import NeuroglotError
+
+__all__ = ["compare"]
+
+
+def compare(first: NeuronSet, second: NeuronSet) -> pd.DataFrame:
+    """How much two methods agree about each language that both have.
+
+    Returns:
+        A row a language: `first` and `second` (sizes), `shared`, `by_chance` (what two random sets of these sizes
+        share on average) and `jaccard` (shared over either; NaN where both are empty).
+
+    Raises:
+        NeuroglotError: the sets are of different shapes, or have no language in common.
+    """
+    if first.shape != second.shape:
+        raise NeuroglotError(f"These neurons are of {first.shape} and {second.shape} layers and neurons: two models.")
+    common = [tag for tag in first.languages if tag in second.languages]
+    if not common:
+        raise NeuroglotError("These sets of neurons have no language in common.")
+    one, two = first.select(common).mask, second.select(common).mask
+    table = pd.DataFrame(
+        {
+            "first": one.sum((1, 2)).tolist(),
+            "second": two.sum((1, 2)).tolist(),
+            "shared": (one & two).sum((1, 2)).tolist(),
+        },
+        index=pd.Index(common, name="language"),
+    )
+    table["by_chance"] = table["first"] * table["second"] / one[0].numel()
+    table["jaccard"] = table["shared"] / (table["first"] + table["second"] - table["shared"])
+    return table

@@ -1,0 +1,53 @@
+"""Random neurons: the baseline that every effect is shown beside."""
+
+import hashlib
+
+import torch
+
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.recording import Recording
+from neuroglot.errors import NeuroglotError
+from neuroglot.identify.selection import Evidence, Scores
+
+__all__ = ["generator_of", "random"]
+
+
+def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int = 0) -> NeuronSet:
+    """Random selection (Tang et al. 2024, §3.1 e): neurons drawn evenly from all layers, without replacement.
+
+    Args:
+        like: a NeuronSet, of which each language's number of neurons is copied; or a Recording, of which each language
+            gets `top_fraction` of all neurons.
+        top_fraction: used with a Recording.
+        seed: of the draw. A language's draw depends on the seed and its tag, not on the other languages.
+
+    Raises:
+        NeuroglotError: `top_fraction` is out of range.
+    """
+    if not 0 < top_fraction <= 1:
+        raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
+    if isinstance(like, NeuronSet):
+        (layers, width), sizes = like.shape, like.sizes()
+    else:
+        layers, width = like.layers, like.neurons
+        sizes = dict.fromkeys(like.languages, round(top_fraction * layers * width))
+    mask = torch.zeros(len(sizes), layers * width, dtype=torch.bool)
+    for row, (tag, size) in zip(mask, sizes.items(), strict=True):
+        row[torch.randperm(layers * width, generator=generator_of(tag, seed))[:size]] = True
+    return NeuronSet(mask.view(len(sizes), layers, width), tuple(sizes), {"method": "random", "seed": seed})
+
+
+def generator_of(language: str, seed: int) -> torch.Generator:
+    """Random numbers for one language, which do not depend on what other languages there are."""
+    key = hashlib.sha256(f"{seed} {language}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
+
+
+def _random(evidence: Evidence) -> Scores:
+    """Each language draws by itself. Taking the first of a random order is drawing without replacement."""
+    recording = evidence.recording
+    rows = []
+    for tag in recording.languages:
+        order = torch.randperm(recording.layers * recording.neurons, generator=generator_of(tag, evidence.seed))
+        rows.append(-order.argsort().double().view(recording.layers, recording.neurons))
+    return torch.stack(rows)

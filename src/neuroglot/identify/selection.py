@@ -1,0 +1,57 @@
+"""The neurons that score highest: one choice for every method."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.samples import Samples
+from neuroglot.errors import NeuroglotError
+
+__all__ = ["Evidence", "Scores", "take"]
+
+Scores = Float64[Tensor, "languages layers neurons"]
+
+
+NEVER = -math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What was measured of a model, for the methods to judge by.
+
+    Attributes:
+        recording: K languages; each method says which statistics it needs.
+        samples: of the same languages in the same order, for key regions.
+        labels: which expert each neuron belongs to, for expert frequency.
+        rates: how much tuning on each language changed each neuron (`variation_rates`), for parameter variation.
+        seed: of the random ranking.
+    """
+
+    recording: Recording
+    samples: Samples | None = None
+    labels: Int64[Tensor, "layers neurons"] | None = None
+    rates: Float64[Tensor, "languages layers neurons"] | None = None
+    seed: int = 0
+
+
+def take(scores: Scores, languages: tuple[str, ...], share: float, about: Mapping[str, Any] | None = None) -> NeuronSet:
+    """The `round(share · all)` neurons that score highest for each language; of equal ones the first.
+
+    A language for which fewer have a score above −∞ gets fewer.
+
+    Raises:
+        NeuroglotError: `share` is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise NeuroglotError(f"A budget is a share of all neurons, above 0 and at most 1, not {share:g}.")
+    flat = scores.flatten(1)
+    order = flat.sort(dim=1, descending=True, stable=True).indices[:, : round(share * flat.shape[1])]
+    mask = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True) & (flat > NEVER)
+    return NeuronSet(mask.view(scores.shape), languages, about)

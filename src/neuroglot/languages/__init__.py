@@ -1,0 +1,1 @@
+"""Tags, families and scripts of languages, and which language a text is in."""

@@ -1,0 +1,1 @@
+"""Open a model, and where its neurons are."""

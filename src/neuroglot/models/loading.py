@@ -1,0 +1,177 @@
+"""Open a model: a directory, a hub id, a GGUF file, packaged weights, an adapter."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer, BitsAndBytesConfig
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.checkpoint import base_of, is_adapter
+from neuroglot.models.gguf import PACKAGED, converted, packaged
+from neuroglot.models.layer_widths import opener
+from neuroglot.models.model import Model
+from neuroglot.progress import without_bars
+
+__all__ = ["load_model", "load_tokenizer"]
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+Quantize = Literal["8bit", "4bit"]
+
+
+def load_model(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    device: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    quantize: Quantize | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Open a model.
+
+    Args:
+        source: a directory, a hub id (`Qwen/Qwen3-0.6B-Base`), a `.gguf` file, or weights that an installed package
+            ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached. A peft adapter's directory opens
+            its base with the adapter merged into it.
+        revision: the branch, tag or commit of a hub id.
+        dtype: of the weights. `auto` is float32 on a CPU, and the checkpoint's own elsewhere.
+        device: `cpu`, `cuda`, `cuda:1`, `mps` …; by default a GPU if there is one.
+        device_map: spread a model over several devices, as `accelerate` does (`auto`); instead of `device`.
+        offload_folder: where `device_map` puts what fits neither on GPUs nor in memory.
+        quantize: weights of `8bit` or `4bit` (NF4), packed as they are read; needs bitsandbytes.
+        trust_remote_code: run Python code that comes with the checkpoint.
+
+    Raises:
+        NeuroglotError: nothing is there, it is damaged, it lacks weights, or its architecture is not supported.
+    """
+    name = str(source)
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "device_map": device_map,
+        "offload_folder": offload_folder,
+        "quantize": quantize,
+        "trust_remote_code": trust_remote_code,
+    }
+    if is_adapter(source):
+        return _merged(Path(source), how)
+    path = _located(source)
+    if device_map is None:
+        device_map = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
+    elif device is not None:
+        raise NeuroglotError("device and device_map say the same thing in two ways; give one of them.")
+    on_cpu = device_map == {"": "cpu"}
+    weights: Any = {"auto": torch.float32 if on_cpu else "auto"}.get(dtype) or getattr(torch, dtype)
+    extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
+    if quantize is not None:
+        extra["quantization_config"] = _quantization(quantize, weights)
+    try:
+        with without_bars():
+            network, loading = opener(path, revision, trust_remote_code).from_pretrained(
+                path,
+                revision=revision,
+                dtype=weights,
+                device_map=device_map,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **extra,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers, safetensors and the hub client each raise their own
+        raise NeuroglotError(_why_not_opened(name, path, error)) from error
+    if loading["missing_keys"]:
+        raise NeuroglotError(
+            f"{name} lacks weights that its architecture has ({sorted(loading['missing_keys'])[0]} …); it is "
+            "incomplete or its config.json belongs to another model."
+        )
+    model = Model(network, tokenizer, name=name)
+    model.opened = how | {
+        "source": name,
+        "revision": revision,
+        "device_map": None if device is not None or device_map == {"": network.device.type} else device_map,
+    }
+    return model
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Open the tokenizer of a model alone; arguments and errors are those of `load_model`."""
+    path = _located(_base_of(Path(source)) if is_adapter(source) else source)
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers and the hub client each raise their own
+        raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
+
+
+def _located(source: str | Path) -> str:
+    """The directory or the hub id that a source stands for; GGUF is converted first."""
+    name = str(source)
+    if name in PACKAGED:
+        return str(packaged(name))
+    if name.endswith(".gguf"):
+        return str(converted(Path(source)))
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise NeuroglotError(
+                f"{source} holds no config.json, so it is not a Hugging Face model; give another directory."
+            )
+    elif Path(source).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
+    return name
+
+
+def _base_of(adapter: Path) -> str:
+    """The model that an adapter was made of."""
+    base = base_of(adapter)
+    if base is None:
+        raise NeuroglotError(f"{adapter} is an adapter that does not name its base; merge it into that with peft.")
+    return base
+
+
+def _merged(path: Path, how: dict[str, Any]) -> Model:
+    """The base of an adapter, with the adapter's changes in its weights."""
+    if importlib.util.find_spec("peft") is None:
+        raise NeuroglotError(f'{path} is an adapter, which needs peft; pip install "neuroglot[tune]".')
+    try:
+        model = load_model(_base_of(path), **how)
+    except NeuroglotError as error:
+        raise NeuroglotError(f"{path} is an adapter without its base: {error}") from error
+    from peft import PeftModel
+
+    network = PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
+    merged = Model(network, model.tokenizer, name=str(path))
+    merged.opened = how | {"source": str(path), "revision": None}
+    return merged
+
+
+def _quantization(quantize: Quantize, weights: Any) -> Any:
+    """What transformers needs to know to pack the weights.
+
+    Raises:
+        NeuroglotError: bitsandbytes is missing.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise NeuroglotError(f'{quantize} weights need bitsandbytes; pip install "neuroglot[quantize]".')
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.bfloat16 if weights == "auto" else weights
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def _why_not_opened(name: str, path: str, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0].rstrip(".") if lines else type(error).__name__
+    if not Path(path).exists() and ("/" in path or isinstance(error, OSError)):
+        packaged_names = ", ".join(PACKAGED)
+        return (
+            f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging "
+            f"Face hub did not give it ({reason}); check the name, the network and your access."
+        )
+    return (
+        f"{name} cannot be opened as a causal language model ({reason}); it is damaged, incomplete or of another kind."
+    )

@@ -1,0 +1,1 @@
+"""Where shards are recorded: this process, or workers of a Ray cluster."""

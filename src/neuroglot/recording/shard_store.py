@@ -1,0 +1,256 @@
+"""Finished shards of a recording on disk, so that an interrupted pass loses at most the shard in flight.
+
+Every file is whole or absent and its bytes follow from the plan, so no order of events can leave a wrong one. Locks
+only keep two processes from doing the same work twice.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from neuroglot.artifacts.recording import Recording
+from neuroglot.errors import NeuroglotError
+from neuroglot.storage.atomic import DRAFT, save_text, whole, writing
+from neuroglot.storage.digests import shard_name
+from neuroglot.tokens.shards import TextOfLanguage
+
+__all__ = ["ShardStore", "merge"]
+
+PATIENCE = 5.0  # seconds that a part waits for another to look whether the whole is being recorded
+
+
+class ShardStore:
+    """The shards of one recording in a directory.
+
+    `plan.json` says what is recorded and how, `text/` what was read; `shards/` and the tokens in `text/` last until the
+    whole is there as `recording.safetensors`.
+
+    Args:
+        directory: begun by this, unless it was begun before.
+        settings: all that decides the recording but the text; by default those it was begun with.
+
+    Raises:
+        NeuroglotError: the directory holds a recording of another model or setting, cannot be written, or (without
+            settings) holds none.
+    """
+
+    def __init__(self, directory: str | Path, settings: Mapping[str, Any] | None = None):
+        self.directory = Path(directory)
+        path = self.directory / "plan.json"
+        old = self._plan(path)
+        if old is None and settings is None:
+            raise NeuroglotError(f"{self.directory} holds no recording; make one with `neuroglot record`.")
+        self.settings: dict[str, Any] = dict(old if settings is None else settings)  # type: ignore[arg-type]
+        if old is None:
+            save_text(path, json.dumps({"settings": self.settings}, indent=1))
+        else:
+            self.check_same(old)
+
+    @staticmethod
+    def _plan(path: Path) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None  # if a file is in the way, writing will say so
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NeuroglotError(f"{path} is damaged; delete {path.parent} to record again.") from error
+
+    def check_same(self, old: Mapping[str, Any]) -> None:
+        """Refuse settings that differ, naming them."""
+        differing = [
+            f"{name} (was {old.get(name)}, now {self.settings.get(name)})"
+            for name in {**old, **self.settings}
+            if self.settings.get(name) != old.get(name) and name != "model"
+        ]
+        if differing:
+            raise NeuroglotError(
+                f"{self.directory} holds a recording that differs in {'; '.join(differing)}; choose another directory, "
+                "or delete this one to record again."
+            )
+
+    @contextmanager
+    def lock(self, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
+        """Be the only process that records this part: the whole excludes every part.
+
+        What an earlier process left half-written or damaged is removed.
+
+        Raises:
+            NeuroglotError: another process is at it, or the directory cannot be written.
+        """
+        whole = FileLock(self.directory / ".lock")
+        with ExitStack() as stack:
+            try:
+                with writing(self.directory):
+                    if part == (1, 1):
+                        stack.enter_context(whole.acquire(timeout=0))
+                        for path in self.directory.glob(".lock-*"):
+                            with FileLock(path).acquire(timeout=0):
+                                pass
+                    else:
+                        mine = FileLock(self.directory / f".lock-{part[0]}-of-{part[1]}")
+                        stack.enter_context(mine.acquire(timeout=0))
+                        with whole.acquire(timeout=PATIENCE):
+                            pass
+            except Timeout as error:
+                raise NeuroglotError(
+                    f"{self.directory} is being recorded by another process; wait until it is done, or choose another "
+                    "directory."
+                ) from error
+            with writing(self.directory):
+                self._clean(drafts=part == (1, 1))
+            yield
+
+    def _clean(self, drafts: bool) -> None:
+        for path in self._shards.glob("*.safetensors"):
+            try:
+                Recording.load(path)
+            except NeuroglotError:
+                path.unlink()  # it is recorded again
+        if drafts:
+            for folder in (self.directory, self._shards, self._text):
+                for path in folder.glob(f".*{DRAFT}"):
+                    path.unlink()
+        if self._whole.is_file():
+            self._drop()
+
+    def finished(self) -> Recording | None:
+        """The whole recording, if it is there."""
+        if not self._whole.is_file():
+            return None
+        try:
+            return Recording.load(self._whole)
+        except NeuroglotError as error:
+            raise NeuroglotError(f"{self._whole} is damaged; delete it, and record again.") from error
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether the tokens stay, since examples point into them."""
+        return bool(self.settings.get("examples"))
+
+    @property
+    def _whole(self) -> Path:
+        return self.directory / "recording.safetensors"
+
+    @property
+    def _shards(self) -> Path:
+        return self.directory / "shards"
+
+    @property
+    def _text(self) -> Path:
+        return self.directory / "text"
+
+    def path(self, name: str) -> Path:
+        """Where the recording of a shard is."""
+        return self._shards / f"{name}.safetensors"
+
+    def has(self, name: str) -> bool:
+        """Whether a shard is finished."""
+        return self.path(name).is_file()
+
+    def put(self, name: str, recording: Recording) -> None:
+        """Keep the recording of a shard; its tokens are not needed any more."""
+        recording.save(self.path(name))
+        if not self.keeps_text:
+            with suppress(OSError):
+                (self._text / f"{name}.i32").unlink(missing_ok=True)
+
+    def get(self, name: str) -> Recording:
+        """The recording of a shard.
+
+        Raises:
+            NeuroglotError: it is not there, or damaged.
+        """
+        return Recording.load(self.path(name))
+
+    def finish(self, recording: Recording) -> None:
+        """Save the whole, and drop the shards it is the sum of."""
+        recording.save(self._whole)
+        self._drop()
+
+    def _drop(self) -> None:
+        shutil.rmtree(self._shards, ignore_errors=True)
+        for path in [] if self.keeps_text else self._text.glob("*.i32"):
+            with suppress(OSError):
+                path.unlink()
+
+    def text_path(self, name: str) -> Path:
+        """Where a shard's tokens are."""
+        return self._text / f"{name}.i32"
+
+    def text(self, language: str) -> TextOfLanguage | None:
+        """What was read of a language, if that was finished."""
+        try:
+            return TextOfLanguage.model_validate_json((self._text / f"{language}.json").read_text(encoding="utf-8"))
+        except (OSError, ValidationError, UnicodeDecodeError):
+            return None
+
+
+def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
+    """Add up shards that were recorded as parts, in one directory or several, in the order of the shards.
+
+    The result is that of one process to the byte. It is saved in `into`, whose own shards are then dropped; other
+    directories are left as they are.
+
+    Raises:
+        NeuroglotError: the directories differ in a setting or in the text, or a shard is missing or damaged; no shard
+            is touched.
+    """
+    stores = [ShardStore(directory) for directory in directories]
+    for store in stores[1:]:
+        store.check_same(stores[0].settings)
+    target = ShardStore(into, stores[0].settings)
+    done = target.finished()
+    if done is not None:
+        return done
+    with target.lock():
+        texts = {tag: _text(stores, tag) for tag in stores[0].settings["languages"]}
+        found: list[Path] = []
+        missing: list[str] = []
+        for tag, text in texts.items():
+            for index, digest in enumerate(text.shards):
+                name = shard_name(tag, index, digest)
+                paths = [store.path(name) for store in (target, *stores) if store.has(name)]
+                found += paths[:1]
+                missing += [] if paths else [name.rsplit("-", 1)[0]]
+        if missing:
+            raise NeuroglotError(
+                f"{', '.join(str(directory) for directory in directories)}: {len(missing)} of "
+                f"{len(missing) + len(found)} shards are missing ({', '.join(missing[:3])}"
+                f"{' …' if len(missing) > 3 else ''}); record the parts that they belong to, then merge again."
+            )
+        recording = Recording.merge(Recording.load(path) for path in found)
+        for tag, text in texts.items():
+            save_text(target.directory / "text" / f"{tag}.json", text.model_dump_json(indent=1))
+        if target.keeps_text:
+            for path in found:
+                _copy_text(path.stem, stores, target)
+        target.finish(recording)
+    return recording
+
+
+def _copy_text(name: str, stores: Sequence[ShardStore], target: ShardStore) -> None:
+    have = [path for store in stores if (path := store.text_path(name)).is_file()]
+    if have and not target.text_path(name).is_file():
+        with whole(target.text_path(name)) as draft:
+            shutil.copyfile(have[0], draft)
+
+
+def _text(stores: Sequence[ShardStore], language: str) -> TextOfLanguage:
+    found = [(store, text) for store in stores if (text := store.text(language)) is not None]
+    if not found:
+        raise NeuroglotError(
+            f"{stores[0].directory} has not been read to the end in {language}; record its parts, then merge again."
+        )
+    for store, text in found:
+        if text != found[0][1]:
+            raise NeuroglotError(
+                f"{store.directory} and {found[0][0].directory} were recorded from different text in {language}; "
+                "record the parts from one corpus."
+            )
+    return found[0][1]

@@ -1,0 +1,51 @@
+"""Top examples in the pass: the tokens on which each neuron is most active."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from neuroglot.artifacts.examples import LOW, VALUE, Examples
+from neuroglot.models.architecture.ffn import FFN
+from neuroglot.recording.statistics.reductions import Values, keep_highest
+from neuroglot.recording.statistics.sums import Statistic
+
+__all__ = ["TopExamples"]
+
+
+class TopExamples(Statistic):
+    """The k most active tokens of one shard, as the keys of `keep_highest`.
+
+    Args:
+        ffns: of the model.
+        k: how many a neuron.
+    """
+
+    name = "examples"
+
+    def __init__(self, ffns: Sequence[FFN], k: int):
+        self._keys: list[Tensor | None] = [None] * len(ffns)
+        self.k = k
+        self._seen = [0] * len(ffns)
+
+    def add(self, layer: int, activation: Values, hidden: Values) -> None:
+        """Take in one layer of a batch."""
+        keys = self._keys[layer]
+        if keys is None:
+            keys = torch.zeros(activation.shape[-1], self.k, dtype=torch.int64, device=activation.device)
+        self._keys[layer] = keep_highest(activation, keys, self._seen[layer])
+        self._seen[layer] += activation.shape[0] * activation.shape[1]
+
+    def take(self) -> dict[str, Tensor]:
+        """`examples`: the integers, (L, N, k) int64, highest first; it starts again from nothing."""
+        taken = torch.stack([keys.cpu() for keys in self._keys if keys is not None])
+        self._keys, self._seen = [None] * len(self._keys), [0] * len(self._seen)
+        return {self.name: taken}
+
+
+def examples_of_shard(keys: Int64[Tensor, "layers neurons k"], shard: str, text: int) -> Examples:
+    """What `TopExamples` took from a shard."""
+    values = (keys >> VALUE).to(torch.int32).view(torch.float32)
+    places = torch.where(keys > 0, LOW - (keys & LOW), -1)
+    return Examples(values[None], places[None], ((shard,),), text)

@@ -1,0 +1,52 @@
+"""What is kept of an activation the moment it exists.
+
+A statistic reduces the activations of a batch, on the device where they are, into sums that do not grow with the text.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from neuroglot.models.architecture.ffn import FFN
+from neuroglot.recording.statistics.reductions import SUMS, Values, sum_tokens
+
+__all__ = ["STATISTICS", "Statistic", "Sums"]
+
+STATISTICS = tuple(SUMS)  # that a recording can hold of every neuron
+
+
+class Statistic(ABC):
+    """Sums over tokens, of every layer."""
+
+    @abstractmethod
+    def add(self, layer: int, activation: Values, hidden: Values) -> None:
+        """Take in one layer of a batch. Only tokens that count are given: no BOS, no padding."""
+
+    @abstractmethod
+    def take(self) -> dict[str, Tensor]:
+        """What the recording calls them → the sums so far, (L, …) on the CPU; they start again from zero."""
+
+
+class Sums(Statistic):
+    """Sums of every neuron's own values: any of `STATISTICS`, together, since that reads each activation once.
+
+    Counts are int64 and exact; the others are added in float64.
+    """
+
+    def __init__(self, ffns: Sequence[FFN], names: Sequence[str]):
+        self.names = names
+        self._totals: list[list[Tensor] | None] = [None] * len(ffns)
+
+    def add(self, layer: int, activation: Values, hidden: Values) -> None:
+        """Take in one layer of a batch."""
+        sums = sum_tokens(activation, hidden, self.names)
+        before = self._totals[layer]
+        self._totals[layer] = sums if before is None else [a.add_(b) for a, b in zip(before, sums, strict=True)]
+
+    def take(self) -> dict[str, Tensor]:
+        """The totals so far, each (L, N)."""
+        layers = [totals for totals in self._totals if totals is not None]
+        self._totals = [None] * len(self._totals)
+        return {name: torch.stack([sums[i].cpu() for sums in layers]) for i, name in enumerate(self.names)}

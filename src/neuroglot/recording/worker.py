@@ -1,0 +1,88 @@
+"""What a worker does: run the blocks of one shard through the model and keep their statistics."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.hooks import watch
+from neuroglot.models.model import Model
+from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
+from neuroglot.recording.statistics.experts import Experts
+from neuroglot.recording.statistics.sums import Statistic, Sums
+from neuroglot.tokens.shard_stream import Shard
+
+if TYPE_CHECKING:  # which is above: a recording needs only its labels
+    from neuroglot.artifacts.partition import Partition
+
+__all__ = ["Work", "record_shard"]
+
+Advance = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is kept of every shard, and how; the same for all workers."""
+
+    statistics: tuple[str, ...]
+    partition: "Partition | None"
+    top: tuple[float | int, ...]
+    batch_tokens: int
+    provenance: Provenance
+    examples: int = 0
+
+    def kept(self, model: Model) -> list[Statistic]:
+        """The statistics, empty."""
+        kept: list[Statistic] = [Sums(model.ffns, self.statistics)]
+        if self.partition is not None:
+            kept.append(Experts(model.ffns, self.partition.labels, self.partition.experts, self.top))
+        if self.examples:
+            kept.append(TopExamples(model.ffns, self.examples))
+        return kept
+
+
+@torch.inference_mode()
+def record_shard(
+    model: Model, shard: Shard, kept: Sequence[Statistic], work: Work, advance: Advance = lambda tokens, what: None
+) -> Recording:
+    """The statistics of one shard.
+
+    Raises:
+        NeuroglotError: an activation is not a number.
+    """
+    first = 0 if model.bos is None else 1
+    shape = (0, 0)
+
+    def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
+        # (batch, length, neurons), also where a family flattens its tokens; without BOS
+        activation = activation.view(*shape, -1)[:, first:]
+        hidden = hidden.view(*shape, -1)[:, first:]
+        for statistic in kept:
+            statistic.add(layer, activation, hidden)
+
+    sound = torch.ones((), dtype=torch.bool, device=model.device)
+    with watch(model.ffns, observe):
+        for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
+            shape = (batch.shape[0], batch.shape[1])
+            states = model.body(batch)
+            sound &= torch.isfinite(states).all().to(sound.device)
+            advance(batch.numel(), shard.language)
+    if not bool(sound):
+        raise NeuroglotError(
+            f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
+            "load it in float32 or bfloat16, or check its weights."
+        )
+    text = shard.blocks.shape[1] - first
+    taken = {name: values for statistic in kept for name, values in statistic.take().items()}
+    keys = taken.pop(TopExamples.name, None)
+    return Recording(
+        (shard.language,),
+        torch.tensor([shard.blocks.shape[0] * text]),
+        {name: sums.unsqueeze(-1) for name, sums in taken.items()},
+        work.provenance,
+        None if keys is None else examples_of_shard(keys, shard.name, text),
+    )

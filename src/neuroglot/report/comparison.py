@@ -1,0 +1,123 @@
+"""The part of a report about methods side by side."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from neuroglot.evaluate.ablation.comparison import Comparison
+from neuroglot.figures.comparison import TITLES, budget_figure, curve_figure, matrices_figure, text_figure
+from neuroglot.languages.genealogy import distances
+from neuroglot.run.directory import Run
+
+__all__ = ["compare_part"]
+
+
+def compare_part(
+    run: Run, figure: Callable[[Run, Figure, str], str], save_table: Callable[[Run, str, pd.DataFrame], None]
+) -> dict[str, Any] | None:
+    """Write the tables and figures of the comparison, and gather what the page shows; None if there was none."""
+    if not run.manifest.compare or not run.comparison_path.is_file():
+        return None
+    result = Comparison.load(run.comparison_path)
+    distance, budget = distances(result.languages), run.manifest.compare["budget"]
+    summary = result.summary(distance)
+    save_table(run, "compare", summary)
+    save_table(run, "compare-cells", result.changes())
+    likeness = pd.DataFrame(result.stability).T.rename_axis("choice").reset_index()
+    save_table(run, "compare-likeness", likeness)
+    source = run.manifest.model.source
+    equal = [arm for arm, what in result.arms.items() if what["part"] == "all" and what["budget"] == budget]
+    title = f"Methods in {source}, {100 * budget:g} % of all neurons a language"
+    shown: dict[str, Any] = {
+        "settings": run.manifest.compare,
+        "block": result.block,
+        "tokens": {tag: len(values) * (result.block - 1) for tag, values in result.intact.items()},
+        "languages": len(result.languages),
+        "rows": _rows(summary, budget),
+        "findings": _findings(summary, budget),
+        "matrices": figure(run, matrices_figure(result, equal, title), "compare"),
+        "relation": distance is not None,
+    }
+    curves = summary[(summary.part == "all") & summary.budget.notna()]
+    bent = [str(name) for name, rows in curves.groupby("method", sort=False) if rows.budget.nunique() > 1]
+    if bent:
+        shown["curves"] = figure(run, curve_figure(summary, f"Budgets in {source}"), "compare-budgets")
+        shown["budgets"] = {
+            TITLES.get(method, method): figure(
+                run,
+                budget_figure(result, method, f"{TITLES.get(method, method)}, {source}"),
+                f"compare-budget-{method}",
+            )
+            for method in bent
+            if method != "random"
+        }
+    if any(part.endswith(" tokens") for found in result.stability.values() for part in found):
+        drawn = text_figure(result, summary, budget, f"How much text is enough, {source}")
+        shown["texts"] = figure(run, drawn, "compare-texts")
+    return shown
+
+
+def _rows(summary: pd.DataFrame, budget: float) -> list[dict[str, str]]:
+    """The summary table as text: equal budgets first, then each method's own choice."""
+    whole = summary[summary.part == "all"]
+    parts = [(whole[whole.budget == budget], ""), (whole[whole.budget.isna()], ", its own choice")]
+    rows = []
+    for table, note in parts:
+        for row in table.to_dict("records"):
+            rows.append(
+                {
+                    "method": TITLES.get(row["method"], row["method"]) + note,
+                    "neurons": _range(row["fewest"], row["most"]),
+                    "own": _between(row, "own", 2),
+                    "others": _between(row, "others", 3),
+                    "selectivity": _between(row, "selectivity", 1),
+                    "leading": f"{row['leading']}",
+                    "relation": _number(row["relation"], 2),
+                    "alike": _number(row["halves"] if row["halves"] == row["halves"] else row["seeds"], 2),
+                    "seconds": _number(row["seconds"], 0),
+                }
+            )
+    return rows
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:,.{digits}f}"
+
+
+def _between(row: Mapping[Any, Any], name: str, digits: int) -> str:
+    ends = f"{_number(row[f'{name}_low'], digits)} to {_number(row[f'{name}_high'], digits)}"
+    return f"{_number(row[name], digits)} ({ends})"
+
+
+def _findings(summary: pd.DataFrame, budget: float) -> list[str]:
+    """What the numbers say, in sentences."""
+    equal = summary[(summary.part == "all") & (summary.budget == budget)].set_index("method")
+    said = []
+    chosen = equal.drop(index=[name for name in ("random",) if name in equal.index])
+    sure = chosen[chosen.selectivity_low > 1]
+    if len(sure):
+        best = sure.sort_values("selectivity", ascending=False).iloc[0]
+        name = str(best.name)
+        said.append(
+            f"Most selective is {TITLES.get(name, name)}: it costs its own language {best.own:.2f} nats a token and "
+            f"the others {best.others:.3f} on average, a selectivity of {_number(best.selectivity, 1)} (95 % interval "
+            f"{_number(best.selectivity_low, 1)} to {_number(best.selectivity_high, 1)})."
+        )
+        most = chosen.sort_values("own", ascending=False).iloc[0]
+        if most.name != best.name:
+            strong = TITLES.get(str(most.name), str(most.name))
+            said.append(
+                f"Most harm to the own language does {strong}: {most.own:.2f} nats, with {most.others:.2f} to the "
+                "others."
+            )
+    rest = [TITLES.get(str(name), str(name)) for name in chosen.index if name not in sure.index]
+    if rest:
+        said.append(f"Not certainly more selective than 1, which is what random neurons are: {', '.join(rest)}.")
+    return said

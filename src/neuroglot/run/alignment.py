@@ -1,0 +1,76 @@
+"""Alignment in a run: samples, scores, regions."""
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.progress import status
+from neuroglot.run.identification import keep_neurons
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neuroglot.artifacts.neurons import NeuronSet
+    from neuroglot.models.model import Model
+    from neuroglot.run.directory import Run
+    from neuroglot.run.settings import AlignSettings
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """What `align_run` made.
+
+    Attributes:
+        model: the run's, open.
+        scores: LRDS and SADS; see `alignment.summary`.
+        regions: the key regions; None where no z-score can exceed the threshold.
+    """
+
+    model: "Model"
+    scores: "pd.DataFrame"
+    regions: "NeuronSet | None"
+
+
+def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
+    """Record the samples and find the regions, if the threshold can be reached."""
+    from neuroglot.alignment.scores import summary
+    from neuroglot.corpus.load import load_corpus
+    from neuroglot.identify.key_regions import key_regions
+    from neuroglot.recording.record_samples import record_samples
+
+    corpus = load_corpus(settings.corpus) if settings.corpus else run.manifest.text.load()[0]
+    next(corpus.samples())  # say so now if it is not parallel, before a model is loaded
+    model = run.manifest.model.load()
+    run.check(model)
+    samples = record_samples(
+        model,
+        corpus,
+        samples=settings.samples,
+        max_tokens=settings.max_tokens,
+        missing="drop",
+        directory=run.samples_path,
+    )
+    regions = None
+    try:
+        regions = key_regions(samples, threshold=settings.threshold)
+    except NeuroglotError as error:
+        warnings.warn(f"No regions. {error}", NeuroglotWarning, stacklevel=2)
+    else:
+        keep_neurons(run, "regions", regions, {"threshold": settings.threshold, "samples": len(samples)})
+    run.manifest.align = settings
+    run.save()
+    return Aligned(model, summary(samples), regions)
+
+
+def continue_run(run: "Run", model: "Model", prompts: int, tokens: int) -> None:
+    """Write beginnings on with each region off, and keep the table."""
+    from neuroglot.evaluate.steering.continuations import beginnings, continuations
+    from neuroglot.storage.atomic import save_text
+
+    regions = run.neurons("regions")
+    held_out = run.manifest.text.load()[1]
+    common = held_out.select([tag for tag in held_out.languages if tag in regions.languages])
+    with status("writing with each region off"):
+        table = continuations(model, beginnings(model, common, prompts=prompts), regions, tokens=tokens)
+    save_text(run.continuations_path, table.to_csv(index=False, lineterminator="\n"))

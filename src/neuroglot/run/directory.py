@@ -1,0 +1,201 @@
+"""A run: one directory that holds everything made from one model and one corpus.
+
+run.json        what was asked, with every setting: enough to repeat it
+recording/      recording.safetensors, plan.json
+neurons/        METHOD.safetensors
+samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
+experts/        partition.safetensors, recording/, tuned/, pruning.csv
+steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
+perturbation/   METHOD.json
+comparison/     comparison.json, cells/, evidence/, samples/
+tasks/          TASK/ROW.json
+tables/         *.csv
+figures/        *.png, *.pdf
+report.html
+"""
+
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.partition import Partition
+from neuroglot.artifacts.recording import Recording
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.model import Model
+from neuroglot.run.settings import (
+    Manifest,
+    ModelSettings,
+    RecordSettings,
+    TextSettings,
+    library_version,
+)
+from neuroglot.storage.atomic import DRAFT, save_text
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A run directory. Make one with `Run.create`, open one with `Run.open`.
+
+    Attributes:
+        path: the directory.
+        manifest: what `run.json` holds.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RecordSettings) -> "Run":
+        """Begin a run in `path`, or go on with the one that is there if it was begun with the same settings.
+
+        Raises:
+            NeuroglotError: `path` holds something else, or a run of other settings.
+        """
+        path = Path(path)
+        manifest = Manifest(
+            neuroglot=library_version("neuroglot"),
+            versions={"python": platform.python_version()}
+            | {name: library_version(name) for name in ("torch", "transformers", "datasets", "tokenizers")},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            model=model,
+            text=text,
+            record=recording,
+        )
+        if (path / "run.json").is_file():
+            old = cls.open(path)
+            for part in ("model", "text", "record"):
+                before, now = getattr(old.manifest, part).model_dump(), getattr(manifest, part).model_dump()
+                differing = [
+                    f"{name} (was {before[name]}, now {now[name]})" for name in now if before[name] != now[name]
+                ]
+                if differing:
+                    raise NeuroglotError(
+                        f"{path} is a run with another {'; '.join(differing)}; choose another --out, or delete it."
+                    )
+            return old
+        if path.exists() and (not path.is_dir() or any(item.suffix != DRAFT for item in path.iterdir())):
+            raise NeuroglotError(f"{path} exists and is not a run; choose another --out.")
+        run = cls(path, manifest)
+        run.save()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Open a run.
+
+        Raises:
+            NeuroglotError: `path` is no run, or its run.json is damaged.
+        """
+        path = Path(path)
+        try:
+            return cls(path, Manifest.model_validate_json((path / "run.json").read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise NeuroglotError(
+                f"{path} is not a run (it has no run.json); make one with `neuroglot record`."
+            ) from error
+        except (ValidationError, OSError, UnicodeDecodeError) as error:
+            raise NeuroglotError(f"{path / 'run.json'} is damaged; record again into another directory.") from error
+
+    def save(self) -> None:
+        """Write run.json."""
+        save_text(self.path / "run.json", self.manifest.model_dump_json(indent=2))
+
+    # --- what it holds -----------------------------------------------------------------------------------------------
+
+    def check(self, model: Model, recording: Recording | None = None) -> None:
+        """Refuse a model whose weights are not those that the run recorded.
+
+        Args:
+            model: any.
+            recording: the run's, if it is open already.
+
+        Raises:
+            NeuroglotError: they are not, or there is no finished recording.
+        """
+        provenance = (recording or self.recording).provenance
+        if provenance is not None and provenance.fingerprint != model.fingerprint:
+            raise NeuroglotError(
+                f"{model.name} is not the model this run recorded (its weights changed since); record again into "
+                "another --out."
+            )
+
+    @property
+    def recording(self) -> Recording:
+        """The finished recording."""
+        path = self.path / "recording" / "recording.safetensors"
+        if not path.is_file():
+            raise NeuroglotError(
+                f"{self.path} has no finished recording; run the same `neuroglot record` command again."
+            )
+        return Recording.load(path)
+
+    @property
+    def partition(self) -> Partition:
+        """The experts of the model."""
+        return Partition.load(self.path / "experts" / "partition.safetensors")
+
+    @property
+    def expert_recording(self) -> Recording:
+        """The finished recording that counted experts.
+
+        Raises:
+            NeuroglotError: there is none.
+        """
+        if self.manifest.record.experts is not None:
+            return self.recording
+        path = self.path / "experts" / "recording" / "recording.safetensors"
+        if not path.is_file():
+            raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")
+        return Recording.load(path)
+
+    @property
+    def tuned_recording(self) -> Recording:
+        """The finished recording of the tuned variant's experts."""
+        return Recording.load(self.path / "experts" / "tuned" / "recording.safetensors")
+
+    def neurons_path(self, method: str) -> Path:
+        """Where a method's neurons are."""
+        return self.path / "neurons" / f"{method}.safetensors"
+
+    def neurons(self, method: str) -> NeuronSet:
+        """The neurons that a method found.
+
+        Raises:
+            NeuroglotError: it was not run.
+        """
+        if not self.neurons_path(method).is_file():
+            have = ", ".join(self.manifest.identify) or "none"
+            raise NeuroglotError(
+                f"{self.path} has no neurons of {method} (it has {have}); run `neuroglot identify {self.path} --method "
+                f"{method}`."
+            )
+        return NeuronSet.load(self.neurons_path(method))
+
+    @property
+    def samples_path(self) -> Path:
+        """Where the samples of a parallel corpus are."""
+        return self.path / "samples"
+
+    @property
+    def continuations_path(self) -> Path:
+        """Where the texts are that the model wrote with regions off."""
+        return self.path / "tables" / "continuations.csv"
+
+    @property
+    def steering_path(self) -> Path:
+        """Where answers, scores and recipes are."""
+        return self.path / "steering"
+
+    @property
+    def comparison_path(self) -> Path:
+        """Where the losses of the comparison of methods are."""
+        return self.path / "comparison" / "comparison.json"
+
+    def perturbation_path(self, method: str) -> Path:
+        """Where a method's perplexities are."""
+        return self.path / "perturbation" / f"{method}.json"

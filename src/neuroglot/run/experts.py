@@ -1,0 +1,65 @@
+"""Experts in a run: neurons grouped, and how often each language activates each group."""
+
+from neuroglot.artifacts.recording import Recording
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.model import Model
+from neuroglot.run.directory import Run
+from neuroglot.run.recording import make_partition, one_pass
+from neuroglot.run.settings import ExpertSettings, ModelSettings
+
+__all__ = ["record_experts", "record_tuned"]
+
+
+def record_experts(
+    run: Run, model: Model, corpus: Corpus, settings: ExpertSettings, *, progress: bool = True
+) -> Recording:
+    """Split the model's neurons into experts and count on how many tokens of the run's text each is activated.
+
+    Goes on with what is there, if it was begun with the same settings.
+
+    Raises:
+        NeuroglotError: the run has experts of other settings.
+    """
+    if run.manifest.experts not in (None, settings):
+        raise NeuroglotError(
+            f"{run.path} has experts of other settings ({run.manifest.experts}); repeat those, or delete "
+            f"{run.path / 'experts'} and the experts in run.json."
+        )
+    split = make_partition(run, model, settings)
+    if run.manifest.record.experts == settings:
+        return run.recording
+    extra = {"statistics": ("active", "magnitude"), "partition": split, "top": settings.top}
+    return one_pass(run, model, corpus, run.path / "experts" / "recording", progress, **extra)
+
+
+def record_tuned(
+    run: Run, settings: ModelSettings, variant: Model, corpus: Corpus, *, progress: bool = True
+) -> Recording:
+    """Count the activations of the run's experts in a tuned variant of its model, on the run's text (§4.4).
+
+    Raises:
+        NeuroglotError: the run has counted no experts, has another variant, or the variant has another shape.
+    """
+    before = run.expert_recording  # says so if there is none
+    if run.manifest.tuned not in (None, settings):
+        raise NeuroglotError(
+            f"{run.path} already has a tuned variant, {run.manifest.tuned.source}; delete "
+            f"{run.path / 'experts' / 'tuned'} and `tuned` in run.json to count another."
+        )
+    if before.provenance is not None and before.provenance.fingerprint == variant.fingerprint:
+        raise NeuroglotError(f"{variant.name} has the weights of the run's own model: nothing was tuned.")
+    assert run.manifest.experts is not None
+    extra = {"statistics": ("active",), "top": run.manifest.experts.top}
+    made = one_pass(
+        run,
+        variant,
+        corpus,
+        run.path / "experts" / "tuned",
+        progress,
+        partition=run.partition.of_variant(),
+        **extra,
+    )
+    run.manifest.tuned = settings
+    run.save()
+    return made

@@ -1,0 +1,146 @@
+"""Pruning in a run: which experts each language keeps, what that costs, and the model that is left."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from neuroglot.edit.interventions import Deactivate, intervene
+from neuroglot.edit.pruning import Size, largest_budget, prune, size
+from neuroglot.edit.pruning_gguf import prune_gguf
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
+from neuroglot.evaluate.likelihood.samples import mean_sample_nll, tokenized_samples
+from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
+from neuroglot.experts.keep import salience as measured_salience
+from neuroglot.models.gguf import gguf_file
+from neuroglot.models.loading import load_model
+from neuroglot.models.model import Model
+from neuroglot.run.directory import Run
+from neuroglot.storage.atomic import save_text
+
+__all__ = ["RULES", "expert_scores", "prune_run"]
+
+RULES = {"threshold": keep_threshold, "share": keep_share, "budget": keep_budget}
+
+
+def prune_run(
+    run: Run,
+    model: Model,
+    languages: Sequence[str],
+    rules: Sequence[tuple[str, float]],
+    *,
+    limit: float | None = None,
+    salience: str = "magnitude",
+    samples: int = 1_000,
+    seeds: int = 3,
+    path: Path | None = None,
+    gguf: Path | None = None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Measure choices of experts on the run's held-out text, and write the pruned model of one of them.
+
+    Args:
+        run: has counted experts.
+        model: the run's.
+        languages: each keeps the experts that it uses.
+        rules: `threshold`, `share` or `budget`, and its value.
+        limit: search for the largest budget that raises perplexity by no more than this, too.
+        salience: what a budget ranks experts by.
+        samples: held-out samples of each language.
+        seeds: how many random choices each is compared with.
+        path: where to write the model of the one language and choice; a .gguf file is made from `gguf`.
+        gguf: the GGUF file of the intact model; by default what the run's model was converted from.
+
+    Returns:
+        The table of `pruning_table`, which `experts/pruning.csv` holds for all measurements of the run; and what was
+        written, in words.
+
+    Raises:
+        NeuroglotError: a layer would keep no expert, or see what `measure_pruning` and `prune` raise.
+    """
+    partition = run.partition
+    partition.check(model)
+    as_gguf = path is not None and path.suffix == ".gguf"
+    gguf = gguf or gguf_file(run.manifest.model.source)
+    if as_gguf and gguf is None:
+        raise NeuroglotError(
+            f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
+            "convert_hf_to_gguf.py, and give the file by --gguf."
+        )
+    scores = expert_scores(run, model)
+    recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
+    keep: dict[str, dict[str, Bool[Tensor, "layers experts"]]] = {}
+    for rule, value in rules:
+        by = salience if rule == "budget" else "frequency"
+        name = f"{rule} {value:g}" + (f" by {by}" if rule == "budget" else "")
+        keep[name] = {tag: RULES[rule](scores(tag, by), value) for tag in languages}
+    if limit is not None:
+        text = tokenized_samples(model, recorded, samples=samples)  # held-out text is for measuring what was found
+        found = {}
+        for tag, rows in text.items():
+            intact = mean_sample_nll(model, rows, tag)
+
+            def increase(budget: float, tag: str = tag, rows: list[Tensor] = rows, intact: float = intact) -> float:
+                kept = keep_budget(scores(tag, salience), budget)
+                with intervene(model, Deactivate(~partition.neurons(kept))):
+                    return math.expm1(min(mean_sample_nll(model, rows, tag) - intact, 700.0))
+
+            found[tag] = keep_budget(
+                scores(tag, salience), largest_budget(increase, limit, highest=min(0.9, 1 - 1 / partition.experts))
+            )
+        keep[f"at most {limit:+.0%} by {salience}"] = found
+    measured = measure_pruning(model, held_out, partition, keep, samples=samples, seeds=seeds)
+    table = pruning_table(measured)
+    file = run.path / "experts" / "pruning.csv"
+    if file.is_file():
+        old = pd.read_csv(file, keep_default_na=False)
+        done = set(zip(table.choice, table.language, strict=True))
+        fresh = [key not in done for key in zip(old.choice, old.language, strict=True)]
+        save_text(file, pd.concat([old[fresh], table]).to_csv(index=False, lineterminator="\n"))
+    else:
+        save_text(file, table.to_csv(index=False, lineterminator="\n"))
+    run.manifest.prune = {"samples": samples, "seeds": seeds, "salience": salience}
+    run.save()
+    if path is None:
+        return table, []
+    (only,) = (kept for of in keep.values() for kept in of.values())
+    if as_gguf:
+        assert gguf is not None
+        written = prune_gguf(gguf, partition.neurons(only), path)
+        return table, [f"wrote {written} ({written.stat().st_size:,} of {gguf.stat().st_size:,} bytes)"]
+    before = size(model.network)
+    written = prune(model, partition.neurons(only), path)
+    after = size(load_model(written, device="cpu").network)
+    return table, [f"wrote {written}", *_saved(before, after)]
+
+
+def expert_scores(run: Run, model: Model) -> Callable[[str, str], Float64[Tensor, "layers experts"]]:
+    """A function from a language and a kind of salience (see `experts.salience`) to the scores of the run's experts.
+
+    Raises:
+        NeuroglotError: the run has counted no experts.
+    """
+    recording, partition = run.expert_recording, run.partition
+    assert run.manifest.experts is not None
+    top = run.manifest.experts.top[0]
+    norms = torch.stack([ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns])
+
+    def scores(tag: str, kind: str) -> Float64[Tensor, "layers experts"]:
+        return measured_salience(recording, partition, tag, kind=kind, down_norms=norms, top=top)
+
+    return scores
+
+
+def _saved(before: Size, after: Size) -> list[str]:
+    def line(what: str, old: int, new: int) -> str:
+        return f"{what}: {new:,} of {old:,} ({new / old - 1:+.1%})"
+
+    return [
+        line("parameters", before.parameters, after.parameters),
+        line("FFN parameters", before.ffn_parameters, after.ffn_parameters),
+        line("FLOPs a token", before.flops, after.flops),
+    ]

@@ -1,0 +1,139 @@
+"""The pass of a run: what is missing of its recording."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from neuroglot.artifacts.partition import Partition
+from neuroglot.artifacts.recording import Recording
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.errors import NeuroglotError
+from neuroglot.experts.moefication import partition
+from neuroglot.models.model import Model
+from neuroglot.progress import status
+from neuroglot.recording.engines.local import Engine
+from neuroglot.recording.engines.ray_cluster import Ray
+from neuroglot.recording.recorder import record
+from neuroglot.recording.shard_store import merge
+from neuroglot.run.directory import Run
+from neuroglot.run.settings import WITH_EXPERTS, ExpertSettings, ModelSettings, RecordSettings, TextSettings
+
+__all__ = [
+    "begin_run",
+    "default_folder",
+    "languages_to_record",
+    "make_partition",
+    "merge_runs",
+    "one_pass",
+    "open_model",
+    "record_run",
+]
+
+
+def default_folder(model: str, corpus: str) -> Path:
+    """runs/MODEL-CORPUS."""
+    name = "-".join(Path(part.split("?")[0].removeprefix("hf:")).stem for part in (model, corpus))
+    return Path("runs") / name
+
+
+def languages_to_record(text: TextSettings) -> Corpus:
+    """The text to record, of two languages at least."""
+    to_record, _ = text.load()
+    if len(to_record.languages) < 2:
+        raise NeuroglotError(
+            f"{text.source} gives only {to_record.languages[0]}; every method compares languages, so give at least two."
+        )
+    return to_record
+
+
+def open_model(settings: ModelSettings) -> Model:
+    """Open the model, and say so."""
+    with status(f"opening {settings.source} (a GGUF file takes a minute or two the first time)"):
+        return settings.load()
+
+
+def begin_run(
+    folder: Path,
+    model_settings: ModelSettings,
+    text: TextSettings,
+    recording: RecordSettings,
+    *,
+    part: tuple[int, int] = (1, 1),
+    engine: Ray | None = None,
+    readers: int | None = None,
+) -> tuple[Run, Model, Recording]:
+    """Make or reopen the run, and record what is missing."""
+    to_record = languages_to_record(text)
+    here = model_settings
+    if engine is not None:  # the model is needed here for its tokenizer and fingerprint, not to run
+        narrow = "bfloat16" if engine.gpus and here.dtype == "auto" else here.dtype
+        here = here.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
+    model = open_model(here)
+    run = Run.create(folder, model_settings, text, recording)
+    return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
+
+
+def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> tuple[Run, Recording]:
+    """Add up the parts that the runs hold in `out`, by default the first of them.
+
+    Raises:
+        NeuroglotError: the runs differ in model, text or setting, or a shard is missing; `out` is something else.
+    """
+    opened = [Run.open(path) for path in runs]
+    target = Path(out) if out is not None else opened[0].path
+    first = opened[0].manifest
+    if not (target / "run.json").is_file():
+        run = Run.create(target, first.model, first.text, first.record)
+        run.manifest.experts = first.experts
+        run.save()
+    directories = dict.fromkeys(each.path.resolve() / "recording" for each in opened)
+    run = Run.open(target)
+    return run, merge(list(directories), run.path / "recording")
+
+
+def record_run(
+    run: Run,
+    model: Model,
+    corpus: Corpus,
+    *,
+    part: tuple[int, int] = (1, 1),
+    engine: Engine | None = None,
+    readers: int | None = None,
+    progress: bool = True,
+) -> Recording:
+    """Make the recording or a part of it, or go on with it, or read it if it is finished; see `record`."""
+    settings = run.manifest.record
+    extra: dict[str, Any] = {"part": part, "engine": engine, "readers": readers, "examples": settings.examples}
+    if settings.experts is not None:
+        extra |= {
+            "statistics": WITH_EXPERTS,
+            "partition": make_partition(run, model, settings.experts),
+            "top": settings.experts.top,
+        }
+    return one_pass(run, model, corpus, run.path / "recording", progress, **extra)
+
+
+def one_pass(run: Run, model: Model, corpus: Corpus, directory: Path, progress: bool, **extra: Any) -> Recording:
+    """One pass over the run's text, as its settings say."""
+    how = run.manifest.record
+    return record(
+        model,
+        corpus,
+        tokens=how.tokens,
+        block=how.block,
+        batch_tokens=how.batch_tokens,
+        shard_tokens=how.shard_tokens,
+        directory=directory,
+        progress=progress,
+        **extra,
+    )
+
+
+def make_partition(run: Run, model: Model, settings: ExpertSettings) -> Partition:
+    """The partition of the run, made if it is not there."""
+    path = run.path / "experts" / "partition.safetensors"
+    if not path.is_file():
+        partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+    run.manifest.experts = settings
+    run.save()
+    return run.partition

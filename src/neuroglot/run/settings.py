@@ -1,0 +1,150 @@
+"""What was asked of a run: every setting, typed, each with its sentence."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.load import load_corpus
+from neuroglot.models.loading import Dtype, Quantize, load_model
+from neuroglot.models.model import Model
+
+__all__ = ["WITH_EXPERTS", "AlignSettings", "ExpertSettings", "ModelSettings", "RecordSettings", "TextSettings"]
+
+WITH_EXPERTS = ("active", "activation", "hidden", "magnitude")  # pruning ranks neurons by their magnitude
+
+
+class ModelSettings(BaseModel):
+    """How the model is opened; see `load_model`."""
+
+    source: str
+    """A directory, a hub id, a .gguf file, or packaged weights."""
+    revision: str | None = None
+    """The branch, tag or commit of a hub id."""
+    dtype: Dtype = "auto"
+    """The type of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
+    device: str | None = None
+    """Where the model runs; by default a GPU if there is one."""
+    device_map: str | None = None
+    """How a large model is spread over devices, such as auto."""
+    quantize: Quantize | None = None
+    """Weights of 8bit or 4bit; needs bitsandbytes."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the checkpoint may run."""
+
+    def load(self) -> Model:
+        """Open it."""
+        return load_model(
+            self.source,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            device_map=self.device_map,
+            quantize=self.quantize,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+class TextSettings(BaseModel):
+    """How the corpus is opened; see `load_corpus`."""
+
+    source: str
+    """A directory, a file, hf:DATASET, or starter."""
+    languages: list[str] | None = None
+    """The languages to keep, in this order; all of them by default."""
+    text_column: str = "text"
+    """The column that holds the text."""
+    hold_out: int = Field(5, ge=2)
+    """Every n-th document is not recorded but kept for measuring."""
+
+    def load(self) -> tuple[Corpus, Corpus]:
+        """The text to record and the text held out."""
+        corpus = load_corpus(self.source, languages=self.languages, text_column=self.text_column)
+        return corpus.split(self.hold_out)
+
+
+class ExpertSettings(BaseModel):
+    """How neurons are split into experts, and which are activated; see `experts.partition` and `record`."""
+
+    experts: int = Field(256, ge=1)
+    """How many a layer."""
+    kind: Literal["parameter", "random", "contiguous"] = "parameter"
+    """How they are made."""
+    seed: int = 0
+    """Of the clustering or the shuffle."""
+    top: list[float] = [0.1]
+    """The shares of all experts that are activated on a token, each counted on its own."""
+
+
+class RecordSettings(BaseModel):
+    """How the pass is made; see `record`."""
+
+    tokens: int = Field(1_000_000, ge=1)
+    """At most so many tokens of each language."""
+    block: int = Field(512, ge=2)
+    """Tokens a block, with BOS."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """Tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU."""
+    shard_tokens: int | None = Field(None, ge=2)
+    """Tokens a shard; by default 131,072, or a 64th of `tokens` where that is more."""
+    experts: ExpertSettings | None = None
+    """Count experts in the same pass."""
+    examples: int = Field(0, ge=0)
+    """Keep so many of each neuron's most active tokens in each language."""
+
+
+class AlignSettings(BaseModel):
+    """How alignment was measured; see `record_samples`, `alignment` and `identify.key_regions`."""
+
+    corpus: str | None = None
+    """The parallel corpus; by default what the run recorded."""
+    samples: int | None = Field(100, ge=2)
+    """At most so many samples."""
+    max_tokens: int | None = Field(200, ge=1)
+    """Cut a sample after so many tokens."""
+    threshold: float = Field(2.0, ge=0)
+    """Of the key regions, in standard deviations."""
+
+
+class Manifest(BaseModel):
+    """What `run.json` holds."""
+
+    neuroglot: str
+    """The version that made the run."""
+    versions: dict[str, str]
+    """Versions of Python and of the libraries that decide results."""
+    created: str
+    """When it was begun (UTC)."""
+    model: ModelSettings
+    """How the model is opened."""
+    text: TextSettings
+    """How the corpus is opened."""
+    record: RecordSettings
+    """How the pass was made."""
+    identify: dict[str, dict[str, Any]] = {}
+    """Method → its settings."""
+    perturb: dict[str, dict[str, Any]] = {}
+    """Method → how its neurons were measured."""
+    align: AlignSettings | None = None
+    """How alignment was measured, if it was."""
+    experts: ExpertSettings | None = None
+    """How experts were made and counted, if they were."""
+    tuned: ModelSettings | None = None
+    """The tuned variant whose experts were counted beside the model's, if one was."""
+    prune: dict[str, Any] = {}
+    """How pruning was measured, if it was."""
+    tasks: list[dict[str, Any]] = []
+    """What `neuroglot evaluate tasks` was asked, one entry for each time."""
+    compare: dict[str, Any] = {}
+    """How methods were compared, if they were."""
+    steering: dict[str, dict[str, Any]] = {}
+    """Prompts → how answers to them were steered and measured."""
+
+
+def library_version(name: str) -> str:
+    """The installed version of a library, or `none`."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"

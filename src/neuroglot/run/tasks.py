@@ -1,0 +1,169 @@
+"""Tasks in a run: the rows of the papers' tables, from the neurons and experts that the run has."""
+
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.edit.interventions import Deactivate
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.ablation.perturbation import random_neurons
+from neuroglot.evaluate.benchmarks.table import Change, TaskTable, measure_tasks
+from neuroglot.experts.keep import keep_random
+from neuroglot.models.model import Model
+from neuroglot.progress import status
+from neuroglot.run.directory import Run
+from neuroglot.run.pruning import RULES, expert_scores
+from neuroglot.storage.atomic import save_text
+
+__all__ = [
+    "forget_tasks",
+    "keep_tables",
+    "measure_and_keep",
+    "off_changes",
+    "pruned_changes",
+    "table_paths",
+    "tasks_of_run",
+]
+
+
+def off_changes(
+    neurons: NeuronSet, languages: Sequence[str] | None = None, *, method: str, seeds: int = 3
+) -> list[Change]:
+    """Each language's neurons off, and random ones: as many as the largest of these sets.
+
+    Args:
+        neurons: of the model.
+        languages: whose; by default all.
+        method: that found them, for the rows' names.
+        seeds: how many random rows.
+
+    Raises:
+        NeuroglotError: a language has no set.
+    """
+    off = {tag: neurons[tag] for tag in (neurons.languages if languages is None else languages)}
+    size = max((int(mask.sum()) for mask in off.values()), default=0)
+    rows = [Change(f"{tag} off, {method}", (Deactivate(mask),)) for tag, mask in off.items()]
+    return rows + [
+        Change(f"random off, {size} neurons", (Deactivate(random_neurons(neurons.shape, size, seed)),), seed)
+        for seed in range(seeds if off else 0)
+    ]
+
+
+def pruned_changes(
+    run: Run,
+    model: Model,
+    languages: Sequence[str],
+    rules: Sequence[tuple[str, float]],
+    *,
+    salience: str = "magnitude",
+    seeds: int = 3,
+    own: bool = False,
+) -> list[Change]:
+    """Only a language's experts left, and random ones, as many in each layer (Liu et al. 2024, Tables 3 to 6 and 10).
+
+    Neurons are switched off, which gives the logits of the pruned model without writing one.
+
+    Args:
+        run: has counted experts.
+        model: the run's.
+        languages: each keeps the experts that it uses.
+        rules: `threshold`, `share` or `budget`, and its value; see `experts.keep_threshold` and its neighbours.
+        salience: what a budget ranks experts by; the others go by frequency.
+        seeds: how many random choices each is compared with.
+        own: measure each only on tasks of its language, those whose name ends with it, as the paper does.
+
+    Raises:
+        NeuroglotError: the run has no experts, or a layer would keep none.
+    """
+    partition, scores, rows = run.partition, expert_scores(run, model), []
+    partition.check(model)
+    for tag in languages:
+        if tag not in run.expert_recording.languages:
+            have = ", ".join(run.expert_recording.languages)
+            raise NeuroglotError(f"{run.path} has not counted experts in {tag}; it has {have}.")
+        only = rf"_{tag}$" if own else ""
+        for rule, value in rules:
+            kept = RULES[rule](scores(tag, salience if rule == "budget" else "frequency"), value)
+            name = f"{tag} pruned, {rule} {value:g}"
+            rows.append(Change(name, (Deactivate(~partition.neurons(kept)),), only=only))
+            rows += [
+                Change(f"random for {name}", (Deactivate(~partition.neurons(keep_random(kept, seed))),), seed, only)
+                for seed in range(seeds)
+            ]
+    return rows
+
+
+def table_paths(folder: Path) -> list[Path]:
+    """Where a run, or another folder, has the tables of its tasks."""
+    return [folder / "tables" / f"{name}.csv" for name in ("tasks", "tasks-all", "tasks-items")]
+
+
+def keep_tables(folder: Path, table: TaskTable) -> None:
+    """Write `tables/tasks.csv` (the papers' shape), `tasks-all.csv` and `tasks-items.csv` of a run or another folder.
+
+    Rows of other tasks and changes that are there stay.
+    """
+    frames = (table.summary(), table.table(), table.items())
+    for path, frame in zip(table_paths(folder), frames, strict=True):
+        text = frame.to_csv(index=False, lineterminator="\n")
+        if path.is_file():
+            fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
+            old = pd.read_csv(path, dtype=str, keep_default_na=False)
+            now = set(zip(fresh.change, fresh.task, strict=True))
+            stays = [key not in now for key in zip(old.change, old.task, strict=True)]
+            text = pd.concat([old[stays], fresh]).to_csv(index=False, lineterminator="\n")
+        save_text(path, text)
+
+
+def forget_tasks(run: Run, method: str) -> None:
+    """Drop what tasks measured with a method's neurons, since it has found others."""
+    for file in (run.path / "tasks").glob(f"*/*-off-{method}.json"):
+        file.unlink()
+    for path in (run.path / "tables").glob("tasks*.csv"):
+        old = pd.read_csv(path, dtype=str, keep_default_na=False)
+        stays = ~old.change.str.endswith(f" off, {method}")
+        save_text(path, old[stays].to_csv(index=False, lineterminator="\n"))
+
+
+def tasks_of_run(
+    run: Run,
+    names: list[str],
+    how: dict[str, Any],
+    *,
+    method: str,
+    off: list[str] | None,
+    prune: list[str],
+    rules: list[tuple[str, float]],
+    own: bool = False,
+    seeds: int = 3,
+) -> TaskTable:
+    """Measure tasks on a run's model, in all its rows, and keep them in the run."""
+
+    switched = off != []
+    neurons = run.neurons(method) if switched else None  # say so now, before a model is loaded
+    if rules:
+        run.expert_recording  # noqa: B018
+    with status(f"opening {run.manifest.model.source}"):
+        model = run.manifest.model.load()
+        run.check(model)
+    changes = [] if neurons is None else off_changes(neurons, off, method=method, seeds=seeds)
+    if rules:
+        changes += pruned_changes(run, model, prune, rules, seeds=seeds, own=own)
+    table = measure_and_keep(model, names, changes, how, run.path)
+    entry = {"tasks": table.tasks, "rows": list(table.neurons), "method": method if switched else None, **how}
+    run.manifest.tasks = [old for old in run.manifest.tasks if old != entry] + [entry]
+    run.save()
+    return table
+
+
+def measure_and_keep(
+    model: Model, names: list[str], changes: list[Change], how: dict[str, Any], folder: Path
+) -> TaskTable:
+    """Measure, and write the tables."""
+    table = measure_tasks(model, names, changes, directory=folder / "tasks", **how)
+    keep_tables(folder, table)
+    return table

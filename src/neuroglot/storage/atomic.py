@@ -1,0 +1,114 @@
+"""Files that are whole or absent: nothing half-written is ever readable as whole.
+
+Everything Neuroglot writes goes through `whole`: into a hidden neighbour first, then renamed into place. Tensor
+files carry their kind, a format version and a checksum, so that a reader can refuse what it cannot trust.
+"""
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from neuroglot.errors import NeuroglotError
+
+if TYPE_CHECKING:  # processes that only read text do without torch, which takes seconds to import
+    pass
+
+__all__ = ["DRAFT", "read_json", "save_text", "whole", "writing"]
+
+DRAFT = ".partial"  # ends the hidden name of what is being written
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say in one sentence why `path` cannot be written, if it cannot.
+
+    Raises:
+        NeuroglotError: the disk is full, read-only, not a directory ….
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _write_failure(error)
+        if reason is None:
+            raise
+        raise NeuroglotError(f"{path} cannot be written: {reason}; nothing was changed there.") from error
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Give a place to write `path` (a file or a directory) that becomes `path` only when the block ends well.
+
+    Raises:
+        NeuroglotError: the place cannot be written (disk full, read-only, not a directory …); `path` is then as it was.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{DRAFT}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+            _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
+            if draft.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            os.replace(draft, path)
+            _flush(path.parent)
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """What a JSON file says; None if it is missing or damaged, and the work that it would have saved is done again.
+
+    Raises:
+        NeuroglotError: it is there and cannot be read.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    except OSError as error:
+        raise NeuroglotError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return found if isinstance(found, dict) else None
+
+
+def _flush(*paths: Path) -> None:
+    """Have files, or the names in directories, on the disk: a power cut must not leave a name without its bytes."""
+    for item in paths:
+        handle = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some file systems cannot sync a directory
+                raise
+        finally:
+            os.close(handle)
+
+
+def _write_failure(error: Exception) -> str | None:
+    """Why a write failed, in words; None if `error` is not about writing."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    # safetensors and torch pass the system's words on inside their own exceptions
+    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    return None
+
+
+def save_text(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8, whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return Path(path)

@@ -1,0 +1,1 @@
+"""Text into the tokens of fixed shards, on disk."""

@@ -1,0 +1,246 @@
+"""Documents into the tokens of shards, on disk; what a process that only reads text needs, and so without torch.
+
+A language is cut into *shards*, each a fixed number of full blocks in the order of its documents. A shard's tokens are
+a file whose name holds their digest, and what is recorded from them carries it on, so that a changed text can never be
+taken for the same. `LANGUAGE.json` says what was read, with a digest of the documents: to check that a text is still
+the same, they are read again but not tokenised.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import dill
+import numpy as np
+from filelock import FileLock
+from pydantic import BaseModel, ValidationError
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.storage.atomic import save_text, whole, writing
+from neuroglot.storage.digests import digest_of, shard_name
+
+__all__ = ["Reading", "TextOfLanguage", "check_vocabulary", "token_rows", "too_short"]
+
+DOCUMENTS_AT_ONCE = 256
+CHARACTERS_AT_ONCE = 1 << 20
+CHANGED = "the text in {} is not what was recorded here before; choose another directory, or delete this one."
+
+
+def token_rows(tokenizer: Any, documents: Iterable[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+    """The documents a few at a time, with their tokens: a line break after each, one int32 row, no special tokens."""
+    for batch in _batches(documents):
+        ids = tokenizer([document + "\n" for document in batch], add_special_tokens=False, verbose=False)["input_ids"]
+        yield batch, np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sum(map(len, ids)))
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Some hundred documents at a time, fewer of long ones, so that they never fill the memory."""
+    batch: list[str] = []
+    length = 0
+    for document in documents:
+        batch.append(document)
+        length += len(document)
+        if len(batch) == DOCUMENTS_AT_ONCE or length >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
+
+
+def check_vocabulary(row: np.ndarray, vocabulary: int, model: str) -> None:
+    """Refuse tokens that the model does not know."""
+    if len(row) and row.max() >= vocabulary:
+        raise NeuroglotError(
+            f"The tokenizer gives token {row.max()}, but the model {model} knows {vocabulary}; they do not "
+            "belong together."
+        )
+
+
+def too_short(language: str, count: int, tokens: int, block: int) -> NeuroglotError:
+    """What to say of a language that does not fill one block."""
+    return NeuroglotError(
+        f"{language} has {count} tokens (at most {tokens} were asked for), too few for one block of {block}; "
+        "add text, ask for more, or use a smaller block."
+    )
+
+
+class TextOfLanguage(BaseModel):
+    """What was read of one language: `LANGUAGE.json`."""
+
+    documents: int
+    """How many documents were read."""
+    ended: bool
+    """Whether they were all that there are."""
+    text: str
+    """The digest of these documents."""
+    tokens: int
+    """How many tokens of them were kept, BOS and what is left over at the end not among them."""
+    shards: list[str]
+    """The digest of each shard's tokens, in order."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one language is read and cut into shards; a process of its own can do it."""
+
+    directory: Path
+    """Where shards' tokens and `LANGUAGE.json` go."""
+    language: str
+    documents: Iterable[str]
+    tokenizer: Any
+    vocabulary: int
+    """Tokens that the model knows."""
+    model: str
+    """The model's name."""
+    tokens: int
+    """At most so many are read."""
+    block: int
+    """Tokens a block, with BOS."""
+    text: int
+    """Tokens a block, without BOS."""
+    blocks: int
+    """Blocks a shard."""
+    only: int | None = None
+    """Write the tokens of so many shards only, and the digests of all; by default of all."""
+
+    @property
+    def path(self) -> Path:
+        """Of what says what was read."""
+        return self.directory / f"{self.language}.json"
+
+    def known(self) -> TextOfLanguage | None:
+        """What was read before, if that was finished."""
+        try:
+            return TextOfLanguage.model_validate_json(self.path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValidationError, UnicodeDecodeError):
+            return None
+
+    def recorded(self, index: int) -> list[str]:
+        """The digests with which a shard was recorded: none or one, unless the text changed."""
+        found = (self.directory.parent / "shards").glob(shard_name(self.language, index) + ".safetensors")
+        return [path.stem.rsplit("-", 1)[1] for path in found]
+
+    def tokens_path(self, index: int, digest: str) -> Path:
+        """Where a shard's tokens are."""
+        return self.directory / f"{shard_name(self.language, index, digest)}.i32"
+
+    def ready(self, known: TextOfLanguage) -> bool:
+        """Whether every shard is either recorded or has its tokens here."""
+        if (self.directory.parent / "recording.safetensors").is_file():
+            return True
+        return all(
+            digest in self.recorded(index) or self.tokens_path(index, digest).is_file()
+            for index, digest in enumerate(known.shards)
+        )
+
+    def run(self) -> TextOfLanguage:
+        """Read the language, or check that it is still what was read before.
+
+        Processes that share a directory read a language once: the others wait, and then check.
+
+        Raises:
+            NeuroglotError: it is too short, is not what was read before, or has tokens that the model does not know.
+        """
+        with writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.directory / f".{self.language}.lock")
+            lock.acquire()
+        try:
+            known = self.known()
+            if known is not None and (self.only is not None or self.ready(known)):
+                if not self._same(known):
+                    raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
+                return known
+            made = self._tokenize()
+            if known not in (None, made):
+                raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
+            save_text(self.path, made.model_dump_json(indent=1))
+            return made
+        finally:
+            lock.release()
+
+    def _same(self, known: TextOfLanguage) -> bool:
+        digest, count = hashlib.sha256(), 0
+        for document in self.documents:
+            if count == known.documents:
+                return not known.ended and digest.hexdigest() == known.text
+            _take_in(digest, document)
+            count += 1
+        return count == known.documents and digest.hexdigest() == known.text
+
+    def _tokenize(self) -> TextOfLanguage:
+        digest, documents, count, ended = hashlib.sha256(), 0, 0, True
+        size = self.blocks * self.text
+        kept: list[np.ndarray] = []
+        waiting = 0
+        shards: list[str] = []
+        parent = os.getppid()
+        for texts, row in token_rows(self.tokenizer, self.documents):
+            for document in texts:
+                _take_in(digest, document)
+            documents += len(texts)
+            check_vocabulary(row, self.vocabulary, self.model)
+            row = row[: self.tokens - count]
+            count += len(row)
+            kept.append(row)
+            waiting += len(row)
+            if waiting >= size:
+                held = np.concatenate(kept)
+                for start in range(0, waiting // size * size, size):
+                    shards.append(self._write(len(shards), held[start : start + size]))
+                kept = [held[waiting // size * size :].copy()]
+                waiting = len(kept[0])
+            if count == self.tokens:
+                ended = False
+                break
+            if os.getppid() != parent:
+                raise SystemExit  # who asked for it is gone
+        if waiting >= self.text:
+            shards.append(self._write(len(shards), np.concatenate(kept)[: waiting // self.text * self.text]))
+        if not shards:
+            raise too_short(self.language, count, self.tokens, self.block)
+        return TextOfLanguage(
+            documents=documents,
+            ended=ended,
+            text=digest.hexdigest(),
+            tokens=count // self.text * self.text,
+            shards=shards,
+        )
+
+    def _write(self, index: int, row: np.ndarray) -> str:
+        digest = digest_of(row)
+        recorded = self.recorded(index)
+        waiting = [
+            path.stem.rsplit("-", 1)[1] for path in self.directory.glob(shard_name(self.language, index) + ".i32")
+        ]
+        if {*recorded, *waiting} - {digest}:  # left by an earlier run: the model may have begun on it by now
+            raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
+        path = self.tokens_path(index, digest)
+        if not recorded and not path.is_file() and (self.only is None or index < self.only):
+            with whole(path) as draft:
+                draft.write_bytes(row.tobytes())
+        return digest
+
+
+def main() -> None:
+    """Do the reading that comes on the standard input: what a reader process runs."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    reading: Reading = dill.load(sys.stdin.buffer)
+    try:
+        reading.run()
+    except NeuroglotError as error:
+        sys.stderr.write(str(error))
+        sys.exit(2)
+
+
+def _take_in(digest: Any, document: str) -> None:
+    text = document.encode("utf-8", "surrogatepass")
+    digest.update(len(text).to_bytes(8, "little"))
+    digest.update(text)

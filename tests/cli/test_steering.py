@@ -1,0 +1,138 @@
+"""`neuroglot steer` and `neuroglot evaluate generation` as a person meets them."""
+
+import pandas as pd
+import pytest
+import tiny
+from commands import neuroglot, refused
+
+import neuroglot as ng
+from neuroglot.figures.steering import forcing_figure
+from neuroglot.languages.tags import direction
+from neuroglot.report.steering import steering_findings
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, checkpoint, corpus):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    neuroglot("record", checkpoint, corpus, "--out", folder, "--block", 32, "--tokens", 2000)
+    neuroglot("identify", folder, "--top-fraction", 0.4, "--activity-quantile", 0.5)
+    return folder
+
+
+PROMPT = "the cats sat on the mat and slept there"
+
+
+def test_steer_shows_both_answers(run, checkpoint, tmp_path):
+    file, baked = tmp_path / "fr.safetensors", tmp_path / "baked"
+    said = neuroglot(
+        "steer", checkpoint, PROMPT, "--to", "fr", "--run", run, "--tokens", 6, "--site", "hidden", "--save", file,
+        "--bake", baked,
+    )  # fmt: skip
+    assert "as it is" in said and "steered to fr" in said and "en off" in said  # the prompt's language was told
+    model, recipe = ng.load_model(checkpoint), ng.Recipe.load(file)
+    assert recipe.about["source"] == "en" and recipe.about["to"] == "fr"
+    with recipe.applied(model):
+        (steered,) = ng.evaluate.generate(model, [PROMPT], tokens=6, repetition_penalty=1.1)
+    letters = [letter for letter in steered if letter.isascii() and letter.isalnum()]
+    assert all(letter in said for letter in letters)
+    again = neuroglot("steer", checkpoint, PROMPT, "--recipe", file, "--tokens", 6)
+    assert again.split("wrote")[0].split() == said.split("wrote")[0].split()
+    assert ng.load_model(baked).fingerprint != model.fingerprint
+
+
+def test_steer_without_a_run_records_one(checkpoint, tmp_path, monkeypatch):
+    """The default run is made from the built-in corpus, once."""
+    monkeypatch.chdir(tmp_path)
+    said = neuroglot("steer", checkpoint, PROMPT, "--to", "vi", "--method", "random", "--tokens", 3)
+    assert "steered to vi" in said and (tmp_path / "runs" / "tiny-starter" / "run.json").is_file()
+    written = (tmp_path / "runs" / "tiny-starter" / "recording" / "recording.safetensors").stat().st_mtime_ns
+    neuroglot("steer", checkpoint, PROMPT, "--to", "ar", "--from", "none", "--method", "random", "--tokens", 3)
+    assert (tmp_path / "runs" / "tiny-starter" / "recording" / "recording.safetensors").stat().st_mtime_ns == written
+
+
+def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
+    say = lambda *arguments: refused(monkeypatch, capsys, "steer", checkpoint, *arguments)  # noqa: E731
+    monkeypatch.chdir(tmp_path)
+    assert "Say the language" in say(PROMPT)
+    assert "prompt is empty" in say(" ", "--to", "fr")
+    assert "have no zh" in say(PROMPT, "--to", "zh", "--run", run)
+    assert "built-in corpus has no de" in say(PROMPT, "--to", "de")
+    assert "is not a run" in say(PROMPT, "--to", "fr", "--run", tmp_path)
+    assert "not a recipe file" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors")
+    assert "leave out --run" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors", "--run", run)
+    assert "layers takes numbers from 1 to 3" in say(PROMPT, "--to", "fr", "--run", run, "--layers", "2-9")
+    assert "--steer takes raise, replace" in say(PROMPT, "--to", "fr", "--run", run, "--steer", "push")
+    other = tmp_path / "other"
+    tiny.network(seed=1).save_pretrained(other)
+    tiny.tokenizer().save_pretrained(other)
+    sentence = refused(monkeypatch, capsys, "steer", other, PROMPT, "--to", "fr", "--run", run)
+    assert "other weights" in sentence
+    assert not (tmp_path / "runs").exists()
+
+
+def test_generation_measures_and_reports(run, tmp_path):
+    prompts = tmp_path / "mine"
+    prompts.mkdir()
+    for tag, texts in {"en": ["the cats", "the mat"], "fr": ["çà et là", "un été"], "ru": ["всё", "раз"]}.items():
+        (prompts / f"{tag}.txt").write_text("\n".join(texts), encoding="utf-8")
+    arguments = ("evaluate", "generation", run, "--prompts", prompts, "--tokens", 5, "--seeds", 2, "--off")
+    said = neuroglot(*arguments)
+    answers = pd.read_csv(run / "tables" / "answers-mine.csv", keep_default_na=False)
+    assert len(answers) == 6 * 9 * 2 and "both: asked in" in said
+    rates = pd.read_csv(run / "tables" / "steering-mine.csv")
+    assert set(rates["arm"]) == {"intact", "source off", "raised", "both", "random"} and len(rates) == 5 * 9
+    assert list(pd.read_csv(run / "tables" / "steering-repair-mine.csv")["language"]) == ["en", "fr", "ru"]
+    assert len(pd.read_csv(run / "tables" / "answers-off-mine.csv")) == 5 * 3 * 2
+    cells = set((run / "steering" / "cells").iterdir())
+    assert neuroglot(*arguments) == said and set((run / "steering" / "cells").iterdir()) == cells
+    neuroglot("report", run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Steering: mine" in page and 'dir="auto"' in page and 'lang="ru"' in page
+    assert (run / "figures" / "steering-mine.png").is_file()
+
+
+def test_generation_refuses(run, monkeypatch, capsys):
+    say = lambda *arguments: refused(monkeypatch, capsys, "evaluate", "generation", run, *arguments)  # noqa: E731
+    assert "have no zh" in say("--targets", "zh")
+    assert "--arms takes" in say("--arms", "intact,none")
+    assert "There is no corpus" in say("--prompts", "nowhere.txt")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert "set OPENAI_API_KEY" in say("--judge", "some-model")
+
+
+def test_a_judge_that_is_gone_leaves_the_answers(run, tmp_path, monkeypatch, capsys):
+    sentence = refused(
+        monkeypatch, capsys, "evaluate", "generation", run, "--targets", "fr", "--sources", "en", "--tokens", 4,
+        "--limit", 2, "--judge", "m", "--judge-url", "http://127.0.0.1:9/v1",
+    )  # fmt: skip
+    assert "cannot be reached" in sentence
+    assert len(pd.read_csv(run / "tables" / "answers-openings.csv")) == 5 * 2
+
+
+def answers(accuracy):
+    """Ten answers es → each target, of which so many are on target."""
+    flags = {"mixed_script": False, "nll": 1.0, "tokens": 1, "answer": "x", "seed": 0, "source": "es"}
+    rows = [
+        {"arm": arm, "target": target, "prompt": str(i), "language": target if i < hits else "es",
+         "on_target": i < hits, "degenerate": i == 9, **flags}
+        for (arm, target), hits in accuracy.items() for i in range(10)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_findings_name_what_fails():
+    table = answers({("intact", "zh"): 0, ("intact", "id"): 0, ("both", "zh"): 9, ("both", "id"): 3,
+                     ("random", "zh"): 0, ("random", "id"): 1})  # fmt: skip
+    said = " ".join(steering_findings(table))
+    assert "Indonesian fails or hardly gains: 30% against 10%" in said and "in es 7" in said
+    assert "Chinese" not in said and "both 60%" in said
+    fine = " ".join(steering_findings(answers({("intact", "zh"): 1, ("both", "zh"): 9})))
+    assert "Every target is well above intact" in fine
+    figure = forcing_figure(table)
+    drawn = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert {"90", "30", "10", "0"} <= drawn
+
+
+def test_direction():
+    assert [direction(tag) for tag in ("ar", "ur", "he", "fa", "zh", "es", "hi")] == ["rtl"] * 4 + ["ltr"] * 3

@@ -1,0 +1,429 @@
+"""Benchmarks through the lm-evaluation-harness: the same as the harness alone, resumed, compared in pairs."""
+
+import json
+import re
+import shutil
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from commands import neuroglot, refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+import neuroglot as ng
+from neuroglot.evaluate.benchmarks import data
+from neuroglot.evaluate.benchmarks import table as task_changes
+from neuroglot.evaluate.benchmarks.harness import load_tasks, wrap
+from neuroglot.stats import mcnemar, paired
+
+LANGUAGES = ("en", "fr", "es", "zh", "vi", "id")
+ALL = ["smoke_xcsqa_fr", "smoke_xcsqa_cloze_zh", "smoke_xstorycloze_english_es", "smoke_mgsm_en"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model(max_position_embeddings=1024)
+
+
+def off(model, share=0.3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(model.layers, model.neurons, generator=generator) < share
+
+
+def harness_alone(path, names, limit):
+    """What a user of lm-eval gets from a checkpoint on disk, by the harness's own documented entry."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    definitions = str(Path(data.__file__).parent)
+    return lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(path), "dtype": "float32"},
+        tasks=names,
+        task_manager=TaskManager(include_path=definitions, include_defaults=False),
+        batch_size=8,
+        device="cpu",
+        limit=limit,
+        bootstrap_iters=0,
+    )
+
+
+def same_items(ours, alone):
+    for name, score in ours.items():
+        theirs = {sample["doc_id"]: sample for sample in alone["samples"][name]}
+        assert len(theirs) == len(score.items)
+        for item in score.items:
+            other = theirs[item.id]
+            assert item.digest == other["doc_hash"]
+            for mine, his in zip(item.responses, other["filtered_resps"], strict=True):
+                if isinstance(mine, str):
+                    assert mine == his
+                else:
+                    assert mine[0] == pytest.approx(his[0], rel=1e-5) and mine[1] == his[1]
+            metric = score.metric.split(",")[0]
+            assert item.scores[score.metric] == other[metric]
+        assert score.metrics[score.metric] == pytest.approx(alone["results"][name][score.metric])
+
+
+def test_hooked_equals_baked_run_by_the_harness_alone(model, tmp_path):
+    mask = off(model)
+    ng.bake(model, mask, tmp_path / "baked")
+    with ng.intervene(model, ng.Deactivate(mask)):
+        hooked = ng.evaluate.tasks(model, ALL, limit=5, progress=False)
+    same_items(hooked, harness_alone(tmp_path / "baked", ALL, 5))
+    intact = ng.evaluate.tasks(model, ALL[:2], limit=5, progress=False)
+    for name, score in intact.items():  # and the change is no change of nothing
+        assert score.items[0].responses != hooked[name].items[0].responses
+
+
+@pytest.mark.real
+def test_hooked_gemma_equals_baked_gemma_run_by_the_harness_alone(gemma, tmp_path):
+    mask = off(gemma, share=0.01)
+    names = ["smoke_xcsqa_cloze_fr", "smoke_xstorycloze_english_fr", "smoke_mgsm_fr"]
+    ng.bake(gemma, mask, tmp_path / "baked")
+    with ng.intervene(gemma, ng.Deactivate(mask)):
+        hooked = ng.evaluate.tasks(gemma, names, limit=2, progress=False)
+    same_items(hooked, harness_alone(tmp_path / "baked", names, 2))
+
+
+def test_no_second_copy_of_the_weights_and_bos_by_the_tokenizers_rule(model):
+    wrapped = wrap(model)
+    assert wrapped.model is model.network
+    assert wrapped.tok_encode("abc") == model.tokenizer.encode("abc")
+
+
+def test_fewshot_and_seeds(model):
+    (task,) = load_tasks(["smoke_xcsqa_fr"]).values()
+    plain = ng.evaluate.tasks(model, ["smoke_xcsqa_fr"], limit=2, progress=False)["smoke_xcsqa_fr"]
+    shots = [
+        ng.evaluate.tasks(model, ["smoke_xcsqa_fr"], limit=2, fewshot=2, seed=seed, progress=False)["smoke_xcsqa_fr"]
+        for seed in (1, 1, 2)
+    ]
+    assert (plain.fewshot, shots[0].fewshot) == (0, 2)
+    assert shots[0] == shots[1] != shots[2]
+    assert shots[0].items[0].responses != plain.items[0].responses
+    assert task.config.num_fewshot is None  # loaded anew for every call
+
+
+# --- the smoke sets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["xcsqa", "xstorycloze", "mgsm"])
+def test_smoke_sets_are_whole_and_aligned(dataset):
+    held = {tag: data.read_local(data.SMOKE, dataset, tag)[data.SPLITS[dataset][0]] for tag in LANGUAGES}
+    answer = {"xcsqa": "answerKey", "xstorycloze": "answer_right_ending", "mgsm": "answer_number"}[dataset]
+    key = {"xcsqa": "id", "xstorycloze": "story_id", "mgsm": "answer_number"}[dataset]
+    english = held["en"]
+    for tag, rows in held.items():
+        assert len(rows) == 24
+        assert rows[answer] == english[answer] and rows[key] == english[key]
+        texts = [json.dumps(row, ensure_ascii=False) for row in rows]
+        assert len(set(texts)) == 24
+        if tag != "en":
+            assert not set(texts) & {json.dumps(row, ensure_ascii=False) for row in english}
+    if dataset != "mgsm":  # no answer can be guessed from its place
+        counts = pd.Series(english[answer]).value_counts()
+        assert counts.max() - counts.min() <= 1
+
+
+def test_numbers_of_a_problem_are_the_same_in_every_language():
+    held = {tag: data.read_local(data.SMOKE, "mgsm", tag)["test"]["question"] for tag in LANGUAGES}
+    numbers = {tag: [sorted(re.findall(r"[0-9]+", text)) for text in texts] for tag, texts in held.items()}
+    for tag in LANGUAGES:
+        for found, english in zip(numbers[tag], numbers["en"], strict=True):
+            assert set(found) <= set(english) if tag == "vi" else found == english  # Vietnamese writes "ba năm nữa"
+
+
+def test_every_definition_says_what_it_is():
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(Path(data.__file__).parent), include_defaults=False)
+    assert len(manager.all_subtasks) == 2 * 16 + 11 + 4 * 6
+    for name, entry in ((name, manager.task_index[name]) for name in manager.all_subtasks):
+        function = str(entry.cfg["custom_dataset"]).rsplit(".", 1)[1]
+        assert name.startswith("smoke_") == function.startswith("smoke_")
+        assert name.endswith(f"_{entry.cfg['dataset_kwargs']['language']}")
+
+
+def test_story_in_one_language_and_endings_in_english():
+    (task,) = load_tasks(["smoke_xstorycloze_english_fr"]).values()
+    story = task.eval_docs[1]
+    assert task.doc_to_text(story) == (
+        "Omar voulait prendre le premier bus. Il a réglé son réveil sur cinq heures. Dans la nuit, le courant a été "
+        "coupé. Le réveil n'a jamais sonné. The ending in English:"
+    )
+    assert task.doc_to_choice(story) == ["Omar missed his bus.", "Omar arrived an hour early."]
+    assert task.doc_to_target(story) == 0
+
+
+# --- local data -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def local(tmp_path):
+    for dataset in data.SPLITS:
+        shutil.copytree(data.SMOKE / dataset, tmp_path / "data" / dataset)
+    return tmp_path / "data"
+
+
+def test_local_data_stands_in_for_the_hub_in_our_tasks_and_in_the_harness_own(local):
+    names = ["xcsqa_fr", "xstorycloze_english_es", "xstorycloze_zh", "mgsm_native_cot_fr"]
+    loaded = load_tasks(names, data_dir=local)
+    assert [len(task.eval_docs) for task in loaded.values()] == [24] * 4
+    mgsm = loaded["mgsm_native_cot_fr"]
+    assert mgsm.doc_to_text(mgsm.eval_docs[0]).startswith("Question : Une boîte contient 12 œufs.")
+    assert mgsm.doc_to_text(mgsm.eval_docs[0]).endswith("\nRéponse étape par étape :")
+    story = loaded["xstorycloze_zh"]
+    assert story.doc_to_choice(story.eval_docs[1])[0].startswith("奥马尔")
+
+
+def test_mgsm_examples_from_a_local_train_file(local, model):
+    example = {
+        "question": "Question : Combien font 1 + 1 ?",
+        "answer": "Réponse étape par étape : 1 + 1 = 2. La réponse est 2.",
+        "answer_number": 2,
+    }
+    file = local / "mgsm" / "fr" / "train.jsonl"
+    file.write_text((json.dumps(example) + "\n") * 2, encoding="utf-8")
+    (task,) = load_tasks(["mgsm_native_cot_fr"], data_dir=local).values()
+    task.set_config(key="num_fewshot", value=1)
+    task.set_fewshot_seed(0)
+    asked = task.fewshot_context(task.eval_docs[0], num_fewshot=1)
+    assert asked.startswith(
+        "Question : Combien font 1 + 1 ?\nRéponse étape par étape : 1 + 1 = 2. La réponse est 2.\n\n"
+    )
+
+
+def test_the_options_may_be_two_lists_or_a_list_of_pairs(local):
+    file = local / "xcsqa" / "fr" / "validation.jsonl"
+    before = list(data.xcsqa("fr", local)["validation"])
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    for line in lines:  # as the hub has it
+        choices = line["question"]["choices"]
+        line["question"]["choices"] = {name: [choice[name] for choice in choices] for name in ("label", "text")}
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert list(data.xcsqa("fr", local)["validation"]) == before
+
+
+@pytest.mark.parametrize(
+    ("dataset", "spoil", "said"),
+    [
+        ("xcsqa", lambda item: item["question"]["choices"].pop(), "question.choices"),
+        ("xcsqa", lambda item: item.update(answerKey="F"), "answerKey"),
+        ("xstorycloze", lambda item: item.pop("input_sentence_3"), "input_sentence_3"),
+        ("xstorycloze", lambda item: item.update(answer_right_ending=3), "answer_right_ending"),
+        ("mgsm", lambda item: item.update(answer_number="many"), "answer_number"),
+    ],
+)
+def test_a_malformed_item_is_named_by_file_and_line(local, dataset, spoil, said):
+    file = local / dataset / "fr" / f"{data.SPLITS[dataset][0]}.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    item = json.loads(lines[6])
+    spoil(item)
+    lines[6] = json.dumps(item)
+    file.write_text("\n".join(lines), encoding="utf-8")
+    name = {"xcsqa": "xcsqa_fr", "xstorycloze": "xstorycloze_english_fr", "mgsm": "mgsm_direct_fr"}[dataset]
+    if dataset == "xstorycloze":
+        name = "xstorycloze_english_zh"
+        shutil.move(file, local / dataset / "zh" / file.name)
+        file = local / dataset / "zh" / file.name
+    with pytest.raises(ng.NeuroglotError, match=f"{file.name}, line 7 is no item of {dataset}.*{said}"):
+        load_tasks([name], data_dir=local)
+
+
+def test_what_cannot_be_opened_is_one_sentence(local, tmp_path):
+    with pytest.raises(ng.NeuroglotError, match="no task smoke_xcsqa_ft; did you mean smoke_xcsqa_"):
+        load_tasks(["smoke_xcsqa_ft"])
+    with pytest.raises(ng.NeuroglotError, match="hub is out of reach.*give local JSON lines with --data-dir"):
+        load_tasks(["xcsqa_fr"])
+    with pytest.raises(ng.NeuroglotError, match=r"There is no .*xcsqa/fr/validation.jsonl; put the items there"):
+        (local / "xcsqa" / "fr" / "validation.jsonl").unlink()
+        load_tasks(["xcsqa_fr"], data_dir=local)
+    with pytest.raises(ng.NeuroglotError, match="Story smoke-01 in fr has no English story"):
+        english = local / "xstorycloze" / "en" / "eval.jsonl"
+        english.write_text("\n".join(english.read_text(encoding="utf-8").splitlines()[1:]), encoding="utf-8")
+        data.xstorycloze_english("fr", local)
+    with pytest.raises(ng.NeuroglotError, match="There is no directory"):
+        load_tasks(["xcsqa_fr"], data_dir=tmp_path / "nowhere")
+    with pytest.raises(ng.NeuroglotError, match="No task was named"):
+        load_tasks([])
+
+
+def test_without_lm_eval_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ng.NeuroglotError, match=r'pip install "neuroglot\[tasks\]"'):
+        load_tasks(["smoke_mgsm_fr"])
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def rows(model):
+    neurons = [ng.evaluate.Change("fr off", (ng.Deactivate(off(model)),))]
+    return neurons + [ng.evaluate.Change("random off", (ng.Deactivate(off(model, seed=s)),), s) for s in (1, 2)]
+
+
+def test_an_interrupted_table_goes_on_without_repeating(model, tmp_path, monkeypatch):
+    names = ["smoke_xcsqa_fr", "smoke_xstorycloze_english_fr"]
+    how = {"limit": 4, "directory": tmp_path, "progress": False}
+    whole = ng.evaluate.measure_tasks(model, names, rows(model), limit=4, progress=False)
+    measured: list[str] = []
+    score = task_changes.score_task
+
+    def five_only(model, task, **settings):
+        if len(measured) == 5:
+            raise KeyboardInterrupt
+        measured.append(task.config.task)
+        return score(model, task, **settings)
+
+    monkeypatch.setattr(task_changes, "score_task", five_only)
+    with pytest.raises(KeyboardInterrupt):
+        ng.evaluate.measure_tasks(model, names, rows(model), **how)
+    assert len(list(tmp_path.glob("*/*.json"))) == 5
+    measured.clear()
+    table = ng.evaluate.measure_tasks(model, names, rows(model), **how)
+    assert len(measured) == 3
+    pd.testing.assert_frame_equal(table.table(), whole.table())
+    measured.clear()
+    assert ng.evaluate.measure_tasks(model, names, rows(model), **how).items().equals(whole.items())
+    assert not measured
+    with pytest.raises(ng.NeuroglotError, match="measured with another limit and items"):
+        ng.evaluate.measure_tasks(model, names, rows(model), **how | {"limit": 5})
+    changed = [ng.evaluate.Change("fr off", (ng.Deactivate(off(model, seed=9)),))]
+    with pytest.raises(ng.NeuroglotError, match=r"fr-off.json was measured with another change"):
+        ng.evaluate.measure_tasks(model, names, changed, **how)
+    (tmp_path / names[0] / "intact.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ng.NeuroglotError, match="missing or damaged"):
+        ng.evaluate.measure_tasks(model, names, rows(model), **how)
+
+
+def test_the_table_by_hand(model):
+    names = ["smoke_xcsqa_cloze_fr"]
+    measured = ng.evaluate.measure_tasks(model, names, rows(model), progress=False)
+    with ng.intervene(model, ng.Deactivate(off(model))):
+        alone = ng.evaluate.tasks(model, names, progress=False)[names[0]]
+    table = measured.table().set_index(["change", "seed", "metric"]).sort_index()
+    row = table.loc[("fr off", pd.NA, "acc,none")].squeeze()
+    assert row.value == alone.metrics["acc,none"] and row["items"] == 24
+    assert row.neurons == int(off(model).sum())
+    intact = measured.scores["intact", None, names[0]]
+    before, after = (np.array(score.scores("acc,none")) for score in (intact, alone))
+    assert row.difference == pytest.approx(after.mean() - before.mean())
+    assert (row.gained, row.lost) == ((after > before).sum(), (after < before).sum())
+    summary = measured.summary().set_index("change")
+    two = [measured.scores["random off", seed, names[0]].metrics["acc,none"] for seed in (1, 2)]
+    assert summary.loc["random off", "value"] == pytest.approx(np.mean(two))
+    assert summary.loc["random off", "std"] == pytest.approx(np.std(two, ddof=1))
+    assert pd.isna(summary.loc["random off", "p"]) and summary.loc["random off", "seeds"] == 2
+    assert len(measured.items()) == 4 * 24 * 2  # two metrics
+
+
+def test_rows_only_on_their_own_tasks(model):
+    only = [ng.evaluate.Change("fr pruned", (ng.Deactivate(off(model)),), only="_fr$")]
+    table = ng.evaluate.measure_tasks(model, ["smoke_xcsqa_fr", "smoke_xcsqa_en"], only, limit=2, progress=False)
+    assert set(table.scores) == {
+        ("intact", None, "smoke_xcsqa_fr"),
+        ("intact", None, "smoke_xcsqa_en"),
+        ("fr pruned", None, "smoke_xcsqa_fr"),
+    }
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 8), st.integers(0, 8))
+def test_mcnemar_is_the_share_of_coin_tosses_at_least_as_far_from_even(gained, lost):
+    tosses = [abs(2 * sum(heads) - gained - lost) for heads in product((0, 1), repeat=gained + lost)]
+    assert mcnemar(gained, lost) == pytest.approx(np.mean([toss >= abs(gained - lost) for toss in tosses]))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_pairs_are_antisymmetric_and_within_their_interval(pairs):
+    before, after = ([float(x) for x in side] for side in zip(*pairs, strict=True))
+    there, back = paired(before, after, resamples=500), paired(after, before, resamples=500)
+    assert there.difference == -back.difference and there.p == back.p
+    assert (there.gained, there.lost) == (back.lost, back.gained)
+    assert there.low <= there.high and there.low == pytest.approx(-back.high)
+    assert paired(before, before).low == paired(before, before).high == 0.0
+
+
+def test_the_bootstrap_interval_covers():
+    """95 % intervals of a known difference hold it about 95 times in 100."""
+    draws = np.random.default_rng(0)
+    held = 0
+    for trial in range(300):
+        before, after = draws.random(80) < 0.5, draws.random(80) < 0.7
+        found = paired(before.astype(float), after.astype(float), resamples=1000, seed=trial)
+        held += found.low <= 0.2 <= found.high
+    assert 270 <= held <= 297
+
+
+def test_scores_that_are_no_yes_or_no_have_no_mcnemar():
+    assert paired([0.5, 1.0], [0.25, 1.0]).p is None
+    with pytest.raises(ng.NeuroglotError, match="the same items"):
+        paired([1.0], [1.0, 0.0])
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, capsys):
+    model = tiny.model(max_position_embeddings=1024)
+    model.network.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    run = tmp_path / "run"
+    neuroglot("record", tmp_path / "model", corpus, "--out", run, "--block", 32, "--tokens", 1000, "--experts", 6)
+    neuroglot("identify", run, "--method", "random", "--top-fraction", "0.1")
+    asked = ("evaluate", "tasks", run, "--tasks", "smoke_xcsqa_fr,smoke_xstorycloze_english_fr", "--limit", 3)
+    full = (*asked, "--method", "random", "--off", "fr", "--prune", "fr", "--share", "0.5,0.8", "--seeds", 2)
+    printed = neuroglot(*full)
+    assert "fr off, random" in printed and "random for fr pruned, share 0.5" in printed and "no benchmark" in printed
+    table = pd.read_csv(run / "tables" / "tasks-all.csv")
+    assert len(table) == 2 * (1 + 1 + 2 + 2 * (1 + 2))
+    half = table[(table.change == "fr pruned, share 0.5") & (table.task == "smoke_xcsqa_fr")].iloc[0]
+    partition = ng.experts.Partition.load(run / "experts" / "partition.safetensors")
+    recording = ng.Recording.load(run / "recording" / "recording.safetensors").select(["fr"])
+    keep = partition.neurons(ng.experts.keep_share(ng.experts.frequencies(recording)[0], 0.5))
+    assert half.neurons == int((~keep).sum())
+    before = {file: file.stat().st_mtime_ns for file in (run / "tasks").glob("*/*.json")}
+    neuroglot(*full)
+    assert before == {file: file.stat().st_mtime_ns for file in (run / "tasks").glob("*/*.json")}
+
+    ng.prune(model, keep, tmp_path / "pruned")  # the really smaller model scores the same
+    neuroglot("evaluate", "tasks", tmp_path / "pruned", *asked[3:], "--out", tmp_path / "alone")
+    alone = pd.read_csv(tmp_path / "alone" / "tables" / "tasks-all.csv").set_index("task")
+    assert alone.loc["smoke_xcsqa_fr", "value"] == half.value
+
+    neuroglot("report", run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "What it costs on tasks" in page and "no benchmark" in page
+
+    assert "share 0.8" in page and "McNemar" in page
+    neuroglot(*asked[:3], "--tasks", "smoke_mgsm_fr", "--limit", 1, "--off", "none")  # what was there stays
+    summary = pd.read_csv(run / "tables" / "tasks.csv")
+    assert set(summary[summary.task == "smoke_mgsm_fr"].change) == {"intact"}
+    assert len(summary) == 1 + 2 * (1 + 1 + 1 + 2 * 2)
+
+    said = refused(monkeypatch, capsys, "evaluate", "tasks", run, "--tasks", "smoke_nothing_fr")
+    assert "There is no task smoke_nothing_fr" in said
+    assert "go together" in refused(monkeypatch, capsys, *asked, "--prune", "fr")
+    assert "has no neurons of lape" in refused(monkeypatch, capsys, *asked)
+    assert "is no run" in refused(
+        monkeypatch, capsys, "evaluate", "tasks", tmp_path / "model", *asked[3:], "--off", "fr"
+    )
+    assert "which has its own model" in refused(monkeypatch, capsys, *asked, "--dtype", "bfloat16")
+    assert "has not counted experts in zh" in refused(
+        monkeypatch, capsys, *asked, "--method", "random", "--prune", "zh", "--share", "0.5"
+    )
+    assert "another limit" in refused(monkeypatch, capsys, *full, "--limit", 2)
+
+    neuroglot("identify", run, "--method", "random", "--top-fraction", "0.2")  # other neurons: their rows go
+    assert not list((run / "tasks").glob("*/fr-off-random.json"))
+    assert len(list((run / "tasks").glob("*/intact.json"))) == 3
+    assert not pd.read_csv(run / "tables" / "tasks.csv").change.str.contains("off, random").any()

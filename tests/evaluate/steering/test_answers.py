@@ -1,0 +1,140 @@
+"""Telling languages apart, and what is said of answers, against texts whose language we know."""
+
+import math
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot.corpus.prompts import answer_in, asking
+from neuroglot.evaluate.steering.answers import answer_nll, degenerate, describe, summary
+from neuroglot.languages.detection import Identifier, mixed_script, scripts
+
+STARTER = "en zh fr es vi id ja pt ar hi bn ur".split()
+
+
+@pytest.fixture(scope="module")
+def identify():
+    return Identifier(STARTER)
+
+
+@pytest.mark.parametrize("source", ["starter", "questions"])
+def test_whole_sentences(identify, source):
+    corpus = ng.load_corpus(source)
+    for tag in STARTER:
+        texts = list(corpus[tag])[:24]
+        assert sum(identify(text) == tag for text in texts) >= 23, tag
+
+
+def test_short_ones(identify):
+    """The first four words (eight characters) of the built-in openings: most are still told."""
+    for tag, texts in ((tag, list(ng.load_corpus("openings")[tag])) for tag in STARTER):
+        short = [text[:8] if tag in ("zh", "ja") else " ".join(text.split()[:4]) for text in texts]
+        assert sum(identify(text) == tag for text in short) >= 0.7 * len(short), tag
+
+
+def test_mixed_text_is_what_most_of_it_is(identify):
+    assert identify("Time管理是一个非常重要的技能，因为它可以提高你的生产力。") == "zh"
+    assert identify("Python と JavaScript の違いは何ですか。説明してください。") == "ja"
+    assert identify("The Chinese word for tea is 茶, and it is spelled cha in most dictionaries.") == "en"
+    assert identify("استخدم Google للبحث عن المعلومات التي تحتاج إليها") == "ar"
+    assert identify("```print('hello world, how are you')``` Voilà comment on écrit un programme.") == "fr"
+    assert identify("https://example.org/the/english/page Esta es la página que buscabas ayer.") == "es"
+
+
+def test_nothing_to_tell(identify):
+    for text in ("", " \n", "12 + 30 = 42", "!!! ???", "a", "https://example.org/page", "🙂🙂🙂"):
+        assert identify(text) is None
+
+
+def test_one_script_for_several_languages(identify):
+    assert identify("यह किताब मुझे मेरे दादाजी ने दी थी") == "hi"
+    assert identify("یہ کتاب مجھے میرے دادا نے دی تھی") == "ur"
+    assert identify("هذا الكتاب أعطاني إياه جدي") == "ar"
+    assert identify("این کتاب را پدربزرگم به من داده بود") == "fa"  # not asked for, and not forced into Arabic
+    assert identify("Dieses Buch hat mir mein Großvater geschenkt") == "de"
+    assert Identifier(["zh-Hant", "ja"])("這本書是我爺爺送給我的") == "zh"
+    assert Identifier(["km"])("ខ្ញុំចង់រៀនភាសាថ្មី") == "km"  # lingua has no Khmer, but nobody else writes so
+
+
+def test_a_language_no_library_tells():
+    with pytest.raises(ng.NeuroglotError, match="No library here tells ceb"):
+        Identifier(["ceb"])
+
+
+def test_scripts_weigh_what_they_hold():
+    assert scripts("abc茶") == {"Latin": 0.5, "Han": 0.5}
+    assert scripts("ＡＢＣ ｶﾀｶﾅ") == {"Kana": 8 / 11, "Latin": 3 / 11}
+    assert scripts("1, 2!") == {}
+    assert mixed_script("我昨天 went to the market 买东西") and not mixed_script(
+        "我昨天用 Python 写了一个很有用的小程序"
+    )
+    assert not mixed_script("昨日、新しい本を買いました") and not mixed_script("naïve café")
+    assert mixed_script("это very good")
+
+
+def test_repetition():
+    assert degenerate("东区东区东区东区东区东区东区") and degenerate("the the the the the the the the")
+    assert degenerate("en la calle, " * 6)
+    for source in ("starter", "questions"):
+        corpus = ng.load_corpus(source)
+        assert not any(degenerate(text) for tag in STARTER for text in corpus[tag])
+        assert not any(degenerate(" ".join(list(corpus[tag])[:5])) for tag in STARTER)
+    assert not degenerate("no no") and not degenerate("")
+
+
+def test_nll_is_the_models_own():
+    model = tiny.model()
+    texts = ["the cats", "", "a longer text than the first", "x"]
+    for (nll, count), text in zip(answer_nll(model, texts, batch=2), texts, strict=True):
+        ids = torch.tensor([[256, *model.tokenizer(text, add_special_tokens=False)["input_ids"]]])
+        with torch.no_grad():
+            logits = model.network(ids).logits[0, :-1]
+        expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum") if text else torch.zeros(())
+        assert count == ids.shape[1] - 1
+        assert nll == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_described_and_summed(identify):
+    model = tiny.model()
+    answers = [
+        "Ich weiß nicht, was das ist.",
+        "Je ne sais pas ce que c’est.",
+        "la maison est belle, la maison est belle, la maison est belle",
+        "",
+        "7",
+    ]
+    table = describe(model, answers, "fr", identify)
+    assert list(table["language"]) == ["de", "fr", "fr", "", ""]
+    rates = summary(table.assign(arm="x"), ["arm"]).loc["x"]
+    assert (rates["answers"], rates["accuracy"], rates["off_target"], rates["untold"]) == (5, 0.4, 0.2, 0.4)
+    assert (rates["degenerate"], rates["sound"]) == (0.2, 0.2)
+    assert rates["perplexity"] == pytest.approx(math.exp(table["nll"].sum() / table["tokens"].sum()))
+    without = summary(describe(model, answers, "fr", identify, perplexity=False).assign(arm="x"), ["arm"])
+    assert pd.isna(without.loc["x", "perplexity"])
+
+
+def test_built_in_prompts_are_whole(identify):
+    for name, least in (("questions", 24), ("openings", 12)):
+        corpus = ng.load_corpus(name)
+        assert corpus.parallel and list(corpus.languages) == STARTER
+        rows = [texts for _, texts in corpus.samples()]
+        assert len(rows) >= least and all(all(row.values()) for row in rows)
+        for tag in STARTER:
+            assert len(set(corpus[tag])) == len(rows)
+
+
+def test_every_language_asks_for_every_language(identify):
+    said = {tag: [answer_in(target, said_in=tag) for target in STARTER] for tag in STARTER}
+    for tag, sentences in said.items():
+        assert len(set(sentences)) == len(STARTER)
+        own = next(iter(scripts(next(iter(ng.load_corpus("questions")[tag])))))
+        assert all(own in scripts(sentence) or tag == "ja" for sentence in sentences)
+    asked = asking(ng.load_corpus("questions", languages=["zh", "es"]), "fr")
+    assert next(iter(asked["es"])).endswith("? Responde en francés.") and next(iter(asked["zh"])).endswith(
+        "？请用法语回答。"
+    )
+    with pytest.raises(ng.NeuroglotError, match="no «answer in» for de"):
+        answer_in("de", said_in="en")

@@ -1,0 +1,201 @@
+"""The judge against a real server (transformers' own), one that talks garbage, and none at all."""
+
+import http.server
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot.evaluate.steering.judge import Judge, JudgeSettings, read_rating
+from neuroglot.evaluate.steering.tables import matrix
+
+pytest.importorskip("openai")
+
+
+def model_that_says(path, text: str) -> None:
+    """A real model whose weights say: after a newline comes `text`, letter by letter, and then the end.
+
+    Attention and FFN give zero, so the last token alone decides the next one; each letter of `text` occurs once in it.
+    """
+    network, tokenizer = tiny.network(hidden_size=64, head_dim=32), tiny.tokenizer()
+    with torch.no_grad():
+        for layer in network.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        network.lm_head.weight.zero_()
+        ids = [tokenizer("\n")["input_ids"][-1], *tokenizer(text)["input_ids"][-len(text) :], 257]
+        for before, after in itertools.pairwise(ids):
+            network.lm_head.weight[after] = network.model.embed_tokens.weight[before]
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ '\\n' }}"
+    network.generation_config.eos_token_id = 257
+    network.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def serve(model, port):
+    """`transformers serve` in a process of its own, once it answers."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--port", str(port),
+         "--device", "cpu"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    for _ in range(240):
+        assert process.poll() is None, process.stdout.read().decode()[-2000:]
+        try:
+            urllib.request.urlopen(f"http://localhost:{port}/health", timeout=2)
+            return process
+        except OSError:
+            time.sleep(0.5)
+    process.kill()
+    raise AssertionError("the server did not start")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    path = tmp_path_factory.mktemp("judge") / "seven"
+    model_that_says(path, "Rating: 7")
+    port = free_port()
+    process = serve(path, port)
+    yield f"http://localhost:{port}/v1", str(path)
+    process.kill()
+    process.wait()
+
+
+ANSWERS = pd.DataFrame(
+    {
+        "arm": "both",
+        "source": ["es", "es", "fr"],
+        "target": ["zh", "en", "zh"],
+        "prompt": ["¿Qué es esto?"] * 3,
+        "answer": ["这是一本书。", "It is a book.", ""],
+    }
+)
+
+
+def judge(url, model="m", directory=None, **more):
+    return Judge(JudgeSettings(model=model, base_url=url, per_minute=6000, **more), directory)
+
+
+def test_a_real_server(server, tmp_path):
+    url, model = server
+    table = judge(url, model, tmp_path).rate(ANSWERS, progress=False)
+    assert list(table["score"]) == [7, 7, 1]
+    assert matrix(table, "both", "score").loc["es", "zh"] == 7
+    assert len(list(tmp_path.glob("*.json"))) == 2  # an empty answer is not asked for
+    # nobody listens there now, and a rerun does not mind; a new answer does
+    gone = judge(url, model, tmp_path)
+    gone._client = judge(f"http://localhost:{free_port()}/v1", retries=0)._client
+    assert list(gone.rate(ANSWERS, progress=False)["score"]) == [7, 7, 1]
+    with pytest.raises(ng.NeuroglotError, match="cannot be reached"):
+        gone.score("another", "answer", "en")
+
+
+def test_a_real_model_that_gives_no_rating(tmp_path):
+    pytest.importorskip("fastapi")
+    model_that_says(tmp_path / "no", "No idea!")
+    port = free_port()
+    process = serve(tmp_path / "no", port)
+    try:
+        with pytest.raises(ng.NeuroglotError, match="no rating from 1 to 10 but 'No"):
+            judge(f"http://localhost:{port}/v1", str(tmp_path / "no"), tmp_path / "kept").score("a", "b", "en")
+    finally:
+        process.kill()
+        process.wait()
+    assert not list(tmp_path.glob("kept/*"))
+
+
+def test_nobody_there(tmp_path):
+    with pytest.raises(ng.NeuroglotError, match="cannot be reached.*Scores so far are kept"):
+        judge(f"http://localhost:{free_port()}/v1", directory=tmp_path, retries=0).score("a", "b", "en")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>hello</html>",
+        b"{}",
+        b'{"choices": []}',
+        b"\xff\xfe\x00",
+        b"[1, 2]",
+        b'{"choices": [{"message": 3}]}',
+        b"",
+    ],
+)
+def test_garbage(tmp_path, body):
+    class Garbage(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Garbage) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(ng.NeuroglotError, match="did not answer as an OpenAI-compatible"):
+                judge(f"http://127.0.0.1:{listening.server_port}/v1", directory=tmp_path, retries=0).score(
+                    "a", "b", "en"
+                )
+        finally:
+            listening.shutdown()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [("Rating: 7", 7), ("**Rating:** 8", 8), ("rating: [[9]]", 9), ("7", 7), (" 10/10. ", 10), ("Rating: 6.5", 6.5),
+     ("Rating: 11", None), ("Rating: 0", None), ("Rating: 3 … Rating: 4", None), ("I like it", None), ("", None),
+     ("There are 7 reasons", None)],
+)  # fmt: skip
+def test_ratings_are_read_or_refused(said, score):
+    assert read_rating(said) == score
+
+
+def test_the_key_is_written_nowhere(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
+    url, model = server
+    settings = JudgeSettings(model=model, base_url=url, api_key="sk-very-secret")
+    Judge(settings, tmp_path).score("a", "b", "en")
+    assert "secret" not in settings.model_dump_json() + repr(settings)
+    written = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert json.loads(written)["score"] == 7 and "sk-" not in written
+
+
+def test_no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(ng.NeuroglotError, match="set OPENAI_API_KEY"):
+        Judge(JudgeSettings(model="m"))
+
+
+def test_the_rate_is_kept(monkeypatch):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    slow = Judge(JudgeSettings(model="m", base_url="http://localhost:1/v1", per_minute=30))
+    for moment in (100.0, 100.5, 103.0):
+        slow._wait(lambda moment=moment: moment)
+    assert slept == [0.0, 1.5, 0.0]

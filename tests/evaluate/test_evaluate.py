@@ -1,0 +1,196 @@
+"""Perplexity against the whole logits, and the perplexity-change matrix."""
+
+import math
+
+import pytest
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot.evaluate.ablation.perturbation import Perturbation, perturb
+from neuroglot.evaluate.likelihood.perplexity import perplexity
+from neuroglot.evaluate.likelihood.perplexity import perplexity as module
+from neuroglot.tokens.packing import pack
+
+
+def by_brute_force(model, corpus, block):
+    result = {}
+    for tag in corpus.languages:
+        blocks = pack(model, corpus[tag], tag, block=block, tokens=10**6).long()
+        with torch.no_grad():
+            logits = model.network(blocks).logits.double()
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), blocks[:, 1:].flatten(), reduction="none"
+        )
+        result[tag] = math.exp(losses.mean().item())
+    return result
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "opt", "bloom", "cohere"])
+def test_equals_the_whole_logits(family, bos, monkeypatch):
+    import sys
+
+    # a few tokens at a time, the last piece smaller than the others
+    monkeypatch.setattr(sys.modules["neuroglot.evaluate.likelihood.perplexity"], "LOGITS_AT_ONCE", 7 * tiny.VOCABULARY)
+    model, corpus = tiny.model(family, bos=bos), tiny.corpus()
+    measured = perplexity(model, corpus, block=16, batch_tokens=40, progress=False)
+    assert measured == pytest.approx(by_brute_force(model, corpus, 16), rel=1e-4)
+
+
+def test_never_holds_the_logits_of_a_block():
+    """What must not happen: a tensor of block × vocabulary."""
+    import sys
+
+    assert callable(module)
+    evaluate = sys.modules["neuroglot.evaluate.likelihood.perplexity"]
+    model, corpus = tiny.model(), tiny.corpus()
+    sizes = []
+    model.network.get_output_embeddings().register_forward_hook(lambda _, __, out: sizes.append(out.shape[0]))
+    old, evaluate.LOGITS_AT_ONCE = evaluate.LOGITS_AT_ONCE, 5 * tiny.VOCABULARY
+    try:
+        perplexity(model, corpus, block=32, progress=False)
+    finally:
+        evaluate.LOGITS_AT_ONCE = old
+    assert max(sizes) == 5
+
+
+def test_the_block_is_chosen_to_fit():
+    model, corpus = tiny.model(), tiny.corpus(4)  # the shortest language has about 200 tokens
+    assert perturb(model, corpus, none(model), seeds=1, progress=False).block == 32
+    with pytest.raises(ng.NeuroglotError, match="too few for one block of 32"):
+        perplexity(model, ng.Corpus({"en": ["too short"]}), progress=False)
+
+
+def test_logits_that_are_not_numbers_are_refused():
+    model = tiny.model()
+    with torch.no_grad():
+        model.network.get_output_embeddings().weight[3] = float("nan")
+    with pytest.raises(ng.NeuroglotError, match="logits that are not numbers"):
+        perplexity(model, tiny.corpus(), progress=False)
+
+
+def none(model) -> ng.NeuronSet:
+    return ng.NeuronSet(torch.zeros(2, model.layers, model.neurons, dtype=torch.bool), ["en", "fr"])
+
+
+def some(model) -> ng.NeuronSet:
+    mask = torch.zeros(2, model.layers, model.neurons, dtype=torch.bool)
+    mask[0, 1, :9] = True
+    mask[1, 2, 4:8] = True
+    return ng.NeuronSet(mask, ["en", "fr"])
+
+
+def test_perturb_is_perplexity_under_intervention():
+    model, corpus, neurons = tiny.model(), tiny.corpus(), some(tiny.model())
+    result = perturb(model, corpus, neurons, block=16, seeds=2, progress=False)
+    assert result.intact == perplexity(model, corpus, block=16, progress=False)
+    for tag in ("en", "fr"):
+        with ng.intervene(model, ng.Deactivate(neurons[tag])):
+            off = perplexity(model, corpus, block=16, progress=False)
+        assert result.off[tag] == off
+        assert result.change.loc[tag].to_dict() == pytest.approx({k: off[k] / result.intact[k] - 1 for k in off})
+    assert list(result.random) == ["0", "1"]
+    assert result.sizes == {"en": 9, "fr": 4, "random": 9}
+    change = [[result.random[s][k] / result.intact[k] - 1 for s in result.random] for k in result.intact]
+    assert result.random_change.loc["mean"].tolist() == pytest.approx([sum(c) / 2 for c in change])
+    assert result.random_change.loc["std"].tolist() == pytest.approx([abs(a - b) / math.sqrt(2) for a, b in change])
+    table = result.table()
+    assert len(table) == (1 + 2 + 2) * 3
+    assert set(table["off"]) == {"intact", "en", "fr", "random"}
+
+
+def test_matched_rows_are_random_neurons_of_each_languages_own_number():
+    model, corpus, neurons = tiny.model(), tiny.corpus(), some(tiny.model())
+    result = perturb(model, corpus, neurons, block=16, seeds=2, matched=True, progress=False)
+    assert result.random == perturb(model, corpus, neurons, block=16, seeds=2, progress=False).random
+    for seed in (0, 1):
+        drawn = ng.identify.random(neurons, seed=seed)
+        assert drawn.sizes() == neurons.sizes()
+        for tag in neurons.languages:
+            with ng.intervene(model, ng.Deactivate(drawn[tag])):
+                off = perplexity(model, corpus.select([tag]), block=16, progress=False)[tag]
+            assert result.matched[str(seed)][tag] == off
+    change = [result.matched[s]["fr"] / result.intact["fr"] - 1 for s in ("0", "1")]
+    assert result.matched_change.loc["mean", "fr"] == pytest.approx(sum(change) / 2)
+    rows = result.table().query("off == 'matched' and measured == 'fr'")
+    assert rows["neurons"].tolist() == [4, 4]
+
+
+def test_nothing_off_changes_nothing():
+    model = tiny.model()
+    result = perturb(model, tiny.corpus(), none(model), block=16, seeds=1, progress=False)
+    assert (result.change == 0).all().all()
+
+
+def test_leads():
+    result = Perturbation(
+        intact={"en": 10.0, "fr": 10.0},
+        off={"en": {"en": 11.0, "fr": 12.0}, "fr": {"en": 10.0, "fr": 30.0}},
+        random={"0": {"en": 10.1, "fr": 10.2}},
+        sizes={"en": 1, "fr": 1, "random": 1},
+        tokens={"en": 1, "fr": 1},
+        block=2,
+    )
+    assert result.leads.to_dict() == {"en": False, "fr": True}
+
+
+def test_an_interrupted_perturbation_goes_on(tmp_path, monkeypatch):
+    model, corpus, neurons = tiny.model(), tiny.corpus(), some(tiny.model())
+    path = tmp_path / "p.json"
+    whole = perturb(model, corpus, neurons, block=16, seeds=1, progress=False)
+    save, rows = Perturbation.save, []
+
+    def stop(self, path):
+        save(self, path)
+        rows.append(1)
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Perturbation, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        perturb(model, corpus, neurons, block=16, seeds=1, resume=path, progress=False)
+    monkeypatch.setattr(Perturbation, "save", save)
+    passes = []
+    body = ng.Model.body
+    monkeypatch.setattr(ng.Model, "body", lambda self, *args: passes.append(1) or body(self, *args))
+    resumed = perturb(model, corpus, neurons, block=16, seeds=1, resume=path, progress=False)
+    assert vars(resumed) == vars(whole) == vars(Perturbation.load(path))
+    assert 0 < len(passes) < 4 * 3 * 2
+    with pytest.raises(ng.NeuroglotError, match="another neurons"):
+        perturb(model, corpus, none(model), block=16, seeds=1, resume=path, progress=False)
+
+
+def test_masks_of_another_model_are_refused():
+    model = tiny.model()
+    wrong = torch.zeros(3, 25, dtype=torch.bool)
+    with (
+        pytest.raises(ng.NeuroglotError, match=r"3 × 25 neurons, but this one has 3 × 24"),
+        ng.intervene(model, ng.Deactivate(wrong)),
+    ):
+        pass
+    with pytest.raises(ng.NeuroglotError, match="boolean tensor"), ng.intervene(model, ng.Deactivate(wrong.float())):
+        pass
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gpt2", "opt", "bloom", "gemma3_text"])
+def test_baked_equals_hooked(tmp_path, family):
+    from transformers import AutoModelForCausalLM
+
+    model = tiny.model(family)
+    chosen = torch.rand(model.layers, model.neurons, generator=torch.Generator().manual_seed(3)) < 0.4
+    tokens = torch.randint(0, 256, (2, 9))
+    before = model.fingerprint
+    path = ng.bake(model, chosen, tmp_path / "baked")
+    with torch.no_grad(), ng.intervene(model, ng.Deactivate(chosen)):
+        hooked = model.network(tokens).logits
+    for opened in (ng.load_model(path).network, AutoModelForCausalLM.from_pretrained(path).eval()):
+        with torch.no_grad():
+            torch.testing.assert_close(opened(tokens).logits, hooked, rtol=1e-5, atol=1e-5)
+    del model.fingerprint
+    assert model.fingerprint == before
+    with pytest.raises(ng.NeuroglotError, match="exists"):
+        ng.bake(model, chosen, path)
+    with pytest.raises(ng.NeuroglotError, match="these neurons|These neurons"):
+        ng.bake(model, chosen[:2], tmp_path / "other")
+    assert not (tmp_path / "other").exists()

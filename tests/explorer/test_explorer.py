@@ -1,0 +1,401 @@
+"""What the tabs of the explorer show, without a browser."""
+
+import base64
+import html
+import io
+import json
+import math
+import re
+import shlex
+import sys
+import threading
+from itertools import pairwise
+
+import exhibit
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image
+
+import neuroglot as ng
+from neuroglot.edit.interventions import Deactivate, Replace
+from neuroglot.explorer.alignment import Alignment
+from neuroglot.explorer.app import build, explore
+from neuroglot.explorer.lab import Answer, answer_panel, answers, lab_recipe
+from neuroglot.explorer.matrix import matrices, measured, sentences
+from neuroglot.explorer.neuron import CUT, describe_neuron, neuron_page
+from neuroglot.explorer.neuron_map import APART, CHOSEN, EXPERTS, SHARED, Atlas
+from neuroglot.explorer.pruning import choices, command, pruning_plot, table
+from neuroglot.explorer.run_view import Opened, note
+from neuroglot.figures.neuron_map import bin_edges, binned
+from neuroglot.figures.plotly import embedded, preview
+from neuroglot.figures.screen import heatmap, perturbation_plot
+from neuroglot.figures.style import save_figure
+from neuroglot.report.page import report
+from neuroglot.run.directory import Run
+from neuroglot.stats import wilson
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return exhibit.make(tmp_path_factory.mktemp("exhibit"))
+
+
+@pytest.fixture(scope="module")
+def opened(run):
+    return Opened(Run.open(run.path))
+
+
+@pytest.fixture(scope="module")
+def atlas(opened):
+    return Atlas(opened)
+
+
+def unpacked(values):
+    flat = np.frombuffer(base64.b64decode(values["bdata"]), dtype="<f4")
+    return flat.reshape([int(size) for size in values["shape"].split(", ")])
+
+
+def z_of(plot):
+    return unpacked(plot["data"][0]["z"])
+
+
+# --- atlas -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 60), st.integers(1, 70))
+def test_bins_are_means_of_neighbours(neurons, bins):
+    values = torch.arange(2 * neurons, dtype=torch.float64).view(2, neurons) ** 2
+    edges = bin_edges(neurons, bins)
+    sizes = np.diff(edges)
+    assert edges[0] == 0 and edges[-1] == neurons and sizes.max() - sizes.min() <= 1
+    means = binned(values, bins)
+    for b, (first, end) in enumerate(pairwise(edges)):
+        np.testing.assert_allclose(means[:, b], values[:, first:end].mean(1), rtol=1e-6)
+
+
+def test_each_view_shows_what_it_says(atlas, opened):
+    p = atlas.probabilities
+    np.testing.assert_allclose(z_of(atlas.plot("active share", "zh", "en")), p[..., 1], rtol=1e-6)
+    np.testing.assert_allclose(z_of(atlas.plot(APART, "zh", "en")), p[..., 1] - p[..., 0], rtol=1e-4, atol=1e-6)
+    mask = opened.neurons["lape"].mask
+    np.testing.assert_array_equal(z_of(atlas.plot(CHOSEN, "ur", "en", "lape")), mask[2])
+    np.testing.assert_array_equal(z_of(atlas.plot(SHARED, "en", "en", "lap")), opened.neurons["lap"].mask.sum(0) >= 2)
+    frequency = ng.experts.frequencies(opened.recording)
+    np.testing.assert_allclose(z_of(atlas.plot(EXPERTS, "en", "zh")), frequency[0], rtol=1e-6)
+    for view in atlas.views:
+        plot = atlas.plot(view, "en", "zh", "lape")
+        json.dumps(plot)
+        layers, columns = z_of(plot).shape
+        assert plot["data"][0]["y"] == list(range(1, layers + 1)) and len(plot["data"][0]["x"]) == columns
+
+
+def test_a_cell_gives_its_neurons_chosen_ones_first(atlas, opened):
+    wide = 32
+    assert atlas.of_cell("active share", 0, 5, "en", "zh", None) == [5]  # one neuron a bin
+    inside = atlas.of_cell(EXPERTS, 1, 2, "en", "zh", "lape")
+    assert sorted(inside) == list(range(wide // 2, 3 * wide // 4))  # contiguous experts
+    own = opened.neurons["lape"]["en"][1]
+    flags = [bool(own[neuron]) for neuron in inside]
+    assert flags == sorted(flags, reverse=True)
+
+
+# --- a neuron's page -------------------------------------------------------------------------------------------------
+
+
+def test_wilson_has_its_known_values():
+    low, high = wilson(5, 10)
+    assert low == pytest.approx(0.2366, abs=1e-4) and high == pytest.approx(0.7634, abs=1e-4)
+    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1)
+    assert wilson(0, 0) == (0, 1)
+
+
+def test_a_neuron_by_brute_force(atlas, opened):
+    neuron = describe_neuron(atlas, 1, 7)
+    p = opened.recording.probabilities
+    own = p[1, 7]
+    assert [row[2] for row in neuron.rows] == pytest.approx(own.tolist())
+    assert all(row[3] <= row[2] <= row[4] for row in neuron.rows)
+    q = own / own.sum()
+    assert neuron.entropy == pytest.approx(-(q * q.log()).sum().item()) and neuron.highest == math.log(3)
+    distances = {
+        (layer + 1, n): (p[layer, n] - own).norm().item()
+        for layer in range(3)
+        for n in range(32)
+        if (layer, n) != (1, 7)
+    }
+    assert [place[2] for place in neuron.nearest] == pytest.approx(sorted(distances.values())[:8], abs=1e-9)
+    assert all(distances[place[:2]] == pytest.approx(place[2], abs=1e-9) for place in neuron.nearest)
+    for method, found in opened.neurons.items():
+        assert neuron.sets[method] == [tag for tag in found.languages if found[tag][1, 7]]
+    assert neuron.expert == 0
+
+
+def test_examples_are_words_of_the_corpus(atlas, run):
+    recorded, _ = run.manifest.text.load()
+    documents = {tag: "\n".join(recorded[tag]) for tag in recorded.languages}
+    shown = 0
+    for number in range(12):
+        neuron = describe_neuron(atlas, 2, number)
+        for tag, words in neuron.examples.items():
+            for example in words:
+                text = example.before + example.token + example.after
+                assert text.strip(CUT) in documents[tag] + "\n" and example.token
+                shown += 1
+    assert shown > 50
+
+
+def test_text_is_text_on_the_page(atlas):
+    pages = [neuron_page(describe_neuron(atlas, layer, number)) for layer in range(3) for number in range(32)]
+    together = "".join(pages)
+    assert not re.search(r"<(script|img)", together)
+    assert "&lt;" in together and 'dir="rtl" lang="ur"' in together
+    assert "<mark>" in together
+
+
+def test_a_neuron_active_nowhere_has_no_entropy(tmp_path):
+    recording = ng.Recording.from_counts(torch.zeros(1, 2, 2), [10, 10], ["en", "fr"])
+
+    class Stub:
+        run = type("R", (), {"manifest": type("M", (), {"experts": None})()})()
+        tokenizer = None
+
+    Stub.recording, Stub.neurons = recording, {}
+    neuron = describe_neuron(Atlas(Stub()), 0, 0)
+    assert math.isnan(neuron.entropy) and "Active in no language" in neuron_page(neuron)
+    assert "record with --examples" in neuron_page(neuron)
+
+
+# --- lab -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_of_the_ticks(opened):
+    neurons, recording = opened.neurons["lape"], opened.recording
+    recipe = lab_recipe(recording, neurons, ["zh", "en"], ["ur"], layers=[0, 2], strength=2.0)
+    off, up = recipe.steps
+    within = torch.zeros(3, 32, dtype=torch.bool)
+    within[[0, 2]] = True
+    assert isinstance(off, Deactivate) and isinstance(up, Replace) and up.strength == 2.0
+    assert torch.equal(off.neurons, (neurons["zh"] | neurons["en"]) & ~neurons["ur"] & within)
+    assert torch.equal(up.neurons, neurons["ur"] & within)
+    for silence, higher, words in (([], [], "Tick"), (["zh"], ["zh"], "at once")):
+        with pytest.raises(ng.NeuroglotError, match=words):
+            lab_recipe(recording, neurons, silence, higher)
+
+
+def test_answers_are_those_of_generate_and_stream(opened):
+    neurons = opened.neurons["lape"]
+    recipe = lab_recipe(opened.recording, neurons, ["zh"], [])
+    seen = list(answers(opened.model, recipe, "the cats", tokens=12, languages=exhibit.LANGUAGES))
+    one, two = seen[-1]
+    how = {"tokens": 12, "repetition_penalty": 1.1}
+    assert one.text == ng.evaluate.generate(opened.model, ["the cats"], **how)[0]
+    with recipe.applied(opened.model):
+        assert two.text == ng.evaluate.generate(opened.model, ["the cats"], **how)[0]
+    assert one.text != two.text and one.done and two.done and len(seen) > 4
+    assert one.perplexity > 1 and one.seconds > 0 and one.tokens <= 12
+    assert ng.evaluate.generate(opened.model, ["the cats"], **how)[0] == one.text  # nothing stays in force
+
+
+def test_an_answer_nobody_waits_for_stops(opened):
+    recipe = lab_recipe(opened.recording, opened.neurons["lape"], ["zh"], [])
+    before = threading.active_count()
+    running = answers(opened.model, recipe, "the cats", tokens=100)
+    next(running)
+    next(running)
+    running.close()
+    assert threading.active_count() == before
+    assert not opened.model.ffns[0]._edits["activation"]
+
+
+def test_an_error_while_writing_is_told(opened):
+    recipe = lab_recipe(opened.recording, opened.neurons["lape"], ["zh"], [])
+    with pytest.raises(ng.NeuroglotError, match="empty"):
+        list(answers(opened.model, recipe, "  "))
+
+
+def test_a_recipe_of_another_model_is_refused(opened):
+    recipe = lab_recipe(opened.recording, opened.neurons["lape"], ["zh"], [])
+    with pytest.raises(ng.NeuroglotError, match="other weights"):
+        next(answers(tiny.model(seed=1, intermediate_size=32), recipe, "the cats"))
+
+
+def test_prompts_and_answers_are_text():
+    panel = answer_panel(Answer("edited", exhibit.EVIL, exhibit.EVIL, done=True, language="ur"))
+    assert "<script" not in panel and "<img" not in panel
+    assert panel.count(html.escape(exhibit.EVIL, quote=False)) >= 2 and 'dir="auto" lang="ur"' in panel
+
+
+# --- matrix, alignment, pruning --------------------------------------------------------------------------------------
+
+
+def test_matrices_share_their_scale(opened):
+    results = measured(opened)
+    assert list(results) == ["lap", "lape"]
+    plots = matrices(results, ["lape", "lap"])
+    assert plots[0]["data"][0]["zmax"] == plots[1]["data"][0]["zmax"]
+    ratios = results["lape"].change.to_numpy() + 1
+    np.testing.assert_allclose(z_of(plots[0])[:3], np.log10(ratios), rtol=1e-4, atol=1e-5)
+    assert sentences(results["lape"], finished=False)[0].startswith("Not finished: 3 rows")
+    assert len(sentences(results["lape"], finished=True)) > 1
+
+
+def test_a_matrix_half_measured_is_shown(opened):
+    result = measured(opened)["lape"]
+    half = type(result)(**{**vars(result), "off": {"en": result.off["en"]}, "random": {}})
+    plot = perturbation_plot(half)
+    assert z_of(plot).shape == (1, 3)
+
+
+def test_the_alignment_tab_against_the_library(opened):
+    shown = Alignment(opened)
+    whole = ng.alignment.similarity_map(opened.samples, layer=1).view(3, 6, 3, 6)
+    np.testing.assert_allclose(z_of(shown.pair("layer 2", "en", "ur")), whole[0, :, 2], rtol=1e-5)
+    overview = z_of(shown.overview("layer 2"))
+    same = whole[0, :, 1].diagonal().mean()
+    apart = (whole[0, :, 1].sum() - whole[0, :, 1].diagonal().sum()) / 30
+    assert overview[0, 1] == pytest.approx(float(same - apart), rel=1e-4)
+    assert np.isnan(overview[0, 0])
+    assert 1 <= shown.best <= 3
+    text = shown.sentences("en", "ur", 1, 2)
+    assert "&lt;script&gt;" in text and "<script" not in text and "<b>" not in text
+    first, second = shown.scores()
+    assert [trace["name"] for trace in first["data"] if "name" in trace] == ["LRDS", "SADS"] and second is not None
+
+
+def test_pruning_points_give_commands_that_are_commands(opened, capsys, monkeypatch):
+    found = table(opened)
+    assert choices(found)[0] == "threshold 0.05 · en"
+    assert len(pruning_plot(found)["data"]) == 8
+    said = command(opened, "budget 0.1 by magnitude · zh")
+    words = shlex.split(said)
+    assert words[:2] == ["neuroglot", "prune"] and words[words.index("--salience") + 1] == "magnitude"
+    assert command(opened, "within 5 % · zh").startswith("within 5 % · zh was found by a search")
+    from neuroglot import cli
+
+    monkeypatch.setattr(sys, "argv", [*words, "--help"])  # every option is one of the command's
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+
+
+# --- the app ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_run_says_what_comes_next(tmp_path):
+    run = Run.create(tmp_path / "run", *exhibit.settings(tmp_path))
+    config = json.dumps(build(Opened(run)).get_config_file())
+    for words in (
+        "not finished yet",
+        "The Lab needs",
+        "No perplexity-change",
+        "No parallel samples",
+        "neuroglot experts",
+    ):
+        assert words in config
+    assert str(run.path) in config
+
+
+def test_the_command_refuses_in_one_sentence(tmp_path, monkeypatch, capsys):
+    from neuroglot import cli
+
+    monkeypatch.setattr(sys, "argv", ["neuroglot", "explore", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "is not a run" in capsys.readouterr().err
+
+
+def test_notes_escape():
+    assert "<b>" not in note("<b>x</b>", "<b>")
+
+
+def test_without_gradio_one_sentence(monkeypatch, opened):
+    from neuroglot.explorer import widgets
+
+    monkeypatch.setattr(widgets, "find_spec", lambda name: None)
+    with pytest.raises(ng.NeuroglotError, match=r'pip install "neuroglot\[explore\]"'):
+        build(opened)
+    with pytest.raises(ng.NeuroglotError, match="not a run"):
+        explore("/nowhere")
+
+
+# --- figures and the report ------------------------------------------------------------------------------------------
+
+
+def test_a_preview_has_a_pixel_a_cell():
+    plot = heatmap(np.array([[0.0, 1.0, np.nan], [0.5, 0.0, 1.0]]), x=[1, 2, 3], y=[1, 2], hover="", low=0, high=1)
+    with Image.open(io.BytesIO(base64.b64decode(preview(plot)))) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape == (2, 3, 3)
+    assert pixels[0, 0].tolist() == [0xFF, 0xFF, 0xD9] and pixels[0, 1].tolist() == [0x08, 0x1D, 0x58]
+    assert pixels[1, 0].sum() < pixels[0, 0].sum() and pixels[0, 2].tolist() == pixels[0, 0].tolist()
+
+
+def test_figures_in_fewer_colours_keep_rare_ones(tmp_path):
+    figure = Figure(figsize=(4, 3))
+    values = np.random.default_rng(0).normal(0, 0.05, (40, 60))
+    values[3, 5], values[9, 50] = 1, -1
+    figure.subplots().imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    figure.savefig(tmp_path / "whole.png", dpi=160)
+    png, _ = save_figure(figure, tmp_path, "reduced")
+    with Image.open(tmp_path / "whole.png") as whole, Image.open(png) as reduced:
+        apart = np.asarray(whole.convert("RGB")).astype(int) - np.asarray(reduced.convert("RGB"))
+        assert whole.size == reduced.size and np.abs(apart).max() <= 8  # of 255
+    assert png.stat().st_size < (tmp_path / "whole.png").stat().st_size
+
+
+def test_embedded_json_cannot_end_its_element():
+    plot = heatmap(np.array([[1.0, np.nan]]), x=["</script><b>", "&lt;"], y=["é"], hover="<!--")
+    page = embedded({"<!-- a": plot})
+    assert "<" not in page and "&" not in page
+    assert json.loads(page)["plots"][0]["data"][0]["x"][0] == "</script><b>"
+    assert np.isnan(unpacked(json.loads(page)["plots"][0]["data"][0]["z"])[0, 1])
+
+
+def test_the_report_holds_every_figure_twice_and_no_markup_of_the_text(run):
+    page = report(run).read_text(encoding="utf-8")
+    assert page.count('class="interactive"') == 1 + 2 * 3 + 3
+    assert "<script>window" not in page and "default-src 'none'" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    plots = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)]
+    atlas = plots[0]
+    assert len(atlas["names"]) == len(atlas["plots"]) == 6
+    share = run.recording.probabilities[..., 1]
+    np.testing.assert_allclose(unpacked(atlas["plots"][1]["data"][0]["z"]), share, rtol=1e-5)
+    assert pd.read_csv(run.path / "tables" / "recording.csv").tag.tolist() == list(exhibit.LANGUAGES)
+
+
+def test_a_half_finished_run_is_shown_as_such(tmp_path):
+    whole = exhibit.make(tmp_path)
+    (whole.path / "recording" / "recording.safetensors").rename(tmp_path / "kept")
+    opened = Opened(Run.open(whole.path))
+    assert opened.recording is None
+    assert "not finished yet" in json.dumps(build(opened).get_config_file())
+    (tmp_path / "kept").rename(whole.path / "recording" / "recording.safetensors")
+    half = Run.open(whole.path)
+    half.manifest.perturb.pop("lap")
+    half.manifest.record.experts = None  # as if they were counted in a pass of their own, that was stopped
+    half.save()
+    page = report(Run.open(whole.path)).read_text(encoding="utf-8")
+    assert "Measured in part, 3 of 3 languages" in page
+    assert "The pass that counts experts is not finished" in page
+
+
+@pytest.mark.real
+def test_chinese_is_silenced_in_a_real_model(gemma):
+    from neuroglot.languages.detection import Identifier
+
+    corpus, _ = ng.load_corpus("starter", languages=["en", "zh", "fr"]).split()
+    recording = ng.record(gemma, corpus, tokens=1500, block=128, progress=False)
+    neurons = ng.identify.lape(recording)
+    recipe = lab_recipe(recording, neurons, ["zh"], [])
+    prompt = "今天天气很好，我们一家人去公园"
+    *_, (intact, edited) = answers(gemma, recipe, prompt, tokens=16, languages=("en", "zh", "fr"))
+    assert intact.language == Identifier(["zh", "en"])(intact.text) == "zh"
+    assert edited.text != intact.text
+    assert edited.language != "zh"

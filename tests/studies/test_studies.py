@@ -1,0 +1,167 @@
+"""The three studies on a tiny model: every item of every paper is measured, kept, and laid beside the paper's words."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.studies.page import study_page
+from neuroglot.studies.registry import STUDIES
+from neuroglot.studies.study import paper, preset, read_settings
+
+LANGUAGES = ["en", "zh", "fr", "es", "vi", "ar", "hi"]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """As the first, trained on a little: another set of weights."""
+    path = tmp_path_factory.mktemp("model") / "other-2"
+    tiny.network(seed=1).save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+def small(name, checkpoint, other, **more):
+    """The quick preset, made as small as the tiny model."""
+    said = tomllib.loads(preset(name, "quick"))
+    said["model"]["source"] = str(checkpoint)
+    said["text"]["languages"] = LANGUAGES if name == "lingua-franca" else LANGUAGES[:4]
+    said["record"] |= {"tokens": 600, "block": 64}
+    said |= {"lape": {"models": [str(other)]}, "babel": {"tuned": str(other)}}.get(name, {})
+    if name == "lape":
+        said["identify"] |= {"top_fraction": 0.2, "activity_quantile": 0.5}
+        said["growth"]["fractions"] = [0.2, 0.5]
+        said["generation"]["limit"] = 1
+        said["generation"]["how"]["tokens"] = 4
+        said["perturb"] |= {"tokens": 62, "block": 32}
+        said["parallel"] |= {"samples": 4, "max_tokens": 40}
+    if name == "babel":
+        said["experts"]["experts"] = 6
+        said["prune"] |= {"languages": ["en", "fr"], "samples": 2, "thresholds": [0.01], "shares": [0.5, 0.8],
+                          "budgets": [0.2]}  # fmt: skip
+        del said["xcsqa"]
+    if name == "lingua-franca":
+        said["checkpoints"] = said["sizes"] = [str(checkpoint), str(other)]
+        said["parallel"] |= {"samples": 4, "max_tokens": 40}
+        said["perturb"] |= {"tokens": 62, "block": 32}
+        said["writing"]["tokens"] = 4
+        said["evolve"] |= {"samples": 4, "max_tokens": 40, "tokens": 62, "block": 32, "draws": 10}
+        del said["xstorycloze"]
+    return STUDIES[name].Settings(**{**said, **more})
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_presets_are_read_and_every_item_of_the_paper_has_its_method(name):
+    for which in ("quick", "paper"):
+        settings = read_settings(STUDIES[name].Settings, preset(name, which), which)
+        assert settings.text.languages and settings.model.source
+    keys = [item.key for item in paper(name)["items"]]
+    assert len(set(keys)) == len(keys)
+    for key in keys:
+        assert callable(getattr(STUDIES[name], key.replace("-", "_"))), key
+    numbers = [item.table for item in paper(name)["items"] if item.numbers]
+    assert all(not table.isna().any(axis=None) and len(table) for table in numbers)
+
+
+def test_every_default_of_a_preset_says_where_it_is_from():
+    for name in STUDIES:
+        for which in ("quick", "paper"):
+            for line in preset(name, which).splitlines():
+                if "=" in line.split("#")[0] and "= [" not in line and not line.startswith((" ", '"')):
+                    assert "#" in line or line.strip().startswith("limit"), line
+
+
+def test_a_settings_file_that_is_wrong_is_refused_by_its_name():
+    text = preset("lape", "quick")
+    with pytest.raises(NeuroglotError, match=r"mine.toml, perturb.tokens: .*integer"):
+        read_settings(STUDIES["lape"].Settings, text.replace("tokens = 250", 'tokens = "many"'), "mine.toml")
+    with pytest.raises(NeuroglotError, match=r"mine.toml, perturb.tokns"):
+        read_settings(STUDIES["lape"].Settings, text.replace("tokens = 250", "tokns = 250"), "mine.toml")
+    with pytest.raises(NeuroglotError, match="not TOML"):
+        read_settings(STUDIES["lape"].Settings, "[model", "mine.toml")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_measures_every_item_and_is_read_when_asked_again(name, checkpoint, other, tmp_path, monkeypatch):
+    settings = small(name, checkpoint, other)
+    study = STUDIES[name](tmp_path / "study", settings)
+    found = study.measure()
+    items = paper(name)["items"]
+    assert list(found) == [item.key for item in items]
+    left_out = {"lape": set(), "babel": {"table-3", "table-4"}, "lingua-franca": {"xstorycloze"}}[name]
+    for item in items:
+        kept = found[item.key]
+        if item.key in left_out:
+            assert "the settings leave it out" in kept["failed"]
+            continue
+        assert kept["failed"] is None, (item.key, kept["failed"])
+        assert kept["said"] and kept["tables"]
+        for file in kept["tables"].values():
+            assert len(pd.read_csv(study.path / "study" / file))
+        for file in kept["figures"].values():
+            assert (study.path / "study" / file).read_bytes()[:4] == b"\x89PNG"
+            assert (study.path / "study" / file).with_suffix(".pdf").is_file()
+    page = study_page(study).read_text(encoding="utf-8")
+    for item in items:
+        assert f'id="{item.key}"' in page and item.name in page
+    assert "https://" not in page.replace(study.paper["url"], "") and "<script" not in page
+    assert not list(study.path.rglob("*.partial"))
+
+    again = STUDIES[name](tmp_path / "study", settings)
+    monkeypatch.setattr(type(settings.model), "load", lambda self: pytest.fail("the model was opened again"))
+    assert again.measure() == found
+    with pytest.raises(NeuroglotError, match="other settings"):
+        changed = settings.model_copy(update={"record": settings.record.model_copy(update={"tokens": 700})})
+        STUDIES[name](tmp_path / "study", changed)
+
+
+def test_only_what_is_asked_for_is_measured(checkpoint, other, tmp_path):
+    study = STUDIES["lape"](tmp_path / "study", small("lape", checkpoint, other))
+    assert list(study.measure(["Table 6"])) == ["table-8"]  # one item, of several models in the paper
+    assert not (study.path / "perturbation").exists()
+    with pytest.raises(NeuroglotError, match="has no table-99; it has figure-2"):
+        study.measure(["table-99"])
+    assert "Not asked for yet" in study_page(study).read_text(encoding="utf-8")
+
+
+def test_the_pages_name_items_that_there_are(tmp_path):
+    """Every `neuroglot study … --only …` of the README and the documentation."""
+    root = Path(__file__).parents[2]
+    named = set()
+    for page in (root / "README.md", *(root / "docs").rglob("*.md")):
+        named |= set(
+            re.findall(r"neuroglot study (\S+)(?: [^`\n]*)? --only ([\w,-]+)", page.read_text(encoding="utf-8"))
+        )
+    assert {name for name, _ in named} == set(STUDIES)
+    for name, only in named:
+        study = STUDIES[name](tmp_path / name, read_settings(STUDIES[name].Settings, preset(name, "quick"), "quick"))
+        assert study.chosen(only.split(","))
+    for name in STUDIES:  # and the README has a command for all of them
+        told = {key for of, only in named if of == name for key in only.split(",")}
+        assert {item.key for item in paper(name)["items"] if not told & {item.key, *item.also}} == set()
+
+
+def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp_path):
+    import neuroglot as ng
+    from neuroglot.run.directory import Run
+
+    settings = small("lape", checkpoint, other)
+    study = STUDIES["lape"](tmp_path / "study", settings)
+    study.measure(["table-3", "figure-2"])
+    run = Run.open(study.path)
+    neurons = ng.identify.lape(run.recording, top_fraction=0.2, activity_quantile=0.5)
+    assert neurons == run.neurons("lape")
+    table = pd.read_csv(study.path / "study" / "table-3.csv")
+    assert table.iloc[0].to_dict() == neurons.sizes()
+    held_out = settings.text.load()[1]
+    measured = ng.evaluate.perturb(ng.load_model(str(checkpoint)), held_out, neurons, tokens=62, block=32, seeds=1)
+    kept = pd.read_csv(study.path / "study" / "figure-2-lape.csv", keep_default_na=False)
+    pd.testing.assert_series_equal(kept.perplexity, measured.table().perplexity.reset_index(drop=True))
+    said = json.loads((study.path / "study" / "figure-2.json").read_text())
+    leads = measured.leads.drop("en")
+    assert f"for {int(leads.sum())} of {len(leads)} languages" in said["said"][0]
