@@ -20,7 +20,7 @@ from tokenizers.models import BPE
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import neuroglot as ng
-from neuroglot.recording.engines.ray_cluster import Ray
+from neuroglot.recording.engines.ray_cluster import RayEngine
 
 SHARD = 4096
 
@@ -46,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = ng.load_model(checkpoint(Path(folder)))
         corpus = ng.Corpus({"en": [f"{i} lines, each with some words of its own, {i * i}" for i in range(10**5)]})
-        engines = {"one process of 2 threads": None, "two Ray workers of 1": Ray(2, 0, 1)}
+        engines = {"one process of 2 threads": None, "two Ray workers of 1": RayEngine(2, 0, 1)}
         passes: dict[str, list[float]] = {name: [] for name in engines}
         starts: dict[str, list[float]] = {name: [] for name in engines}
         size = {"block": 256, "shard_tokens": SHARD, "progress": False}

@@ -75,7 +75,7 @@ def main() -> None:
     @torch.inference_mode()
     def bare() -> None:
         for batch in batches:
-            model.body(batch)
+            model.hidden_states(batch)
 
     # samples of equal length, so that the same batches can be read bare
     length = 256
@@ -86,7 +86,7 @@ def main() -> None:
     @torch.inference_mode()
     def bare_samples() -> None:
         for batch in sentences.split(max(1, arguments.batch_tokens // (length + 1))):
-            model.body(batch)
+            model.hidden_states(batch)
 
     def samples(kept: tuple[str, ...] = ()) -> None:
         ng.record_samples(model, parallel, statistics=kept, batch_tokens=arguments.batch_tokens, progress=False)
@@ -179,7 +179,7 @@ def profile(model: ng.Model, batch: torch.Tensor) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from neuroglot.models.architecture.hooks import watch
+    from neuroglot.models.architecture.hooks import observe_ffn
     from neuroglot.recording.statistics.experts import Experts
     from neuroglot.recording.statistics.sums import STATISTICS, Sums
 
@@ -190,10 +190,10 @@ def profile(model: ng.Model, batch: torch.Tensor) -> None:
         for statistic in kept:
             statistic.add(layer, activation[:, 1:], hidden[:, 1:])
 
-    with watch(model.ffns, observe):
-        model.body(batch)
+    with observe_ffn(model.ffns, observe):
+        model.hidden_states(batch)
         with profiler(activities=[ProfilerActivity.CUDA]) as taken:
-            model.body(batch)
+            model.hidden_states(batch)
             torch.cuda.synchronize()
     print(taken.key_averages().table(sort_by="cuda_time_total", row_limit=24, max_name_column_width=60))
 

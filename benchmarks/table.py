@@ -62,7 +62,7 @@ class Setting:
     def bare(self) -> None:
         """The body over the packed text."""
         for batch in self.batches:
-            self.model.body(batch)
+            self.model.hidden_states(batch)
 
     def record(self, statistics: list[str], partition: ng.experts.Partition | None = None) -> ng.Recording:
         """The same text, recorded."""
@@ -137,7 +137,7 @@ def sentences(given: Setting) -> Iterator[Row]:
     @torch.inference_mode()
     def bare() -> None:
         for ids, mask in padded:
-            model.body(ids, mask)
+            model.hidden_states(ids, mask)
 
     def ours(statistics: list[str]) -> None:
         ng.record_samples(model, parallel, statistics=statistics, batch_tokens=BATCH, progress=False)
@@ -160,9 +160,9 @@ def perplexity(given: Setting) -> Iterator[Row]:
     @torch.inference_mode()
     def body_and_head() -> None:
         for batch in batches:
-            for states in model.body(batch):
+            for states in model.hidden_states(batch):
                 for some in states[:-1].split(128):
-                    model.head(some)
+                    model.logits(some)
 
     @torch.inference_mode()
     def whole_logits() -> None:
@@ -203,9 +203,9 @@ def matrix(given: Setting) -> Iterator[Row]:
     def passes() -> None:
         for _ in range(2 + len(tags)):
             for batch in batches:
-                for states in model.body(batch):
+                for states in model.hidden_states(batch):
                     for some in states[:-1].split(128):
-                        model.head(some)
+                        model.logits(some)
 
     def ours() -> None:
         ng.evaluate.perturb(

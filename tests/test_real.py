@@ -21,7 +21,7 @@ def test_the_readme_as_written(gemma, monkeypatch, capsys):
     neurons, matrix = scope["neurons"], scope["matrix"]
     assert int(neurons.union().sum()) == round(0.01 * 18 * 2048)
     others = [tag for tag in neurons.languages if tag != "en"]
-    assert all(matrix.leads[tag] for tag in others)
+    assert all(matrix.diagonal_dominant[tag] for tag in others)
     for tag in others:
         assert matrix.change.loc[tag, tag] > 0.3  # each own cell rises by far more than
         assert matrix.random_change.loc["mean", tag] < 0.2  # with random neurons

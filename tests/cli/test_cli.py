@@ -193,7 +193,7 @@ def test_parts_recorded_by_themselves_merge_into_the_run(tmp_path, checkpoint, c
         ).read_bytes()
         neuroglot("identify", made, "--top-fraction", 0.2, "--activity-quantile", 0.6)
     assert "--shard is i/n" in refused(monkeypatch, capsys, *asked, parts, "--shard", "3/2")
-    assert "--engine is here or ray" in refused(monkeypatch, capsys, *asked, parts, "--engine", "spark")
+    assert "--engine is local or ray" in refused(monkeypatch, capsys, *asked, parts, "--engine", "spark")
 
 
 @pytest.mark.parametrize("experts", [(), ("--experts", 4)])

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 import neuroglot as ng
-from neuroglot.models.architecture.hooks import watch
+from neuroglot.models.architecture.hooks import observe_ffn
 
 TOKENS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
 
@@ -43,7 +43,7 @@ def test_equals_the_ffn_by_hand(family, change, site):
         with (
             torch.no_grad(),
             ng.intervene(model, *interventions),
-            watch(model.ffns, lambda i, a, h: seen.append((a.clone(), h.clone()))),
+            observe_ffn(model.ffns, lambda i, a, h: seen.append((a.clone(), h.clone()))),
         ):
             return model.network(TOKENS).logits, *(t.flatten(0, -2) for t in seen[0])
 

@@ -132,7 +132,7 @@ def test_leads():
         tokens={"en": 1, "fr": 1},
         block=2,
     )
-    assert result.leads.to_dict() == {"en": False, "fr": True}
+    assert result.diagonal_dominant.to_dict() == {"en": False, "fr": True}
 
 
 def test_an_interrupted_perturbation_goes_on(tmp_path, monkeypatch):
@@ -152,8 +152,8 @@ def test_an_interrupted_perturbation_goes_on(tmp_path, monkeypatch):
         perturb(model, corpus, neurons, block=16, seeds=1, resume=path, progress=False)
     monkeypatch.setattr(Perturbation, "save", save)
     passes = []
-    body = ng.Model.body
-    monkeypatch.setattr(ng.Model, "body", lambda self, *args: passes.append(1) or body(self, *args))
+    body = ng.Model.hidden_states
+    monkeypatch.setattr(ng.Model, "hidden_states", lambda self, *args: passes.append(1) or body(self, *args))
     resumed = perturb(model, corpus, neurons, block=16, seeds=1, resume=path, progress=False)
     assert vars(resumed) == vars(whole) == vars(Perturbation.load(path))
     assert 0 < len(passes) < 4 * 3 * 2

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import neuroglot as ng
 from neuroglot.experts.keep import keep_budget, keep_random, keep_share, keep_threshold
-from neuroglot.models.architecture.hooks import watch
+from neuroglot.models.architecture.hooks import observe_ffn
 from neuroglot.recording.statistics.reductions import count_highest
 from neuroglot.tokens.packing import pack
 
@@ -95,8 +95,8 @@ def by_plain_loops(model, blocks, split, size):
     """Token by token, layer by layer, expert by expert, sorted by hand."""
     counts = torch.zeros(model.layers, split.experts, dtype=torch.int64)
     seen = []
-    with watch(model.ffns, lambda i, a, h: seen.append(h.reshape(*blocks.shape, -1))), torch.no_grad():
-        model.body(blocks)
+    with observe_ffn(model.ffns, lambda i, a, h: seen.append(h.reshape(*blocks.shape, -1))), torch.no_grad():
+        model.hidden_states(blocks)
     for b in range(blocks.shape[0]):
         for t in range(0 if model.bos is None else 1, blocks.shape[1]):
             ranked = []

@@ -31,7 +31,7 @@ from neuroglot.explorer.matrix import matrices, measured, sentences
 from neuroglot.explorer.neuron import CUT, describe_neuron, neuron_page
 from neuroglot.explorer.neuron_map import APART, CHOSEN, EXPERTS, SHARED, Atlas
 from neuroglot.explorer.pruning import choices, command, pruning_plot, table
-from neuroglot.explorer.run_view import Opened, note
+from neuroglot.explorer.run_view import RunView, note
 from neuroglot.figures.neuron_map import bin_edges, binned
 from neuroglot.figures.plotly import embedded, preview
 from neuroglot.figures.screen import heatmap, perturbation_plot
@@ -48,7 +48,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(run):
-    return Opened(Run.open(run.path))
+    return RunView(Run.open(run.path))
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def test_pruning_points_give_commands_that_are_commands(opened, capsys, monkeypa
 
 def test_an_empty_run_says_what_comes_next(tmp_path):
     run = Run.create(tmp_path / "run", *exhibit.settings(tmp_path))
-    config = json.dumps(build(Opened(run)).get_config_file())
+    config = json.dumps(build(RunView(run)).get_config_file())
     for words in (
         "not finished yet",
         "The Lab needs",
@@ -373,7 +373,7 @@ def test_the_report_holds_every_figure_twice_and_no_markup_of_the_text(run):
 def test_a_half_finished_run_is_shown_as_such(tmp_path):
     whole = exhibit.make(tmp_path)
     (whole.path / "recording" / "recording.safetensors").rename(tmp_path / "kept")
-    opened = Opened(Run.open(whole.path))
+    opened = RunView(Run.open(whole.path))
     assert opened.recording is None
     assert "not finished yet" in json.dumps(build(opened).get_config_file())
     (tmp_path / "kept").rename(whole.path / "recording" / "recording.safetensors")
@@ -388,7 +388,7 @@ def test_a_half_finished_run_is_shown_as_such(tmp_path):
 
 @pytest.mark.real
 def test_chinese_is_silenced_in_a_real_model(gemma):
-    from neuroglot.languages.detection import Identifier
+    from neuroglot.languages.detection import LanguageIdentifier
 
     corpus, _ = ng.load_corpus("starter", languages=["en", "zh", "fr"]).split()
     recording = ng.record(gemma, corpus, tokens=1500, block=128, progress=False)
@@ -396,6 +396,6 @@ def test_chinese_is_silenced_in_a_real_model(gemma):
     recipe = lab_recipe(recording, neurons, ["zh"], [])
     prompt = "今天天气很好，我们一家人去公园"
     *_, (intact, edited) = answers(gemma, recipe, prompt, tokens=16, languages=("en", "zh", "fr"))
-    assert intact.language == Identifier(["zh", "en"])(intact.text) == "zh"
+    assert intact.language == LanguageIdentifier(["zh", "en"])(intact.text) == "zh"
     assert edited.text != intact.text
     assert edited.language != "zh"

@@ -11,7 +11,7 @@ import neuroglot as ng
 from neuroglot.artifacts.recording import EXPERTS, Recording
 from neuroglot.identify.margin import margins
 from neuroglot.identify.registry import RANKINGS, rank
-from neuroglot.identify.selection import Evidence, take
+from neuroglot.identify.selection import Evidence, select_top
 
 TAGS = ["en", "zh", "fr", "es"]
 L, N, K = 2, 30, 4
@@ -48,14 +48,16 @@ def turned(given, order):
 def test_every_method_is_the_same_in_any_order_of_languages(seed, order):
     given = evidence(seed)
     for method in RANKINGS:
-        straight = take(rank(method, given), tuple(TAGS), 0.1)
+        straight = select_top(rank(method, given), tuple(TAGS), 0.1)
         other = turned(given, order)
-        assert take(rank(method, other), other.recording.languages, 0.1) == straight.select([TAGS[i] for i in order])
+        assert select_top(rank(method, other), other.recording.languages, 0.1) == straight.select(
+            [TAGS[i] for i in order]
+        )
 
 
 def test_every_method_takes_as_many_as_it_is_told():
     for method in RANKINGS:
-        sizes = take(rank(method, evidence()), tuple(TAGS), 0.1).sizes().values()
+        sizes = select_top(rank(method, evidence()), tuple(TAGS), 0.1).sizes().values()
         if method in ("lape", "lave", "pv"):  # which have neurons that can be no language's
             assert 0 < max(sizes) <= round(0.1 * L * N)
         else:
@@ -65,7 +67,7 @@ def test_every_method_takes_as_many_as_it_is_told():
 def test_a_larger_budget_holds_the_smaller():
     for method in RANKINGS:
         scores = rank(method, evidence())
-        small, large = (take(scores, tuple(TAGS), share).mask for share in (0.05, 0.2))
+        small, large = (select_top(scores, tuple(TAGS), share).mask for share in (0.05, 0.2))
         assert not bool((small & ~large).any())
 
 
@@ -88,7 +90,7 @@ def test_rankings_agree_with_the_methods_themselves():
     scores = rank("regions", given)
     assert torch.equal(regions.mask, scores > 1.0)
     assert torch.equal(
-        ng.identify.margin(recording, top_fraction=0.1).mask, take(scores_of(recording), tuple(TAGS), 0.1).mask
+        ng.identify.margin(recording, top_fraction=0.1).mask, select_top(scores_of(recording), tuple(TAGS), 0.1).mask
     )
 
 
@@ -120,7 +122,7 @@ def test_what_was_not_measured_is_asked_for():
     with pytest.raises(ng.NeuroglotError, match="partition"):
         rank("experts", bare)
     with pytest.raises(ng.NeuroglotError, match="above 0"):
-        take(rank("lap", bare), tuple(TAGS), 0)
+        select_top(rank("lap", bare), tuple(TAGS), 0)
 
 
 # --- the margin -------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_head_gives_the_logits_of_every_family():
         model = tiny.model(family, **extra.get(family, {}))
         with torch.no_grad():
             torch.testing.assert_close(
-                model.head(model.body(tokens)), model.network(tokens).logits, rtol=1e-4, atol=1e-4
+                model.logits(model.hidden_states(tokens)), model.network(tokens).logits, rtol=1e-4, atol=1e-4
             )
 
 
@@ -140,7 +140,7 @@ def _convert_slowly(path, cache, log):
         with open(log, "a") as handle:
             handle.write("converted\n")
         time.sleep(1)
-        with gguf.whole(target) as draft:
+        with gguf.atomic_path(target) as draft:
             draft.mkdir()
             (draft / "config.json").write_text("{}")
 

@@ -34,7 +34,7 @@ class Shapes(TorchDispatchMode):
 def looks(monkeypatch):
     """How often our code asked, while the body ran, for a value on the host: each would make a GPU wait."""
     counted, inside = Counter(), []
-    body = ng.Model.body
+    body = ng.Model.hidden_states
 
     def watched(*args, **kwargs):
         inside.append(True)
@@ -53,7 +53,7 @@ def looks(monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, looked)
 
-    monkeypatch.setattr(ng.Model, "body", watched)
+    monkeypatch.setattr(ng.Model, "hidden_states", watched)
     for name in ("cpu", "item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__"):
         count(name)
     return counted
@@ -102,5 +102,5 @@ def test_the_watchers_see_what_they_watch(looks):
     of_ours = {"__name__": "neuroglot.elsewhere"}
     exec(source, of_ours)
     with model.ffns[0].edit("activation", of_ours["look"]):
-        model.body(torch.zeros(1, 9, dtype=torch.int64))
+        model.hidden_states(torch.zeros(1, 9, dtype=torch.int64))
     assert looks == {"item": 1}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import neuroglot as ng
 from neuroglot.artifacts.examples import LOW, Examples, context
-from neuroglot.models.architecture.hooks import watch
+from neuroglot.models.architecture.hooks import observe_ffn
 from neuroglot.recording.forecast import forecast
 from neuroglot.recording.shard_store import merge
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
@@ -36,8 +36,8 @@ def test_equal_brute_force(tmp_path, family, bos):
         seen = []
         for row in blocks:
             got = []
-            with watch(model.ffns, lambda i, a, h, got=got: got.append(a.view(16, -1)[first:])), torch.no_grad():
-                model.body(row[None])
+            with observe_ffn(model.ffns, lambda i, a, h, got=got: got.append(a.view(16, -1)[first:])), torch.no_grad():
+                model.hidden_states(row[None])
             seen.append(torch.stack(got))
         values = torch.cat(seen, 1)  # (L, tokens, N)
         text = blocks[:, first:].flatten()
@@ -68,7 +68,7 @@ def one(values, shard, k=3):
     keeper = TopExamples([None], k)  # it only counts its layers
     for piece in torch.tensor(values, dtype=torch.float32).split(2):
         keeper.add(0, piece[None], piece[None])
-    return examples_of_shard(keeper.take()["examples"], shard, 4)
+    return examples_of_shard(keeper.flush()["examples"], shard, 4)
 
 
 @given(

@@ -89,7 +89,7 @@ def by_hand_mean(model, text):
         ffn.down.register_forward_pre_hook(lambda _, x: caught.append(x[0][0, 1:].mean(0))) for ffn in model.ffns
     ]
     with torch.no_grad():
-        model.body(torch.tensor([[model.bos, *ids]]))
+        model.hidden_states(torch.tensor([[model.bos, *ids]]))
     for handle in handles:
         handle.remove()
     return torch.cat(caught)

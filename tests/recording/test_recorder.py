@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import neuroglot as ng
-from neuroglot.models.architecture.hooks import watch
+from neuroglot.models.architecture.hooks import observe_ffn
 from neuroglot.recording.shard_store import ShardStore
 from neuroglot.tokens.packing import pack
 
@@ -30,7 +30,7 @@ def by_brute_force(model: ng.Model, corpus: ng.Corpus, block: int, tokens: int =
         for start in range(0, len(ids) // size * size, size):
             row = ([model.bos] if first else []) + ids[start : start + size]
             got: list = []
-            with watch(model.ffns, lambda i, a, h, got=got: got.append((a, h))), torch.no_grad():
+            with observe_ffn(model.ffns, lambda i, a, h, got=got: got.append((a, h))), torch.no_grad():
                 model.network(torch.tensor([row]))
             for site in (0, 1):
                 seen[site].append(torch.stack([pair[site].view(block, -1)[first:] for pair in got]))
@@ -125,8 +125,8 @@ def test_an_interrupted_recording_goes_on_to_the_same_bytes(tmp_path, monkeypatc
     assert not (tmp_path / "stopped" / "recording.safetensors").exists()
 
     passes = []
-    body = ng.Model.body
-    monkeypatch.setattr(ng.Model, "body", lambda self, *args: passes.append(1) or body(self, *args))
+    body = ng.Model.hidden_states
+    monkeypatch.setattr(ng.Model, "hidden_states", lambda self, *args: passes.append(1) or body(self, *args))
     resumed = ng.record(model, corpus, directory=tmp_path / "stopped", **settings)
     total = sum(-(-len(pack(model, corpus[tag], tag, block=16, tokens=10**6)) // 4) for tag in corpus.languages)
     assert len(passes) == total - 3

@@ -53,7 +53,7 @@ def test_a_region_switched_off_hurts_its_language_most(trained, texts, regions):
     )
     change = result.change.to_numpy()
     own, others = np.diag(change), change[~np.eye(6, dtype=bool)]
-    assert result.leads.sum() >= 5
+    assert result.diagonal_dominant.sum() >= 5
     assert own.mean() > 3 * others.mean()
     assert own.mean() > 2 * result.random_change.loc["mean"].mean()
     share = max(regions.sizes().values()) / 512

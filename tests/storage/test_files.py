@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import neuroglot as ng
-from neuroglot.storage.atomic import save_text, whole
+from neuroglot.storage.atomic import atomic_path, save_text
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
 
@@ -16,7 +16,7 @@ def leftovers(path):
 
 def test_an_interrupted_write_leaves_what_was_there(tmp_path):
     save_text(tmp_path / "a.txt", "old")
-    with pytest.raises(KeyboardInterrupt), whole(tmp_path / "a.txt") as draft:
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.txt") as draft:
         draft.write_text("ne")
         raise KeyboardInterrupt
     assert (tmp_path / "a.txt").read_text() == "old"
@@ -24,7 +24,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path):
 
 
 def test_a_directory_appears_at_once(tmp_path):
-    with whole(tmp_path / "d") as draft:
+    with atomic_path(tmp_path / "d") as draft:
         draft.mkdir()
         (draft / "x").write_text("1")
         assert not (tmp_path / "d").exists()
@@ -42,7 +42,7 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
 def test_a_full_disk_is_one_sentence(tmp_path):
     with (
         pytest.raises(ng.NeuroglotError, match="cannot be written: No space left on device"),
-        whole(tmp_path / "x") as draft,
+        atomic_path(tmp_path / "x") as draft,
     ):
         draft.symlink_to("/dev/full")
         draft.write_text("x" * 10**6)

@@ -163,5 +163,5 @@ def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp
     kept = pd.read_csv(study.path / "study" / "figure-2-lape.csv", keep_default_na=False)
     pd.testing.assert_series_equal(kept.perplexity, measured.table().perplexity.reset_index(drop=True))
     said = json.loads((study.path / "study" / "figure-2.json").read_text())
-    leads = measured.leads.drop("en")
-    assert f"for {int(leads.sum())} of {len(leads)} languages" in said["said"][0]
+    diagonal_dominant = measured.diagonal_dominant.drop("en")
+    assert f"for {int(diagonal_dominant.sum())} of {len(diagonal_dominant)} languages" in said["said"][0]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
-from neuroglot.storage.atomic import whole
+from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
 __all__ = ["NeuronSet"]
@@ -114,7 +114,7 @@ class NeuronSet:
         path = Path(path)
         if path.name.endswith(PUBLISHED):
             indices = [[row.nonzero().flatten() for row in layers] for layers in self.mask]
-            with whole(path) as draft:
+            with atomic_path(path) as draft:
                 torch.save(indices, draft)
             return path
         if path.suffix != ".safetensors":

@@ -15,7 +15,7 @@ from torch import Tensor
 from neuroglot.artifacts.recording import Provenance, Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
-from neuroglot.storage.atomic import whole
+from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["Samples"]
 
@@ -148,7 +148,7 @@ class Samples:
     def save(self, path: str | Path) -> Path:
         """Write a directory: `samples.json`, `vectors.npy`, and `states.npy`, `recording.safetensors` if there are."""
         path = Path(path)
-        with whole(path) as draft:
+        with atomic_path(path) as draft:
             draft.mkdir()
             np.save(draft / "vectors.npy", self.vectors.numpy())
             if self.states is not None:

@@ -58,7 +58,7 @@ def record(
             show_default=False,
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="here, or ray: many workers, on this machine or a cluster.")] = "here",
+    engine: Annotated[str, typer.Option(help="local, or ray: many workers, on this machine or a cluster.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="With ray: how many, each with the model.")] = 2,
     gpus_per_worker: Annotated[
         int | None,
@@ -87,7 +87,7 @@ def record(
 
     Can be stopped and started again with the same command: finished shards are kept.
     """
-    from neuroglot.recording.engines.ray_cluster import Ray
+    from neuroglot.recording.engines.ray_cluster import RayEngine
     from neuroglot.run.recording import begin_run, default_folder
     from neuroglot.run.settings import ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
@@ -107,14 +107,14 @@ def record(
     )
     if experts is not None:
         recording.experts = ExpertSettings(experts=experts)
-    if engine not in ("here", "ray"):
-        raise NeuroglotError(f"--engine is here or ray, not {engine!r}.")
+    if engine not in ("local", "ray"):
+        raise NeuroglotError(f"--engine is local or ray, not {engine!r}.")
     cluster = None
     if engine == "ray":
         opening = {
             name: value for name, value in model_settings.model_dump().items() if name not in ("device", "device_map")
         }
-        cluster = Ray(workers, gpus_per_worker, address=address, opening=opening)
+        cluster = RayEngine(workers, gpus_per_worker, address=address, opening=opening)
     where = folder or default_folder(model, corpus)
     part = part_of(shard)
     if dry_run:

@@ -117,7 +117,7 @@ def _from_run(
     how: dict[str, Any],
 ) -> "tuple[Recipe, Model | None]":
     """The recipe from a run; from the default run, which is made if it is not there."""
-    from neuroglot.languages.detection import Identifier
+    from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import language_tag
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import identify_run
@@ -146,7 +146,7 @@ def _from_run(
     neurons[to]  # say so before a model is loaded
     off = None if source == "none" else source
     if source is None:
-        spoken = Identifier(neurons.languages)(prompt)
+        spoken = LanguageIdentifier(neurons.languages)(prompt)
         off = spoken if spoken in neurons.languages and spoken != language_tag(to) else None
     return steering_settings(layers, recording.layers, **how).recipe(recording, neurons, to, off), opened
 

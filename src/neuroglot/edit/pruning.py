@@ -45,7 +45,7 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
     even = len(set(widths)) == 1 and bool(said)
     with ExitStack() as restore:
         for ffn, kept in zip(model.ffns, keep, strict=True):
-            restore.callback(ffn.take(kept.nonzero().flatten()))
+            restore.callback(ffn.keep(kept.nonzero().flatten()))
         if even:
             restore.callback(_configure(model.text_config, said, widths[0]))
         else:

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.storage.atomic import whole
+from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["prune_gguf"]
 
@@ -64,7 +64,7 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
     else:
         target, filled = architecture, [max(filled)] * len(filled)
     kept = [row.nonzero().flatten().numpy() for row in keep.cpu()]
-    with whole(path) as draft:
+    with atomic_path(path) as draft:
         writer = gguf.GGUFWriter(draft, target)
         _copy_fields(reader, writer, architecture, target, filled)
         tensors = []

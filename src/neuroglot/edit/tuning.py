@@ -18,7 +18,7 @@ from neuroglot.corpus.instructions import Pair
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar, without_bars
-from neuroglot.storage.atomic import read_json, save_text, whole
+from neuroglot.storage.atomic import atomic_path, read_json, save_text
 
 __all__ = ["TuneSettings", "tune"]
 
@@ -96,7 +96,7 @@ def tune(
     _same_work(work, about)
     tuned, loss = _train(model, pairs, settings, work, language, progress)
     about["loss"], about["seconds"] = loss, time.perf_counter() - started
-    with whole(path) as draft, without_bars():
+    with atomic_path(path) as draft, without_bars():
         tuned.save_pretrained(draft)
         if settings.adapter is None:
             model.tokenizer.save_pretrained(draft)

@@ -8,10 +8,10 @@ from neuroglot.evaluate.ablation.perturbation import perturb as perturb
 from neuroglot.evaluate.ablation.pruning import measure_pruning as measure_pruning
 from neuroglot.evaluate.ablation.pruning import pruning_table as pruning_table
 from neuroglot.evaluate.ablation.selectivity import coverage as coverage
+from neuroglot.evaluate.ablation.selectivity import diagonal_dominant as diagonal_dominant
 from neuroglot.evaluate.ablation.selectivity import jaccard as jaccard
-from neuroglot.evaluate.ablation.selectivity import leads as leads
-from neuroglot.evaluate.ablation.selectivity import others_effect as others_effect
-from neuroglot.evaluate.ablation.selectivity import own_effect as own_effect
+from neuroglot.evaluate.ablation.selectivity import off_target_effect as off_target_effect
+from neuroglot.evaluate.ablation.selectivity import on_target_effect as on_target_effect
 from neuroglot.evaluate.ablation.selectivity import relation_correlation as relation_correlation
 from neuroglot.evaluate.ablation.selectivity import selectivity as selectivity
 from neuroglot.evaluate.benchmarks.harness import TaskScore as TaskScore
@@ -35,6 +35,6 @@ from neuroglot.evaluate.steering.tables import matrix as matrix
 from neuroglot.evaluate.steering.tables import repair as repair
 from neuroglot.generation.engine import Generation as Generation
 from neuroglot.generation.huggingface import generate as generate
-from neuroglot.languages.detection import Identifier as Identifier
+from neuroglot.languages.detection import LanguageIdentifier as LanguageIdentifier
 from neuroglot.languages.detection import mixed_script as mixed_script
 from neuroglot.languages.detection import scripts as scripts

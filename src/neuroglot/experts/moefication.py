@@ -86,7 +86,7 @@ def reorder(model: Model, split: Partition) -> Partition:
     """
     split.check(model)
     for ffn, labels in zip(model.ffns, split.labels, strict=True):
-        ffn.take(labels.argsort(stable=True))
+        ffn.keep(labels.argsort(stable=True))
     model.__dict__.pop("fingerprint", None)  # the weights lie in another order now
     about = {**split.about, "fingerprint": model.fingerprint}
     return Partition(split.labels.sort(dim=1).values, split.experts, about)

@@ -11,7 +11,7 @@ from neuroglot.alignment import scores, similarity
 from neuroglot.alignment.similarity import normalised
 from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
-from neuroglot.explorer.run_view import Opened, drawn
+from neuroglot.explorer.run_view import RunView, drawn
 from neuroglot.figures.screen import Plot, curves, heatmap, pair_plot, plain
 from neuroglot.languages.tags import named
 
@@ -25,7 +25,7 @@ class Alignment:
         samples: of a parallel corpus.
     """
 
-    def __init__(self, opened: Opened):
+    def __init__(self, opened: RunView):
         if opened.samples is None:
             raise NeuroglotError("The run has no samples.")
         self.opened = opened

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.explorer.run_view import Opened
+from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.plotly import script_of
 from neuroglot.figures.screen import FONTS
 from neuroglot.models.model import Model
@@ -51,7 +51,7 @@ def explore(
     Raises:
         NeuroglotError: there is no run, Gradio is not installed, or the port is taken.
     """
-    app = build(Opened(Run.open(run), model))
+    app = build(RunView(Run.open(run), model))
     try:
         _, address, _ = app.launch(
             server_name=host,
@@ -81,7 +81,7 @@ def _theme() -> Any:
     return gr.themes.Base(primary_hue="blue", font=families, font_mono=["ui-monospace", "Consolas", "monospace"])
 
 
-def build(opened: Opened) -> "gr.Blocks":
+def build(opened: RunView) -> "gr.Blocks":
     """The app of a run, not yet started.
 
     Raises:

@@ -19,7 +19,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import answer_nll
 from neuroglot.explorer.run_view import drawn
 from neuroglot.generation.huggingface import generate
-from neuroglot.languages.detection import Identifier
+from neuroglot.languages.detection import LanguageIdentifier
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 
@@ -181,7 +181,7 @@ class _Stopped(Exception):
 
 def _language(text: str, languages: Sequence[str]) -> tuple[str | None, str]:
     try:
-        return Identifier(languages)(text), ""
+        return LanguageIdentifier(languages)(text), ""
     except NeuroglotError as error:
         return None, str(error)
 

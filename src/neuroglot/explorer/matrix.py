@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from neuroglot.evaluate.ablation.perturbation import Perturbation
-from neuroglot.explorer.run_view import Opened
+from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.screen import Plot, perturbation_plot
 from neuroglot.figures.words import findings
 
 __all__ = ["matrices", "measured", "sentences"]
 
 
-def measured(opened: Opened) -> dict[str, Perturbation]:
+def measured(opened: RunView) -> dict[str, Perturbation]:
     """Method → its perplexities, of the methods that were measured, at least in part."""
     run = opened.run
     found = {}

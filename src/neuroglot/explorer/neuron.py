@@ -51,7 +51,7 @@ class Neuron:
     """Layer from 1, neuron, and distance of the neurons whose probabilities are most alike."""
     examples: dict[str, list[Words]] = field(default_factory=dict)
     """Language → its most exciting tokens, in context."""
-    untold: str = ""
+    undetermined: str = ""
     """Why there are no examples."""
 
 
@@ -78,7 +78,7 @@ def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
     expert = None
     if opened.run.manifest.experts is not None and (opened.run.path / "experts" / "partition.safetensors").is_file():
         expert = int(opened.run.partition.labels[layer, number])
-    examples, untold = _examples(atlas, layer, number)
+    examples, undetermined = _examples(atlas, layer, number)
     return Neuron(
         layer=layer + 1,
         number=number,
@@ -89,7 +89,7 @@ def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
         expert=expert,
         nearest=nearest,
         examples=examples,
-        untold=untold,
+        undetermined=undetermined,
     )
 
 

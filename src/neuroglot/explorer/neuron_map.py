@@ -10,7 +10,7 @@ from torch import Tensor
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import counts, frequencies
-from neuroglot.explorer.run_view import Opened
+from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.neuron_map import atlas_plot, bin_edges, binned
 from neuroglot.figures.screen import Plot
 
@@ -29,7 +29,7 @@ class Atlas:
         languages: of the recording.
     """
 
-    def __init__(self, opened: Opened):
+    def __init__(self, opened: RunView):
         if opened.recording is None:
             raise NeuroglotError("The recording is not finished.")
         self.opened = opened

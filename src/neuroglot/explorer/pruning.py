@@ -2,14 +2,14 @@
 
 import pandas as pd
 
-from neuroglot.explorer.run_view import Opened
+from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.screen import DASHES, LINES, Plot, curves, plain
 from neuroglot.languages.tags import named
 
 __all__ = ["choices", "command", "pruning_plot", "table"]
 
 
-def table(opened: Opened) -> pd.DataFrame | None:
+def table(opened: RunView) -> pd.DataFrame | None:
     """What was measured; None if nothing was."""
     path = opened.run.path / "experts" / "pruning.csv"
     if not path.is_file():
@@ -59,7 +59,7 @@ def pruning_plot(measured: pd.DataFrame) -> Plot:
     return plot
 
 
-def command(opened: Opened, picked: str) -> str:
+def command(opened: RunView, picked: str) -> str:
     """The command that writes the picked model."""
     choice, _, tag = picked.rpartition(" · ")
     rule, value, *rest = choice.split(" ")

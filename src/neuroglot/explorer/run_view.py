@@ -19,7 +19,7 @@ from neuroglot.models.loading import load_tokenizer
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 
-__all__ = ["Opened", "drawn", "note"]
+__all__ = ["RunView", "drawn", "note"]
 
 TEMPLATES = Environment(
     loader=PackageLoader("neuroglot.explorer"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
@@ -27,7 +27,7 @@ TEMPLATES = Environment(
 TEMPLATES.globals |= {"name": language_name, "direction": direction}
 
 
-class Opened:
+class RunView:
     """A run, and what of it was read so far.
 
     Attributes:

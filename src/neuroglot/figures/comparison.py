@@ -86,8 +86,8 @@ def curve_figure(summary: pd.DataFrame, title: str = "") -> Figure:
         for colour, method in zip(LINES, methods, strict=False):
             rows = table[table.method == method]
             share = 100 * rows.budget
-            left.plot(share, rows.own, color=colour, marker="o", ms=3, label=TITLES.get(str(method), str(method)))
-            left.plot(share, rows.others, color=colour, marker="o", ms=3, ls="--", mfc="white")
+            left.plot(share, rows.on_target, color=colour, marker="o", ms=3, label=TITLES.get(str(method), str(method)))
+            left.plot(share, rows.off_target, color=colour, marker="o", ms=3, ls="--", mfc="white")
             _selectivity_line(right, share.to_numpy(), rows, colour)
         _selectivity_axes(right)
         left.set_ylabel("nats a token lost\n(— own language, - - others)")

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from neuroglot.storage.atomic import whole
+from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["save_figure"]
 
@@ -62,7 +62,7 @@ def save_figure(figure: Figure, directory: str | Path, name: str) -> list[Path]:
     paths = []
     for kind in ("png", "pdf"):
         path = Path(directory) / f"{name}.{kind}"
-        with whole(path) as draft:
+        with atomic_path(path) as draft:
             # no dates inside, so that the same run gives the same bytes
             metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
             figure.savefig(draft, format=kind, dpi=160, metadata=metadata)

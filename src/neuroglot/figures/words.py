@@ -11,35 +11,35 @@ from neuroglot.languages.tags import language_name
 
 __all__ = [
     "change_text",
+    "diagonal_words",
     "findings",
-    "leading_words",
     "method_name",
     "own_words",
     "ratio_ticks",
-    "share_leading",
+    "share_diagonal_dominant",
     "thirds",
 ]
 
 
-def share_leading(result: Perturbation) -> float:
+def share_diagonal_dominant(result: Perturbation) -> float:
     """The share of languages, English left out, whose own cell is the largest of its row."""
-    leads = result.leads.drop("en", errors="ignore")
-    own = [bool(leads[tag]) and result.sizes[str(tag)] > 0 for tag in leads.index]
+    diagonal_dominant = result.diagonal_dominant.drop("en", errors="ignore")
+    own = [bool(diagonal_dominant[tag]) and result.sizes[str(tag)] > 0 for tag in diagonal_dominant.index]
     return sum(own) / len(own) if own else 0.0
 
 
-def leading_words(result: Perturbation) -> str:
+def diagonal_words(result: Perturbation) -> str:
     """The same in words."""
-    leads = result.leads.drop("en", errors="ignore")
-    number = round(share_leading(result) * len(leads))
-    beside = " other than English" if "en" in result.leads else ""
-    return f"the own cell is the largest of its row for {number} of {len(leads)} languages{beside}"
+    diagonal_dominant = result.diagonal_dominant.drop("en", errors="ignore")
+    number = round(share_diagonal_dominant(result) * len(diagonal_dominant))
+    beside = " other than English" if "en" in result.diagonal_dominant else ""
+    return f"the own cell is the largest of its row for {number} of {len(diagonal_dominant)} languages{beside}"
 
 
 def own_words(result: Perturbation) -> str:
     """How much a language and the others rise with its neurons off, by median."""
     change = result.change
-    own = pd.Series({tag: change.loc[tag, tag] for tag in result.leads.index})
+    own = pd.Series({tag: change.loc[tag, tag] for tag in result.diagonal_dominant.index})
     other = pd.Series(
         [change.loc[row, tag] for row in change.index for tag in change.columns if row != tag and row in change]
     )
@@ -56,19 +56,19 @@ def thirds(neurons: NeuronSet) -> tuple[float, float, float]:
 
 def findings(result: Perturbation) -> list[str]:
     """What a perplexity-change matrix shows, in sentences; exceptions are named."""
-    change, random, leads = result.change, result.random_change, result.leads
-    others = [tag for tag in leads.index if tag != "en"]
-    leading = [tag for tag in others if leads[tag]]
+    change, random, diagonal_dominant = result.change, result.random_change, result.diagonal_dominant
+    others = [tag for tag in diagonal_dominant.index if tag != "en"]
+    leading = [tag for tag in others if diagonal_dominant[tag]]
     said = []
     if others:
-        beside = " other than English" if "en" in leads.index else ""
+        beside = " other than English" if "en" in diagonal_dominant.index else ""
         said.append(
             f"For {len(leading)} of {len(others)} languages{beside} the language's own perplexity rises most when its "
             "neurons are off."
         )
-    for tag in leads.index:
+    for tag in diagonal_dominant.index:
         cells: dict[str, float] = change.loc[tag].to_dict()
-        if not leads[tag]:
+        if not diagonal_dominant[tag]:
             most = max(cells, key=lambda measured: cells[measured])
             if result.sizes[tag] == 0:
                 said.append(f"{language_name(tag)} is an exception: no neuron is its own, so nothing was switched off.")
@@ -79,7 +79,7 @@ def findings(result: Perturbation) -> list[str]:
                 )
     below = []
     matched = result.matched_change
-    for tag in leads.index:
+    for tag in diagonal_dominant.index:
         rival = matched if tag in matched else random
         mean, std = rival.loc["mean", tag], rival.loc["std", tag]
         if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):

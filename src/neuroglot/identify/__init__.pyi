@@ -16,4 +16,3 @@ from neuroglot.identify.registry import METHODS as METHODS
 from neuroglot.identify.registry import RANKINGS as RANKINGS
 from neuroglot.identify.registry import rank as rank
 from neuroglot.identify.selection import Evidence as Evidence
-from neuroglot.identify.selection import take as take

@@ -1,7 +1,8 @@
 """Every method as a ranking of the neurons for each language, so that all can be given the same budget.
 
 Methods choose by thresholds of their own and so choose sets of very different sizes; an effect of twice the neurons
-says nothing about the method. Here each says which neurons it would take first, and `take` takes as many as it is told.
+says nothing about the method. Here each
+says which neurons it would choose first, and `select_top` chooses as many as it is asked for.
 """
 
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["Evidence", "Scores", "take"]
+__all__ = ["Evidence", "Scores", "select_top"]
 
 Scores = Float64[Tensor, "languages layers neurons"]
 
@@ -41,7 +41,9 @@ class Evidence:
     seed: int = 0
 
 
-def take(scores: Scores, languages: tuple[str, ...], share: float, about: Mapping[str, Any] | None = None) -> NeuronSet:
+def select_top(
+    scores: Scores, languages: tuple[str, ...], share: float, about: Mapping[str, Any] | None = None
+) -> NeuronSet:
     """The `round(share · all)` neurons that score highest for each language; of equal ones the first.
 
     A language for which fewer have a score above −∞ gets fewer.

@@ -11,7 +11,7 @@ import langcodes
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["Identifier", "letters", "mixed_script", "scripts"]
+__all__ = ["LanguageIdentifier", "letters", "mixed_script", "scripts"]
 
 OTHERS = tuple("en zh fr es vi id ja pt ar hi bn ur de it nl pl ru uk tr fa ko th sv ro ca el he".split())  # noqa: SIM905
 """What an answer may also be in: a text is compared with these too, so that it is not forced into what was asked."""
@@ -82,7 +82,7 @@ def mixed_script(text: str, *, share: float = 0.2) -> bool:
     return any(value >= share for value in list(_writing(scripts(text)).values())[1:])
 
 
-class Identifier:
+class LanguageIdentifier:
     """Tells which language a text is in, among those asked for and the large ones beside them.
 
     The script that has most of the letters decides which languages are possible; where it leaves several, lingua's

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.progress import without_bars
-from neuroglot.storage.atomic import whole
+from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["PACKAGED", "cache_directory", "converted", "gguf_file", "packaged"]
 
@@ -44,7 +44,7 @@ def _gemma(_: Path) -> tuple[Path, str | None]:
 
     target = cache_directory() / "gguf" / package.MODEL_NAME
     if not target.is_file():
-        with whole(target) as draft:
+        with atomic_path(target) as draft:
             package.assemble(draft)  # the package's parts, joined
     return target, package.EXPECTED_SHA256
 
@@ -153,6 +153,6 @@ def _convert(file: Path, target: Path) -> None:
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(packed.state_dict(), assign=True)
     plain.tie_weights()
-    with whole(target) as draft, without_bars():
+    with atomic_path(target) as draft, without_bars():
         plain.save_pretrained(draft)
         tokenizer.save_pretrained(draft)

@@ -26,6 +26,6 @@ def opener(path: str, revision: str | None = None, trust_remote_code: bool = Fal
     def narrow(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         architecture.__init__(self, config, *args, **kwargs)
         for ffn, width in zip(find_ffns(self), getattr(self.config.get_text_config(decoder=True), WIDTHS), strict=True):
-            ffn.take(torch.arange(width))
+            ffn.keep(torch.arange(width))
 
     return type(architecture.__name__, (architecture,), {"__init__": narrow, "__module__": architecture.__module__})

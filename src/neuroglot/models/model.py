@@ -14,7 +14,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.progress import without_bars
-from neuroglot.storage.atomic import whole
+from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["Model"]
 
@@ -99,7 +99,7 @@ class Model:
         """The configuration of the language model, also where it is one part of a larger model."""
         return self.network.config.get_text_config(decoder=True)
 
-    def body(
+    def hidden_states(
         self, tokens: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "batch length width"]:
         """The last hidden states: everything but the language-model head."""
@@ -112,12 +112,12 @@ class Model:
 
     def save(self, path: str | Path) -> Path:
         """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced."""
-        with whole(path) as draft, without_bars():
+        with atomic_path(path) as draft, without_bars():
             self.network.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
         return Path(path)
 
-    def head(self, states: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
+    def logits(self, states: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
         """The logits of last hidden states, with the scaling or soft cap that the architecture has."""
         projection = self.network.get_output_embeddings()
         logits = projection(states.to(projection.weight.device))

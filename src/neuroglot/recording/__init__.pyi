@@ -9,7 +9,7 @@ from neuroglot.artifacts.recording import Provenance as Provenance
 from neuroglot.artifacts.recording import Recording as Recording
 from neuroglot.artifacts.samples import Samples as Samples
 from neuroglot.recording.engines.local import Engine as Engine
-from neuroglot.recording.engines.ray_cluster import Ray as Ray
+from neuroglot.recording.engines.ray_cluster import RayEngine as RayEngine
 from neuroglot.recording.forecast import Footprint as Footprint
 from neuroglot.recording.forecast import Forecast as Forecast
 from neuroglot.recording.forecast import forecast as forecast

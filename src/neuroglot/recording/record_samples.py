@@ -16,11 +16,11 @@ from neuroglot.artifacts.recording import Provenance, Recording
 from neuroglot.artifacts.samples import Samples, check_norms, norms_of, read_header
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.models.architecture.hooks import watch, watch_residual
+from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.recording.statistics.sums import STATISTICS, Sums
-from neuroglot.storage.atomic import whole
+from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["record_samples"]
 
@@ -104,7 +104,7 @@ def record_samples(
     if (path / "samples.json").is_file():
         _check_same(path, settings)
         return Samples.load(path)
-    with whole(path) as draft:
+    with atomic_path(path) as draft:
         draft.mkdir()
 
         def mapped(name: str, of: tuple[int, ...]) -> np.ndarray:
@@ -184,8 +184,8 @@ def _tokens(
 def _width(model: Model) -> int:
     """Of the residual stream, which is not always that of the embeddings (OPT-350M)."""
     found: list[int] = []
-    with watch_residual(model.ffns[:1], lambda _, states: found.append(states.shape[-1])):
-        model.body(torch.zeros(1, 1, dtype=torch.int64))
+    with observe_residual(model.ffns[:1], lambda _, states: found.append(states.shape[-1])):
+        model.hidden_states(torch.zeros(1, 1, dtype=torch.int64))
     return found[0]
 
 
@@ -269,9 +269,9 @@ def _run(
     recordings = []
     total = sum(len(bos) + len(ids) for of_language in rows for ids in of_language)
     with token_progress("samples", total, shown=progress) as advance, ExitStack() as stack:
-        stack.enter_context(watch(model.ffns, observe))
+        stack.enter_context(observe_ffn(model.ffns, observe))
         if means is not None:
-            stack.enter_context(watch_residual(model.ffns, observe_states))
+            stack.enter_context(observe_residual(model.ffns, observe_states))
         for k, (tag, of_language) in enumerate(zip(languages, rows, strict=True)):
             for batch in _batches([len(bos) + len(ids) for ids in of_language], batch_tokens):
                 texts = [bos + of_language[i] for i in batch]
@@ -287,7 +287,7 @@ def _run(
                 pooled = torch.empty(len(batch), vectors.shape[2], device=device)
                 if means is not None:
                     pooled_states = torch.empty(len(batch), *means.shape[2:], device=device)
-                model.body(tokens, None if even else mask.long())
+                model.hidden_states(tokens, None if even else mask.long())
                 store()
                 store = sent(k, batch)
                 advance(int(mask.sum()), tag)
@@ -295,7 +295,7 @@ def _run(
             store = lambda: None  # noqa: E731
             if kept is not None:
                 count = torch.tensor([sum(map(len, of_language))])
-                sums = {name: total.unsqueeze(-1) for name, total in kept.take().items()}
+                sums = {name: total.unsqueeze(-1) for name, total in kept.flush().items()}
                 recordings.append(Recording((tag,), count, sums, provenance))
     return Recording.merge(recordings) if recordings else None
 

@@ -17,14 +17,14 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.progress import reading, token_progress
-from neuroglot.recording.engines.local import Engine, Here
+from neuroglot.recording.engines.local import Engine, LocalEngine
 from neuroglot.recording.shard_store import ShardStore
 from neuroglot.recording.statistics.experts import Experts
 from neuroglot.recording.statistics.sums import STATISTICS
 from neuroglot.recording.worker import Work
 from neuroglot.storage.digests import shard_name
 from neuroglot.tokens.packing import text_of_block
-from neuroglot.tokens.shard_stream import PackedText, Shard, mine
+from neuroglot.tokens.shard_stream import PackedText, Shard, in_part
 from neuroglot.tokens.shards import Reading
 
 if TYPE_CHECKING:  # which is above: a recording needs only its labels
@@ -77,7 +77,7 @@ def record(
         directory: keep finished shards there, and go on from those that an interrupted run of the same settings left.
         part: (i, n): only every n-th shard, beginning with the i-th (from 1). Its shards stay in `directory`, where
             all parts may be recorded at once, until `neuroglot.recording.merge` adds them up.
-        engine: who does the work: by default this process; a `Ray` has workers, here or on a cluster.
+        engine: who does the work: by default this process; a `RayEngine` has workers, here or on a cluster.
         readers: processes that read and tokenise ahead of the model, a language each; 0 reads all the text first. By
             default 0 up to two million tokens of a language, else at most half as many as there are cores.
         progress: show a bar.
@@ -92,7 +92,7 @@ def record(
     """
     if not 1 <= part[0] <= part[1]:
         raise NeuroglotError(f"part (i, n) needs 1 ≤ i ≤ n, not {part}.")
-    engine = engine or Here()
+    engine = engine or LocalEngine()
     work = work_on(model, block, statistics, partition, top, batch_tokens or engine.batch_tokens(model), examples)
     size = shard_size(tokens, shard_tokens)
     if readers is None:
@@ -140,7 +140,7 @@ def record(
             shard_name(tag, index, digest)
             for place, tag in enumerate(corpus.languages)
             for index, digest in enumerate(text.wait()[tag].shards)
-            if mine(place, index, part)
+            if in_part(place, index, part)
         ]
         if not names:
             raise NeuroglotError(f"Part {part[0]} of {part[1]} is empty: there are fewer shards than parts.")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.storage.atomic import DRAFT, save_text, whole, writing
+from neuroglot.storage.atomic import DRAFT, atomic_path, save_text, writing
 from neuroglot.storage.digests import shard_name
 from neuroglot.tokens.shards import TextOfLanguage
 
@@ -237,7 +237,7 @@ def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
 def _copy_text(name: str, stores: Sequence[ShardStore], target: ShardStore) -> None:
     have = [path for store in stores if (path := store.text_path(name)).is_file()]
     if have and not target.text_path(name).is_file():
-        with whole(target.text_path(name)) as draft:
+        with atomic_path(target.text_path(name)) as draft:
             shutil.copyfile(have[0], draft)
 
 

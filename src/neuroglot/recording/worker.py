@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.recording import Provenance, Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.hooks import watch
+from neuroglot.models.architecture.hooks import observe_ffn
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
@@ -64,20 +64,20 @@ def record_shard(
         for statistic in kept:
             statistic.add(layer, activation, hidden)
 
-    sound = torch.ones((), dtype=torch.bool, device=model.device)
-    with watch(model.ffns, observe):
+    finite = torch.ones((), dtype=torch.bool, device=model.device)
+    with observe_ffn(model.ffns, observe):
         for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
             shape = (batch.shape[0], batch.shape[1])
-            states = model.body(batch)
-            sound &= torch.isfinite(states).all().to(sound.device)
+            states = model.hidden_states(batch)
+            finite &= torch.isfinite(states).all().to(finite.device)
             advance(batch.numel(), shard.language)
-    if not bool(sound):
+    if not bool(finite):
         raise NeuroglotError(
             f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
             "load it in float32 or bfloat16, or check its weights."
         )
     text = shard.blocks.shape[1] - first
-    taken = {name: values for statistic in kept for name, values in statistic.take().items()}
+    taken = {name: values for statistic in kept for name, values in statistic.flush().items()}
     keys = taken.pop(TopExamples.name, None)
     return Recording(
         (shard.language,),

@@ -71,12 +71,12 @@ def _rows(summary: pd.DataFrame, budget: float) -> list[dict[str, str]]:
                 {
                     "method": TITLES.get(row["method"], row["method"]) + note,
                     "neurons": _range(row["fewest"], row["most"]),
-                    "own": _between(row, "own", 2),
-                    "others": _between(row, "others", 3),
+                    "on_target": _between(row, "on_target", 2),
+                    "off_target": _between(row, "off_target", 3),
                     "selectivity": _between(row, "selectivity", 1),
-                    "leading": f"{row['leading']}",
+                    "diagonal_dominant": f"{row['diagonal_dominant']}",
                     "relation": _number(row["relation"], 2),
-                    "alike": _number(row["halves"] if row["halves"] == row["halves"] else row["seeds"], 2),
+                    "alike": _number(row["split_half"] if row["split_half"] == row["split_half"] else row["seeds"], 2),
                     "seconds": _number(row["seconds"], 0),
                 }
             )
@@ -106,16 +106,15 @@ def _findings(summary: pd.DataFrame, budget: float) -> list[str]:
         best = sure.sort_values("selectivity", ascending=False).iloc[0]
         name = str(best.name)
         said.append(
-            f"Most selective is {TITLES.get(name, name)}: it costs its own language {best.own:.2f} nats a token and "
-            f"the others {best.others:.3f} on average, a selectivity of {_number(best.selectivity, 1)} (95 % interval "
+            f"Most selective is {TITLES.get(name, name)}: on target it costs {best.on_target:.2f} nats a token, off "
+            f"target {best.off_target:.3f} on average, a selectivity of {_number(best.selectivity, 1)} (95 % interval "
             f"{_number(best.selectivity_low, 1)} to {_number(best.selectivity_high, 1)})."
         )
-        most = chosen.sort_values("own", ascending=False).iloc[0]
+        most = chosen.sort_values("on_target", ascending=False).iloc[0]
         if most.name != best.name:
             strong = TITLES.get(str(most.name), str(most.name))
             said.append(
-                f"Most harm to the own language does {strong}: {most.own:.2f} nats, with {most.others:.2f} to the "
-                "others."
+                f"Most harm on target does {strong}: {most.on_target:.2f} nats, with {most.off_target:.2f} off target."
             )
     rest = [TITLES.get(str(name), str(name)) for name in chosen.index if name not in sure.index]
     if rest:

@@ -67,15 +67,15 @@ def steering_findings(answers: pd.DataFrame) -> list[str]:
     arms = list(crossed["arm"].unique())
     said = []
     overall = summary(crossed, ["arm"])
-    shares = ", ".join(f"{arm} {float(overall['accuracy'][arm]):.0%}" for arm in arms)
+    shares = ", ".join(f"{arm} {float(overall['on_target'][arm]):.0%}" for arm in arms)
     said.append(f"Share answered in the target language, over all pairs of different languages: {shares}.")
     if "both" not in arms:
         return said
     rivals = [arm for arm in ("intact", "random") if arm in arms]
     failing = []
     for target in crossed["target"].unique():
-        reached = float(rates["accuracy"][("both", target)])
-        best = max((float(rates["accuracy"][(arm, target)]) for arm in rivals), default=0.0)
+        reached = float(rates["on_target"][("both", target)])
+        best = max((float(rates["on_target"][(arm, target)]) for arm in rivals), default=0.0)
         if reached < 0.5 or reached < best + 0.25:
             table = crossed[(crossed["arm"] == "both") & (crossed["target"] == target)]
             instead = table.loc[~table["on_target"], "language"].replace("", "nothing that can be told")
@@ -91,9 +91,10 @@ def steering_findings(answers: pd.DataFrame) -> list[str]:
     else:
         beside = " and ".join(rivals)
         said.append(f"Every target is well above {beside}: at least half of the answers, and 25 points more.")
-    sound, repeating = float(overall["sound"]["both"]), overall["degenerate"].astype(float)
+    well_formed, repeating = float(overall["well_formed"]["both"]), overall["degenerate"].astype(float)
     said.append(
-        f"Steered answers that are in the target language, in one script and not repeating themselves: {sound:.0%}; "
+        f"Steered answers that are well-formed (in the target language, in one script, not repeating themselves): "
+        f"{well_formed:.0%}; "
         f"repeating themselves: {repeating['both']:.0%}"
         + (f" (intact {repeating['intact']:.0%})." if "intact" in arms else ".")
     )

@@ -26,7 +26,7 @@ from neuroglot.identify.lape import lape, lave
 from neuroglot.identify.margin import margin
 from neuroglot.identify.parameter_variation import least_varied, variation_rates, varied_parameters
 from neuroglot.identify.registry import RANKINGS, rank
-from neuroglot.identify.selection import Evidence, take
+from neuroglot.identify.selection import Evidence, select_top
 from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.recording.recorder import record
@@ -183,7 +183,7 @@ class _Work:
             if part == ALL:
                 self.seconds[method] = self._steps_of(method) | {"choosing": time.perf_counter() - started}
         about = {"method": method, "budget": share, "part": part, "fingerprint": self.model.fingerprint}
-        return take(self._ranked[method, part], self.text.languages, share, about)
+        return select_top(self._ranked[method, part], self.text.languages, share, about)
 
     def _default(self, method: str) -> NeuronSet | None:
         """What a method chooses by itself; None, and said so, where it cannot."""

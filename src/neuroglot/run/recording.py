@@ -12,7 +12,7 @@ from neuroglot.experts.moefication import partition
 from neuroglot.models.model import Model
 from neuroglot.progress import status
 from neuroglot.recording.engines.local import Engine
-from neuroglot.recording.engines.ray_cluster import Ray
+from neuroglot.recording.engines.ray_cluster import RayEngine
 from neuroglot.recording.recorder import record
 from neuroglot.recording.shard_store import merge
 from neuroglot.run.directory import Run
@@ -59,7 +59,7 @@ def begin_run(
     recording: RecordSettings,
     *,
     part: tuple[int, int] = (1, 1),
-    engine: Ray | None = None,
+    engine: RayEngine | None = None,
     readers: int | None = None,
 ) -> tuple[Run, Model, Recording]:
     """Make or reopen the run, and record what is missing."""

@@ -1,6 +1,6 @@
 """Files that are whole or absent: nothing half-written is ever readable as whole.
 
-Everything Neuroglot writes goes through `whole`: into a hidden neighbour first, then renamed into place. Tensor
+Everything Neuroglot writes goes through `atomic_path`: into a hidden neighbour first, then renamed into place. Tensor
 files carry their kind, a format version and a checksum, so that a reader can refuse what it cannot trust.
 """
 
@@ -21,7 +21,7 @@ from neuroglot.errors import NeuroglotError
 if TYPE_CHECKING:  # processes that only read text do without torch, which takes seconds to import
     pass
 
-__all__ = ["DRAFT", "read_json", "save_text", "whole", "writing"]
+__all__ = ["DRAFT", "atomic_path", "read_json", "save_text", "writing"]
 
 DRAFT = ".partial"  # ends the hidden name of what is being written
 
@@ -43,7 +43,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a place to write `path` (a file or a directory) that becomes `path` only when the block ends well.
 
     Raises:
@@ -109,6 +109,6 @@ def _write_failure(error: Exception) -> str | None:
 
 def save_text(path: str | Path, text: str) -> Path:
     """Write `text` as UTF-8, whole or not at all."""
-    with whole(path) as draft:
+    with atomic_path(path) as draft:
         draft.write_text(text, encoding="utf-8")
     return Path(path)

@@ -12,7 +12,7 @@ from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:  # processes that only read text do without torch, which takes seconds to import
     from torch import Tensor
-from neuroglot.storage.atomic import whole
+from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["load_tensors", "save_tensors"]
 
@@ -34,7 +34,7 @@ def save_tensors(
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     header = {"kind": kind, "version": version, "sha256": _checksum(tensors), "about": dict(about)}
-    with whole(path) as draft:
+    with atomic_path(path) as draft:
         save_file(tensors, draft, metadata={"neuroglot": json.dumps(header, ensure_ascii=False)})
     return Path(path)
 

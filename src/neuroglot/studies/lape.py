@@ -23,7 +23,7 @@ from neuroglot.figures.alignment import dominance_figure, ses_figure
 from neuroglot.figures.neurons import layer_figure, perturbation_figure
 from neuroglot.figures.papers import growth_figure
 from neuroglot.figures.steering import forcing_figure
-from neuroglot.figures.words import change_text, leading_words, method_name, own_words, share_leading, thirds
+from neuroglot.figures.words import change_text, diagonal_words, method_name, own_words, share_diagonal_dominant, thirds
 from neuroglot.generation.engine import Generation
 from neuroglot.identify.lape import lape
 from neuroglot.identify.registry import METHODS
@@ -173,11 +173,11 @@ class Lape(Study):
         said, tables, figures, leading = [], {}, {}, {}
         for method in self.settings.identify.methods:
             result = self.change(method)
-            leading[method] = share_leading(result)
+            leading[method] = share_diagonal_dominant(result)
             title = f"{method_name(method)} neurons of {self.settings.model.source} off: change of perplexity"
             figures[method] = perturbation_figure(result, title)
             tables[method] = result.table()
-            said.append(f"{method_name(method)}: {leading_words(result)}; {own_words(result)}.")
+            said.append(f"{method_name(method)}: {diagonal_words(result)}; {own_words(result)}.")
             if method == "lape":
                 random, sizes = result.random_change.loc["mean"].to_numpy(dtype=float), result.sizes
                 said.append(
@@ -213,8 +213,8 @@ class Lape(Study):
             name = Path(source).name
             tables[name] = result.table()
             figures[name] = perturbation_figure(result, f"LAPE neurons of {name} off: change of perplexity")
-            said.append(f"{name}: {leading_words(result)}; {own_words(result)}.")
-            leading.append(share_leading(result))
+            said.append(f"{name}: {diagonal_words(result)}; {own_words(result)}.")
+            leading.append(share_diagonal_dominant(result))
         neurons = self.of("lape")
         if {"zh", "ja"} <= set(neurons.languages):
             shared = int(neurons.intersection("zh", "ja").sum())
@@ -225,9 +225,11 @@ class Lape(Study):
     def table_1(self) -> Finding:
         """Answers with each language's neurons off."""
         answers = self.answers_off
-        sound = answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"]
-        rate, what = ("sound", "share of sound answers") if self.judge is None else ("score", "score, 1 to 10")
-        wide: Any = answers.assign(sound=sound.astype(float)).pivot_table(rate, "off", "target", sort=False)
+        well_formed = answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"]
+        rate, what = (
+            ("well_formed", "share of well-formed answers") if self.judge is None else ("score", "score, 1 to 10")
+        )
+        wide: Any = answers.assign(well_formed=well_formed.astype(float)).pivot_table(rate, "off", "target", sort=False)
         own = {tag: wide.loc[tag, tag] for tag in wide.columns if tag in wide.index}
         below = [tag for tag, value in own.items() if value < wide.loc["random", tag]]
         said = [
@@ -289,8 +291,8 @@ class Lape(Study):
             f"({change_text(others.loc[last].max())}); the median of the others is "
             f"{change_text(others.loc[last].median())}.",
         ]  # fmt: skip
-        leads = bool((own > others.max(axis=1)).all())
-        agrees = leads and own.iloc[-1] > own.iloc[0]
+        diagonal_dominant = bool((own > others.max(axis=1)).all())
+        agrees = diagonal_dominant and own.iloc[-1] > own.iloc[0]
         if "es" in others and how.language == "fr":
             agrees = agrees and others.loc[last].idxmax() == "es"
         table.insert(0, "neurons", pd.Series(sizes))
@@ -376,12 +378,12 @@ class Lape(Study):
             raise NeuroglotError(f"there are no prompts in {how.source}; name another language as steer.source.")
         answers = self.forced(prompts, [how.target], ("intact", "both", "random"))
         rate = {arm: matrix(answers, arm).to_numpy(dtype=float).item() for arm in ("intact", "both", "random")}
-        sound: Any = summary(answers, ["arm"])["sound"]
+        well_formed: Any = summary(answers, ["arm"])["well_formed"]
         said = [
             f"Of {len(prompts[how.source])} questions in {language_name(how.source)}, answered in "
             f"{language_name(how.target)}: {rate['both']:.0%} steered, {rate['intact']:.0%} intact, "
             f"{rate['random']:.0%} "
-            f"with random neurons; steered, in one script and not repeating themselves: {float(sound['both']):.0%}.",
+            f"with random neurons; steered and well-formed: {float(well_formed['both']):.0%}.",
         ]  # fmt: skip
         shown = answers[answers["arm"] == "both"][["prompt", "answer", "language"]]
         figure: Figure = forcing_figure(answers, "Share of answers in the target language")

@@ -20,7 +20,7 @@ from neuroglot.figures.alignment import (
 )
 from neuroglot.figures.neurons import layer_figure, perturbation_figure
 from neuroglot.figures.papers import region_figure
-from neuroglot.figures.words import change_text, own_words, share_leading, thirds
+from neuroglot.figures.words import change_text, own_words, share_diagonal_dominant, thirds
 from neuroglot.identify.key_regions import key_regions
 from neuroglot.languages.tags import language_name
 from neuroglot.run.evolution import Evolution, EvolveSettings, evolve
@@ -167,12 +167,12 @@ class LinguaFranca(Study):
         self.recording  # noqa: B018 (so that the run can be reported and gone on with)
         result = self.perturb("regions", regions, self.settings.perturb, random_row="next percent", matched=True)
         change, matched = result.change, result.matched_change.loc["mean"]
-        own = pd.Series({tag: change.loc[tag, tag] for tag in result.leads.index})
+        own = pd.Series({tag: change.loc[tag, tag] for tag in result.diagonal_dominant.index})
         above = [str(tag) for tag in own.index if own[tag] > matched[tag]]
-        leads = [str(tag) for tag in own.index if result.leads[tag]]
+        diagonal_dominant = [str(tag) for tag in own.index if result.diagonal_dominant[tag]]
         said = [
-            f"The own cell is the largest with a region off for {len(leads)} of {len(own)} languages"
-            f"{_but(own.index, leads)}; {own_words(result)}.",
+            f"The own cell is the largest with a region off for {len(diagonal_dominant)} of {len(own)} languages"
+            f"{_but(own.index, diagonal_dominant)}; {own_words(result)}.",
             f"It is above random neurons as many as the region has for {len(above)} of "
             f"{len(own)}{_but(own.index, above)}.",
         ]  # fmt: skip
@@ -187,7 +187,7 @@ class LinguaFranca(Study):
         table["share"] = (table["neurons"] / regions.mask[0].numel()).map("{:.1%}".format)
         wide = change.T.map(change_text).rename_axis("language measured").reset_index()
         title = f"Key regions of {self.settings.model.source} off: change of perplexity"
-        agrees = share_leading(result) > 0.5 and len(above) > len(own) / 2
+        agrees = share_diagonal_dominant(result) > 0.5 and len(above) > len(own) / 2
         tables = {"": table.rename_axis("language").reset_index(), "all": wide}
         return Finding(said, agrees, tables, {"": perturbation_figure(result, title)})
 

@@ -22,7 +22,7 @@ from neuroglot.storage.digests import digest_of, shard_name
 from neuroglot.tokens.packing import with_bos
 from neuroglot.tokens.shards import Reading, TextOfLanguage
 
-__all__ = ["PackedText", "Shard", "mine"]
+__all__ = ["PackedText", "Shard", "in_part"]
 
 POLL = 0.05  # seconds between looks at what the readers have ready
 
@@ -104,7 +104,7 @@ class PackedText:
         for place, reading in enumerate(self.readings):
             index = 0
             while (digest := self._next(reading, index)) is not None:
-                if mine(place, index, part):
+                if in_part(place, index, part):
                     yield Shard(reading.language, index, digest, self._blocks(reading, index, digest))
                 index += 1
 
@@ -173,6 +173,6 @@ class PackedText:
             self._running.append((reading, process, payload, said))
 
 
-def mine(place: int, index: int, part: tuple[int, int]) -> bool:
+def in_part(place: int, index: int, part: tuple[int, int]) -> bool:
     """Whether a shard, the `index`-th of the `place`-th language, belongs to a part."""
     return (place + index) % part[1] == part[0] - 1

@@ -21,7 +21,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.storage.atomic import save_text, whole, writing
+from neuroglot.storage.atomic import atomic_path, save_text, writing
 from neuroglot.storage.digests import digest_of, shard_name
 
 __all__ = ["Reading", "TextOfLanguage", "check_vocabulary", "token_rows", "too_short"]
@@ -222,7 +222,7 @@ class Reading:
             raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
         path = self.tokens_path(index, digest)
         if not recorded and not path.is_file() and (self.only is None or index < self.only):
-            with whole(path) as draft:
+            with atomic_path(path) as draft:
                 draft.write_bytes(row.tobytes())
         return digest
 

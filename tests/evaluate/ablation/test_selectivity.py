@@ -14,15 +14,15 @@ from neuroglot.edit.parameters import zeroed
 from neuroglot.evaluate.ablation.comparison import Arm, Comparison, measure_arms
 from neuroglot.evaluate.ablation.selectivity import (
     coverage,
+    diagonal_dominant,
     jaccard,
-    leads,
-    others_effect,
-    own_effect,
+    off_target_effect,
+    on_target_effect,
     relation_correlation,
     selectivity,
 )
 from neuroglot.identify.registry import rank
-from neuroglot.identify.selection import take
+from neuroglot.identify.selection import select_top
 
 D = torch.float64
 TAGS = ["en", "fr", "ru"]
@@ -30,10 +30,10 @@ TAGS = ["en", "fr", "ru"]
 
 def test_selectivity_and_coverage_by_hand():
     effects = torch.tensor([[3.0, 1.0, 0.0], [0.5, 2.0, 0.5], [2.0, 0.0, 1.0]], dtype=D)
-    assert float(own_effect(effects)) == 2
-    assert float(others_effect(effects)) == pytest.approx(4 / 6)
+    assert float(on_target_effect(effects)) == 2
+    assert float(off_target_effect(effects)) == pytest.approx(4 / 6)
     assert float(selectivity(effects)) == pytest.approx(3)
-    assert leads(effects).tolist() == [True, True, False]
+    assert diagonal_dominant(effects).tolist() == [True, True, False]
     assert float(coverage(effects)) == pytest.approx(2 / 3)
 
 
@@ -47,14 +47,14 @@ def test_random_neurons_have_a_selectivity_of_one_and_an_own_effect_alone_an_inf
 
 
 def test_a_tie_does_not_lead():
-    assert leads(torch.ones(2, 2, dtype=D)).tolist() == [False, False]
+    assert diagonal_dominant(torch.ones(2, 2, dtype=D)).tolist() == [False, False]
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=16, max_size=16), st.permutations(range(4)), st.floats(0.1, 10))
 def test_measures_do_not_depend_on_order_or_unit(values, order, unit):
     effects = torch.tensor(values, dtype=D).view(4, 4)
     turned = effects[order][:, order]
-    for measure in (own_effect, others_effect, selectivity, coverage):
+    for measure in (on_target_effect, off_target_effect, selectivity, coverage):
         assert float(measure(turned)) == pytest.approx(float(measure(effects)))
     assert float(selectivity(unit * effects)) == pytest.approx(float(selectivity(effects)))
     distance = torch.tensor([[0, 1, 2, 2], [1, 0, 2, 2], [2, 2, 0, 1], [2, 2, 1, 0]], dtype=D)
@@ -156,7 +156,7 @@ def test_finished_rows_are_not_measured_again(measured, monkeypatch):
     import tiny
 
     model, how, result = measured
-    monkeypatch.setattr(model, "body", None)  # no pass is possible now
+    monkeypatch.setattr(model, "hidden_states", None)  # no pass is possible now
     again = measure_arms(model, tiny.corpus(40), arms(model), **how)
     assert again.off == result.off
     with pytest.raises(TypeError):
@@ -167,8 +167,8 @@ def test_the_summary_has_intervals_around_its_numbers(measured, tmp_path):
     _, _, result = measured
     table = result.summary(torch.tensor([[0, 1, 2], [1, 0, 2], [2, 2, 0]], dtype=D)).set_index("method")
     row = table.loc["margin"]
-    assert row.own_low <= row.own <= row.own_high
-    assert row.others_low <= row.others <= row.others_high
+    assert row.on_target_low <= row.on_target <= row.on_target_high
+    assert row.off_target_low <= row.off_target <= row.off_target_high
     assert (row.fewest, row.most) == (
         min(result.sizes["margin 0.3 all"].values()),
         max(result.sizes["margin 0.3 all"].values()),
@@ -200,11 +200,11 @@ def test_margin_is_more_selective_than_lape_on_a_real_model(gemma, tmp_path):
     )
     evidence = ng.identify.Evidence(recording)
     arms = [
-        ng.evaluate.Arm(name, 0.003, "all", take(rank(name, evidence), tuple(tags), 0.003))
+        ng.evaluate.Arm(name, 0.003, "all", select_top(rank(name, evidence), tuple(tags), 0.003))
         for name in ("margin", "lape", "random")
     ]
     result = measure_arms(gemma, held_out, arms, tokens=124, block=32, directory=tmp_path, progress=False)
     found = result.summary().set_index("method")
     assert found.selectivity["margin"] > 2 * found.selectivity["lape"]
-    assert found.own["margin"] > 0.3 and abs(found.own["random"]) < 0.1
-    assert found.leading["margin"] >= 2
+    assert found.on_target["margin"] > 0.3 and abs(found.on_target["random"]) < 0.1
+    assert found.diagonal_dominant["margin"] >= 2

@@ -10,14 +10,14 @@ import torch
 import neuroglot as ng
 from neuroglot.corpus.prompts import answer_in, asking
 from neuroglot.evaluate.steering.answers import answer_nll, degenerate, describe, summary
-from neuroglot.languages.detection import Identifier, mixed_script, scripts
+from neuroglot.languages.detection import LanguageIdentifier, mixed_script, scripts
 
 STARTER = "en zh fr es vi id ja pt ar hi bn ur".split()
 
 
 @pytest.fixture(scope="module")
 def identify():
-    return Identifier(STARTER)
+    return LanguageIdentifier(STARTER)
 
 
 @pytest.mark.parametrize("source", ["starter", "questions"])
@@ -55,13 +55,13 @@ def test_one_script_for_several_languages(identify):
     assert identify("هذا الكتاب أعطاني إياه جدي") == "ar"
     assert identify("این کتاب را پدربزرگم به من داده بود") == "fa"  # not asked for, and not forced into Arabic
     assert identify("Dieses Buch hat mir mein Großvater geschenkt") == "de"
-    assert Identifier(["zh-Hant", "ja"])("這本書是我爺爺送給我的") == "zh"
-    assert Identifier(["km"])("ខ្ញុំចង់រៀនភាសាថ្មី") == "km"  # lingua has no Khmer, but nobody else writes so
+    assert LanguageIdentifier(["zh-Hant", "ja"])("這本書是我爺爺送給我的") == "zh"
+    assert LanguageIdentifier(["km"])("ខ្ញុំចង់រៀនភាសាថ្មី") == "km"  # lingua has no Khmer, but nobody else writes so
 
 
 def test_a_language_no_library_tells():
     with pytest.raises(ng.NeuroglotError, match="No library here tells ceb"):
-        Identifier(["ceb"])
+        LanguageIdentifier(["ceb"])
 
 
 def test_scripts_weigh_what_they_hold():
@@ -109,8 +109,8 @@ def test_described_and_summed(identify):
     table = describe(model, answers, "fr", identify)
     assert list(table["language"]) == ["de", "fr", "fr", "", ""]
     rates = summary(table.assign(arm="x"), ["arm"]).loc["x"]
-    assert (rates["answers"], rates["accuracy"], rates["off_target"], rates["untold"]) == (5, 0.4, 0.2, 0.4)
-    assert (rates["degenerate"], rates["sound"]) == (0.2, 0.2)
+    assert (rates["answers"], rates["on_target"], rates["off_target"], rates["undetermined"]) == (5, 0.4, 0.2, 0.4)
+    assert (rates["degenerate"], rates["well_formed"]) == (0.2, 0.2)
     assert rates["perplexity"] == pytest.approx(math.exp(table["nll"].sum() / table["tokens"].sum()))
     without = summary(describe(model, answers, "fr", identify, perplexity=False).assign(arm="x"), ["arm"])
     assert pd.isna(without.loc["x", "perplexity"])

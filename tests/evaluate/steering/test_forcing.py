@@ -15,7 +15,7 @@ from neuroglot.evaluate.steering.search import grid, search
 from neuroglot.evaluate.steering.tables import matrix, repair
 from neuroglot.generation.engine import Generation
 from neuroglot.generation.huggingface import generate
-from neuroglot.languages.detection import Identifier
+from neuroglot.languages.detection import LanguageIdentifier
 
 PROMPTS = {"en": ["the cats sat", "a dog"], "fr": ["çà et là", "un été"], "ru": ["всё хорошо", "раз"]}
 SHORT = Generation(tokens=6)
@@ -65,7 +65,7 @@ def test_each_arm_by_hand(model, recording, neurons):
             (table["arm"] == arm) & (table["seed"] == draw) & (table["source"] == "fr") & (table["target"] == "ru")
         ]
         assert list(cell["answer"]) == written, arm
-        expected = describe(model, written, "ru", Identifier(["en", "fr", "ru"]))  # by the intact model
+        expected = describe(model, written, "ru", LanguageIdentifier(["en", "fr", "ru"]))  # by the intact model
         assert list(cell["language"]) == list(expected["language"])
         assert cell["nll"].tolist() == pytest.approx(expected["nll"].tolist())
     assert len(table) == 6 * 9 * 2
@@ -144,7 +144,7 @@ def test_search_takes_the_best_within_bounds(monkeypatch):
     chosen, table = search(None, None, None, prompts, settings, targets=["zh"], max_loss=1.0)
     assert chosen.strength == 3.0
     assert list(table["within"][:4]) == [True, True, True, False]
-    assert list(table["setting"][-3:]) == [chosen.words(), "intact", "own"]
+    assert list(table["setting"][-3:]) == [chosen.words(), "intact", "native"]
     reported = [entry for entry in seen if entry[4] in (("b", "d"), ("f", "h"))]  # the other half, of the one chosen
     assert reported == [
         ("intact", None, "zh", "zh", ("f", "h")), ("both", 3.0, "es", "zh", ("b", "d")),

@@ -8,7 +8,7 @@ from torch import nn
 import neuroglot as ng
 from neuroglot.models.architecture.families import FAMILIES
 from neuroglot.models.architecture.find import find_ffns
-from neuroglot.models.architecture.hooks import watch
+from neuroglot.models.architecture.hooks import observe_ffn
 
 TOKENS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
 
@@ -33,7 +33,7 @@ def inputs_and_outputs(family: str, model: ng.Model) -> tuple[list, list]:
         handles.append(first.register_forward_pre_hook(lambda _, args: ins.append(args[0].clone())))
         handles.append(last.register_forward_hook(lambda _, __, out: outs.append(out.clone())))
     with torch.no_grad():
-        model.body(TOKENS)
+        model.hidden_states(TOKENS)
     for handle in handles:
         handle.remove()
     return ins, outs
@@ -51,8 +51,8 @@ def test_sites_equal_the_ffn_by_hand(family):
     assert (model.layers, model.neurons) == (3, spec.neurons)
     ins, outs = inputs_and_outputs(family, model)
     seen: list = []
-    with watch(model.ffns, lambda i, a, h: seen.append((i, a.clone(), h.clone()))), torch.no_grad():
-        model.body(TOKENS)
+    with observe_ffn(model.ffns, lambda i, a, h: seen.append((i, a.clone(), h.clone()))), torch.no_grad():
+        model.hidden_states(TOKENS)
     assert [i for i, _, _ in seen] == [0, 1, 2]
     for (_, activation, hidden), x, out, layer in zip(seen, ins, outs, spec.layers(model.network), strict=True):
         by_hand = spec.by_hand(spec.ffn(layer), x)
@@ -67,8 +67,8 @@ def test_weights_of_a_neuron(family):
     ffn = model.ffns[1]
     ins, _ = inputs_and_outputs(family, model)
     seen: list = []
-    with watch([ffn], lambda i, a, h: seen.append((a.clone(), h.clone()))), torch.no_grad():
-        model.body(TOKENS)
+    with observe_ffn([ffn], lambda i, a, h: seen.append((a.clone(), h.clone()))), torch.no_grad():
+        model.hidden_states(TOKENS)
     x = ins[1].flatten(0, -2)
     activation, hidden = (values.flatten(0, -2) for values in seen[0])
     assert ffn.up_rows.shape == (model.neurons, 16) and ffn.down_columns.shape == (16, model.neurons)
@@ -122,8 +122,8 @@ def test_observers_see_edited_values_whoever_came_first():
     off[1, 3] = True
     seen: list = []
     observe = lambda i, a, h: seen.append((a[..., 3].abs().max().item(), h[..., 3].abs().max().item()))  # noqa: E731
-    with torch.no_grad(), watch(model.ffns, observe), ng.intervene(model, ng.Deactivate(off)):
-        model.body(TOKENS)
+    with torch.no_grad(), observe_ffn(model.ffns, observe), ng.intervene(model, ng.Deactivate(off)):
+        model.hidden_states(TOKENS)
     assert seen[1] == (0, 0) and seen[0] != (0, 0) and seen[2] != (0, 0)
 
 

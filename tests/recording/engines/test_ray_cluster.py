@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import neuroglot as ng
-from neuroglot.recording.engines.ray_cluster import Ray
+from neuroglot.recording.engines.ray_cluster import RayEngine
 from neuroglot.recording.shard_store import ShardStore
 
 ray = pytest.importorskip("ray")
@@ -57,7 +57,7 @@ def workers():
 
 
 def test_two_workers_make_the_same_bytes(tmp_path, cluster, checkpoint, reference):
-    engine = Ray(workers=2, cpus_per_worker=1, gpus_per_worker=0)
+    engine = RayEngine(workers=2, cpus_per_worker=1, gpus_per_worker=0)
     ng.record(ng.load_model(checkpoint), tiny.corpus(40), directory=tmp_path, engine=engine, **SETTINGS)
     assert (tmp_path / "recording.safetensors").read_bytes() == reference
 
@@ -74,7 +74,7 @@ def test_the_shards_of_a_killed_worker_are_recorded_elsewhere(tmp_path, monkeypa
         put(self, name, recording)
 
     monkeypatch.setattr(ShardStore, "put", kill_then_put)
-    engine = Ray(workers=2, cpus_per_worker=1, gpus_per_worker=0)
+    engine = RayEngine(workers=2, cpus_per_worker=1, gpus_per_worker=0)
     ng.record(ng.load_model(checkpoint), tiny.corpus(40), directory=tmp_path, engine=engine, **SETTINGS)
     assert len(killed) == 2
     assert len(set(stored)) == len(stored)
@@ -82,7 +82,7 @@ def test_the_shards_of_a_killed_worker_are_recorded_elsewhere(tmp_path, monkeypa
 
 
 def test_what_a_worker_refuses_is_one_sentence(tmp_path, cluster, checkpoint):
-    engine = Ray(workers=1, cpus_per_worker=1, gpus_per_worker=0)
+    engine = RayEngine(workers=1, cpus_per_worker=1, gpus_per_worker=0)
     with pytest.raises(ng.NeuroglotError, match="Workers open the model themselves"):
         ng.record(tiny.model(), tiny.corpus(), engine=engine, **SETTINGS)
     model = ng.load_model(checkpoint)
@@ -90,22 +90,22 @@ def test_what_a_worker_refuses_is_one_sentence(tmp_path, cluster, checkpoint):
     tiny.network(seed=1).save_pretrained(elsewhere)
     tiny.tokenizer().save_pretrained(elsewhere)
     for source, words in [(elsewhere, "has other weights than the one here"), (tmp_path / "none", "no model at")]:
-        engine = Ray(1, 0, 1, opening={"source": str(source)})
+        engine = RayEngine(1, 0, 1, opening={"source": str(source)})
         with pytest.raises(ng.NeuroglotError, match=words):
             ng.record(model, tiny.corpus(), engine=engine, **SETTINGS)
     broken = tiny.network()
     broken.model.layers[1].mlp.down_proj.weight.data.fill_(float("nan"))
     broken.save_pretrained(elsewhere)
     with pytest.raises(ng.NeuroglotError, match="not numbers"):
-        ng.record(ng.load_model(elsewhere), tiny.corpus(), engine=Ray(1, 0, 1), **SETTINGS)
+        ng.record(ng.load_model(elsewhere), tiny.corpus(), engine=RayEngine(1, 0, 1), **SETTINGS)
 
 
 def test_more_gpus_than_there_are_is_one_sentence(cluster, checkpoint):
     with pytest.raises(ng.NeuroglotError, match="A worker wants 64 GPUs"):
-        ng.record(ng.load_model(checkpoint), tiny.corpus(), engine=Ray(1, 64), **SETTINGS)
+        ng.record(ng.load_model(checkpoint), tiny.corpus(), engine=RayEngine(1, 64), **SETTINGS)
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch, checkpoint):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ng.NeuroglotError, match=r'pip install "neuroglot\[cluster\]"'):
-        ng.record(ng.load_model(checkpoint), tiny.corpus(), engine=Ray(), **SETTINGS)
+        ng.record(ng.load_model(checkpoint), tiny.corpus(), engine=RayEngine(), **SETTINGS)

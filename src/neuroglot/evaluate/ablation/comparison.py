@@ -23,10 +23,10 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.evaluate.ablation.selectivity import (
     coverage,
+    diagonal_dominant,
     jaccard,
-    leads,
-    others_effect,
-    own_effect,
+    off_target_effect,
+    on_target_effect,
     relation_correlation,
     selectivity,
 )
@@ -153,10 +153,10 @@ class Comparison:
                 # where the others are not harmed the ratio is infinite, and so may the upper end be
                 low, high = _interval(measure(draws))
                 row |= {f"{name}_low": low, f"{name}_high": high}
-            row["leading"] = int(leads(effects).sum())
+            row["diagonal_dominant"] = int(diagonal_dominant(effects).sum())
             row["relation"] = float("nan") if distance is None else relation_correlation(effects, distance)
             found = self.stability.get(_choice(what["method"], what["budget"]), {})
-            row["halves"], row["seeds"] = found.get("half", math.nan), found.get("seed", math.nan)
+            row["split_half"], row["seeds"] = found.get("half", math.nan), found.get("seed", math.nan)
             row["seconds"] = sum(self.seconds.get(what["method"], {}).values()) if what["part"] == ALL else math.nan
             rows.append(row)
         return pd.DataFrame(rows)
@@ -199,8 +199,8 @@ class Comparison:
 
 
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "own": own_effect,
-    "others": others_effect,
+    "on_target": on_target_effect,
+    "off_target": off_target_effect,
     "selectivity": selectivity,
     "coverage": coverage,
 }
@@ -307,7 +307,7 @@ def _block_losses(
     together = torch.cat(list(blocks.values()))
     found: list[Tensor] = []
     for batch in together.to(model.device).split(max(1, batch_tokens // together.shape[1])):
-        states = model.body(batch)[:, :-1].flatten(0, 1)
+        states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(states.device, torch.int64)
         found.append(token_nll(model, states, targets).view(len(batch), -1).mean(1))
         advance(batch.numel(), "")

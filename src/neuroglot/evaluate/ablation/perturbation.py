@@ -72,7 +72,7 @@ class Perturbation:
         return pd.DataFrame({"mean": change.mean(), "std": change.std(ddof=1)}).T
 
     @property
-    def leads(self) -> pd.Series:
+    def diagonal_dominant(self) -> pd.Series:
         """Whether each language's own cell is the largest of its row."""
         change = self.change
         own = [tag for tag in change.index if tag in change.columns]

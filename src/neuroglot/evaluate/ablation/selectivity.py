@@ -16,17 +16,25 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.errors import NeuroglotError
 from neuroglot.stats import _ranks
 
-__all__ = ["coverage", "jaccard", "leads", "others_effect", "own_effect", "relation_correlation", "selectivity"]
+__all__ = [
+    "coverage",
+    "diagonal_dominant",
+    "jaccard",
+    "off_target_effect",
+    "on_target_effect",
+    "relation_correlation",
+    "selectivity",
+]
 
 Effects = Float64[Tensor, "*draws languages languages"]  # row: whose neurons are off; column: the language measured
 
 
-def own_effect(effects: Effects) -> Float64[Tensor, "*draws"]:
+def on_target_effect(effects: Effects) -> Float64[Tensor, "*draws"]:
     """The mean effect of a language's neurons on that language."""
     return effects.diagonal(dim1=-2, dim2=-1).mean(-1)
 
 
-def others_effect(effects: Effects) -> Float64[Tensor, "*draws"]:
+def off_target_effect(effects: Effects) -> Float64[Tensor, "*draws"]:
     """The mean effect of a language's neurons on the other languages.
 
     Raises:
@@ -44,12 +52,12 @@ def selectivity(effects: Effects) -> Float64[Tensor, "*draws"]:
     A ratio of means over all languages, not a mean of ratios: one language whose neurons do nothing to the others would
     decide the latter. Infinite where the others are on average not harmed, NaN where nothing is.
     """
-    own, others = own_effect(effects), others_effect(effects)
+    own, others = on_target_effect(effects), off_target_effect(effects)
     ratio = own / others.clamp_min(0)
     return torch.where((own > 0) | (others > 0), ratio, torch.nan)
 
 
-def leads(effects: Effects) -> Bool[Tensor, "*draws languages"]:
+def diagonal_dominant(effects: Effects) -> Bool[Tensor, "*draws languages"]:
     """For each language, whether its neurons harm it more than any other language."""
     own = effects.diagonal(dim1=-2, dim2=-1)
     apart = effects.masked_fill(torch.eye(effects.shape[-1], dtype=torch.bool), -torch.inf)
@@ -58,7 +66,7 @@ def leads(effects: Effects) -> Bool[Tensor, "*draws languages"]:
 
 def coverage(effects: Effects) -> Float64[Tensor, "*draws"]:
     """Of how many languages the own cell leads its row, as a share of all."""
-    return leads(effects).double().mean(-1)
+    return diagonal_dominant(effects).double().mean(-1)
 
 
 def relation_correlation(effects: Float64[Tensor, "languages languages"], distance: Tensor) -> float:

@@ -85,7 +85,7 @@ def mean_nll(
     """
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     for batch in blocks.to(model.device).split(max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])):
-        states = model.body(batch)[:, :-1].flatten(0, 1)
+        states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(states.device, torch.int64)
         total += sum_nll(model, states, targets).to(total.device)
         advance(batch.numel(), language)
@@ -113,7 +113,7 @@ def _token_nll(model: Model, states: Tensor, targets: Tensor) -> Iterator[Float[
     """A few tokens' logits at a time."""
     size = max(1, LOGITS_AT_ONCE // model.vocabulary)
     for some, wanted in zip(states.split(size), targets.split(size), strict=True):
-        logits = model.head(some).float()
+        logits = model.logits(some).float()
         yield logits.logsumexp(-1) - logits.gather(1, wanted[:, None].to(logits.device)).squeeze(1)
 
 

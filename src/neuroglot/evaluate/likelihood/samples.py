@@ -65,7 +65,7 @@ def mean_sample_nll(
         tokens = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
         lengths = torch.tensor([len(row) for row in batch])
         mask = torch.arange(tokens.shape[1]) < lengths[:, None]
-        states = model.body(tokens, mask.to(torch.int64))[:, :-1]
+        states = model.hidden_states(tokens, mask.to(torch.int64))[:, :-1]
         wanted = mask[:, 1:]
         targets = tokens[:, 1:][wanted].to(states.device)
         total += float(sum_nll(model, states[wanted.to(states.device)], targets))

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from neuroglot.evaluate.likelihood.perplexity import sum_nll
-from neuroglot.languages.detection import Identifier, mixed_script
+from neuroglot.languages.detection import LanguageIdentifier, mixed_script
 from neuroglot.models.model import Model
 
 __all__ = ["answer_nll", "degenerate", "describe", "summary"]
@@ -45,14 +45,14 @@ def answer_nll(model: Model, answers: Sequence[str], *, batch: int = 16) -> list
         tokens = torch.nn.utils.rnn.pad_sequence([rows[i] for i in some], batch_first=True)
         lengths = torch.tensor([len(rows[i]) for i in some])
         mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(torch.int64)
-        states = model.body(tokens, mask)
+        states = model.hidden_states(tokens, mask)
         for i, length, row in zip(some, lengths.tolist(), states, strict=True):
             results[i] = (float(sum_nll(model, row[: length - 1], rows[i][1:].to(row.device))), length - 1)
     return results
 
 
 def describe(
-    model: Model, answers: Sequence[str], target: str, identify: Identifier, *, perplexity: bool = True
+    model: Model, answers: Sequence[str], target: str, identify: LanguageIdentifier, *, perplexity: bool = True
 ) -> pd.DataFrame:
     """A row an answer: answer, language, on_target, mixed_script, degenerate, nll, tokens.
 
@@ -82,24 +82,25 @@ def summary(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Rates of groups of described answers.
 
     Returns:
-        Indexed by `by`: answers; accuracy, the share in the target language; off_target, the share that is told to be
-        in another; untold, the share that is too short or empty to tell; mixed_script and degenerate, shares; sound,
-        the share in the target language that is neither; perplexity of the group's tokens, under the intact model.
+        Indexed by `by`: answers; on_target, the share in the target language; off_target, the share identified as
+        another; undetermined, the share that is too short or empty to tell; mixed_script and degenerate, shares;
+        well_formed, the share in the target language that is neither; perplexity of the group's tokens, under the
+        intact model.
     """
     table = answers.assign(
         off_target=~answers["on_target"] & (answers["language"] != ""),
-        untold=answers["language"] == "",
-        sound=answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"],
+        undetermined=answers["language"] == "",
+        well_formed=answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"],
     )
     groups = table.groupby(list(by), sort=False)
     result = groups.agg(
         answers=("answer", "size"),
-        accuracy=("on_target", "mean"),
+        on_target=("on_target", "mean"),
         off_target=("off_target", "mean"),
-        untold=("untold", "mean"),
+        undetermined=("undetermined", "mean"),
         mixed_script=("mixed_script", "mean"),
         degenerate=("degenerate", "mean"),
-        sound=("sound", "mean"),
+        well_formed=("well_formed", "mean"),
     )
     sums = groups[["nll", "tokens"]].sum(min_count=1)
     mean = sums["nll"] / sums["tokens"].where(sums["tokens"] > 0)

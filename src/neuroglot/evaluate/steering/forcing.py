@@ -26,7 +26,7 @@ from neuroglot.evaluate.steering.answers import answer_nll, describe
 from neuroglot.generation.engine import Generation
 from neuroglot.generation.huggingface import generate
 from neuroglot.identify.random_neurons import random
-from neuroglot.languages.detection import Identifier
+from neuroglot.languages.detection import LanguageIdentifier
 from neuroglot.languages.tags import language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
@@ -109,7 +109,7 @@ def force(
     how, generation = how or Steering(), generation or Generation()
     targets = [language_tag(tag) for tag in targets or neurons.languages]
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
-    identify = Identifier([*targets, *sources])
+    identify = LanguageIdentifier([*targets, *sources])
     cells = []
     for arm in arms:
         for seed in range(seeds if arm == "random" else 1):
@@ -206,7 +206,7 @@ def deactivated(
         NeuroglotError: the neurons are of another shape, or no library tells a language.
     """
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
-    identify, made = Identifier(list(sources)), _Answers(model, generation or Generation(), directory)
+    identify, made = LanguageIdentifier(list(sources)), _Answers(model, generation or Generation(), directory)
     largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])
     masks = {tag: neurons[tag] for tag in neurons.languages} | {"random": random(neurons)[largest]}
     recipes = {tag: Recipe([Deactivate(mask)], model.fingerprint) for tag, mask in masks.items()}

@@ -122,13 +122,13 @@ def search(
         rows.append({"half": "development", "setting": how.words(), **rates, "within": within(rates, reference[0])})
     best = max(
         range(len(rows)),
-        key=lambda i: (rows[i]["within"], rows[i]["accuracy"] if rows[i]["within"] else -rows[i]["degenerate"]),
+        key=lambda i: (rows[i]["within"], rows[i]["on_target"] if rows[i]["within"] else -rows[i]["degenerate"]),
     )
     chosen = settings[best]
     rates = measure(halves[1], "both", chosen)
     rows.append({"half": "reported", "setting": chosen.words(), **rates, "within": within(rates, reference[1])})
     rows.append({"half": "reported", "setting": "intact", **measure(halves[1], "intact", None), "within": True})
-    rows.append({"half": "reported", "setting": "own", **reference[1], "within": True})
+    rows.append({"half": "reported", "setting": "native", **reference[1], "within": True})
     table = pd.DataFrame(rows)
     table["perplexity"] = table["perplexity"].map(lambda value: value if math.isfinite(value) else math.inf)
     return chosen, table

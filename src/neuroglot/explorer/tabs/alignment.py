@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.explorer.alignment import Alignment
-from neuroglot.explorer.run_view import Opened, note
+from neuroglot.explorer.run_view import RunView, note
 from neuroglot.languages.tags import named
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 from neuroglot.explorer.widgets import _languages, _panel, _quiet, _text
 
 
-def _alignment(gr: Any, opened: Opened) -> None:
+def _alignment(gr: Any, opened: RunView) -> None:
     if opened.samples is None:
         _text(gr, note("No parallel samples were recorded yet:", opened.command("align {run}")))
         return

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from neuroglot.edit.steering import METHODS, layer_numbers
 from neuroglot.errors import NeuroglotError
 from neuroglot.explorer.lab import Answer, answer_panel, answers, lab_recipe
-from neuroglot.explorer.run_view import Opened, note
+from neuroglot.explorer.run_view import RunView, note
 
 if TYPE_CHECKING:
     pass
 from neuroglot.explorer.widgets import _languages, _quiet, _text
 
 
-def _lab(gr: Any, opened: Opened) -> None:
+def _lab(gr: Any, opened: RunView) -> None:
     if opened.recording is None or not opened.neurons:
         _text(gr, note("The Lab needs neurons of a finished recording:", opened.command("identify {run}")))
         return

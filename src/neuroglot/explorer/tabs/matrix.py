@@ -5,14 +5,14 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.explorer.matrix import matrices, measured, sentences
-from neuroglot.explorer.run_view import Opened, drawn, note
+from neuroglot.explorer.run_view import RunView, drawn, note
 
 if TYPE_CHECKING:
     pass
 from neuroglot.explorer.widgets import _panel, _quiet, _text
 
 
-def _matrix(gr: Any, opened: Opened) -> None:
+def _matrix(gr: Any, opened: RunView) -> None:
     results = measured(opened)
     if not results:
         _text(gr, note("No perplexity-change matrix was measured yet:", opened.command("perturb {run}")))

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.explorer.neuron import describe_neuron, neuron_page
 from neuroglot.explorer.neuron_map import Atlas
-from neuroglot.explorer.run_view import Opened, note
+from neuroglot.explorer.run_view import RunView, note
 
 if TYPE_CHECKING:
     pass
 from neuroglot.explorer.widgets import GO, _languages, _panel, _quiet, _text
 
 
-def _atlas(gr: Any, opened: Opened) -> None:
+def _atlas(gr: Any, opened: RunView) -> None:
     if opened.recording is None:
         how = opened.run.manifest
         again = f"neuroglot record {how.model.source} {how.text.source} --out {opened.run.path}"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.explorer.pruning import choices, command, pruning_plot
 from neuroglot.explorer.pruning import table as pruning_measured
-from neuroglot.explorer.run_view import Opened, drawn, note
+from neuroglot.explorer.run_view import RunView, drawn, note
 from neuroglot.languages.tags import language_name
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 from neuroglot.explorer.widgets import _panel, _quiet, _text
 
 
-def _pruning(gr: Any, opened: Opened) -> None:
+def _pruning(gr: Any, opened: RunView) -> None:
     table = pruning_measured(opened)
     if table is None or table.empty:
         first = "experts {run}" if opened.run.manifest.experts is None else "prune {run}"
@@ -32,5 +32,5 @@ def _pruning(gr: Any, opened: Opened) -> None:
     picked.change(lambda choice: _command(opened, choice), picked, words, **_quiet())
 
 
-def _command(opened: Opened, picked: str) -> str:
+def _command(opened: RunView, picked: str) -> str:
     return drawn("command.html", command=command(opened, picked), language=language_name(picked.rpartition(" · ")[2]))

@@ -67,7 +67,7 @@ class FFN:
         """The modules that hold its weights: gate, if it has one, up and down; a fused one comes twice."""
         return [part for part in (self._gate, self._up, self.down) if part is not None]
 
-    def take(self, neurons: Int64[Tensor, " kept"]) -> Callable[[], None]:
+    def keep(self, neurons: Int64[Tensor, " kept"]) -> Callable[[], None]:
         """Keep these neurons only, in this order, and give a function that puts all of them back.
 
         All of them in another order leave what the FFN computes as it was, to rounding.

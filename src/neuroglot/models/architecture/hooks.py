@@ -9,13 +9,13 @@ from torch.utils.hooks import RemovableHandle
 
 from neuroglot.models.architecture.ffn import FFN
 
-__all__ = ["watch", "watch_residual"]
+__all__ = ["observe_ffn", "observe_residual"]
 
 Observer = Callable[[int, Tensor, Tensor], None]
 
 
 @contextmanager
-def watch(ffns: Sequence[FFN], observe: Observer) -> Iterator[None]:
+def observe_ffn(ffns: Sequence[FFN], observe: Observer) -> Iterator[None]:
     """Call `observe(layer, activation, hidden)` for every layer of every forward pass inside the block.
 
     Both tensors are (…, neurons), in the model's dtype on the layer's device, after any intervention in force. They
@@ -43,7 +43,7 @@ def _observe_layer(layer: int, ffn: FFN, observe: Observer) -> list[RemovableHan
 
 
 @contextmanager
-def watch_residual(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
+def observe_residual(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call `observe(layer, states)` with the residual stream that leaves every layer, inside the block.
 
     States are (batch, tokens, width), before any norm that follows the last layer. Read them, do not write to them.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # which is above: a recording needs only its labels
     pass
 from neuroglot.recording.worker import Advance, Work, record_shard
 
-__all__ = ["Engine", "Here"]
+__all__ = ["Engine", "LocalEngine"]
 
 
 class Engine(Protocol):
@@ -26,7 +26,7 @@ class Engine(Protocol):
         """The name and the recording of each shard, in any order, as they are finished."""
 
 
-class Here:
+class LocalEngine:
     """In this process, one shard after the other."""
 
     def batch_tokens(self, model: Model) -> int:

@@ -21,14 +21,14 @@ from neuroglot.models.model import Model
 from neuroglot.recording.worker import Advance, Work, record_shard
 from neuroglot.tokens.shard_stream import Shard
 
-__all__ = ["Ray"]
+__all__ = ["RayEngine"]
 
 ON_THE_WAY = 2  # shards a worker has, so that it never waits for the next
 PATIENCE = 3  # workers that a shard may take down with it, or that may fail to begin one after the other
 
 
 @dataclass(frozen=True)
-class Ray:
+class RayEngine:
     """Workers on this machine, or on a Ray cluster.
 
     The model must come from `load_model`, since each worker opens it for itself; on a cluster the same source must be
@@ -140,7 +140,7 @@ class Worker:
 class _Crew:
     """The workers of one pass, and what each is doing."""
 
-    def __init__(self, ray: Any, plan: Ray, opening: dict[str, Any], work: Work):
+    def __init__(self, ray: Any, plan: RayEngine, opening: dict[str, Any], work: Work):
         self.ray, self.plan, self.work = ray, plan, work
         kind = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, max_restarts=0)(Worker)
         shared = ray.put(work)

@@ -37,7 +37,7 @@ class TopExamples(Statistic):
         self._keys[layer] = keep_highest(activation, keys, self._seen[layer])
         self._seen[layer] += activation.shape[0] * activation.shape[1]
 
-    def take(self) -> dict[str, Tensor]:
+    def flush(self) -> dict[str, Tensor]:
         """`examples`: the integers, (L, N, k) int64, highest first; it starts again from nothing."""
         taken = torch.stack([keys.cpu() for keys in self._keys if keys is not None])
         self._keys, self._seen = [None] * len(self._keys), [0] * len(self._seen)

@@ -58,7 +58,7 @@ class Experts(Statistic):
             before = self._counts or [torch.zeros_like(each) for each in counts]
             self._counts = [a + b for a, b in zip(before, counts, strict=True)]
 
-    def take(self) -> dict[str, Tensor]:
+    def flush(self) -> dict[str, Tensor]:
         """The counts so far, (L, E) for each entry of `top`, on the CPU; they start again from zero."""
         assert self._counts is not None
         shape = (self._layers, self._experts)

@@ -25,7 +25,7 @@ class Statistic(ABC):
         """Take in one layer of a batch. Only tokens that count are given: no BOS, no padding."""
 
     @abstractmethod
-    def take(self) -> dict[str, Tensor]:
+    def flush(self) -> dict[str, Tensor]:
         """What the recording calls them → the sums so far, (L, …) on the CPU; they start again from zero."""
 
 
@@ -45,7 +45,7 @@ class Sums(Statistic):
         before = self._totals[layer]
         self._totals[layer] = sums if before is None else [a.add_(b) for a, b in zip(before, sums, strict=True)]
 
-    def take(self) -> dict[str, Tensor]:
+    def flush(self) -> dict[str, Tensor]:
         """The totals so far, each (L, N)."""
         layers = [totals for totals in self._totals if totals is not None]
         self._totals = [None] * len(self._totals)
