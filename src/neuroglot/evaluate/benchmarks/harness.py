@@ -3,7 +3,6 @@
 import copy
 import difflib
 import functools
-import importlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
 from neuroglot.storage.atomic import save_text
@@ -239,10 +238,7 @@ def harness(module: str) -> Any:
     Raises:
         NeuroglotError: it is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise NeuroglotError(f'Tasks need lm-eval ({error}): pip install "neuroglot[tasks]".') from error
+    return require(module, "tasks", needed_by="Scoring tasks")
 
 
 def _find(names: list[str], data_dir: str | Path | None) -> tuple[Any, dict[str, Any]]:
