@@ -87,8 +87,8 @@ def record(
 
     Can be stopped and started again with the same command: finished shards are kept.
     """
-    from neuroglot.recording.engines.ray_cluster import RayEngine
-    from neuroglot.run.recording import begin_run, default_folder
+    from neuroglot.run.directory import default_folder
+    from neuroglot.run.recording import begin_run
     from neuroglot.run.settings import ExpertSettings, ModelSettings, RecordSettings, TextSettings
 
     model_settings = checked(
@@ -109,14 +109,18 @@ def record(
         recording.experts = ExpertSettings(experts=experts)
     if engine not in ("local", "ray"):
         raise NeuroglotError(f"--engine is local or ray, not {engine!r}.")
+    part = part_of(shard)
+    model_settings.check_source()
+    text.check_source()
     cluster = None
     if engine == "ray":
+        from neuroglot.recording.engines.ray_cluster import RayEngine
+
         opening = {
             name: value for name, value in model_settings.model_dump().items() if name not in ("device", "device_map")
         }
         cluster = RayEngine(workers, gpus_per_worker, address=address, opening=opening)
     where = folder or default_folder(model, corpus)
-    part = part_of(shard)
     if dry_run:
         print_forecast(model_settings, text, recording, part[1] * (cluster.workers if cluster else 1))
         return
