@@ -8,7 +8,6 @@ import typer
 from neuroglot.cli.app import app, err, out, print_table, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, OutOption
 from neuroglot.errors import NeuroglotError
-from neuroglot.run.recording import default_folder
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -90,6 +89,7 @@ def study_run(
     device: str | None,
 ) -> None:
     """Measure what is missing, and write the page."""
+    from neuroglot.run.recording import default_folder
     from neuroglot.studies.page import agreement, study_page
     from neuroglot.studies.registry import STUDIES
     from neuroglot.studies.study import preset as preset_text

@@ -28,7 +28,7 @@ from neuroglot.models.model import Model
 from neuroglot.run.settings import (
     Manifest,
     ModelSettings,
-    RecordSettings,
+    RunRecordSettings,
     TextSettings,
     library_version,
 )
@@ -50,7 +50,7 @@ class Run:
         self.manifest = manifest
 
     @classmethod
-    def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RecordSettings) -> "Run":
+    def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RunRecordSettings) -> "Run":
         """Begin a run in `path`, or go on with the one that is there if it was begun with the same settings.
 
         Raises:

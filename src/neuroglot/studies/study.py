@@ -35,7 +35,7 @@ from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.run.directory import Run
 from neuroglot.run.recording import record_run
-from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
+from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 from neuroglot.run.tasks import keep_tables
 from neuroglot.storage.atomic import read_json, save_text
 
@@ -99,7 +99,7 @@ class StudySettings(BaseModel, extra="forbid"):
     """The model, and how it is opened."""
     text: TextSettings
     """The corpus, and how it is opened."""
-    record: RecordSettings
+    record: RunRecordSettings
     """How the pass over it is made."""
 
 
