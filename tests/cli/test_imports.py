@@ -9,7 +9,7 @@ import exhibit
 import pytest
 
 from neuroglot.run.recording import begin_run
-from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
+from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 
 WATCHED = {
     "accelerate", "datasets", "gguf", "gradio", "huggingface_hub", "lingua", "lm_eval", "matplotlib", "numpy", "openai",
@@ -116,7 +116,7 @@ def parts(run):
             run.path.with_name("parts"),
             ModelSettings(source=told.model.source),
             TextSettings(source=told.text.source),
-            RecordSettings(block=32),
+            RunRecordSettings(block=32),
             part=(part, 2),
         )
     return run.path.with_name("parts")

@@ -130,7 +130,7 @@ def _from_run(
     from neuroglot.run.directory import Run, default_folder
     from neuroglot.run.identification import identify_run
     from neuroglot.run.recording import begin_run
-    from neuroglot.run.settings import RecordSettings, TextSettings
+    from neuroglot.run.settings import RunRecordSettings, TextSettings
 
     opened = None
     folder = run or default_folder(settings.source, "starter")
@@ -145,7 +145,7 @@ def _from_run(
         err.print(
             f"recording {settings.source} on the built-in corpus, once, into {folder}", highlight=False, soft_wrap=True
         )
-        begun, opened, made = begin_run(folder, settings, text, RecordSettings(block=128, tokens=6_000))
+        begun, opened, made = begin_run(folder, settings, text, RunRecordSettings(block=128, tokens=6_000))
         print_recorded(begun, made)
     found = Run.open(folder)
     if not found.neurons_path(method).is_file() and run is None and method in ("lape", "lave", "lap", "random"):

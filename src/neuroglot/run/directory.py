@@ -25,7 +25,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.run.settings import (
     Manifest,
     ModelSettings,
-    RecordSettings,
+    RunRecordSettings,
     TextSettings,
     library_version,
 )
@@ -59,7 +59,7 @@ class Run:
         self.manifest = manifest
 
     @classmethod
-    def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RecordSettings) -> "Run":
+    def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RunRecordSettings) -> "Run":
         """Begin a run in `path`, or go on with the one that is there if it was begun with the same settings.
 
         Raises:

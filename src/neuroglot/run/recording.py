@@ -8,7 +8,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.progress import status
 from neuroglot.run.directory import Run
-from neuroglot.run.settings import WITH_EXPERTS, ExpertSettings, ModelSettings, RecordSettings, TextSettings
+from neuroglot.run.settings import ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
 
 if TYPE_CHECKING:  # they need torch, and what is wrong with the text or a run should be said before
     from neuroglot.artifacts.partition import Partition
@@ -48,7 +48,7 @@ def begin_run(
     folder: Path,
     model_settings: ModelSettings,
     text: TextSettings,
-    recording: RecordSettings,
+    recording: RunRecordSettings,
     *,
     part: tuple[int, int] = (1, 1),
     engine: "RayEngine | None" = None,
@@ -97,33 +97,25 @@ def record_run(
     progress: bool = True,
 ) -> "Recording":
     """Make the recording or a part of it, or go on with it, or read it if it is finished; see `record`."""
-    settings = run.manifest.record
-    extra: dict[str, Any] = {"part": part, "engine": engine, "readers": readers, "examples": settings.examples}
-    if settings.experts is not None:
-        extra |= {
-            "statistics": WITH_EXPERTS,
-            "partition": make_partition(run, model, settings.experts),
-            "top": settings.experts.top,
-        }
-    return one_pass(run, model, corpus, run.path / "recording", progress, **extra)
-
-
-def one_pass(run: Run, model: "Model", corpus: Corpus, directory: Path, progress: bool, **extra: Any) -> "Recording":
-    """One pass over the run's text, as its settings say."""
-    from neuroglot.recording.recorder import record
-
-    how = run.manifest.record
-    return record(
+    experts = run.manifest.record.experts
+    return one_pass(
+        run,
         model,
         corpus,
-        tokens=how.tokens,
-        block=how.block,
-        batch_tokens=how.batch_tokens,
-        shard_tokens=how.shard_tokens,
-        directory=directory,
+        directory=run.path / "recording",
+        partition=None if experts is None else make_partition(run, model, experts),
+        part=part,
+        engine=engine,
+        readers=readers,
         progress=progress,
-        **extra,
     )
+
+
+def one_pass(run: Run, model: "Model", corpus: Corpus, **settings: Any) -> "Recording":
+    """One pass over the run's text, as its settings say and these besides; see `record`."""
+    from neuroglot.recording.recorder import record
+
+    return record(model, corpus, **run.manifest.record.arguments() | settings)
 
 
 def make_partition(run: Run, model: "Model", settings: ExpertSettings) -> "Partition":

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
+from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 
 __all__ = ["MeasureSettings", "ParallelSettings", "StudySettings", "TaskSettings", "preset", "read_settings"]
 
@@ -57,7 +57,7 @@ class StudySettings(BaseModel, extra="forbid"):
     """The model, and how it is opened."""
     text: TextSettings
     """The corpus, and how it is opened."""
-    record: RecordSettings
+    record: RunRecordSettings
     """How the pass over it is made."""
 
 
