@@ -128,13 +128,17 @@ def _from_run(
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import language_tag
     from neuroglot.run.directory import Run, default_folder
-    from neuroglot.run.identification import identify_run
+    from neuroglot.run.identification import beyond_recording, identify_run
     from neuroglot.run.recording import begin_run
     from neuroglot.run.settings import RunRecordSettings, TextSettings
 
     opened = None
     folder = run or default_folder(settings.source, "starter")
     if run is None and not (folder / "recording" / "recording.safetensors").is_file():
+        if lack := beyond_recording(method):
+            raise NeuroglotError(
+                f"{method} needs {lack}, which the run that is made here has not; make one that has it and give --run."
+            )
         text = TextSettings(source="starter")
         if language_tag(to) not in text.load()[0].languages:
             raise NeuroglotError(
@@ -148,7 +152,7 @@ def _from_run(
         begun, opened, made = begin_run(folder, settings, text, RunRecordSettings(block=128, tokens=6_000))
         print_recorded(begun, made)
     found = Run.open(folder)
-    if not found.neurons_path(method).is_file() and run is None and method in ("lape", "lave", "lap", "random"):
+    if run is None and not found.neurons_path(method).is_file():
         print_neurons(found, method, identify_run(found, method, {}))
     neurons, recording = found.neurons(method), found.recording
     neurons.check_languages([to])

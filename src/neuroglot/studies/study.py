@@ -29,7 +29,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.perturbation import Perturbation, RandomRow, perturb
 from neuroglot.evaluate.benchmarks.table import measure_tasks
 from neuroglot.figures.style import save_figure
-from neuroglot.identify.registry import METHODS
+from neuroglot.identify.ranking import METHODS
 from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.run.directory import Run
