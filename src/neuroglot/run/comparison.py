@@ -19,7 +19,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.evaluate.ablation.comparison import ALL, Arm, Comparison, measure_arms
+from neuroglot.evaluate.ablation.comparison import ALL, Ablation, Comparison, measure_conditions
 from neuroglot.identify.key_regions import key_regions
 from neuroglot.identify.lap import lap
 from neuroglot.identify.lape import lape, lave
@@ -99,11 +99,11 @@ def compare_run(
     text, held_out = run.manifest.text.load()
     measured = held_out if corpus is None else corpus.select(text.languages)
     work = _Work(run, model, settings, text, progress)
-    arms = [arm for method in settings.methods for arm in work.arms(method)]
-    result = measure_arms(
+    ablations = [ablation for method in settings.methods for ablation in work.ablations(method)]
+    result = measure_conditions(
         model,
         measured,
-        arms,
+        ablations,
         tokens=settings.tokens,
         block=settings.block,
         directory=run.path / "comparison" / "cells",
@@ -150,29 +150,29 @@ class _Work:
                 "`neuroglot tune`, or leave the method out."
             )
 
-    # --- which arms --------------------------------------------------------------------------------------------------
+    # --- which ablations ----------------------------------------------------------------------------------------------
 
-    def arms(self, method: str) -> list[Arm]:
-        """All arms of a method."""
+    def ablations(self, method: str) -> list[Ablation]:
+        """All choices of sets of a method."""
         how = self.settings
         close = how.close is None or method in how.close
 
-        def arm(part: str, share: float = how.budget, measured: bool = True) -> Arm:
-            return Arm(method, share, part, self.sets(method, part, share), measured)
+        def ablation(part: str, share: float = how.budget, measured: bool = True) -> Ablation:
+            return Ablation(method, share, part, self.sets(method, part, share), measured)
 
-        arms = [arm(ALL)]
+        found = [ablation(ALL)]
         if method == "random":
-            arms += [arm(f"seed {seed}") for seed in range(1, how.seeds)]
+            found += [ablation(f"seed {seed}") for seed in range(1, how.seeds)]
         elif method == "pv":
-            arms.append(Arm("pv parameters", how.budget, ALL, self._parameters()))
+            found.append(Ablation("pv parameters", how.budget, ALL, self._parameters()))
             self.seconds["pv parameters"] = {k: v for k, v in self.seconds["pv"].items() if k == "tuning"}
         else:  # neither seeds nor tuning come from the recorded text
             parts = [*HALVES, *(f"{tokens} tokens" for tokens in sorted(how.texts))]
-            arms += [arm(part, measured=close) for part in parts]
+            found += [ablation(part, measured=close) for part in parts]
         own = self._default(method) if how.defaults and method in DEFAULTS else None
         if own is not None:
-            arms.append(Arm(method, None, ALL, own))
-        return arms + [arm(ALL, share) for share in how.curve if close and share != how.budget]
+            found.append(Ablation(method, None, ALL, own))
+        return found + [ablation(ALL, share) for share in how.curve if close and share != how.budget]
 
     def sets(self, method: str, part: str, share: float) -> NeuronSet:
         """The neurons that a method takes first, by the evidence of a part."""
