@@ -72,7 +72,7 @@ COMPARE = [
 
 def test_the_whole_comparison(run):
     result = Comparison.load(run / "comparison" / "comparison.json")
-    assert {what["method"] for what in result.arms.values()} == {
+    assert {what["method"] for what in result.conditions.values()} == {
         "margin",
         "lape",
         "lap",
@@ -83,19 +83,19 @@ def test_the_whole_comparison(run):
         "experts",
         "random",
     }
-    measured = {arm for arm, what in result.arms.items() if what["budget"] is not None}
-    assert {result.arms[arm]["budget"] for arm in measured} == BUDGETS
+    measured = {name for name, what in result.conditions.items() if what["budget"] is not None}
+    assert {result.conditions[name]["budget"] for name in measured} == BUDGETS
     assert {"margin 0.1 half 1", "margin 0.1 300 tokens", "lape 0.05 all", "random 0.1 seed 1"} <= measured
     assert "lap 0.1 half 1" not in measured and "half 1" in result.stability["lap 0.1"]
-    assert "lape default all" in result.arms and "experts default all" not in result.arms
-    assert "regions default all" not in result.arms  # three languages are too few for its threshold
+    assert "lape default all" in result.conditions and "experts default all" not in result.conditions
+    assert "regions default all" not in result.conditions  # three languages are too few for its threshold
     assert result.seconds["pv"]["tuning"] > 0 and result.seconds["lape"]["recording"] > 0
-    for arm in measured:
-        size = 7 if result.arms[arm]["budget"] == 0.1 else 4
-        if result.arms[arm]["method"] in ("margin", "lap", "experts", "random"):
-            assert set(result.sizes[arm].values()) == {size}
+    for name in measured:
+        size = 7 if result.conditions[name]["budget"] == 0.1 else 4
+        if result.conditions[name]["method"] in ("margin", "lap", "experts", "random"):
+            assert set(result.sizes[name].values()) == {size}
     table = pd.read_csv(run / "tables" / "compare.csv")
-    assert set(table.method) == {what["method"] for what in result.arms.values()}
+    assert set(table.method) == {what["method"] for what in result.conditions.values()}
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Methods side by side" in page and "As the budget grows" in page and "How much text is enough" in page
     for name in ("compare", "compare-budgets", "compare-budget-lape", "compare-texts"):

@@ -80,7 +80,7 @@ def test_generation_measures_and_reports(run, tmp_path):
     answers = pd.read_csv(run / "tables" / "answers-mine.csv", keep_default_na=False)
     assert len(answers) == 6 * 9 * 2 and "both: asked in" in said
     rates = pd.read_csv(run / "tables" / "steering-mine.csv")
-    assert set(rates["arm"]) == {"intact", "source off", "raised", "both", "random"} and len(rates) == 5 * 9
+    assert set(rates["condition"]) == {"intact", "source off", "raised", "both", "random"} and len(rates) == 5 * 9
     assert list(pd.read_csv(run / "tables" / "steering-repair-mine.csv")["language"]) == ["en", "fr", "ru"]
     assert len(pd.read_csv(run / "tables" / "answers-off-mine.csv")) == 5 * 3 * 2
     cells = set((run / "steering" / "cells").iterdir())
@@ -94,7 +94,7 @@ def test_generation_measures_and_reports(run, tmp_path):
 def test_generation_refuses(run, monkeypatch, capsys):
     say = lambda *arguments: refused(monkeypatch, capsys, "evaluate", "generation", run, *arguments)  # noqa: E731
     assert "have no zh" in say("--targets", "zh")
-    assert "--arms takes" in say("--arms", "intact,none")
+    assert "--conditions takes" in say("--conditions", "intact,none")
     assert "There is no corpus" in say("--prompts", "nowhere.txt")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -114,9 +114,9 @@ def answers(accuracy):
     """Ten answers es → each target, of which so many are on target."""
     flags = {"mixed_script": False, "nll": 1.0, "tokens": 1, "answer": "x", "seed": 0, "source": "es"}
     rows = [
-        {"arm": arm, "target": target, "prompt": str(i), "language": target if i < hits else "es",
+        {"condition": condition, "target": target, "prompt": str(i), "language": target if i < hits else "es",
          "on_target": i < hits, "degenerate": i == 9, **flags}
-        for (arm, target), hits in accuracy.items() for i in range(10)
+        for (condition, target), hits in accuracy.items() for i in range(10)
     ]  # fmt: skip
     return pd.DataFrame(rows)
 

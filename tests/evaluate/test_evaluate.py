@@ -157,7 +157,7 @@ def test_an_interrupted_perturbation_goes_on(tmp_path, monkeypatch):
     resumed = perturb(model, corpus, neurons, block=16, seeds=1, resume=path, progress=False)
     assert vars(resumed) == vars(whole) == vars(Perturbation.load(path))
     assert 0 < len(passes) < 4 * 3 * 2
-    with pytest.raises(ng.NeuroglotError, match="another neurons"):
+    with pytest.raises(ng.NeuroglotError, match=r"other settings: neurons \(was \w{8}…, now \w{8}…\)"):
         perturb(model, corpus, none(model), block=16, seeds=1, resume=path, progress=False)
 
 

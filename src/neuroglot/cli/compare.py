@@ -116,11 +116,11 @@ def print_summary(summary: "pd.DataFrame", budget: float) -> None:
     rows = [f"{name}{', its own choice' if alone else ''}" for name, alone in zip(shown.method, own, strict=True)]
     cells: dict[str, list[str]] = {
         "neurons": [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(shown.fewest, shown.most, strict=True)],
-        "own, nats": [f"{value:.2f}" for value in shown.on_target],
-        "others, nats": [f"{value:.3f}" for value in shown.off_target],
+        "on target, nats": [f"{value:.2f}" for value in shown.on_target],
+        "off target, nats": [f"{value:.3f}" for value in shown.off_target],
         "selectivity": [f"{value:.1f}" for value in shown.selectivity],
         "95 %": [f"{a:.1f} to {b:.1f}" for a, b in zip(shown.selectivity_low, shown.selectivity_high, strict=True)],
-        "lead": [f"{value}" for value in shown.diagonal_dominant],
+        "diagonal-dominant": [f"{value}" for value in shown.diagonal_dominant],
         "rank r": [f"{value:.2f}".replace("nan", "") for value in shown.relation.tolist()],
     }
     print_table(cells, "method", rows)

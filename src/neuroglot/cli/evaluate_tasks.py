@@ -128,10 +128,10 @@ def print_scores(table: "TaskTable", folder: Path) -> None:
     from neuroglot.run.tasks import table_paths
 
     summary = table.summary()
-    rows = list(dict.fromkeys(summary.change))
+    rows = list(dict.fromkeys(summary.condition))
     cells: dict[str, list[str]] = {}
     for task in table.tasks:
-        by_row = summary[summary.task == task].set_index("change")
+        by_row = summary[summary.task == task].set_index("condition")
         cells[task] = [_cell(by_row.loc[row]) if row in by_row.index else "" for row in rows]
     print_table(cells, "score, %", rows)
     said = ["* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds"]

@@ -4,17 +4,15 @@ Tang et al. (2024, §3.3.4) raise the target language's neurons to their mean in
 off. Later work adds or scales instead. A `Recipe` is any sequence of such interventions, bound to one model.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from neuroglot.edit.baking import bake
+from neuroglot.edit.conditions import digest_of_steps, plain_steps
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, intervene
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
@@ -50,7 +48,9 @@ class Recipe:
                 raise NeuroglotError(f"{type(step).__name__} cannot be kept in a recipe; use {', '.join(KINDS)}.")
 
     def __repr__(self) -> str:
-        steps = ", ".join(f"{_kind(step)} {int(step.neurons.sum()):,} at {step.site}" for step in self.steps)
+        steps = ", ".join(
+            f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} at {step.site}" for step in self.steps
+        )
         return f"<recipe: {steps or 'nothing'}>"
 
     @contextmanager
@@ -89,39 +89,13 @@ class Recipe:
     @property
     def digest(self) -> str:
         """A digest of what the recipe does, and to which model; how it was made does not count."""
-        tensors, steps = self._contents()
-        digest = hashlib.sha256(json.dumps([self.fingerprint, steps]).encode())
-        for name in sorted(tensors):
-            digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
+        return digest_of_steps(self.steps, self.fingerprint)
 
     def save(self, path: str | Path) -> Path:
         """Write it as one safetensors file: indices of neurons, their values, and the rest in its header."""
-        tensors, steps = self._contents()
+        tensors, steps = plain_steps(self.steps)
         about = {"steps": steps, "fingerprint": self.fingerprint, "about": self.about}
         return save_tensors(path, KIND, VERSION, tensors, about)
-
-    def _contents(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        tensors: dict[str, Tensor] = {}
-        steps = []
-        for number, step in enumerate(self.steps):
-            index = step.neurons.nonzero()
-            tensors[f"{number}.neurons"] = index.to(torch.int32)
-            values = getattr(step, "values", None)
-            if isinstance(values, Tensor) and values.ndim:
-                tensors[f"{number}.values"] = values[index[:, 0], index[:, 1]].to(torch.float64)
-                values = None
-            steps.append(
-                {
-                    "kind": _kind(step),
-                    "shape": list(step.neurons.shape),
-                    "site": step.site,
-                    "when": step.when,
-                    "value": None if values is None else float(values),
-                    "strength": getattr(step, "strength", None),
-                }
-            )
-        return tensors, steps
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
@@ -147,7 +121,3 @@ class Recipe:
                 named["values"] = said["value"]
             steps.append(KINDS[said["kind"]](mask, **named))
         return cls(steps, header["fingerprint"], header["about"])
-
-
-def _kind(step: Intervention) -> str:
-    return next(name for name, kind in KINDS.items() if type(step) is kind)

@@ -1,8 +1,9 @@
 """What a model can do, intact or changed: perplexity by language, what switching neurons off does, what it answers."""
 
-from neuroglot.evaluate.ablation.comparison import Arm as Arm
+from neuroglot.edit.conditions import Condition as Condition
+from neuroglot.evaluate.ablation.comparison import Ablation as Ablation
 from neuroglot.evaluate.ablation.comparison import Comparison as Comparison
-from neuroglot.evaluate.ablation.comparison import measure_arms as measure_arms
+from neuroglot.evaluate.ablation.comparison import measure_conditions as measure_conditions
 from neuroglot.evaluate.ablation.perturbation import Perturbation as Perturbation
 from neuroglot.evaluate.ablation.perturbation import perturb as perturb
 from neuroglot.evaluate.ablation.pruning import measure_pruning as measure_pruning
@@ -16,7 +17,6 @@ from neuroglot.evaluate.ablation.selectivity import relation_correlation as rela
 from neuroglot.evaluate.ablation.selectivity import selectivity as selectivity
 from neuroglot.evaluate.benchmarks.harness import TaskScore as TaskScore
 from neuroglot.evaluate.benchmarks.harness import tasks as tasks
-from neuroglot.evaluate.benchmarks.table import Change as Change
 from neuroglot.evaluate.benchmarks.table import TaskTable as TaskTable
 from neuroglot.evaluate.benchmarks.table import measure_tasks as measure_tasks
 from neuroglot.evaluate.likelihood.perplexity import perplexity as perplexity

@@ -21,11 +21,11 @@ __all__ = ["budget_figure", "curve_figure", "matrices_figure", "text_figure"]
 LINES = ["#d1495b", "#1b6ca8", "#e0a030", "#3c8d5a", "#7a5195", "#5b6770", "#a05a2c", "#9aa5ab", "#111111"]
 
 
-def matrices_figure(result: Comparison, arms: list[str], title: str = "") -> Figure:
+def matrices_figure(result: Comparison, conditions: list[str], title: str = "") -> Figure:
     """The perplexity-change matrices of several methods, all on one scale."""
-    size, columns = len(result.languages), math.isqrt(max(0, len(arms) - 1)) + 1
-    rows = -(-len(arms) // columns)
-    changes = {arm: result.effects(arm).exp().numpy() for arm in arms}
+    size, columns = len(result.languages), math.isqrt(max(0, len(conditions) - 1)) + 1
+    rows = -(-len(conditions) // columns)
+    changes = {name: result.effects(name).exp().numpy() for name in conditions}
     top = max(2.0, max(float(values[np.isfinite(values)].max()) for values in changes.values()))
     norm, colours = LogNorm(1.0, min(top, 1e4), clip=True), matplotlib.colormaps[COLOURS]
     with matplotlib.rc_context(STYLE):
@@ -33,9 +33,9 @@ def matrices_figure(result: Comparison, arms: list[str], title: str = "") -> Fig
             figsize=(1.5 + columns * (0.45 + 0.37 * size), 0.7 + rows * (0.65 + 0.3 * size)), layout="constrained"
         )
         grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat[len(arms) :]:
+        for axes in grid.flat[len(conditions) :]:
             axes.set_visible(False)
-        for place, (axes, (arm, ratios)) in enumerate(zip(grid.flat, changes.items(), strict=False)):
+        for place, (axes, (name, ratios)) in enumerate(zip(grid.flat, changes.items(), strict=False)):
             mesh = axes.imshow(ratios, cmap=colours, norm=norm, aspect="auto")
             for (y, x), ratio in np.ndenumerate(ratios):
                 red, green, blue, _ = colours(norm(ratio))
@@ -47,13 +47,13 @@ def matrices_figure(result: Comparison, arms: list[str], title: str = "") -> Fig
                     (own - 0.46, own - 0.46), 0.92, 0.92, fill=False, ec="#d1495b", lw=1.1
                 )
                 axes.add_patch(box)
-            axes.set_title(method_title(result.arms[arm]["method"]), fontsize=9)
+            axes.set_title(method_title(result.conditions[name]["method"]), fontsize=9)
             axes.set_xticks(range(size), result.languages)
             axes.set_yticks(range(size), result.languages)
             axes.tick_params(length=0, labelsize=7.5)
             if place % columns == 0:
                 axes.set_ylabel("whose are off")
-            if place >= len(arms) - columns:
+            if place >= len(conditions) - columns:
                 axes.set_xlabel("language measured")
             for spine in axes.spines.values():
                 spine.set_visible(False)
@@ -66,7 +66,7 @@ def matrices_figure(result: Comparison, arms: list[str], title: str = "") -> Fig
 
 
 def curve_figure(summary: pd.DataFrame, title: str = "") -> Figure:
-    """What each method does as the budget grows: to the own language, to the others, and their ratio."""
+    """What each method does as the budget grows: on target, off target, and their ratio."""
     table = summary[(summary.part == "all") & summary.budget.notna()].sort_values("budget")
     methods = [name for name, rows in table.groupby("method", sort=False) if rows.budget.nunique() > 1]
     with matplotlib.rc_context(STYLE):
@@ -79,7 +79,7 @@ def curve_figure(summary: pd.DataFrame, title: str = "") -> Figure:
             left.plot(share, rows.off_target, color=colour, marker="o", ms=3, ls="--", mfc="white")
             _selectivity_line(right, share.to_numpy(), rows, colour)
         _selectivity_axes(right)
-        left.set_ylabel("nats a token lost\n(— own language, - - others)")
+        left.set_ylabel("nats a token lost\n(— on target, - - off target)")
         left.set_yscale("symlog", linthresh=0.1)
         left.legend(frameon=False, fontsize=8)
         for axes in (left, right):
@@ -107,19 +107,19 @@ def _selectivity_axes(axes: Axes) -> None:
     axes.axhline(1, color="#999999", lw=0.8, ls=":")
     axes.set_yscale("log")
     axes.set_ylim(0.4, 2 * max(5.0, float(points.max(initial=1.0))))
-    axes.set_ylabel("selectivity (own / others)")
+    axes.set_ylabel("selectivity (on target / off target)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def budget_figure(result: Comparison, method: str, title: str = "") -> Figure:
     """The effect on every language as the share of one language's neurons grows (Tang et al. 2024, Figure 4)."""
-    arms = sorted(
-        (what["budget"], arm)
-        for arm, what in result.arms.items()
+    conditions = sorted(
+        (what["budget"], name)
+        for name, what in result.conditions.items()
         if what["method"] == method and what["part"] == "all" and what["budget"] is not None
     )
-    share = [100 * budget for budget, _ in arms]
-    effects = np.stack([result.effects(arm).numpy() for _, arm in arms])  # budgets, off, measured
+    share = [100 * budget for budget, _ in conditions]
+    effects = np.stack([result.effects(name).numpy() for _, name in conditions])  # budgets, off, measured
     size = len(result.languages)
     columns = min(3, size)
     with matplotlib.rc_context(STYLE):
@@ -160,7 +160,7 @@ def text_figure(result: Comparison, summary: pd.DataFrame, budget: float, title:
         figure = Figure(figsize=(7.6 if measured else 4.2, 3.1), layout="constrained")
         left, *rest = figure.subplots(1, 1 + measured, squeeze=False)[0]
         ticks: set[int] = set()
-        for colour, method in zip(LINES, dict.fromkeys(what["method"] for what in result.arms.values()), strict=False):
+        for colour, method in zip(LINES, dict.fromkeys(what["method"] for what in result.conditions.values()), strict=False):
             found = result.stability.get(f"{method} {budget:g}", {})
             points = sorted((int(part.split()[0]), value) for part, value in found.items() if part.endswith(" tokens"))
             ticks |= {tokens for tokens, _ in points}

@@ -12,12 +12,12 @@ __all__ = ["forcing_figure"]
 
 
 def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_target") -> Figure:
-    """A matrix for each arm, source by target, on one scale."""
-    arms = list(answers["arm"].unique())
-    tables = [matrix(answers, arm, rate) for arm in arms]
+    """A matrix for each condition, source by target, on one scale."""
+    conditions = list(answers["condition"].unique())
+    tables = [matrix(answers, condition, rate) for condition in conditions]
     rows, columns = tables[0].shape
-    wide = max(1, min(len(arms), 3))
-    high = -(-len(arms) // wide)
+    wide = max(1, min(len(conditions), 3))
+    high = -(-len(conditions) // wide)
     left, top, gap_x, gap_y = 0.75, 0.75, 0.35, 0.75
     width = left + wide * columns * CELL + (wide - 1) * gap_x + 1.1
     height = top + high * rows * CELL + (high - 1) * gap_y + 0.55
@@ -25,7 +25,7 @@ def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_targe
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(width, 5.0), height))
         width = figure.get_figwidth()
-        for place, (arm, table) in enumerate(zip(arms, tables, strict=True)):
+        for place, (condition, table) in enumerate(zip(conditions, tables, strict=True)):
             down, across = divmod(place, wide)
             x = left + across * (columns * CELL + gap_x)
             y = height - top - (down + 1) * rows * CELL - down * gap_y
@@ -39,7 +39,7 @@ def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_targe
             axes.set_xticks(range(columns), list(table.columns))
             axes.set_yticks(range(rows), list(table.index) if across == 0 else [""] * rows)
             axes.tick_params(length=0)
-            axes.set_title(arm)
+            axes.set_title(condition)
             if across == 0:
                 axes.set_ylabel("asked in")
             for spine in axes.spines.values():

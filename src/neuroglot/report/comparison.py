@@ -30,7 +30,7 @@ def compare_part(
     likeness = pd.DataFrame(result.stability).T.rename_axis("choice").reset_index()
     save_table(run, "compare-likeness", likeness)
     source = run.manifest.model.source
-    equal = [arm for arm, what in result.arms.items() if what["part"] == "all" and what["budget"] == budget]
+    equal = [name for name, what in result.conditions.items() if what["part"] == "all" and what["budget"] == budget]
     title = f"Methods in {source}, {100 * budget:g} % of all neurons a language"
     shown: dict[str, Any] = {
         "settings": run.manifest.compare,
@@ -77,7 +77,9 @@ def _rows(summary: pd.DataFrame, budget: float) -> list[dict[str, str]]:
                     "selectivity": _between(row, "selectivity", 1),
                     "diagonal_dominant": f"{row['diagonal_dominant']}",
                     "relation": _number(row["relation"], 2),
-                    "alike": _number(row["split_half"] if row["split_half"] == row["split_half"] else row["seeds"], 2),
+                    "split_half": _number(
+                        row["split_half"] if row["split_half"] == row["split_half"] else row["seeds"], 2
+                    ),
                     "seconds": _number(row["seconds"], 0),
                 }
             )

@@ -15,7 +15,6 @@ from neuroglot.run.directory import Run
 __all__ = ["steering_findings", "steering_part"]
 
 EXAMPLES = 24  # answers shown, at most three of a pair of languages
-"""Pairs of languages of which answers are shown, and prompts of each."""
 
 
 def steering_part(
@@ -29,11 +28,11 @@ def steering_part(
             continue
         answers = pd.read_csv(path, keep_default_na=False, dtype={"language": str})
         title = f"Share of answers in the target language, {run.manifest.model.source}: {name}"
-        rates = summary(answers[answers["source"] != answers["target"]], ["arm"])
+        rates = summary(answers[answers["source"] != answers["target"]], ["condition"])
         repaired = None
         asked = settings["asked"]
         wanting = answers if asked else answers[answers["source"] == answers["target"]]
-        if {"intact", "raised"} <= set(wanting["arm"]):
+        if {"intact", "raised"} <= set(wanting["condition"]):
             repaired = repair(answers, asked=asked)
             save_table(run, f"steering-repair-{name}", repaired.reset_index())
         search = run.path / "tables" / f"steering-search-{name}.csv"
@@ -63,22 +62,22 @@ def steering_findings(answers: pd.DataFrame) -> list[str]:
     crossed = answers[answers["source"] != answers["target"]]
     if crossed.empty:
         return []
-    rates = summary(crossed, ["arm", "target"])
-    arms = list(crossed["arm"].unique())
+    rates = summary(crossed, ["condition", "target"])
+    conditions = list(crossed["condition"].unique())
     said = []
-    overall = summary(crossed, ["arm"])
-    shares = ", ".join(f"{arm} {float(overall['on_target'][arm]):.0%}" for arm in arms)
+    overall = summary(crossed, ["condition"])
+    shares = ", ".join(f"{name} {float(overall['on_target'][name]):.0%}" for name in conditions)
     said.append(f"Share answered in the target language, over all pairs of different languages: {shares}.")
-    if "both" not in arms:
+    if "both" not in conditions:
         return said
-    rivals = [arm for arm in ("intact", "random") if arm in arms]
+    rivals = [name for name in ("intact", "random") if name in conditions]
     failing = []
     for target in crossed["target"].unique():
         reached = float(rates["on_target"][("both", target)])
-        best = max((float(rates["on_target"][(arm, target)]) for arm in rivals), default=0.0)
+        best = max((float(rates["on_target"][(name, target)]) for name in rivals), default=0.0)
         if reached < 0.5 or reached < best + 0.25:
-            table = crossed[(crossed["arm"] == "both") & (crossed["target"] == target)]
-            instead = table.loc[~table["on_target"], "language"].replace("", "nothing that can be told")
+            table = crossed[(crossed["condition"] == "both") & (crossed["target"] == target)]
+            instead = table.loc[~table["on_target"], "language"].replace("", "an undetermined language")
             where = ", ".join(f"{language} {count}" for language, count in instead.value_counts().head(3).items())
             failing.append(
                 f"{language_name(target)} fails or hardly gains: {reached:.0%} against {best:.0%} of the better "
@@ -96,16 +95,16 @@ def steering_findings(answers: pd.DataFrame) -> list[str]:
         f"Steered answers that are well-formed (in the target language, in one script, not repeating themselves): "
         f"{well_formed:.0%}; "
         f"repeating themselves: {repeating['both']:.0%}"
-        + (f" (intact {repeating['intact']:.0%})." if "intact" in arms else ".")
+        + (f" (intact {repeating['intact']:.0%})." if "intact" in conditions else ".")
     )
     return said
 
 
 def _examples(answers: pd.DataFrame) -> list[dict[str, Any]]:
     """Answers of a few pairs, intact and steered, with what a browser needs to draw them: language and direction."""
-    if not {"intact", "both"} <= set(answers["arm"]):
+    if not {"intact", "both"} <= set(answers["condition"]):
         return []
-    crossed = answers[(answers["source"] != answers["target"]) & (answers["arm"] == "both")]
+    crossed = answers[(answers["source"] != answers["target"]) & (answers["condition"] == "both")]
     pairs = list(dict.fromkeys(zip(crossed["source"], crossed["target"], strict=True)))
     # every target before a second pair of one; the paper's Table 5 first
     before = {pair: sum(target == pair[1] for _, target in pairs[:i]) for i, pair in enumerate(pairs)}
@@ -113,8 +112,8 @@ def _examples(answers: pd.DataFrame) -> list[dict[str, Any]]:
     shown = []
     for source, target in pairs:
         cell = answers[(answers["source"] == source) & (answers["target"] == target)]
-        steered = cell[cell["arm"] == "both"]
-        intact = cell[cell["arm"] == "intact"].set_index("prompt")["answer"]
+        steered = cell[cell["condition"] == "both"]
+        intact = cell[cell["condition"] == "intact"].set_index("prompt")["answer"]
         for row in steered.head(min(3, EXAMPLES // len(pairs))).itertuples():
             shown.append(
                 {

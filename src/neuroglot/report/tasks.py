@@ -1,10 +1,10 @@
-"""The part of a report about tasks: what each change costs, on the same items as the intact model."""
+"""The part of a report about tasks: what each condition costs, on the same items as the intact model."""
 
 from typing import Any
 
 import pandas as pd
 
-from neuroglot.evaluate.benchmarks.table import INTACT
+from neuroglot.edit.conditions import INTACT
 from neuroglot.run.directory import Run
 
 __all__ = ["task_part"]
@@ -17,13 +17,13 @@ def task_part(run: Run) -> dict[str, Any] | None:
         return None
     summary = pd.read_csv(file, keep_default_na=False, na_values={name: [""] for name in _NUMBERS})
     tasks: list[str] = list(dict.fromkeys(summary.task))
-    rows: list[str] = list(dict.fromkeys(summary.change))
-    cells: dict[tuple[str, str], Any] = {(row.change, row.task): row for row in summary.itertuples()}  # type: ignore[misc]
+    rows: list[str] = list(dict.fromkeys(summary.condition))
+    cells: dict[tuple[str, str], Any] = {(row.condition, row.task): row for row in summary.itertuples()}  # type: ignore[misc]
     return {
         "tasks": tasks,
         "rows": rows,
         "cells": {row: [_cell(cells.get((row, task))) for task in tasks] for row in rows},
-        "neurons": {change: int(row.neurons) for (change, _), row in cells.items()},
+        "neurons": {condition: int(row.neurons) for (condition, _), row in cells.items()},
         "metrics": [cells[INTACT, task].metric for task in tasks],
         "sizes": [f"{cells[INTACT, task].items:.0f}" for task in tasks],
         "smoke": [task for task in tasks if task.startswith("smoke_")],
@@ -57,7 +57,7 @@ def _findings(summary: pd.DataFrame) -> list[str]:
     differing = tested[tested.p < 0.05]
     rows: list[Any] = list(differing.itertuples())
     said = [
-        f"{row.change} on {row.task}: {100 * row.difference:+.1f} points (95 % interval {100 * row.low:+.0f} to "
+        f"{row.condition} on {row.task}: {100 * row.difference:+.1f} points (95 % interval {100 * row.low:+.0f} to "
         f"{100 * row.high:+.0f}, p = {row.p:.2g})."
         for row in rows
     ]

@@ -9,7 +9,7 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.evaluate.ablation.comparison import ALL, Arm, Comparison, measure_arms
+from neuroglot.evaluate.ablation.comparison import ALL, Ablation, Comparison, measure_conditions
 from neuroglot.identify.ranking import choose, rank
 from neuroglot.identify.registry import Method, find, names
 from neuroglot.identify.selection import select_top
@@ -82,10 +82,10 @@ def compare_run(
         run, model, text, methods, samples=settings.samples, tuned=settings.tuned, progress=progress
     )
     choices = _Choices(settings, evidence)
-    result = measure_arms(
+    result = measure_conditions(
         model,
         measured,
-        [arm for method in methods for arm in choices.arms(method)],
+        [ablation for method in methods for ablation in choices.ablations(method)],
         tokens=settings.tokens,
         block=settings.block,
         directory=evidence.folder / "cells",
@@ -99,7 +99,7 @@ def compare_run(
 
 
 class _Choices:
-    """Which neurons each method chooses, by every part of the evidence and for every budget: the arms to measure.
+    """Which neurons each method chooses, by every part of the evidence and for every budget: the ablations to measure.
 
     Attributes:
         seconds: method → what finding its neurons took, by step.
@@ -110,28 +110,28 @@ class _Choices:
         self.seconds: dict[str, dict[str, float]] = {}
         self._ranked: dict[tuple[str, str], Tensor] = {}
 
-    def arms(self, method: Method) -> list[Arm]:
-        """All arms of a method."""
+    def ablations(self, method: Method) -> list[Ablation]:
+        """All choices of sets of a method."""
         how, name = self.settings, method.name
         close = how.close is None or name in how.close
-        arms = [self._arm(method, ALL, how.budget)]
+        found = [self._ablation(method, ALL, how.budget)]
         if "seed" in method.needs:
-            arms += [self._arm(method, f"seed {seed}", how.budget) for seed in range(1, how.seeds)]
+            found += [self._ablation(method, f"seed {seed}", how.budget) for seed in range(1, how.seeds)]
         if name == "pv":
-            arms.append(self._parameters())
+            found.append(self._parameters())
         if method.statistics or {"samples", "experts"} & {*method.needs}:  # it depends on the text
             parts = [*HALVES, *(f"{tokens} tokens" for tokens in sorted(how.texts))]
-            arms += [self._arm(method, part, how.budget, measured=close) for part in parts]
+            found += [self._ablation(method, part, how.budget, measured=close) for part in parts]
         if how.defaults and method.choice is not None:
-            arms += self._own_choice(method)
-        return arms + [self._arm(method, ALL, share) for share in how.curve if close and share != how.budget]
+            found += self._own_choice(method)
+        return found + [self._ablation(method, ALL, share) for share in how.curve if close and share != how.budget]
 
-    def _arm(self, method: Method, part: str, share: float, measured: bool = True) -> Arm:
+    def _ablation(self, method: Method, part: str, share: float, measured: bool = True) -> Ablation:
         """The neurons that a method takes first, by the evidence of a part."""
         model, text = self.evidence.model, self.evidence.text
         about = {"method": method.name, "budget": share, "part": part, "fingerprint": model.fingerprint}
         sets = select_top(self._scores(method, part), text.languages, share, about)
-        return Arm(method.name, share, part, sets, measured)
+        return Ablation(method.name, share, part, sets, measured)
 
     def _scores(self, method: Method, part: str) -> Tensor:
         if (method.name, part) not in self._ranked:
@@ -143,7 +143,7 @@ class _Choices:
                 self.seconds[method.name] = self.evidence.seconds(method) | choosing
         return self._ranked[method.name, part]
 
-    def _own_choice(self, method: Method) -> list[Arm]:
+    def _own_choice(self, method: Method) -> list[Ablation]:
         """What a method chooses by itself; nothing, and said so, where it cannot."""
         try:
             found: NeuronSet = choose(method.name, self.evidence.of(ALL))
@@ -151,10 +151,10 @@ class _Choices:
             warnings.warn(f"{method.name}'s own choice is left out: {error}", NeuroglotWarning, stacklevel=2)
             return []
         found.save(self.evidence.folder / "defaults" / f"{method.name}.safetensors")
-        return [Arm(method.name, None, ALL, found)]
+        return [Ablation(method.name, None, ALL, found)]
 
-    def _parameters(self) -> Arm:
+    def _parameters(self) -> Ablation:
         """Parameter variation by single parameter, which are zeroed and not neurons."""
         name = "pv parameters"
         self.seconds[name] = {step: value for step, value in self.seconds["pv"].items() if step == "tuning"}
-        return Arm(name, self.settings.budget, ALL, self.evidence.varied_parameters(self.settings.budget))
+        return Ablation(name, self.settings.budget, ALL, self.evidence.varied_parameters(self.settings.budget))

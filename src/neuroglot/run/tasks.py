@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.edit.conditions import Condition
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.perturbation import random_neurons
-from neuroglot.evaluate.benchmarks.table import Change, TaskTable, measure_tasks
+from neuroglot.evaluate.benchmarks.table import TaskTable, measure_tasks
 from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
 from neuroglot.progress import status
@@ -23,16 +24,16 @@ __all__ = [
     "forget_tasks",
     "keep_tables",
     "measure_and_keep",
-    "off_changes",
-    "pruned_changes",
+    "off_conditions",
+    "pruned_conditions",
     "table_paths",
     "tasks_of_run",
 ]
 
 
-def off_changes(
+def off_conditions(
     neurons: NeuronSet, languages: Sequence[str] | None = None, *, method: str, seeds: int = 3
-) -> list[Change]:
+) -> list[Condition]:
     """Each language's neurons off, and random ones: as many as the largest of these sets.
 
     Args:
@@ -46,14 +47,14 @@ def off_changes(
     """
     off = {tag: neurons[tag] for tag in (neurons.languages if languages is None else languages)}
     size = max((int(mask.sum()) for mask in off.values()), default=0)
-    rows = [Change(f"{tag} off, {method}", (Deactivate(mask),)) for tag, mask in off.items()]
+    rows = [Condition(f"{tag} off, {method}", (Deactivate(mask),)) for tag, mask in off.items()]
     return rows + [
-        Change(f"random off, {size} neurons", (Deactivate(random_neurons(neurons.shape, size, seed)),), seed)
+        Condition(f"random off, {size} neurons", (Deactivate(random_neurons(neurons.shape, size, seed)),), seed)
         for seed in range(seeds if off else 0)
     ]
 
 
-def pruned_changes(
+def pruned_conditions(
     run: Run,
     model: Model,
     languages: Sequence[str],
@@ -62,7 +63,7 @@ def pruned_changes(
     salience: str = "magnitude",
     seeds: int = 3,
     own: bool = False,
-) -> list[Change]:
+) -> list[Condition]:
     """Only a language's experts left, and random ones, as many in each layer (Liu et al. 2024, Tables 3 to 6 and 10).
 
     Neurons are switched off, which gives the logits of the pruned model without writing one.
@@ -89,9 +90,9 @@ def pruned_changes(
         for rule, value in rules:
             kept = RULES[rule](scores(tag, salience if rule == "budget" else "frequency"), value)
             name = f"{tag} pruned, {rule} {value:g}"
-            rows.append(Change(name, (Deactivate(~partition.neurons(kept)),), only=only))
+            rows.append(Condition(name, (Deactivate(~partition.neurons(kept)),), only=only))
             rows += [
-                Change(f"random for {name}", (Deactivate(~partition.neurons(keep_random(kept, seed))),), seed, only)
+                Condition(f"random for {name}", (Deactivate(~partition.neurons(keep_random(kept, seed))),), seed, only)
                 for seed in range(seeds)
             ]
     return rows
@@ -105,7 +106,7 @@ def table_paths(folder: Path) -> list[Path]:
 def keep_tables(folder: Path, table: TaskTable) -> None:
     """Write `tables/tasks.csv` (the papers' shape), `tasks-all.csv` and `tasks-items.csv` of a run or another folder.
 
-    Rows of other tasks and changes that are there stay.
+    Rows of other tasks and conditions that are there stay.
     """
     frames = (table.summary(), table.table(), table.items())
     for path, frame in zip(table_paths(folder), frames, strict=True):
@@ -113,8 +114,8 @@ def keep_tables(folder: Path, table: TaskTable) -> None:
         if path.is_file():
             fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
             old = pd.read_csv(path, dtype=str, keep_default_na=False)
-            now = set(zip(fresh.change, fresh.task, strict=True))
-            stays = [key not in now for key in zip(old.change, old.task, strict=True)]
+            now = set(zip(fresh.condition, fresh.task, strict=True))
+            stays = [key not in now for key in zip(old.condition, old.task, strict=True)]
             text = pd.concat([old[stays], fresh]).to_csv(index=False, lineterminator="\n")
         save_text(path, text)
 
@@ -125,7 +126,7 @@ def forget_tasks(run: Run, method: str) -> None:
         file.unlink()
     for path in (run.path / "tables").glob("tasks*.csv"):
         old = pd.read_csv(path, dtype=str, keep_default_na=False)
-        stays = ~old.change.str.endswith(f" off, {method}")
+        stays = ~old.condition.str.endswith(f" off, {method}")
         save_text(path, old[stays].to_csv(index=False, lineterminator="\n"))
 
 
@@ -150,10 +151,10 @@ def tasks_of_run(
     with status(f"opening {run.manifest.model.source}"):
         model = run.manifest.model.load()
         run.check(model)
-    changes = [] if neurons is None else off_changes(neurons, off, method=method, seeds=seeds)
+    conditions = [] if neurons is None else off_conditions(neurons, off, method=method, seeds=seeds)
     if rules:
-        changes += pruned_changes(run, model, prune, rules, seeds=seeds, own=own)
-    table = measure_and_keep(model, names, changes, how, run.path)
+        conditions += pruned_conditions(run, model, prune, rules, seeds=seeds, own=own)
+    table = measure_and_keep(model, names, conditions, how, run.path)
     entry = {"tasks": table.tasks, "rows": list(table.neurons), "method": method if switched else None, **how}
     run.manifest.tasks = [old for old in run.manifest.tasks if old != entry] + [entry]
     run.save()
@@ -161,9 +162,9 @@ def tasks_of_run(
 
 
 def measure_and_keep(
-    model: Model, names: list[str], changes: list[Change], how: dict[str, Any], folder: Path
+    model: Model, names: list[str], conditions: list[Condition], how: dict[str, Any], folder: Path
 ) -> TaskTable:
     """Measure, and write the tables."""
-    table = measure_tasks(model, names, changes, directory=folder / "tasks", **how)
+    table = measure_tasks(model, names, conditions, directory=folder / "tasks", **how)
     keep_tables(folder, table)
     return table

@@ -20,7 +20,7 @@ from neuroglot.languages.tags import language_name
 from neuroglot.run.experts import record_experts, record_tuned
 from neuroglot.run.pruning import prune_run
 from neuroglot.run.settings import ExpertSettings
-from neuroglot.run.tasks import pruned_changes
+from neuroglot.run.tasks import pruned_conditions
 from neuroglot.stats import mantel
 from neuroglot.studies.settings import StudySettings, TaskSettings
 from neuroglot.studies.study import Finding, Study, not_asked
@@ -226,19 +226,21 @@ class Babel(Study):
         languages = [tag for tag in self.settings.prune.languages or self.languages if tag in ends]
         if not languages:
             raise NeuroglotError(f"no task of {', '.join(how.names)} ends with a language whose experts are kept.")
-        changes = pruned_changes(self.run, self.model, languages, rules, seeds=self.settings.prune.seeds, own=True)
-        table = self.tasks(how.names, how, changes)
-        score = table.set_index(["change", "task"]).value
+        conditions = pruned_conditions(
+            self.run, self.model, languages, rules, seeds=self.settings.prune.seeds, own=True
+        )
+        table = self.tasks(how.names, how, conditions)
+        score = table.set_index(["condition", "task"]).value
         pairs = [
-            (score[change, task], score[f"random for {change}", task]) for change, task in score.index
-            if f"random for {change}" in score.index.get_level_values(0)
+            (score[name, task], score[f"random for {name}", task]) for name, task in score.index
+            if f"random for {name}" in score.index.get_level_values(0)
         ]  # fmt: skip
         better = sum(ours >= random for ours, random in pairs)
         said = [
             f"Kept experts are at least as accurate as random ones in {better} of {len(pairs)} rows; mean "
             f"{100 * pd.Series([a for a, _ in pairs]).mean():.1f} % against "
             f"{100 * pd.Series([b for _, b in pairs]).mean():.1f} "
-            f"%, the whole model {100 * table[table.change == 'intact'].value.mean():.1f} %.",
+            f"%, the whole model {100 * table[table.condition == 'intact'].value.mean():.1f} %.",
         ]  # fmt: skip
         if any(name.startswith("smoke_") for name in how.names):
             items = f"{table['items'].iloc[0]:.0f}"

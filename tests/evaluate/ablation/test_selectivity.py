@@ -11,7 +11,7 @@ import neuroglot as ng
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.parameters import ParameterSet
 from neuroglot.edit.parameters import zeroed
-from neuroglot.evaluate.ablation.comparison import Arm, Comparison, measure_arms
+from neuroglot.evaluate.ablation.comparison import Ablation, Comparison, measure_conditions
 from neuroglot.evaluate.ablation.selectivity import (
     coverage,
     diagonal_dominant,
@@ -92,17 +92,17 @@ def test_jaccard_of_sets():
 # --- what is measured ------------------------------------------------------------------------------------------------
 
 
-def arms(model):
+def ablations(model):
     generator = torch.Generator().manual_seed(1)
     mask = torch.rand(3, model.layers, model.neurons, generator=generator) < 0.3
     name = "model.layers.1.mlp.down_proj.weight"
     parameters = ParameterSet({tag: {name: torch.arange(k, 200, 3)} for k, tag in enumerate(TAGS)})
     return [
-        Arm("margin", 0.3, "all", NeuronSet(mask, TAGS)),
-        Arm(
+        Ablation("margin", 0.3, "all", NeuronSet(mask, TAGS)),
+        Ablation(
             "margin", 0.3, "half 1", NeuronSet(mask & (torch.rand(mask.shape, generator=generator) < 0.5), TAGS), False
         ),
-        Arm("pv parameters", 0.1, "all", parameters),
+        Ablation("pv parameters", 0.1, "all", parameters),
     ]
 
 
@@ -112,7 +112,7 @@ def measured(tmp_path_factory):
 
     model, folder = tiny.model(), tmp_path_factory.mktemp("cells")
     how = {"tokens": 300, "block": 32, "directory": folder, "progress": False}
-    return model, how, measure_arms(model, tiny.corpus(40), arms(model), **how)
+    return model, how, measure_conditions(model, tiny.corpus(40), ablations(model), **how)
 
 
 def test_cells_are_the_perplexities_under_intervention(measured):
@@ -120,7 +120,7 @@ def test_cells_are_the_perplexities_under_intervention(measured):
 
     model, _, result = measured
     corpus = tiny.corpus(40)
-    sets = arms(model)[0].sets
+    sets = ablations(model)[0].sets
     intact = ng.evaluate.perplexity(model, corpus, tokens=300, block=32, progress=False)
     matrix = result.perturbation("margin 0.3 all")
     assert matrix.intact == pytest.approx(intact)
@@ -137,7 +137,7 @@ def test_parameters_are_zeroed_and_put_back(measured):
     model, _, result = measured
     weight = model.network.get_parameter("model.layers.1.mlp.down_proj.weight")
     before = weight.detach().clone()
-    places = arms(model)[2].sets["fr"]
+    places = ablations(model)[2].sets["fr"]
     with zeroed(model, places):
         assert not weight.flatten()[places["model.layers.1.mlp.down_proj.weight"]].any()
         off = ng.evaluate.perplexity(model, tiny.corpus(40), tokens=300, block=32, progress=False)
@@ -147,7 +147,7 @@ def test_parameters_are_zeroed_and_put_back(measured):
 
 def test_what_is_only_compared_is_not_measured_but_its_likeness_is_told(measured):
     model, _, result = measured
-    one, half = arms(model)[:2]
+    one, half = ablations(model)[:2]
     assert "margin 0.3 half 1" not in result.off
     assert result.stability["margin 0.3"]["half 1"] == pytest.approx(jaccard([one.sets, half.sets]))
 
@@ -157,10 +157,12 @@ def test_finished_rows_are_not_measured_again(measured, monkeypatch):
 
     model, how, result = measured
     monkeypatch.setattr(model, "hidden_states", None)  # no pass is possible now
-    again = measure_arms(model, tiny.corpus(40), arms(model), **how)
+    again = measure_conditions(model, tiny.corpus(40), ablations(model), **how)
     assert again.off == result.off
     with pytest.raises(TypeError):
-        measure_arms(model, tiny.corpus(40), arms(model), **how | {"tokens": 200})  # other text is other rows
+        measure_conditions(
+            model, tiny.corpus(40), ablations(model), **how | {"tokens": 200}
+        )  # other text is other rows
 
 
 def test_the_summary_has_intervals_around_its_numbers(measured, tmp_path):
@@ -184,10 +186,10 @@ def test_sets_of_another_model_or_language_are_refused(measured):
     model, how, _ = measured
     other = NeuronSet(torch.ones(3, 1, 4, dtype=torch.bool), TAGS)
     with pytest.raises(ng.NeuroglotError, match="1 × 4 neurons, but tiny-llama has 3 × 24"):
-        measure_arms(model, tiny.corpus(40), [Arm("lape", 0.1, "all", other)], **how)
+        measure_conditions(model, tiny.corpus(40), [Ablation("lape", 0.1, "all", other)], **how)
     lacking = NeuronSet(torch.ones(2, 3, 24, dtype=torch.bool), TAGS[:2])
     with pytest.raises(ng.NeuroglotError, match="no set of ru"):
-        measure_arms(model, tiny.corpus(40), [Arm("lape", 0.1, "all", lacking)], **how)
+        measure_conditions(model, tiny.corpus(40), [Ablation("lape", 0.1, "all", lacking)], **how)
 
 
 @pytest.mark.real
@@ -199,11 +201,11 @@ def test_margin_is_more_selective_than_lape_on_a_real_model(gemma, tmp_path):
         gemma, corpus, tokens=3_000, block=128, statistics=["active", "activation", "hidden"], progress=False
     )
     evidence = ng.identify.Evidence(recording)
-    arms = [
-        ng.evaluate.Arm(name, 0.003, "all", select_top(rank(name, evidence), tuple(tags), 0.003))
+    conditions = [
+        ng.evaluate.Ablation(name, 0.003, "all", select_top(rank(name, evidence), tuple(tags), 0.003))
         for name in ("margin", "lape", "random")
     ]
-    result = measure_arms(gemma, held_out, arms, tokens=124, block=32, directory=tmp_path, progress=False)
+    result = measure_conditions(gemma, held_out, conditions, tokens=124, block=32, directory=tmp_path, progress=False)
     found = result.summary().set_index("method")
     assert found.selectivity["margin"] > 2 * found.selectivity["lape"]
     assert found.on_target["margin"] > 0.3 and abs(found.on_target["random"]) < 0.1

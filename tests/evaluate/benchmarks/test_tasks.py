@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import neuroglot as ng
 from neuroglot.evaluate.benchmarks import data
-from neuroglot.evaluate.benchmarks import table as task_changes
+from neuroglot.evaluate.benchmarks import table as task_table
 from neuroglot.evaluate.benchmarks.harness import load_tasks, wrap
 from neuroglot.stats import mcnemar, paired
 
@@ -265,8 +265,8 @@ def test_without_lm_eval_the_extra_is_named(monkeypatch):
 
 
 def rows(model):
-    neurons = [ng.evaluate.Change("fr off", (ng.Deactivate(off(model)),))]
-    return neurons + [ng.evaluate.Change("random off", (ng.Deactivate(off(model, seed=s)),), s) for s in (1, 2)]
+    neurons = [ng.evaluate.Condition("fr off", (ng.Deactivate(off(model)),))]
+    return neurons + [ng.evaluate.Condition("random off", (ng.Deactivate(off(model, seed=s)),), s) for s in (1, 2)]
 
 
 def test_an_interrupted_table_goes_on_without_repeating(model, tmp_path, monkeypatch):
@@ -274,7 +274,7 @@ def test_an_interrupted_table_goes_on_without_repeating(model, tmp_path, monkeyp
     how = {"limit": 4, "directory": tmp_path, "progress": False}
     whole = ng.evaluate.measure_tasks(model, names, rows(model), limit=4, progress=False)
     measured: list[str] = []
-    score = task_changes.score_task
+    score = task_table.score_task
 
     def five_only(model, task, **settings):
         if len(measured) == 5:
@@ -282,7 +282,7 @@ def test_an_interrupted_table_goes_on_without_repeating(model, tmp_path, monkeyp
         measured.append(task.config.task)
         return score(model, task, **settings)
 
-    monkeypatch.setattr(task_changes, "score_task", five_only)
+    monkeypatch.setattr(task_table, "score_task", five_only)
     with pytest.raises(KeyboardInterrupt):
         ng.evaluate.measure_tasks(model, names, rows(model), **how)
     assert len(list(tmp_path.glob("*/*.json"))) == 5
@@ -293,10 +293,13 @@ def test_an_interrupted_table_goes_on_without_repeating(model, tmp_path, monkeyp
     measured.clear()
     assert ng.evaluate.measure_tasks(model, names, rows(model), **how).items().equals(whole.items())
     assert not measured
-    with pytest.raises(ng.NeuroglotError, match="measured with another limit and items"):
+    with pytest.raises(
+        ng.NeuroglotError,
+        match=r"measured with other settings: limit \(was 4, now 5\), items \(was \w{8}…, now \w{8}…\)",
+    ):
         ng.evaluate.measure_tasks(model, names, rows(model), **how | {"limit": 5})
-    changed = [ng.evaluate.Change("fr off", (ng.Deactivate(off(model, seed=9)),))]
-    with pytest.raises(ng.NeuroglotError, match=r"fr-off.json was measured with another change"):
+    changed = [ng.evaluate.Condition("fr off", (ng.Deactivate(off(model, seed=9)),))]
+    with pytest.raises(ng.NeuroglotError, match=r"fr-off.json .* settings: condition \(was \w{8}…, now \w{8}…\)"):
         ng.evaluate.measure_tasks(model, names, changed, **how)
     (tmp_path / names[0] / "intact.json").write_text("{", encoding="utf-8")
     with pytest.raises(ng.NeuroglotError, match="missing or damaged"):
@@ -308,7 +311,7 @@ def test_the_table_by_hand(model):
     measured = ng.evaluate.measure_tasks(model, names, rows(model), progress=False)
     with ng.intervene(model, ng.Deactivate(off(model))):
         alone = ng.evaluate.tasks(model, names, progress=False)[names[0]]
-    table = measured.table().set_index(["change", "seed", "metric"]).sort_index()
+    table = measured.table().set_index(["condition", "seed", "metric"]).sort_index()
     row = table.loc[("fr off", pd.NA, "acc,none")].squeeze()
     assert row.value == alone.metrics["acc,none"] and row["items"] == 24
     assert row.neurons == int(off(model).sum())
@@ -316,7 +319,7 @@ def test_the_table_by_hand(model):
     before, after = (np.array(score.scores("acc,none")) for score in (intact, alone))
     assert row.difference == pytest.approx(after.mean() - before.mean())
     assert (row.gained, row.lost) == ((after > before).sum(), (after < before).sum())
-    summary = measured.summary().set_index("change")
+    summary = measured.summary().set_index("condition")
     two = [measured.scores["random off", seed, names[0]].metrics["acc,none"] for seed in (1, 2)]
     assert summary.loc["random off", "value"] == pytest.approx(np.mean(two))
     assert summary.loc["random off", "std"] == pytest.approx(np.std(two, ddof=1))
@@ -325,7 +328,7 @@ def test_the_table_by_hand(model):
 
 
 def test_rows_only_on_their_own_tasks(model):
-    only = [ng.evaluate.Change("fr pruned", (ng.Deactivate(off(model)),), only="_fr$")]
+    only = [ng.evaluate.Condition("fr pruned", (ng.Deactivate(off(model)),), only="_fr$")]
     table = ng.evaluate.measure_tasks(model, ["smoke_xcsqa_fr", "smoke_xcsqa_en"], only, limit=2, progress=False)
     assert set(table.scores) == {
         ("intact", None, "smoke_xcsqa_fr"),
@@ -386,7 +389,7 @@ def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, caps
     assert "fr off, random" in printed and "random for fr pruned, share 0.5" in printed and "no benchmark" in printed
     table = pd.read_csv(run / "tables" / "tasks-all.csv")
     assert len(table) == 2 * (1 + 1 + 2 + 2 * (1 + 2))
-    half = table[(table.change == "fr pruned, share 0.5") & (table.task == "smoke_xcsqa_fr")].iloc[0]
+    half = table[(table.condition == "fr pruned, share 0.5") & (table.task == "smoke_xcsqa_fr")].iloc[0]
     partition = ng.experts.Partition.load(run / "experts" / "partition.safetensors")
     recording = ng.Recording.load(run / "recording" / "recording.safetensors").select(["fr"])
     keep = partition.neurons(ng.experts.keep_share(ng.experts.frequencies(recording)[0], 0.5))
@@ -407,7 +410,7 @@ def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, caps
     assert "share 0.8" in page and "McNemar" in page
     neuroglot(*asked[:3], "--tasks", "smoke_mgsm_fr", "--limit", 1, "--off", "none")  # what was there stays
     summary = pd.read_csv(run / "tables" / "tasks.csv")
-    assert set(summary[summary.task == "smoke_mgsm_fr"].change) == {"intact"}
+    assert set(summary[summary.task == "smoke_mgsm_fr"].condition) == {"intact"}
     assert len(summary) == 1 + 2 * (1 + 1 + 1 + 2 * 2)
 
     said = refused(monkeypatch, capsys, "evaluate", "tasks", run, "--tasks", "smoke_nothing_fr")
@@ -421,9 +424,9 @@ def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, caps
     assert "has not counted experts in zh" in refused(
         monkeypatch, capsys, *asked, "--method", "random", "--prune", "zh", "--share", "0.5"
     )
-    assert "another limit" in refused(monkeypatch, capsys, *full, "--limit", 2)
+    assert "limit (was 3, now 2)" in refused(monkeypatch, capsys, *full, "--limit", 2)
 
     neuroglot("identify", run, "--method", "random", "--top-fraction", "0.2")  # other neurons: their rows go
     assert not list((run / "tasks").glob("*/fr-off-random.json"))
     assert len(list((run / "tasks").glob("*/intact.json"))) == 3
-    assert not pd.read_csv(run / "tables" / "tasks.csv").change.str.contains("off, random").any()
+    assert not pd.read_csv(run / "tables" / "tasks.csv").condition.str.contains("off, random").any()

@@ -108,11 +108,11 @@ def test_described_and_summed(identify):
     ]
     table = describe(model, answers, "fr", identify)
     assert list(table["language"]) == ["de", "fr", "fr", "", ""]
-    rates = summary(table.assign(arm="x"), ["arm"]).loc["x"]
+    rates = summary(table.assign(condition="x"), ["condition"]).loc["x"]
     assert (rates["answers"], rates["on_target"], rates["off_target"], rates["undetermined"]) == (5, 0.4, 0.2, 0.4)
     assert (rates["degenerate"], rates["well_formed"]) == (0.2, 0.2)
     assert rates["perplexity"] == pytest.approx(math.exp(table["nll"].sum() / table["tokens"].sum()))
-    without = summary(describe(model, answers, "fr", identify, perplexity=False).assign(arm="x"), ["arm"])
+    without = summary(describe(model, answers, "fr", identify, perplexity=False).assign(condition="x"), ["condition"])
     assert pd.isna(without.loc["x", "perplexity"])
 
 

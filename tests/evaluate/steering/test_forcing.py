@@ -40,7 +40,7 @@ def run(model, recording, neurons, **more):
     return force(model, recording, neurons, PROMPTS, generation=SHORT, progress=False, **more)
 
 
-def test_each_arm_by_hand(model, recording, neurons):
+def test_each_condition_by_hand(model, recording, neurons):
     how = Steering(method="difference", strength=3.0, site="hidden")
     table = run(model, recording, neurons, how=how, seeds=2)
     random = [ng.identify.random(neurons, seed=seed) for seed in (0, 1)]
@@ -58,18 +58,21 @@ def test_each_arm_by_hand(model, recording, neurons):
         ("random", 0): steps(random[0], "fr"),
         ("random", 1): steps(random[1], "fr"),
     }
-    for (arm, draw), interventions in by_hand.items():
+    for (condition, draw), interventions in by_hand.items():
         with ng.intervene(model, *interventions):
             written = generate(model, PROMPTS["fr"], **SHORT.model_dump())
         cell = table[
-            (table["arm"] == arm) & (table["seed"] == draw) & (table["source"] == "fr") & (table["target"] == "ru")
+            (table["condition"] == condition)
+            & (table["seed"] == draw)
+            & (table["source"] == "fr")
+            & (table["target"] == "ru")
         ]
-        assert list(cell["answer"]) == written, arm
+        assert list(cell["answer"]) == written, condition
         expected = describe(model, written, "ru", LanguageIdentifier(["en", "fr", "ru"]))  # by the intact model
         assert list(cell["language"]) == list(expected["language"])
         assert cell["nll"].tolist() == pytest.approx(expected["nll"].tolist())
     assert len(table) == 6 * 9 * 2
-    same = table.query("source == target and arm != 'random'").pivot(columns="arm", values="answer")
+    same = table.query("source == target and condition != 'random'").pivot(columns="condition", values="answer")
     assert set(same["both"].dropna()) == set(same["raised"].dropna())  # nothing to switch off
 
 
@@ -80,16 +83,21 @@ def test_random_has_the_same_numbers(recording, neurons):
 
 
 def test_finished_cells_cost_nothing(model, recording, neurons, tmp_path, monkeypatch):
-    first = run(model, recording, neurons, directory=tmp_path, arms=["intact", "raised"])
+    asked = {"directory": tmp_path, "conditions": ["intact", "raised"]}
+    first = run(model, recording, neurons, **asked)
     calls = []
     monkeypatch.setattr(forcing, "generate", lambda *a, **k: calls.append(a) or generate(*a, **k))
-    pd.testing.assert_frame_equal(run(model, recording, neurons, directory=tmp_path, arms=["intact", "raised"]), first)
+    pd.testing.assert_frame_equal(
+        run(model, recording, neurons, directory=tmp_path, conditions=["intact", "raised"]), first
+    )
     assert not calls
     damaged = next(iter(tmp_path.glob("*.json")))
     damaged.write_text(damaged.read_text()[:30])
-    pd.testing.assert_frame_equal(run(model, recording, neurons, directory=tmp_path, arms=["intact", "raised"]), first)
+    pd.testing.assert_frame_equal(
+        run(model, recording, neurons, directory=tmp_path, conditions=["intact", "raised"]), first
+    )
     assert len(calls) == 1  # that one again
-    run(model, recording, neurons, directory=tmp_path, arms=["raised"], how=Steering(strength=2.0))
+    run(model, recording, neurons, directory=tmp_path, conditions=["raised"], how=Steering(strength=2.0))
     assert len(calls) == 1 + 9  # another recipe is another cell
     assert all(set(json.loads(path.read_text())) >= {"recipe", "prompts", "answers"} for path in tmp_path.iterdir())
 
@@ -104,7 +112,7 @@ def test_each_language_with_each_language_off(model, neurons):
 
 
 def table_of(rows):
-    columns = ["arm", "source", "target", "language", "degenerate", "nll", "tokens"]
+    columns = ["condition", "source", "target", "language", "degenerate", "nll", "tokens"]
     table = pd.DataFrame(rows, columns=columns).assign(seed=0, prompt="p", answer="a", mixed_script=False)
     return table.assign(on_target=table["language"] == table["target"])
 
@@ -131,10 +139,10 @@ def test_search_takes_the_best_within_bounds(monkeypatch):
     accurate = {1.0: (1, 2.0), 2.0: (2, 2.5), 3.0: (3, 2.9), 4.0: (4, 9.0)}  # of four; nats a token
     seen = []
 
-    def fake(model, recording, neurons, prompts, *, how, arms, targets, **_):
+    def fake(model, recording, neurons, prompts, *, how, conditions, targets, **_):
         ((source, texts),) = prompts.items()
-        seen.append((arms[0], how and how.strength, source, targets[0], tuple(texts)))
-        if arms == ["intact"]:
+        seen.append((conditions[0], how and how.strength, source, targets[0], tuple(texts)))
+        if conditions == ["intact"]:
             return table_of([("intact", source, targets[0], source, False, 2.3, 1)])
         good, nats = accurate[how.strength]
         return table_of([("both", source, "zh", "zh" if i < good else "es", False, nats, 1) for i in range(4)])

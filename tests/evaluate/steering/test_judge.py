@@ -82,7 +82,7 @@ def server(tmp_path_factory):
 
 ANSWERS = pd.DataFrame(
     {
-        "arm": "both",
+        "condition": "both",
         "source": ["es", "es", "fr"],
         "target": ["zh", "en", "zh"],
         "prompt": ["¿Qué es esto?"] * 3,

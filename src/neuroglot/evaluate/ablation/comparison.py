@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.parameters import ParameterSet
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.edit.interventions import Deactivate, intervene
-from neuroglot.edit.parameters import zeroed
+from neuroglot.edit.conditions import INTACT, Condition
+from neuroglot.edit.interventions import Deactivate
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.evaluate.ablation.selectivity import (
@@ -33,16 +32,16 @@ from neuroglot.evaluate.ablation.selectivity import (
 from neuroglot.evaluate.likelihood.perplexity import finite_mean, held_out_blocks, token_nll
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
-from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.results import JsonResult, ResultCache
 
-__all__ = ["Arm", "Comparison", "measure_arms"]
+__all__ = ["ALL", "Ablation", "Comparison", "measure_conditions"]
 
 ALL = "all"
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
-    """One choice of sets that is measured.
+class Ablation:
+    """One choice of sets that is measured: a condition for each language, in which that language's set is off.
 
     Attributes:
         method: which found them.
@@ -63,72 +62,81 @@ class Arm:
         """How it is called in files: `lape 0.01 all`."""
         return f"{_choice(self.method, self.budget)} {self.part}"
 
+    def condition(self, tag: str) -> Condition:
+        """The condition in which one language's set is off."""
+        off = self.sets[tag]
+        return Condition(f"{self.name}, {tag} off", (Deactivate(off) if isinstance(off, Tensor) else off,))
+
 
 @dataclass
-class Comparison:
-    """The losses of a model on held-out text, block by block, intact and with each arm's sets off.
+class Comparison(JsonResult):
+    """The losses of a model on held-out text, block by block, intact and with the sets of each ablation off.
 
     Attributes:
         languages: K tags, the rows and the columns of every matrix.
         intact: language → nats a token of each block.
-        off: arm → whose set is off → language measured → nats a token of each block.
-        sizes: arm → language → how many neurons (or parameters).
-        arms: arm → method, budget and part.
+        off: ablation → whose set is off → language measured → nats a token of each block.
+        sizes: ablation → language → how many neurons (or parameters).
+        conditions: ablation → method, budget and part.
         stability: method and budget → Jaccard index of the sets of two halves, of seeds, and of each part with all.
         seconds: method → what finding its neurons took, by step.
         block: tokens a block.
         settings: what the cells were measured with.
     """
 
+    remedy = "run compare again"
+
     languages: list[str]
     intact: dict[str, list[float]] = field(default_factory=dict)
     off: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
     stability: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     block: int = 0
     settings: dict[str, str] = field(default_factory=dict)
 
-    def effects(self, arm: str) -> Float64[Tensor, "languages languages"]:
+    def effects(self, condition: str) -> Float64[Tensor, "languages languages"]:
         """Nats a token that are lost: row = whose set is off, column = language measured."""
-        return self._effects(arm, None)
+        return self._effects(condition, None)
 
-    def _effects(self, arm: str, weights: Mapping[str, Tensor] | None) -> Tensor:
+    def _effects(self, condition: str, weights: Mapping[str, Tensor] | None) -> Tensor:
         rows = []
         for off in self.languages:
             cells = []
             for tag in self.languages:
-                change = _tensor(self.off[arm][off][tag]) - _tensor(self.intact[tag])
+                change = _tensor(self.off[condition][off][tag]) - _tensor(self.intact[tag])
                 cells.append(change.mean() if weights is None else weights[tag] @ change)
             rows.append(torch.stack(cells, dim=-1))
         return torch.stack(rows, dim=-2)
 
-    def perturbation(self, arm: str) -> Perturbation:
-        """The arm's perplexity-change matrix; its baseline are the arms of random neurons of the same budget.
+    def perturbation(self, condition: str) -> Perturbation:
+        """An ablation's perplexity-change matrix; its baseline are those of random neurons of the same budget.
 
         Random neurons are drawn for each language by itself; the baseline of a column is its own language's draw.
         """
-        budget = self.arms[arm]["budget"]
-        random = [name for name, what in self.arms.items() if what["method"] == "random" and what["budget"] == budget]
+        budget = self.conditions[condition]["budget"]
+        random = [
+            name for name, what in self.conditions.items() if what["method"] == "random" and what["budget"] == budget
+        ]
         perplexity = {
-            name: {off: _perplexities(cells) for off, cells in self.off[name].items()} for name in [arm, *random]
+            name: {off: _perplexities(cells) for off, cells in self.off[name].items()} for name in [condition, *random]
         }
         drawn = {
             str(seed): {tag: perplexity[name][tag][tag] for tag in self.languages} for seed, name in enumerate(random)
         }
         size = max((max(self.sizes[name].values()) for name in random), default=0)
         tokens = {tag: len(values) * (self.block - 1) for tag, values in self.intact.items()}
-        sizes = {**self.sizes[arm], "random": size}
-        return Perturbation(_perplexities(self.intact), perplexity[arm], drawn, sizes, tokens, self.block)
+        sizes = {**self.sizes[condition], "random": size}
+        return Perturbation(_perplexities(self.intact), perplexity[condition], drawn, sizes, tokens, self.block)
 
     def summary(self, distance: Tensor | None = None, *, resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
-        """One row an arm: its sizes, and what its matrix says, with 95 % intervals over held-out blocks.
+        """One row an ablation: its sizes, and what its matrix says, with 95 % intervals over held-out blocks.
 
-        `own` and `others` are nats a token; `leading` is how many languages' own cell leads its row, `coverage` their
-        share; `relation` see `relation_correlation`; `halves` and `seeds` are the Jaccard indices of the sets that two
-        halves of the text, or several seeds, give; `seconds` is what finding them took. The bootstrap draws blocks with
-        replacement, in each language by itself, the same for every arm.
+        `on_target` and `off_target` are nats a token; `diagonal_dominant` is the number of languages whose own cell is
+        the largest of its row, `coverage` their share; `relation` see `relation_correlation`; `split_half` and `seeds`
+        are the Jaccard indices of the sets that two halves of the text, or several seeds, give; `seconds` is what
+        finding them took. The bootstrap draws blocks with replacement, in each language by itself, the same for all.
 
         Args:
             distance: (K, K) between languages, for the rank correlation.
@@ -144,13 +152,13 @@ class Comparison:
                 1, drawn, torch.full((resamples, count), 1 / count, dtype=torch.float64)
             )
         rows = []
-        for arm, what in self.arms.items():
-            effects, draws = self.effects(arm), self._effects(arm, weights)
-            sizes = self.sizes[arm].values()
+        for condition, what in self.conditions.items():
+            effects, draws = self.effects(condition), self._effects(condition, weights)
+            sizes = self.sizes[condition].values()
             row = {**what, "fewest": min(sizes), "most": max(sizes)}
             for name, measure in MEASURES.items():
                 row[name] = float(measure(effects))
-                # where the others are not harmed the ratio is infinite, and so may the upper end be
+                # where nothing is lost off target the ratio is infinite, and so may the upper end be
                 low, high = _interval(measure(draws))
                 row |= {f"{name}_low": low, f"{name}_high": high}
             row["diagonal_dominant"] = int(diagonal_dominant(effects).sum())
@@ -162,17 +170,17 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def changes(self) -> pd.DataFrame:
-        """Every cell as one long table: arm, off, measured, neurons, perplexity, change, nats."""
+        """Every cell as one long table: method, budget, part, off, measured, neurons, perplexity, change, nats."""
         rows = []
-        for arm, what in self.arms.items():
-            for off, cells in self.off[arm].items():
+        for condition, what in self.conditions.items():
+            for off, cells in self.off[condition].items():
                 for tag, values in cells.items():
                     before, after = _mean(self.intact[tag]), _mean(values)
                     rows.append(
                         {
                             **what,
                             "off": off,
-                            "neurons": self.sizes[arm][off],
+                            "neurons": self.sizes[condition][off],
                             "measured": tag,
                             "perplexity": math.exp(after),
                             "change": math.expm1(after - before),
@@ -180,22 +188,6 @@ class Comparison:
                         }
                     )
         return pd.DataFrame(rows)
-
-    def save(self, path: str | Path) -> Path:
-        """Write it as JSON."""
-        return save_text(path, json.dumps(vars(self), ensure_ascii=False))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Comparison":
-        """Read what `save` wrote.
-
-        Raises:
-            NeuroglotError: the file is missing or damaged.
-        """
-        try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise NeuroglotError(f"{path} is missing or damaged ({error}); run compare again.") from error
 
 
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -226,10 +218,10 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def measure_arms(
+def measure_conditions(
     model: Model,
     corpus: Corpus,
-    arms: Sequence[Arm],
+    conditions: Sequence[Ablation],
     *,
     tokens: int = 100_000,
     block: int | None = None,
@@ -237,15 +229,15 @@ def measure_arms(
     directory: str | Path,
     progress: bool = True,
 ) -> Comparison:
-    """Switch each arm's sets off, one language's at a time, and measure every language on the same held-out blocks.
+    """Switch the sets of each ablation off, one language's at a time, and measure every language on the same blocks.
 
-    Each matrix row is kept under a digest of what is off, so that arms share rows, another budget costs only what is
-    new, and interrupted work goes on.
+    Each matrix row is kept under a digest of what is off, so that ablations share rows, another budget costs only what
+    is new, and interrupted work goes on.
 
     Args:
         model: left as it was.
         corpus: held-out text; its languages are the rows and columns.
-        arms: what to switch off, in this order; their sets hold every language of the corpus.
+        conditions: what to switch off, in this order; their sets hold every language of the corpus.
         tokens: at most so many tokens of each language.
         block: tokens a block; see `perplexity`. Intervals are over blocks, so there should be several.
         batch_tokens: tokens a forward pass.
@@ -257,43 +249,48 @@ def measure_arms(
     """
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     languages = list(corpus.languages)
-    for arm in arms:
-        _check(arm, model, languages)
+    for ablation in conditions:
+        _check(ablation, model, languages)
     text = hashlib.sha256(b"".join(piece.numpy().tobytes() for piece in blocks.values())).hexdigest()[:16]
     settings = {"model": model.fingerprint, "dtype": str(model.network.dtype), "text": text}
     folder = Path(directory) / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     result = Comparison(languages, block=next(iter(blocks.values())).shape[1], settings=settings)
-    each = sum(piece.numel() for piece in blocks.values())
-    wanted: dict[str, Callable[[], AbstractContextManager[None]]] = {
-        "intact": nullcontext
-    }  # digest → how to switch it off
-    rows = {}
-    switched = [arm for arm in arms if arm.measured]
-    for arm in switched:
-        for tag in languages:
-            key, off = _change(model, arm.sets, tag)
-            rows[arm.name, tag] = key
-            wanted.setdefault(key, off)
-    found: dict[str, dict[str, list[float]]] = {}
-    with token_progress("comparing", each * len(wanted), shown=progress) as advance:
-        for key, off in wanted.items():
-            path = folder / f"{key}.json"
-            kept = read_json(path)
-            if kept is not None and set(languages) <= set(kept):
-                found[key] = kept
-                advance(each, "")
-                continue
-            with off():
-                found[key] = _block_losses(model, blocks, batch_tokens or model.batch_tokens, advance)
-            save_text(path, json.dumps(found[key]))
-    result.intact = found["intact"]
-    for arm in switched:
-        result.off[arm.name] = {tag: found[rows[arm.name, tag]] for tag in languages}
-        sizes = arm.sets.sizes()
-        result.sizes[arm.name] = {tag: sizes[tag] for tag in languages}
-        result.arms[arm.name] = {"method": arm.method, "budget": arm.budget, "part": arm.part}
-    result.stability = _stability(arms)
+    intact = Condition(INTACT)
+    rows = {(what.name, tag): what.condition(tag) for what in conditions if what.measured for tag in languages}
+    wanted = {condition.digest: condition for condition in (intact, *rows.values())}  # what is done, each once
+    found = _measured(model, wanted, blocks, batch_tokens or model.batch_tokens, ResultCache(folder), progress)
+    result.intact = found[intact.digest]
+    for what in conditions:
+        if what.measured:
+            sizes = what.sets.sizes()
+            result.off[what.name] = {tag: found[rows[what.name, tag].digest] for tag in languages}
+            result.sizes[what.name] = {tag: sizes[tag] for tag in languages}
+            result.conditions[what.name] = {"method": what.method, "budget": what.budget, "part": what.part}
+    result.stability = _stability(conditions)
     return result
+
+
+def _measured(
+    model: Model,
+    wanted: Mapping[str, Condition],
+    blocks: Mapping[str, Int[Tensor, "blocks block"]],
+    batch_tokens: int,
+    cache: ResultCache,
+    progress: bool,
+) -> dict[str, dict[str, list[float]]]:
+    """Digest of a condition → language → losses; what is kept is not measured again."""
+    found: dict[str, dict[str, list[float]]] = {}
+    each = sum(piece.numel() for piece in blocks.values())
+    with token_progress("comparing", each * len(wanted), shown=progress) as advance:
+        for digest, condition in wanted.items():
+            kept = cache.find(digest, lambda kept: set(blocks) <= set(kept))
+            if kept is None:
+                with condition.applied(model):
+                    kept = cache.keep(digest, _block_losses(model, blocks, batch_tokens, advance))
+            else:
+                advance(each, "")
+            found[digest] = kept
+    return found
 
 
 @torch.inference_mode()
@@ -317,41 +314,24 @@ def _block_losses(
     return {tag: values.tolist() for tag, values in zip(blocks, by_language, strict=True)}
 
 
-def _change(
-    model: Model, sets: NeuronSet | ParameterSet, tag: str
-) -> tuple[str, Callable[[], AbstractContextManager[None]]]:
-    """A digest of what is switched off, and how."""
-    digest = hashlib.sha256()
-    if isinstance(sets, NeuronSet):
-        mask = sets[tag]
-        if not bool(mask.any()):
-            return "intact", nullcontext
-        digest.update(b"neurons" + mask.nonzero().numpy().tobytes())
-        return digest.hexdigest()[:32], lambda: intervene(model, Deactivate(mask))
-    places = sets[tag]
-    for name in sorted(places):
-        digest.update(name.encode() + places[name].numpy().tobytes())
-    return digest.hexdigest()[:32], lambda: zeroed(model, places)
-
-
-def _check(arm: Arm, model: Model, languages: Sequence[str]) -> None:
-    missing = [tag for tag in languages if tag not in arm.sets.languages]
+def _check(ablation: Ablation, model: Model, languages: Sequence[str]) -> None:
+    missing = [tag for tag in languages if tag not in ablation.sets.languages]
     if missing:
-        raise NeuroglotError(f"{arm.name} has no set of {missing[0]}; find the neurons of all languages measured.")
-    if isinstance(arm.sets, NeuronSet) and arm.sets.shape != (model.layers, model.neurons):
+        raise NeuroglotError(f"{ablation.name} has no set of {missing[0]}; find the neurons of all languages measured.")
+    if isinstance(ablation.sets, NeuronSet) and ablation.sets.shape != (model.layers, model.neurons):
         raise NeuroglotError(
-            f"{arm.name} is of {arm.sets.shape[0]} × {arm.sets.shape[1]} neurons, but {model.name} has "
+            f"{ablation.name} is of {ablation.sets.shape[0]} × {ablation.sets.shape[1]} neurons, but {model.name} has "
             f"{model.layers} × {model.neurons}."
         )
 
 
-def _stability(arms: Sequence[Arm]) -> dict[str, dict[str, float]]:
+def _stability(conditions: Sequence[Ablation]) -> dict[str, dict[str, float]]:
     """How alike a method's sets are: of the two halves, of seeds, and of each part with all of the evidence."""
     result: dict[str, dict[str, float]] = {}
     groups: dict[tuple[str, float | None], dict[str, NeuronSet]] = {}
-    for arm in arms:
-        if isinstance(arm.sets, NeuronSet):
-            groups.setdefault((arm.method, arm.budget), {})[arm.part] = arm.sets
+    for ablation in conditions:
+        if isinstance(ablation.sets, NeuronSet):
+            groups.setdefault((ablation.method, ablation.budget), {})[ablation.part] = ablation.sets
     for (method, budget), parts in groups.items():
         found = {}
         for kind in ("half", "seed"):

@@ -1,11 +1,9 @@
 """The perplexity-change matrix: whose neurons are off, and which language suffers."""
 
 import hashlib
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +14,13 @@ from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.edit.interventions import Deactivate, intervene
-from neuroglot.errors import NeuroglotError
+from neuroglot.edit.conditions import INTACT, Condition
+from neuroglot.edit.interventions import Deactivate
 from neuroglot.evaluate.likelihood.perplexity import held_out_blocks, mean_nll
 from neuroglot.identify.random_neurons import random
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.results import JsonResult, refuse_differing
 
 __all__ = ["Perturbation", "RandomRow", "perturb", "random_neurons"]
 
@@ -30,7 +28,7 @@ RandomRow = Literal["largest", "next percent"]
 
 
 @dataclass
-class Perturbation:
+class Perturbation(JsonResult):
     """Perplexities of a model, intact and with neurons off.
 
     Attributes:
@@ -41,7 +39,10 @@ class Perturbation:
         tokens: measured language → how many tokens were predicted.
         block: tokens a block.
         matched: seed → measured language → perplexity with random neurons off, as many as *that* language's own.
+        settings: digests of what decides them: the model, the neurons, the text.
     """
+
+    remedy = "run perturb again"
 
     intact: dict[str, float]
     off: dict[str, dict[str, float]]
@@ -98,22 +99,6 @@ class Perturbation:
             for tag, value in values.items()
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write it as JSON."""
-        return save_text(path, json.dumps(vars(self), indent=1, ensure_ascii=False))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Perturbation":
-        """Read what `save` wrote.
-
-        Raises:
-            NeuroglotError: the file is missing or damaged.
-        """
-        try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise NeuroglotError(f"{path} is missing or damaged ({error}); run perturb again.") from error
-
 
 def _table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -157,17 +142,12 @@ def perturb(
         NeuroglotError: the neurons are of another shape, a language is too short, or `resume` is of other settings.
     """
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
-    sizes = neurons.sizes()
     size = _random_size(neurons, random_row)
-    sets = {("off", tag): neurons[tag] for tag in neurons.languages}
-    for seed in range(seeds):
-        sets["random", str(seed)] = random_neurons(neurons.shape, size, seed)
-    own = [tag for tag in neurons.languages if tag in blocks] if matched else []
     fresh = Perturbation(
         intact={},
         off={},
         random={},
-        sizes={**sizes, "random": size},
+        sizes={**neurons.sizes(), "random": size},
         tokens={tag: piece.shape[0] * (piece.shape[1] - 1) for tag, piece in blocks.items()},
         block=next(iter(blocks.values())).shape[1],
         settings={
@@ -178,47 +158,72 @@ def perturb(
         },
     )
     result = _resumed(fresh, resume)
-    each = sum(piece.numel() for piece in blocks.values())
-    of_own = sum(blocks[tag].numel() for tag in own)
-    with token_progress("perturbing", each * (1 + len(sets)) + of_own * seeds, shown=progress) as advance:
-
-        def measure_one(what: str, tag: str) -> float:
-            return math.exp(
-                mean_nll(model, blocks[tag], tag, batch_tokens, lambda n, tag: advance(n, f"{what}, {tag}"))
-            )
-
-        def measure(what: str) -> dict[str, float]:
-            return {tag: measure_one(what, tag) for tag in blocks}
-
-        def measure_matched(seed: int) -> dict[str, float]:
+    rows = _rows(neurons, list(blocks), size, seeds, matched)
+    cost = {tag: piece.numel() for tag, piece in blocks.items()}
+    with token_progress("perturbing", sum(cost[tag] for row in rows for tag in row.conditions), shown=progress) as say:
+        for row in rows:
+            if row.found(result):
+                say(sum(cost[tag] for tag in row.conditions), row.name)
+                continue
             values = {}
-            drawn = random(neurons.select(own), seed=seed)
-            for tag in own:
-                with intervene(model, Deactivate(drawn[tag])):
-                    values[tag] = measure_one(f"matched {seed}", tag)
-            return values
-
-        def keep(
-            rows: dict[str, dict[str, float]], name: str, run: Callable[[], dict[str, float]], cost: int = each
-        ) -> None:
-            if name in rows:
-                advance(cost, name)
-            else:
-                rows[name] = run()
-                if resume is not None:
-                    result.save(resume)
-
-        intact = {"intact": result.intact} if result.intact else {}
-        keep(intact, "intact", lambda: measure("intact"))
-        result.intact = intact["intact"]
-        for (kind, name), mask in sets.items():
-            with intervene(model, Deactivate(mask)):
-                keep(getattr(result, kind), name, lambda kind=kind, name=name: measure(f"{kind} {name}"))  # type: ignore[misc]
-        for seed in range(seeds if own else 0):
-            keep(result.matched, str(seed), partial(measure_matched, seed), of_own)
+            for tag, condition in row.conditions.items():
+                label = f"{row.name}, {tag}"
+                with condition.applied(model):
+                    nll = mean_nll(model, blocks[tag], tag, batch_tokens, lambda n, _, label=label: say(n, label))  # type: ignore[misc]
+                values[tag] = math.exp(nll)
+            row.keep(result, values)
+            if resume is not None:
+                result.save(resume)
     if resume is not None:
         result.save(resume)
     return result
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the matrix, or one that stands beside it.
+
+    Attributes:
+        kind: `intact`, `off`, `random` or `matched`.
+        key: whose neurons are off, or the seed.
+        conditions: language measured → what is done to the model meanwhile.
+    """
+
+    kind: str
+    key: str
+    conditions: Mapping[str, Condition]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.key}".strip()
+
+    def found(self, result: Perturbation) -> bool:
+        """Whether it was measured."""
+        return bool(result.intact) if self.kind == INTACT else self.key in getattr(result, self.kind)
+
+    def keep(self, result: Perturbation, values: dict[str, float]) -> None:
+        """Put what was measured into its place."""
+        if self.kind == INTACT:
+            result.intact = values
+        else:
+            getattr(result, self.kind)[self.key] = values
+
+
+def _rows(neurons: NeuronSet, measured: list[str], size: int, seeds: int, matched: bool) -> list[_Row]:
+    """All that is measured, in its order: intact, each language's neurons off, random ones, ones as many as its own."""
+
+    def everywhere(kind: str, key: str, *off: Tensor) -> _Row:
+        return _Row(kind, key, dict.fromkeys(measured, Condition(key, tuple(map(Deactivate, off)))))
+
+    rows = [everywhere(INTACT, "")]
+    rows += [everywhere("off", tag, neurons[tag]) for tag in neurons.languages]
+    rows += [everywhere("random", str(seed), random_neurons(neurons.shape, size, seed)) for seed in range(seeds)]
+    own = [tag for tag in neurons.languages if tag in measured]
+    for seed in range(seeds if matched and own else 0):
+        drawn = random(neurons.select(own), seed=seed)
+        off = {tag: Condition(tag, (Deactivate(drawn[tag]),), seed) for tag in own}
+        rows.append(_Row("matched", str(seed), off))
+    return rows
 
 
 def random_neurons(shape: tuple[int, int], size: int, seed: int) -> Bool[Tensor, "layers neurons"]:
@@ -241,12 +246,9 @@ def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
     if resume is None or not Path(resume).is_file():
         return fresh
     old = Perturbation.load(resume)
-    differing = [name for name, value in fresh.settings.items() if old.settings.get(name) != value]
-    if differing:
-        raise NeuroglotError(
-            f"{resume} was measured with another {' and '.join(differing)}; delete it to measure again, or name "
-            "another."
-        )
+    refuse_differing(
+        f"{resume} was measured", old.settings, fresh.settings, "delete it to measure again, or name another file"
+    )
     return old
 
 

@@ -21,7 +21,7 @@ import torch
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.results import readable, save_json
 
 __all__ = ["Item", "TaskScore", "load_tasks", "score_task", "tasks"]
 
@@ -83,7 +83,7 @@ class TaskScore:
 
     def save(self, path: str | Path, settings: dict[str, Any]) -> Path:
         """Write it as JSON with the settings that it was measured with."""
-        return save_text(path, json.dumps({"settings": settings} | asdict(self), ensure_ascii=False, indent=1))
+        return save_json(path, {"settings": settings} | asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "tuple[TaskScore, dict[str, Any]]":
@@ -92,13 +92,11 @@ class TaskScore:
         Raises:
             NeuroglotError: the file is missing or damaged.
         """
-        try:
+        with readable(path, "delete it, and the task is measured again"):
             held = json.loads(Path(path).read_text(encoding="utf-8"))
             settings = held.pop("settings")
             held["items"] = [Item(**item) for item in held["items"]]
             return cls(**held), settings
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise NeuroglotError(f"{path} is missing or damaged; delete it, and the task is measured again.") from error
 
 
 def tasks(

@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -13,72 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
 
-from neuroglot.edit.interventions import Intervention, intervene
+from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.benchmarks.harness import TaskScore, load_tasks, score_task
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
 from neuroglot.stats import paired
+from neuroglot.storage.results import refuse_differing
 
-__all__ = ["INTACT", "Change", "TaskTable", "measure_tasks"]
-
-INTACT = "intact"
-
-
-@dataclass(frozen=True)
-class Change:
-    """A row of the table: what is done to the model.
-
-    Attributes:
-        name: what the row is called. Rows of one name and several seeds are shown as mean ± std.
-        interventions: in force while the tasks run; none is the intact model.
-        seed: of random neurons, None for others.
-        only: the tasks that it is measured on, as a pattern (`_fr$`); all by default.
-    """
-
-    name: str
-    interventions: tuple[Intervention, ...] = ()
-    seed: int | None = None
-    only: str = ""
-
-    @property
-    def file(self) -> str:
-        """What its files are called."""
-        slug = re.sub(r"[^\w.]+", "-", self.name).strip("-")
-        return f"{slug}.{self.seed}.json" if self.seed is not None else f"{slug}.json"
-
-    @property
-    def neurons(self) -> int:
-        """How many neurons it changes."""
-        masks = [intervention.neurons for intervention in self.interventions]
-        return int(torch.stack(masks).any(0).sum()) if masks else 0
-
-    @property
-    def digest(self) -> str:
-        """Of what is done."""
-        sha = hashlib.sha256()
-        for intervention in self.interventions:
-            sha.update(type(intervention).__name__.encode())
-            for field in dataclasses.fields(intervention):
-                value = getattr(intervention, field.name)
-                if isinstance(value, Tensor):
-                    sha.update(f"{field.name} {tuple(value.shape)} {value.dtype}".encode())
-                    sha.update(value.detach().cpu().contiguous().numpy().tobytes())
-                else:
-                    sha.update(f"{field.name} {value}".encode())
-        return sha.hexdigest()[:32]
+__all__ = ["TaskTable", "measure_tasks"]
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The scores of a model, intact and changed.
+    """The scores of a model, intact and in other conditions.
 
     Attributes:
-        scores: (row, its seed, task) → score, rows in the order given.
-        neurons: row → how many neurons it changes.
+        scores: (condition, its seed, task) → score, conditions in the order given.
+        neurons: condition → how many neurons it changes.
     """
 
     scores: dict[tuple[str, int | None, str], TaskScore]
@@ -92,7 +44,7 @@ class TaskTable:
     def table(self) -> pd.DataFrame:
         """A row for every measurement, compared with the intact model on the same items.
 
-        Columns: change, neurons (how many are changed), seed, task, metric, items, fewshot, value, stderr (the
+        Columns: condition, neurons (how many are changed), seed, task, metric, items, fewshot, value, stderr (the
         harness's); difference, low, high (95 % bootstrap), gained, lost, p (McNemar's exact test), empty for intact.
 
         Raises:
@@ -102,7 +54,7 @@ class TaskTable:
         for (name, seed, task), score in self.scores.items():
             for metric, value in score.metrics.items():
                 row: dict[str, Any] = {
-                    "change": name, "neurons": self.neurons[name], "seed": seed, "task": task, "metric": metric,
+                    "condition": name, "neurons": self.neurons[name], "seed": seed, "task": task, "metric": metric,
                     "items": len(score.items), "fewshot": score.fewshot, "value": value,
                     "stderr": score.stderr.get(metric),
                 }  # fmt: skip
@@ -112,13 +64,13 @@ class TaskTable:
                         raise NeuroglotError(f"{task} was measured on other items for {name}; delete one and repeat.")
                     row |= dataclasses.asdict(paired(intact.scores(metric), score.scores(metric)))
                 rows.append(row)
-        columns = ["change", "neurons", "seed", "task", "metric", "items", "fewshot", "value", "stderr", "difference",
-                   "low", "high", "gained", "lost", "p"]  # fmt: skip
+        columns = ["condition", "neurons", "seed", "task", "metric", "items", "fewshot", "value", "stderr",
+                   "difference", "low", "high", "gained", "lost", "p"]  # fmt: skip
         table = pd.DataFrame(rows, columns=columns)
         return table.astype({"seed": "Int64", "gained": "Int64", "lost": "Int64"})
 
     def items(self) -> pd.DataFrame:
-        """Every item's score: change, seed, task, item, target, metric, score."""
+        """Every item's score: condition, seed, task, item, target, metric, score."""
         return pd.DataFrame(
             [
                 (name, seed, task, item.id, item.target, metric, value)
@@ -126,24 +78,24 @@ class TaskTable:
                 for item in score.items
                 for metric, value in item.scores.items()
             ],
-            columns=["change", "seed", "task", "item", "target", "metric", "score"],
+            columns=["condition", "seed", "task", "item", "target", "metric", "score"],
         ).astype({"seed": "Int64"})
 
     def summary(self) -> pd.DataFrame:
-        """The papers' shape: a row for each change and task, of the task's own metric; seeds as mean and std.
+        """The papers' shape: a row for each condition and task, of the task's own metric; seeds as mean and std.
 
-        Columns: change, neurons, task, metric, items, seeds, value, std (of the sample, over seeds), stderr,
+        Columns: condition, neurons, task, metric, items, seeds, value, std (of the sample, over seeds), stderr,
         difference, low, high, p. Where there are seeds, value and difference are means, and only std says how sure.
         """
         full, rows = self.table(), []
         own = {task: score.metric for (_, _, task), score in self.scores.items()}
-        for (name, task), group in full.groupby(["change", "task"], sort=False):
+        for (name, task), group in full.groupby(["condition", "task"], sort=False):
             group = group[group.metric == own[str(task)]]
             first, seeds = group.iloc[0], int(group.seed.notna().sum())
             one = seeds == 0
             rows.append(
                 {
-                    "change": name, "neurons": first.neurons, "task": task, "metric": first.metric,
+                    "condition": name, "neurons": first.neurons, "task": task, "metric": first.metric,
                     "items": first["items"], "seeds": seeds, "value": group.value.mean(),
                     "std": None if one else group.value.std(ddof=1),
                     "stderr": first.stderr if one else None, "difference": group.difference.mean(),
@@ -156,7 +108,7 @@ class TaskTable:
 def measure_tasks(
     model: Model,
     names: Sequence[str],
-    changes: Sequence[Change] = (),
+    conditions: Sequence[Condition] = (),
     *,
     fewshot: int | None = None,
     limit: int | None = None,
@@ -166,28 +118,29 @@ def measure_tasks(
     directory: str | Path | None = None,
     progress: bool = True,
 ) -> TaskTable:
-    """Score a model on tasks, intact and changed in each way, on the same items.
+    """Score a model on tasks, intact and in each condition, on the same items.
 
     Args:
         model: left as it was.
         names: see `tasks`.
-        changes: the rows after the intact model's.
+        conditions: the rows after the intact model's; each on the tasks that its `only` names.
         fewshot: see `tasks`.
         limit: see `tasks`.
         batch_size: see `tasks`.
         seed: see `tasks`.
         data_dir: see `tasks`.
-        directory: keeps `TASK/ROW.json` as soon as it is measured, and what is there is not measured again.
+        directory: keeps `TASK/CONDITION.json` as soon as it is measured, and what is there is not measured again.
         progress: show a bar.
 
     Raises:
-        NeuroglotError: what `tasks` raises; rows of the same name and seed; or `directory` holds results of other
+        NeuroglotError: what `tasks` raises; conditions of the same name and seed; or `directory` holds results of other
             settings.
     """
-    rows = [Change(INTACT), *changes]
+    rows = [Condition(INTACT), *conditions]
     keys = [(row.name, row.seed) for row in rows]
     if len(set(keys)) < len(keys):
-        raise NeuroglotError(f"Two rows are called {max(keys, key=keys.count)[0]}; give each another name or seed.")
+        twice = max(keys, key=keys.count)[0]
+        raise NeuroglotError(f"Two conditions are called {twice}; give each another name or seed.")
     loaded = load_tasks(names, data_dir=data_dir)
     units = [(row, name) for name in loaded for row in rows if re.search(row.only, name)]
     base = {
@@ -195,40 +148,57 @@ def measure_tasks(
         "seed": seed, "lm_eval": version("lm_eval"),
     }  # fmt: skip
     settings = {name: base | {"items": _digest(task, limit)} for name, task in loaded.items()}
-    kept = {}
-    for row, name in units:  # a mismatch is said before anything is measured
-        file = None if directory is None else Path(directory) / name / row.file
-        if file is not None and file.is_file():
-            kept[row.name, row.seed, name] = _kept(file, settings[name] | {"change": row.digest})
+    files = _Files(directory, settings)
+    kept = {(row, name): files.kept(row, name) for row, name in units}  # a mismatch is said before anything is measured
     scores: dict[tuple[str, int | None, str], TaskScore] = {}
     with progress_bar("tasks", len(units), unit="measurements", shown=progress) as advance:
         for row, name in units:
-            key = (row.name, row.seed, name)
             advance(0, f"{name}, {row.name}")
-            if key in kept:
-                scores[key] = kept[key]
-            else:
-                with intervene(model, *row.interventions) if row.interventions else nullcontext():
-                    scores[key] = score_task(
+            score = kept[row, name]
+            if score is None:
+                with row.applied(model):
+                    score = score_task(
                         model, loaded[name], fewshot=fewshot, limit=limit, batch_size=batch_size, seed=seed
                     )
-                if directory is not None:
-                    scores[key].save(Path(directory) / name / row.file, settings[name] | {"change": row.digest})
+                files.keep(row, name, score)
+            scores[row.name, row.seed, name] = score
             advance(1, f"{name}, {row.name}")
     order: Callable[[tuple[str, int | None, str]], int] = lambda key: keys.index(key[:2])  # noqa: E731
     ordered = {key: scores[key] for key in sorted(scores, key=order)}
     return TaskTable(ordered, {row.name: row.neurons for row in rows})
 
 
-def _kept(file: Path, settings: dict[str, Any]) -> TaskScore:
-    score, before = TaskScore.load(file)
-    differing = [name for name, value in settings.items() if before.get(name) != value]
-    if differing:
-        raise NeuroglotError(
-            f"{file} was measured with another {' and '.join(differing)}; repeat those settings, or delete it to "
-            "measure again."
-        )
-    return score
+@dataclass(frozen=True)
+class _Files:
+    """Where scores are kept, if anywhere.
+
+    Attributes:
+        directory: holds `TASK/CONDITION.json`.
+        settings: task → what its scores depend on, beside what is done to the model.
+    """
+
+    directory: str | Path | None
+    settings: dict[str, dict[str, Any]]
+
+    def kept(self, row: Condition, task: str) -> TaskScore | None:
+        """A score that is there; None if there is none. One of other settings, or damaged, is refused."""
+        file = self._file(row, task)
+        if file is None or not file.is_file():
+            return None
+        score, before = TaskScore.load(file)
+        now = self.settings[task] | {"condition": row.digest}
+        refuse_differing(f"{file} was measured", before, now, "repeat those settings, or delete it to measure again")
+        return score
+
+    def keep(self, row: Condition, task: str, score: TaskScore) -> None:
+        """Keep a score as soon as it is measured."""
+        if (file := self._file(row, task)) is not None:
+            score.save(file, self.settings[task] | {"condition": row.digest})
+
+    def _file(self, row: Condition, task: str) -> Path | None:
+        slug = re.sub(r"[^\w.]+", "-", row.name).strip("-")
+        name = f"{slug}.json" if row.seed is None else f"{slug}.{row.seed}.json"
+        return None if self.directory is None else Path(self.directory) / task / name
 
 
 def _digest(task: Any, limit: int | None) -> str:

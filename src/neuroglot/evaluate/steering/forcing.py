@@ -1,22 +1,21 @@
 """Language forcing: does a model asked in one language answer in another, when its neurons say so?
 
-Every answer belongs to a *cell*: an arm (what is done to the model), the source language of the prompts and the target
-language of the answers. A cell's answers depend on the recipe, the prompts and how they are continued, and are kept
-under a digest of just these: a rerun reads them, and so does another experiment that needs the same cell.
+Every answer belongs to a *cell*: a condition (what is done to the model), the source language of the prompts and the
+target language of the answers. A cell's answers depend on what the condition does, the prompts and how they are
+continued, and are kept under a digest of just these: a rerun reads them, and so does another experiment that needs the
+same cell.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 from pydantic import BaseModel
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
+from neuroglot.edit.conditions import Condition, digest_of_steps
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
@@ -31,14 +30,14 @@ from neuroglot.languages.tags import language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
-from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.results import ResultCache, digest_of_settings
 
-__all__ = ["ARMS", "Steering", "deactivated", "force"]
+__all__ = ["CONDITIONS", "Forced", "Prompts", "Steering", "deactivated", "force"]
 
 Prompts = Mapping[str, Sequence[str]]
 
-Arm = Literal["intact", "source off", "raised", "both", "random"]
-ARMS: tuple[Arm, ...] = ("intact", "source off", "raised", "both", "random")
+Forced = Literal["intact", "source off", "raised", "both", "random"]
+CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "random")
 """Nothing; the source's neurons off; the target's changed; both; both with random neurons of the same numbers."""
 
 
@@ -78,7 +77,7 @@ def force(
     *,
     targets: Sequence[str] | None = None,
     how: Steering | None = None,
-    arms: Sequence[Arm] = ARMS,
+    conditions: Sequence[Forced] = CONDITIONS,
     seeds: int = 1,
     generation: Generation | None = None,
     directory: str | Path | None = None,
@@ -93,14 +92,14 @@ def force(
         prompts: source language → prompts.
         targets: languages to answer in; by default those of the neurons.
         how: the target is raised.
-        arms: see `ARMS`. Where source and target are one language nothing is switched off.
-        seeds: how many random draws the `random` arm has.
+        conditions: see `CONDITIONS`. Where source and target are one language nothing is switched off.
+        seeds: how many random draws the condition `random` has.
         generation: how prompts are continued.
         directory: keep finished cells here and go on with what is there.
         progress: show a bar.
 
     Returns:
-        A row an answer: arm, seed, source, target, prompt and what `describe` says of it.
+        A row an answer: condition, seed, source, target, prompt and what `describe` says of it.
 
     Raises:
         NeuroglotError: the model is not the one recorded, a language is unknown to the recording or the neurons, no
@@ -110,79 +109,86 @@ def force(
     targets = [language_tag(tag) for tag in targets or neurons.languages]
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
     identify = LanguageIdentifier([*targets, *sources])
-    cells = []
-    for arm in arms:
-        for seed in range(seeds if arm == "random" else 1):
-            chosen = random(neurons, seed=seed) if arm == "random" else neurons
-            for source in sources:
-                for target in targets:
-                    recipe = _recipe(arm, recording, chosen, source, target, how)
-                    if recipe is not None:
-                        recipe.check(model)
-                    cells.append((arm, seed, source, target, recipe))
+    if unknown := [name for name in conditions if name not in CONDITIONS]:
+        raise NeuroglotError(f"There is no condition {unknown[0]!r}; choose among {', '.join(CONDITIONS)}.")
+    cells = [
+        (_condition(name, seed, model, recording, chosen, source, target, how), source, target)
+        for name in conditions
+        for seed, chosen in _draws(neurons, name, seeds)
+        for source in sources
+        for target in targets
+    ]
     made = _Answers(model, generation, directory)
     tables = []
-    with token_progress("answers", sum(len(sources[cell[2]]) for cell in cells), shown=progress) as advance:
-        for arm, seed, source, target, recipe in cells:
-            texts, likely = made.of(recipe, sources[source])
-            table = describe(model, texts, target, identify, perplexity=False)
-            table["nll"], table["tokens"] = [nll for nll, _ in likely], [count for _, count in likely]
-            for place, (name, value) in enumerate(
-                {"arm": arm, "seed": seed, "source": source, "target": target}.items()
-            ):
+    with token_progress("answers", sum(len(sources[source]) for _, source, _ in cells), shown=progress) as advance:
+        for condition, source, target in cells:
+            table = made.described(condition, sources[source], target, identify)
+            named = {"condition": condition.name, "seed": condition.seed or 0, "source": source, "target": target}
+            for place, (name, value) in enumerate({**named, "prompt": sources[source]}.items()):
                 table.insert(place, name, value)
-            table.insert(4, "prompt", sources[source])
             tables.append(table)
-            advance(len(texts), f"{arm} {source} → {target}")
+            advance(len(table), f"{condition.name} {source} → {target}")
     if not tables:
-        raise NeuroglotError("There is nothing to ask: give prompts, targets and arms.")
+        raise NeuroglotError("There is nothing to ask: give prompts, targets and conditions.")
     return pd.concat(tables, ignore_index=True)
 
 
-def _recipe(
-    arm: Arm, recording: Recording, neurons: NeuronSet, source: str, target: str, how: Steering
-) -> Recipe | None:
+def _draws(neurons: NeuronSet, name: Forced, seeds: int) -> list[tuple[int | None, NeuronSet]]:
+    """The neurons of a condition, with the seed of each draw."""
+    return [(seed, random(neurons, seed=seed)) for seed in range(seeds)] if name == "random" else [(None, neurons)]
+
+
+def _condition(
+    name: Forced,
+    seed: int | None,
+    model: Model,
+    recording: Recording,
+    neurons: NeuronSet,
+    source: str,
+    target: str,
+    how: Steering,
+) -> Condition:
     off = None if source == target or source not in neurons.languages else source
-    if arm == "source off":
-        return None if off is None else how.recipe(recording, neurons, None, off)
-    if arm in ("both", "random"):
-        return how.recipe(recording, neurons, target, off)
-    return how.recipe(recording, neurons, target, None) if arm == "raised" else None
+    raised, switched = {
+        "intact": (None, None),
+        "source off": (None, off),
+        "raised": (target, None),
+        "both": (target, off),
+        "random": (target, off),
+    }[name]
+    if raised is None and switched is None:
+        return Condition(name, (), seed)
+    recipe = how.recipe(recording, neurons, raised, switched)
+    recipe.check(model)
+    return Condition(name, recipe.steps, seed)
 
 
 class _Answers:
-    """What the model writes under a recipe and how likely that is to it when intact, kept by what it depends on."""
+    """What the model writes under a condition and how likely that is to it when intact, kept by what it depends on."""
 
     def __init__(self, model: Model, generation: Generation, directory: str | Path | None):
-        self.model, self.generation = model, generation
-        self.directory = None if directory is None else Path(directory)
-        self.known: dict[str, dict[str, Any]] = {}
+        self.model, self.generation, self.cache = model, generation, ResultCache(directory)
 
-    def of(self, recipe: Recipe | None, prompts: Sequence[str]) -> tuple[list[str], list[tuple[float, int]]]:
+    def described(
+        self, condition: Condition, prompts: Sequence[str], target: str, identify: LanguageIdentifier
+    ) -> pd.DataFrame:
+        """What `describe` says of the answers to some prompts."""
         about = {
             "model": self.model.fingerprint,
             "dtype": str(self.model.network.dtype),
-            "recipe": None if recipe is None else recipe.digest,
+            "recipe": digest_of_steps(condition.steps, self.model.fingerprint) if condition.steps else None,
             "prompts": list(prompts),
             "generation": self.generation.model_dump(),
         }
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-        if key not in self.known:
-            self.known[key] = self._kept(key) or self._make(key, recipe, about)
-        found = self.known[key]
-        return found["answers"], [(nll, tokens) for nll, tokens in found["likely"]]
-
-    def _kept(self, key: str) -> dict[str, Any] | None:
-        kept = None if self.directory is None else read_json(self.directory / f"{key}.json")
-        return kept if kept is not None and {"answers", "likely"} <= set(kept) else None
-
-    def _make(self, key: str, recipe: Recipe | None, about: dict[str, Any]) -> dict[str, Any]:
-        with nullcontext() if recipe is None else recipe.applied(self.model):
-            answers = generate(self.model, about["prompts"], **self.generation.model_dump())
-        made = {**about, "answers": answers, "likely": answer_nll(self.model, answers)}
-        if self.directory is not None:
-            save_text(self.directory / f"{key}.json", json.dumps(made, ensure_ascii=False, indent=1))
-        return made
+        digest = digest_of_settings(about)
+        found = self.cache.find(digest, lambda kept: {"answers", "likely"} <= set(kept))
+        if found is None:
+            with condition.applied(self.model):
+                answers = generate(self.model, about["prompts"], **self.generation.model_dump())
+            found = self.cache.keep(digest, {**about, "answers": answers, "likely": answer_nll(self.model, answers)})
+        table = describe(self.model, found["answers"], target, identify, perplexity=False)
+        table["nll"], table["tokens"] = zip(*found["likely"], strict=True) if found["likely"] else ([], [])
+        return table
 
 
 def deactivated(
@@ -209,14 +215,12 @@ def deactivated(
     identify, made = LanguageIdentifier(list(sources)), _Answers(model, generation or Generation(), directory)
     largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])
     masks = {tag: neurons[tag] for tag in neurons.languages} | {"random": random(neurons)[largest]}
-    recipes = {tag: Recipe([Deactivate(mask)], model.fingerprint) for tag, mask in masks.items()}
+    conditions = [Condition("normal"), *(Condition(tag, (Deactivate(mask),)) for tag, mask in masks.items())]
     tables = []
-    with token_progress("answers", (1 + len(recipes)) * sum(map(len, sources.values())), shown=progress) as advance:
-        for off, recipe in {"normal": None, **recipes}.items():
+    with token_progress("answers", len(conditions) * sum(map(len, sources.values())), shown=progress) as advance:
+        for condition in conditions:
             for tag, texts in sources.items():
-                answers, likely = made.of(recipe, texts)
-                table = describe(model, answers, tag, identify, perplexity=False)
-                table = table.assign(nll=[nll for nll, _ in likely], tokens=[count for _, count in likely])
-                tables.append(table.assign(off=off, source=tag, target=tag, prompt=texts))
-                advance(len(texts), f"{off} off, {tag}")
+                table = made.described(condition, texts, tag, identify)
+                tables.append(table.assign(off=condition.name, source=tag, target=tag, prompt=texts))
+                advance(len(texts), f"{condition.name} off, {tag}")
     return pd.concat(tables, ignore_index=True)

@@ -4,8 +4,6 @@ Tang et al. (2024, §3.1) have GPT-4 score answers as Zheng et al. (2023) do. Th
 that; scores of other wordings, and of other judges, are not comparable with these.
 """
 
-import hashlib
-import json
 import math
 import os
 import re
@@ -20,7 +18,7 @@ from pydantic import BaseModel, Field, SecretStr
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.languages.tags import language_name
 from neuroglot.progress import token_progress
-from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.results import ResultCache, digest_of_settings
 
 __all__ = ["Judge", "JudgeSettings"]
 
@@ -81,7 +79,7 @@ class Judge:
     def __init__(self, settings: JudgeSettings, directory: str | Path | None = None):
         openai = require("openai", "judge", needed_by="A judge")
         self.settings = settings
-        self.directory = None if directory is None else Path(directory)
+        self._cache = ResultCache(directory)
         url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
         key = settings.api_key.get_secret_value() if settings.api_key else os.environ.get("OPENAI_API_KEY")
         if not key and url is None:
@@ -96,7 +94,6 @@ class Judge:
             base_url=url, api_key=key or "none", max_retries=settings.retries, timeout=settings.timeout
         )
         self._next = 0.0
-        self._known: dict[str, float] = {}
 
     def score(self, prompt: str, answer: str, language: str) -> float:
         """How good an answer is, from 1 to 10. An empty answer is a 1 that nobody is asked for.
@@ -112,14 +109,12 @@ class Judge:
         if not answer.strip():
             return 1.0
         question = QUESTION.format(prompt=prompt, answer=answer, language=language_name(language))
-        key = hashlib.sha256(json.dumps([self.settings.model, self.url, question]).encode()).hexdigest()[:32]
-        if key not in self._known:
-            kept = self._kept(key)
-            self._known[key] = self._ask(key, question) if kept is None else kept
-        return self._known[key]
+        digest = digest_of_settings([self.settings.model, self.url, question])
+        found = self._cache.find(digest, lambda kept: isinstance(kept.get("score"), int | float))
+        return float((found or self._cache.keep(digest, self._ask(question)))["score"])
 
     def rate(self, answers: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
-        """A table of answers with a column `score` more; `matrix(table, arm, "score")` is the paper's table of scores.
+        """A table of answers with a column `score` more; `matrix(table, condition, "score")` is the paper's table.
 
         Args:
             answers: with the columns prompt, answer and target, as `force` gives.
@@ -135,12 +130,7 @@ class Judge:
                 advance(1, f"→ {row.target}")
         return answers.assign(score=scores)
 
-    def _kept(self, key: str) -> float | None:
-        kept = None if self.directory is None else read_json(self.directory / f"{key}.json")
-        score = None if kept is None else kept.get("score")
-        return float(score) if isinstance(score, int | float) else None
-
-    def _ask(self, key: str, question: str) -> float:
+    def _ask(self, question: str) -> dict[str, Any]:
         self._wait()
         try:
             reply: Any = self._client.chat.completions.create(
@@ -168,10 +158,7 @@ class Judge:
                 f"The judge {self.settings.model} gave no rating from 1 to 10 but {shown!r}; take a model that follows "
                 "instructions. Scores so far are kept."
             )
-        if self.directory is not None:
-            about = {"model": self.settings.model, "question": question, "said": said, "score": score}
-            save_text(self.directory / f"{key}.json", json.dumps(about, ensure_ascii=False, indent=1))
-        return score
+        return {"model": self.settings.model, "question": question, "said": said, "score": score}
 
     def _wait(self, now: Callable[[], float] = time.monotonic) -> None:
         """Keep to the rate."""

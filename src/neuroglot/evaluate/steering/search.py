@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +13,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.edit.steering import Method
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
-from neuroglot.evaluate.steering.forcing import Arm, Prompts, Steering, force
+from neuroglot.evaluate.steering.forcing import Forced, Prompts, Steering, force
 from neuroglot.generation.engine import Generation
 from neuroglot.languages.tags import language_tag
 from neuroglot.models.architecture.sites import Site
@@ -75,60 +77,91 @@ def search(
 
     Returns:
         The setting chosen, and a table: a row a setting on the development half, then `reported`, the chosen one on the
-        other half, and `intact` and `own`: intact answers asked in the source and in the target language, on that half.
+        other half, and `intact` and `native`: intact answers asked in the source and in the target language, on that
+        half.
         `within` says whether the bounds hold. If they hold nowhere, the setting with the fewest degenerate answers is
         chosen, and its `within` is False.
 
     Raises:
         NeuroglotError: no setting, too few prompts, or what `force` raises.
     """
+    wanted = [language_tag(tag) for tag in targets or neurons.languages]
+    halves = _halves(prompts, wanted)
     if not settings:
         raise NeuroglotError("There is no setting to try; see evaluate.grid.")
-    wanted = [language_tag(tag) for tag in targets or neurons.languages]
-    halves: list[dict[str, list[str]]] = [
-        {language_tag(tag): list(texts)[part::2] for tag, texts in prompts.items()} for part in (0, 1)
+    how = {"generation": generation, "directory": directory, "progress": progress}
+    develop, report = (_Half(model, recording, neurons, half, wanted, how) for half in halves)
+    bounds = [_Bounds(half.rates("intact", native=True), max_loss, max_degenerate) for half in (develop, report)]
+    tried = [develop.rates("both", setting) for setting in settings]
+    best = max(range(len(settings)), key=lambda i: bounds[0].order(tried[i]))
+    chosen = settings[best]
+    rows = [
+        {"half": "development", "setting": setting.words(), **rates, "within": bounds[0].hold(rates)}
+        for setting, rates in zip(settings, tried, strict=True)
     ]
-    if missing := [tag for tag in wanted if tag not in halves[0]]:
+    rates = report.rates("both", chosen)
+    rows.append({"half": "reported", "setting": chosen.words(), **rates, "within": bounds[1].hold(rates)})
+    rows.append({"half": "reported", "setting": "intact", **report.rates("intact"), "within": True})
+    rows.append({"half": "reported", "setting": "native", **bounds[1].native, "within": True})
+    table = pd.DataFrame(rows)
+    table["perplexity"] = table["perplexity"].map(lambda value: value if math.isfinite(value) else math.inf)
+    return chosen, table
+
+
+def _halves(prompts: Prompts, targets: Sequence[str]) -> list[dict[str, list[str]]]:
+    """The prompts that develop (the first, third …) and those that report."""
+    halves = [{language_tag(tag): list(texts)[part::2] for tag, texts in prompts.items()} for part in (0, 1)]
+    if missing := [tag for tag in targets if tag not in halves[0]]:
         raise NeuroglotError(f"The measure of fluency needs prompts in {missing[0]} too; give some.")
     if len(halves[0]) < 2:
         raise NeuroglotError("Forcing is between languages: give prompts in at least two.")
     if not all(half[tag] for half in halves for tag in half):
         raise NeuroglotError("Half of the prompts develop and half report: give at least two in each language.")
+    return halves
 
-    def measure(half: Prompts, arm: Arm, how: Steering | None, own: bool = False) -> pd.Series:
+
+@dataclass(frozen=True)
+class _Half:
+    """Half of the prompts, and whom they are put to."""
+
+    model: Model
+    recording: Recording
+    neurons: NeuronSet
+    prompts: Prompts
+    targets: Sequence[str]
+    how: dict[str, Any]
+
+    def rates(self, condition: Forced, setting: Steering | None = None, *, native: bool = False) -> pd.Series:
+        """The rates over all pairs of different languages, or (`native`) over each target asked in itself."""
         tables = []
-        for target in wanted:
-            asked = {tag: texts for tag, texts in half.items() if (tag == target) is own}
+        for target in self.targets:
+            asked = {tag: texts for tag, texts in self.prompts.items() if (tag == target) is native}
             if asked:
                 tables.append(
                     force(
-                        model, recording, neurons, asked, targets=[target], how=how, arms=[arm], generation=generation,
-                        directory=directory, progress=progress,
+                        self.model, self.recording, self.neurons, asked, targets=[target], how=setting,
+                        conditions=[condition], **self.how,
                     )
                 )  # fmt: skip
-        return summary(pd.concat(tables), ["arm"]).iloc[0]
+        return summary(pd.concat(tables), ["condition"]).iloc[0]
 
-    reference = [measure(half, "intact", None, own=True) for half in halves]
 
-    def within(row: pd.Series, fluent: pd.Series) -> bool:
+@dataclass(frozen=True)
+class _Bounds:
+    """How fluent answers must be, beside those of the intact model asked in the target language itself."""
+
+    native: pd.Series
+    max_loss: float
+    max_degenerate: float
+
+    def hold(self, rates: pd.Series) -> bool:
+        """Whether answers of these rates are fluent enough."""
         return bool(
-            row["perplexity"] <= (1 + max_loss) * fluent["perplexity"]
-            and row["degenerate"] <= fluent["degenerate"] + max_degenerate
+            rates["perplexity"] <= (1 + self.max_loss) * self.native["perplexity"]
+            and rates["degenerate"] <= self.native["degenerate"] + self.max_degenerate
         )
 
-    rows = []
-    for how in settings:
-        rates = measure(halves[0], "both", how)
-        rows.append({"half": "development", "setting": how.words(), **rates, "within": within(rates, reference[0])})
-    best = max(
-        range(len(rows)),
-        key=lambda i: (rows[i]["within"], rows[i]["on_target"] if rows[i]["within"] else -rows[i]["degenerate"]),
-    )
-    chosen = settings[best]
-    rates = measure(halves[1], "both", chosen)
-    rows.append({"half": "reported", "setting": chosen.words(), **rates, "within": within(rates, reference[1])})
-    rows.append({"half": "reported", "setting": "intact", **measure(halves[1], "intact", None), "within": True})
-    rows.append({"half": "reported", "setting": "native", **reference[1], "within": True})
-    table = pd.DataFrame(rows)
-    table["perplexity"] = table["perplexity"].map(lambda value: value if math.isfinite(value) else math.inf)
-    return chosen, table
+    def order(self, rates: pd.Series) -> tuple[bool, float]:
+        """What is best is largest: the most accurate where the bounds hold, else the least degenerate."""
+        held = self.hold(rates)
+        return held, float(rates["on_target"] if held else -rates["degenerate"])
