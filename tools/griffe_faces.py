@@ -1,4 +1,4 @@
-"""Documentation finds names where scripts call them: `neuroglot.identify.lape` is the function, not the file of its name.
+"""Documentation finds names where scripts call them: `neuroglot.identify.lape` is the function, not its file.
 
 An extension of griffe, which reads the code for mkdocstrings. A package hands on what its `__init__.pyi` imports
 (`src/neuroglot/faces.py`); here those names replace submodules of the same name, and count as its `__all__`.

@@ -1,4 +1,4 @@
-"""`neuroglot merge`: parts of a recording into the whole."""
+"""`neuroglot merge`: parts of a recording into one."""
 
 from pathlib import Path
 from typing import Annotated
