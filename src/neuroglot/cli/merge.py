@@ -1,4 +1,4 @@
-"""`neuroglot merge`: parts of a recording into one."""
+"""`neuroglot merge`: parts of a recording into the whole."""
 
 from pathlib import Path
 from typing import Annotated
