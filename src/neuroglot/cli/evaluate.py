@@ -1,4 +1,4 @@
-"""`neuroglot evaluate …`: what a model can do, intact or with a language's neurons off."""
+"""`neuroglot evaluate …`: what a model can do, intact or with a language's neurons ablated."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ def perplexity(
         typer.Option(help="Neurons of this model, such as RUN/neurons/lape.safetensors.", show_default=False),
     ] = None,
     off: Annotated[
-        str | None, typer.Option(help="Switch these languages' neurons off, such as fr,es.", show_default=False)
+        str | None, typer.Option(help="Ablate these languages' neurons, such as fr,es.", show_default=False)
     ] = None,
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,

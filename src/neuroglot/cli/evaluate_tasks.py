@@ -20,8 +20,8 @@ def tasks(
     run_or_model: Annotated[
         str,
         typer.Argument(
-            help="A run: intact, each language's neurons off, random ones off, pruned. Or a model, also one that "
-            "`prune` wrote: as it is."
+            help="A run: intact, each language's neurons ablated, random ones ablated, pruned. Or a model, also one "
+            "that `prune` wrote: as it is."
         ),
     ],
     names: Annotated[
@@ -31,9 +31,7 @@ def tasks(
     method: MethodOption = "lape",
     off: Annotated[
         str | None,
-        typer.Option(
-            help="Whose neurons to switch off: fr,es; none for no such rows. [default: all]", show_default=False
-        ),
+        typer.Option(help="Whose neurons to ablate: fr,es; none for no such rows. [default: all]", show_default=False),
     ] = None,
     prune: Annotated[
         str | None, typer.Option(help="Whose experts alone to keep, such as fr; needs `neuroglot experts`.")
@@ -64,7 +62,7 @@ def tasks(
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
 ) -> None:
-    """Score a model on tasks of EleutherAI's lm-evaluation-harness: intact, neurons off, pruned, each beside random.
+    """Score a model on tasks of EleutherAI's lm-evaluation-harness: intact, ablated, pruned, each beside random.
 
     Can be stopped and started again with the same command: finished tasks and rows are kept.
     """

@@ -26,7 +26,7 @@ def perturb(
     block: HeldOutBlock = None,
     seeds: Seeds = 3,
 ) -> None:
-    """Switch each language's neurons off and measure every language's perplexity, beside random neurons.
+    """Ablate each language's neurons and measure every language's perplexity, beside a random baseline.
 
     Can be stopped and started again with the same command: finished rows are kept.
     """

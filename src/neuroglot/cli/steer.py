@@ -37,7 +37,7 @@ def steer(
         str | None,
         typer.Option(
             "--from",
-            help="Switch this language's neurons off. [default: the prompt's language; none for none]",
+            help="Ablate this language's neurons. [default: the prompt's language; none for none]",
             show_default=False,
         ),
     ] = None,
@@ -46,7 +46,7 @@ def steer(
         typer.Option(help="The run that recorded this model. [default: runs/MODEL-starter]", show_default=False),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Take neurons and values from this file instead.", show_default=False)
+        Path | None, typer.Option(help="Read neurons and values from this file instead.", show_default=False)
     ] = None,
     method: MethodOption = "lape",
     steer: SteerOption = "replace",

@@ -40,7 +40,7 @@ StudyLanguages = Annotated[
 
 
 def _add(name: str, about: str) -> None:
-    """The command of one paper; all take the same."""
+    """The command of one paper; all have the same options."""
 
     @study.command(name=name, help=about)
     def command(

@@ -160,7 +160,9 @@ def text_figure(result: Comparison, summary: pd.DataFrame, budget: float, title:
         figure = Figure(figsize=(7.6 if measured else 4.2, 3.1), layout="constrained")
         left, *rest = figure.subplots(1, 1 + measured, squeeze=False)[0]
         ticks: set[int] = set()
-        for colour, method in zip(LINES, dict.fromkeys(what["method"] for what in result.conditions.values()), strict=False):
+        for colour, method in zip(
+            LINES, dict.fromkeys(what["method"] for what in result.conditions.values()), strict=False
+        ):
             found = result.stability.get(f"{method} {budget:g}", {})
             points = sorted((int(part.split()[0]), value) for part, value in found.items() if part.endswith(" tokens"))
             ticks |= {tokens for tokens, _ in points}
