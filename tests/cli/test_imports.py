@@ -50,6 +50,7 @@ MISTAKES = [
     "study lape --preset huge",
     "study babel /nowhere",
     "study lingua-franca a/model /nowhere",
+    "study lape --only table-99",
     "study settings nosuch",
     "evolve a b --corpus /nowhere --out {folder}",
     "tune /nowhere",
