@@ -60,7 +60,7 @@ MISTAKES = [
 
 WORK = {
     "identify {run}": TABLES | {"torch"},
-    "report {run}": TABLES | {"torch", "matplotlib"},
+    "report {run}": TABLES | {"torch", "matplotlib", "scipy"},
     "merge {parts}": {"numpy", "torch"},
 }
 """Command → the packages that it may import to do its work."""
