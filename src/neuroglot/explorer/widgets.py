@@ -1,6 +1,7 @@
 """The parts that several tabs of the explorer are made of."""
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from neuroglot.errors import NeuroglotError
 from neuroglot.figures.plotly import preview, script_of
 from neuroglot.figures.screen import Plot
+from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import named
 
 if TYPE_CHECKING:
@@ -56,6 +58,11 @@ def _text(gr: Any, value: str = "", **more: Any) -> Any:
 
 def _languages(tags: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(named(tag), tag) for tag in tags]
+
+
+def _methods(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Choices of a dropdown: how a method is written, and its name."""
+    return [(method_title(name), name) for name in names]
 
 
 def _quiet(**more: Any) -> dict[str, Any]:
