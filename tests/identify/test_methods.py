@@ -170,6 +170,10 @@ def test_names_are_unique():
 
     with pytest.raises(ng.NeuroglotError, match="declares no method lape"):
         ng.identify.default_choice("lape")(declare("other"))
+    with pytest.raises(ng.NeuroglotError, match="seed has no default"):
+
+        @ng.identify.default_choice("other")
+        def choice(recording, *, seed): ...
 
 
 @pytest.mark.parametrize("name", ["", "Mine", "my method", "../mine", "imported", "all"])
@@ -266,7 +270,7 @@ def test_a_run_gives_what_it_has(run, monkeypatch, capsys):
     opened = Run.open(run)
     wanted = round(0.25 * opened.recording.layers * opened.recording.neurons)
     assert set(opened.neurons("experts").sizes().values()) == {wanted}
-    neuroglot("align", run, "--samples", 6, "--threshold", 1.0, "--no-measure")
+    neuroglot("align", run, "--samples", 6, "--max-tokens", 60, "--threshold", 1.0, "--no-measure")
     found = Run.open(run).neurons("regions")
     neuroglot("identify", run, "--method", "regions", "--threshold", 1.0)
     assert Run.open(run).neurons("regions") == found

@@ -55,7 +55,7 @@ class Setting:
     """A setting of a method's default choice.
 
     Attributes:
-        default: what it is unless told otherwise; its type is the setting's.
+        default: its type is the setting's.
         about: what it means, as the docstring of the choice has it.
     """
 
@@ -99,7 +99,7 @@ class Method:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Its settings unless told otherwise."""
+        """Its settings, each by default."""
         return {name: setting.default for name, setting in self.settings.items()}
 
 
@@ -136,7 +136,7 @@ def default_choice(name: str) -> Callable[[Function], Function]:
     The settings are keyword-only and have defaults; the function gives a `NeuronSet`.
 
     Raises:
-        NeuroglotError: the module declares no such method above.
+        NeuroglotError: the module declares no such method above, or a setting has no default.
     """
 
     def declare(choice: Function) -> Function:
@@ -144,6 +144,8 @@ def default_choice(name: str) -> Callable[[Function], Function]:
         if found is None or found.origin != choice.__module__:
             raise NeuroglotError(f"{choice.__module__} declares no method {name}; put @method above its scores first.")
         keywords = [each for each in signature(choice).parameters.values() if each.kind == each.KEYWORD_ONLY]
+        if bare := [each.name for each in keywords if each.default is each.empty]:
+            raise NeuroglotError(f"The setting {bare[0]} has no default, which every setting of {name} needs.")
         own = {each.name: each.default for each in keywords}
         _registered[name] = replace(found, choice=choice, settings=_settings(own, getdoc(choice)))
         return choice
@@ -182,7 +184,7 @@ def _free(new: Method, scores: Any) -> Method:
     """Refuse a name that is taken, unless by the same function, which a notebook declares again and again."""
     taken = _registered.get(new.name)
     if taken is not None:
-        same = taken.origin == new.origin and getattr(taken.scores, "__qualname__", "") == scores.__qualname__
+        same = taken.origin == new.origin and _qualname(taken.scores) == _qualname(scores)
         by = None if same else taken.origin
     elif new.origin.startswith(f"{__package__}."):
         by = None
@@ -194,6 +196,10 @@ def _free(new: Method, scores: Any) -> Method:
     if by is not None:
         raise NeuroglotError(f"There is a method {new.name} already, of {by}; give yours another name.")
     return new
+
+
+def _qualname(scores: Any) -> str:
+    return getattr(scores, "__qualname__", "")
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
