@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuroglot.cli.app import app, out, print_table, split
-from neuroglot.cli.methods import METHOD_SETTINGS, MethodCommand
+from neuroglot.cli.methods import IdentifyCommand
 from neuroglot.cli.options import MethodOption, RunArgument
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from neuroglot.run.directory import Run
 
 
-@app.command(cls=MethodCommand, context_settings=METHOD_SETTINGS)
+@app.command(cls=IdentifyCommand)
 def identify(
     context: typer.Context,
     run: RunArgument,
@@ -47,7 +47,7 @@ def identify(
         method, neurons = "imported", NeuronSet.load(file, languages=split(languages), shape=shape)
         keep_neurons(opened, method, neurons, {"file": str(file)})
     else:
-        neurons = identify_run(opened, method, context.obj or {})
+        neurons = identify_run(opened, method, context.obj)
     print_neurons(opened, method, neurons)
     out.print(f"next: neuroglot perturb {run} --method {method}")
 

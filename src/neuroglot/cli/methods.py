@@ -1,10 +1,5 @@
-"""The methods of identification on the command line: in help texts, and their settings as options.
+"""The methods of identification on the command line: in help texts, and their settings as options."""
 
-A method may come from another package and have settings of its own, so the settings are no options of the command but
-what is left when its options are read; the registry says whose they are.
-"""
-
-from collections.abc import Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -13,10 +8,7 @@ from typer.core import TyperCommand
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["METHOD_SETTINGS", "MethodCommand", "method_settings"]
-
-METHOD_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Of a command that takes a method's settings."""
+__all__ = ["IdentifyCommand", "MethodCommand"]
 
 
 class MethodCommand(TyperCommand):
@@ -24,36 +16,70 @@ class MethodCommand(TyperCommand):
 
     def format_help(self, ctx: Context, formatter: Any) -> None:  # type: ignore[override]
         """Write the help."""
-        self.epilog = _table()
+        self.epilog = "\n\n".join(self.about_methods())
         super().format_help(ctx, formatter)
 
+    def about_methods(self) -> list[str]:
+        """The paragraphs at the end of the help."""
+        return _methods()
+
+
+class IdentifyCommand(MethodCommand):
+    """A command that takes the settings of its --method as options: `context.obj` has them.
+
+    A method may come from another package and have settings of its own, so they are not written into the command; the
+    registry says whose they are.
+    """
+
+    def about_methods(self) -> list[str]:
+        """The methods and their settings."""
+        return [*_methods(), *_settings()]
+
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Read the options; what is left are a method's settings, which the method must have."""
-        super().parse_args(ctx, args)
-        if ctx.args:
-            ctx.obj = method_settings(ctx.params["method"], ctx.args)
-        return ctx.args
+        """Read the settings, `--top-fraction 0.01` or `--top-fraction=0.01`, and leave the rest to the command."""
+        if ctx.resilient_parsing:  # the shell completes a word
+            return super().parse_args(ctx, args)
+        own = {option for parameter in self.params for option in parameter.opts}
+        found: dict[str, str | None] = {}
+        rest, words = [], list(args)
+        while words:
+            word, joined, value = words.pop(0).partition("=")
+            if word.startswith("--") and word not in own and word in _options(args):
+                found[word] = value if joined else words.pop(0) if words else None
+            else:
+                rest.append(word + joined + value)
+        rest = super().parse_args(ctx, rest)
+        ctx.obj = _checked(ctx.params["method"], found) if found else {}
+        return rest
 
 
-def method_settings(method: str, words: Sequence[str]) -> dict[str, Any]:
-    """A method's settings from `--top-fraction 0.01` or `--top-fraction=0.01`.
+def _options(args: list[str]) -> set[str]:
+    """All settings as options: those of a package's method only where the line names it, since it is imported then."""
+    from neuroglot.identify.registry import described, listed
+
+    methods = [described(found.name) if found.name in args else found for found in listed()]
+    return {_option(name) for method in methods for name in method.settings}
+
+
+def _option(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
+
+
+def _checked(method: str, given: dict[str, str | None]) -> dict[str, Any]:
+    """A method's settings from options.
 
     Raises:
-        NeuroglotError: the method is unknown or has no such setting, or a value is missing or none.
+        NeuroglotError: the method is unknown or has no such setting, or a value is missing or of another type.
     """
     from neuroglot.identify.registry import described
 
-    known, found, rest = described(method).settings, {}, list(words)
-    while rest:
-        word, joined, value = rest.pop(0).partition("=")
-        name = word.removeprefix("--").replace("-", "_")
-        if not word.startswith("--"):
-            raise NeuroglotError(f"{word!r} is not expected here; an option begins with --.")
-        if name not in known:
-            raise NeuroglotError(f"{method} has no {word.removeprefix('--')}; leave the option out.")
-        if not joined and not rest:
-            raise NeuroglotError(f"{word} needs a value, such as {word} {known[name]}.")
-        found[name] = _value(word, value if joined else rest.pop(0), known[name])
+    known, found = described(method).defaults, {}
+    names = {_option(name): name for name in known}
+    for option, text in given.items():
+        if option not in names:
+            raise NeuroglotError(f"{method} has no {option.removeprefix('--')}; leave the option out.")
+        name = names[option]
+        found[name] = _value(option, text or "", known[name])
     return found
 
 
@@ -67,15 +93,28 @@ def _value(option: str, text: str, default: Any) -> Any:
         raise NeuroglotError(f"{option} takes a value such as {default}, not {text!r}.") from error
 
 
-def _table() -> str:
-    """The methods, a paragraph each: what each takes first, what it needs, its settings."""
-    from neuroglot.identify.registry import EVIDENCE
-    from neuroglot.identify.registry import known as methods
+def _methods() -> list[str]:
+    """The methods, a paragraph each: what each takes first, and what it needs."""
+    from neuroglot.identify.registry import EVIDENCE, listed
 
-    lines = ["Methods, and the settings they take:"]
-    for found in methods():
+    lines = ["[bold]Methods[/bold]"]
+    for found in listed():
         needs = [EVIDENCE.get(need, need) for need in found.needs if need != "seed"]
-        options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in found.settings.items())
         words = f"{found.about} Needs {', '.join(needs)}." if needs else found.about
-        lines.append(f"[bold]{found.name}[/bold]{escape(options)}: {escape(words)}")
-    return "\n\n".join(lines)
+        lines.append(f"[bold cyan]{found.name}[/bold cyan]: {escape(words)}")
+    return lines
+
+
+def _settings() -> list[str]:
+    """The settings of the methods, a paragraph each: whose it is, what it is by default, what it means."""
+    from neuroglot.identify.registry import listed
+
+    owners: dict[tuple[str, Any, str], list[str]] = {}
+    for found in listed():
+        for name, setting in found.settings.items():
+            owners.setdefault((name, setting.default, setting.about), []).append(found.name)
+    lines = ["[bold]Settings of the methods[/bold]"]
+    for (name, default, about), methods in sorted(owners.items(), key=lambda item: item[0][0]):
+        words = f" ({', '.join(methods)}; default {default}): {about}"
+        lines.append(f"[bold cyan]{_option(name)}[/bold cyan]{escape(words)}")
+    return lines

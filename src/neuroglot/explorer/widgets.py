@@ -1,12 +1,14 @@
 """The parts that several tabs of the explorer are made of."""
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
 from neuroglot.errors import require
 from neuroglot.figures.plotly import preview, script_of
 from neuroglot.figures.screen import Plot
+from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import named
 
 GO = """
@@ -48,6 +50,11 @@ def _text(gr: Any, value: str = "", **more: Any) -> Any:
 
 def _languages(tags: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(named(tag), tag) for tag in tags]
+
+
+def _methods(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Choices of a dropdown: how a method is written, and its name."""
+    return [(method_title(name), name) for name in names]
 
 
 def _quiet(**more: Any) -> dict[str, Any]:

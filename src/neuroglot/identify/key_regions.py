@@ -140,5 +140,11 @@ def _scores(evidence: Evidence) -> Scores:
 
 @default_choice("regions")
 def _choice(evidence: Evidence, *, threshold: float = 2.0) -> NeuronSet:
+    """See `key_regions`.
+
+    Args:
+        evidence: needs the samples.
+        threshold: the z-score over languages that a neuron must exceed.
+    """
     assert evidence.samples is not None
     return key_regions(evidence.samples, threshold=threshold)

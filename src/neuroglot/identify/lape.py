@@ -35,7 +35,7 @@ def lape(recording: Recording, *, top_fraction: float = 0.01, activity_quantile:
     Args:
         recording: needs `active`.
         top_fraction: how many neurons to choose, as a share of all.
-        activity_quantile: in (0, 1]; sets *t* to the `round(activity_quantile · n)`-th smallest of the n probabilities.
+        activity_quantile: in (0, 1]; sets *t* to the `round(activity_quantile · n)`-th smallest of the n values.
 
     Returns:
         The neurons of each language. Of neurons with equal entropy, those of lower layer and index are taken first.
@@ -56,7 +56,12 @@ def _lave(recording: Recording) -> Scores:
 def lave(recording: Recording, *, top_fraction: float = 0.01, activity_quantile: float = 0.95) -> NeuronSet:
     """Language activation value entropy (Tang et al. 2024, §3.1 c): LAPE on mean activations, negative ones as 0.
 
-    Needs `activation` in the recording; arguments, result and errors are those of `lape`.
+    Result and errors are those of `lape`.
+
+    Args:
+        recording: needs `activation`.
+        top_fraction: how many neurons to choose, as a share of all.
+        activity_quantile: in (0, 1]; sets *t* to the `round(activity_quantile · n)`-th smallest of the n values.
     """
     return _lowest_entropy(recording, "activation", top_fraction, activity_quantile, "lave")
 

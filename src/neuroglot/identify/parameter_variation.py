@@ -239,6 +239,12 @@ def _scores(evidence: Evidence) -> Scores:
 
 @default_choice("pv")
 def _choice(evidence: Evidence, *, top_fraction: float = 0.01) -> NeuronSet:
+    """The same as `parameter_variation`, from rates that are there.
+
+    Args:
+        evidence: needs the rates.
+        top_fraction: how many neurons to choose, as a share of all.
+    """
     assert evidence.rates is not None
     chosen = least_varied(evidence.rates, top_fraction)
     return NeuronSet(chosen, evidence.recording.languages, {"method": "pv", "top_fraction": top_fraction})

@@ -47,7 +47,7 @@ def choose(method: str, evidence: Evidence, **settings: Any) -> NeuronSet:
     if found.choice is not None:
         neurons: NeuronSet = found.choice(_given(found, evidence), **settings)
         return neurons
-    how = {**found.settings, **settings}
+    how = {**found.defaults, **settings}
     scores = rank(method, replace(evidence, seed=how.get("seed", evidence.seed)))
     provenance = evidence.recording.provenance
     about = {"method": method, **how, "fingerprint": provenance.fingerprint if provenance else None}

@@ -21,7 +21,20 @@ from typing import Any, TypeVar
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.plugins import load_plugin, package_of, plugins
 
-__all__ = ["EVIDENCE", "GROUP", "Method", "default_choice", "described", "find", "known", "method", "names", "title"]
+__all__ = [
+    "EVIDENCE",
+    "GROUP",
+    "Method",
+    "Setting",
+    "default_choice",
+    "described",
+    "find",
+    "known",
+    "listed",
+    "method",
+    "names",
+    "title",
+]
 
 GROUP = "neuroglot.methods"
 """The entry points of other packages' methods: the method's name = where the function is."""
@@ -38,6 +51,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A setting of a method's default choice.
+
+    Attributes:
+        default: its type is the setting's.
+        about: what it means, as the docstring of the choice has it.
+    """
+
+    default: Any
+    about: str = ""
+
+
+@dataclass(frozen=True)
 class Method:
     """A way of finding each language's neurons.
 
@@ -47,7 +73,7 @@ class Method:
         about: which neurons it takes first, in one sentence.
         needs: statistics of the recording, such as `active`, and what `EVIDENCE` names.
         origin: the module that declares it.
-        settings: of its default choice, by name, and what they are unless told otherwise.
+        settings: of its default choice, by name.
         scores: what is needed → (K, L, N) scores; None until the module is imported.
         choice: what is needed, and settings → the neurons it chooses by itself; None if it only ranks.
     """
@@ -57,7 +83,7 @@ class Method:
     about: str
     needs: tuple[str, ...]
     origin: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
     scores: Callable[..., Any] | None = None
     choice: Callable[..., Any] | None = None
 
@@ -70,6 +96,11 @@ class Method:
     def evidence(self) -> tuple[str, ...]:
         """What it needs beside the recording. If anything, it is given the `Evidence`, else the `Recording`."""
         return tuple(need for need in self.needs if need in EVIDENCE)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its settings, each by default."""
+        return {name: setting.default for name, setting in self.settings.items()}
 
 
 # --- declaring --------------------------------------------------------------------------------------------------------
@@ -105,17 +136,18 @@ def default_choice(name: str) -> Callable[[Function], Function]:
     The settings are keyword-only and have defaults; the function gives a `NeuronSet`.
 
     Raises:
-        NeuroglotError: the module declares no such method above.
+        NeuroglotError: the module declares no such method above, or a setting has no default.
     """
 
     def declare(choice: Function) -> Function:
         found = _registered.get(name)
         if found is None or found.origin != choice.__module__:
             raise NeuroglotError(f"{choice.__module__} declares no method {name}; put @method above its scores first.")
-        own = {
-            key: each.default for key, each in signature(choice).parameters.items() if each.kind == each.KEYWORD_ONLY
-        }
-        _registered[name] = replace(found, choice=choice, settings=own)
+        keywords = [each for each in signature(choice).parameters.values() if each.kind == each.KEYWORD_ONLY]
+        if bare := [each.name for each in keywords if each.default is each.empty]:
+            raise NeuroglotError(f"The setting {bare[0]} has no default, which every setting of {name} needs.")
+        own = {each.name: each.default for each in keywords}
+        _registered[name] = replace(found, choice=choice, settings=_settings(own, getdoc(choice)))
         return choice
 
     return declare
@@ -136,16 +168,23 @@ def _described(name: str, needs: Sequence[str], title: str | None, scores: Any) 
     return Method(name, title or name, about, tuple(needs), scores.__module__, _ranking_settings(needs))
 
 
-def _ranking_settings(needs: Sequence[str]) -> dict[str, Any]:
+def _ranking_settings(needs: Sequence[str]) -> dict[str, Setting]:
     """Those of a method that only ranks."""
-    return {"top_fraction": 0.01} | ({"seed": 0} if "seed" in needs else {})
+    share = Setting(0.01, "how many neurons to choose for each language, as a share of all.")
+    return {"top_fraction": share} | ({"seed": Setting(0, "of the draw.")} if "seed" in needs else {})
+
+
+def _settings(defaults: Mapping[str, Any], docstring: str | None) -> dict[str, Setting]:
+    """Settings with what the docstring of the choice says of each among its Args."""
+    said = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", docstring or "", re.MULTILINE))
+    return {name: Setting(value, " ".join(said.get(name, "").split())) for name, value in defaults.items()}
 
 
 def _free(new: Method, scores: Any) -> Method:
     """Refuse a name that is taken, unless by the same function, which a notebook declares again and again."""
     taken = _registered.get(new.name)
     if taken is not None:
-        same = taken.origin == new.origin and getattr(taken.scores, "__qualname__", "") == scores.__qualname__
+        same = taken.origin == new.origin and _qualname(taken.scores) == _qualname(scores)
         by = None if same else taken.origin
     elif new.origin.startswith(f"{__package__}."):
         by = None
@@ -159,12 +198,26 @@ def _free(new: Method, scores: Any) -> Method:
     return new
 
 
+def _qualname(scores: Any) -> str:
+    return getattr(scores, "__qualname__", "")
+
+
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
 def names() -> list[str]:
     """All methods, without importing any: those of any recording, those that need more, then others' in their order."""
     return [*dict.fromkeys([*_declared(), *_registered, *_offered()])]
+
+
+def listed() -> list[Method]:
+    """What all methods say of themselves, without importing any; of another package's only where it comes from."""
+    offered = {
+        name: Method(name, name, f"Of the package {package_of(entry)}.", (), entry.module)
+        for name, entry in _offered().items()
+    }
+    found = {**offered, **_declared(), **_registered}
+    return [found[name] for name in names()]
 
 
 def find(name: str) -> Method:
@@ -217,6 +270,7 @@ def title(name: str) -> str:
         return name
 
 
+@cache
 def _offered() -> dict[str, EntryPoint]:
     """Other packages' methods that are not imported yet. A name that is taken is left out, and said so."""
     found: dict[str, EntryPoint] = {}
@@ -261,4 +315,4 @@ def _read(decorator: ast.expr, node: ast.FunctionDef, module: str, found: dict[s
         (name,) = map(ast.literal_eval, decorator.args)
         pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
         own = {argument.arg: ast.literal_eval(value) for argument, value in pairs if value is not None}
-        found[name] = replace(found[name], settings=own)
+        found[name] = replace(found[name], settings=_settings(own, ast.get_docstring(node)))

@@ -22,7 +22,7 @@ def identify_run(run: "Run", method: str, settings: dict[str, Any]) -> "NeuronSe
 
     found = find(method)
     neurons = choose(method, evidence_of(run, found.evidence), **settings)
-    return keep_neurons(run, method, neurons, {**found.settings, **settings})
+    return keep_neurons(run, method, neurons, {**found.defaults, **settings})
 
 
 def evidence_of(run: "Run", needs: tuple[str, ...]) -> "Evidence":

@@ -27,6 +27,7 @@ from neuroglot.figures.words import change_text, diagonal_words, own_words, shar
 from neuroglot.generation.engine import Generation
 from neuroglot.identify.lape import lape
 from neuroglot.identify.ranking import METHODS
+from neuroglot.identify.registry import described
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
 from neuroglot.run.directory import Run
@@ -118,11 +119,8 @@ class Lape(Study):
     def of(self, method: str) -> NeuronSet:
         """A method's neurons, by this study's settings. Random sets are as large as LAPE's."""
         how = self.settings.identify
-        if method == "lap":
-            return self.neurons("lap", threshold=how.lap_threshold)
-        if method == "random":
-            return self.neurons("random", top_fraction=how.top_fraction)
-        return self.neurons(method, top_fraction=how.top_fraction, activity_quantile=how.activity_quantile)
+        given = how.model_dump() | {"threshold": how.lap_threshold}
+        return self.neurons(method, **{name: given[name] for name in described(method).settings if name in given})
 
     def change(self, method: str) -> Perturbation:
         """The perplexity-change matrix of a method, beside as many random neurons as its largest set has."""

@@ -11,7 +11,7 @@ from neuroglot.explorer.run_view import RunView, note
 
 if TYPE_CHECKING:
     pass
-from neuroglot.explorer.widgets import _languages, _quiet, _text
+from neuroglot.explorer.widgets import _languages, _methods, _quiet, _text
 
 
 def _lab(gr: Any, opened: RunView) -> None:
@@ -19,14 +19,14 @@ def _lab(gr: Any, opened: RunView) -> None:
         _text(gr, note("The Lab needs neurons of a finished recording:", opened.command("identify {run}")))
         return
     recording = opened.recording
-    methods = list(opened.neurons)
+    methods = _methods(opened.neurons)
     tags = _languages(recording.languages)
     prompt = gr.Textbox(label="Prompt", lines=3, elem_id="prompt", placeholder="To be continued, or answered")
     with gr.Row():
         silence = gr.CheckboxGroup(tags, label="Silence", elem_id="silence")
         higher = gr.CheckboxGroup(tags, label="Raise", elem_id="raise")
     with gr.Row():
-        found = gr.Dropdown(methods, value=methods[0], label="Neurons of")
+        found = gr.Dropdown(methods, value=methods[0][1], label="Neurons of")
         method = gr.Dropdown(list(METHODS), value="replace", label="Raised by")
         strength = gr.Slider(0.0, 10.0, value=1.0, step=0.1, label="Strength")
         layers = gr.Textbox(label="Layers", placeholder="all, or such as 1-3,16")

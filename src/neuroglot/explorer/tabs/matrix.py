@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.explorer.matrix import matrices, measured, sentences
 from neuroglot.explorer.run_view import RunView, drawn, note
+from neuroglot.identify.registry import title as method_title
 
 if TYPE_CHECKING:
     pass
-from neuroglot.explorer.widgets import _panel, _quiet, _text
+from neuroglot.explorer.widgets import _methods, _panel, _quiet, _text
 
 
 def _matrix(gr: Any, opened: RunView) -> None:
@@ -23,13 +24,13 @@ def _matrix(gr: Any, opened: RunView) -> None:
         "<p>Row: the language whose neurons are set to zero. Column: the language whose held-out perplexity is "
         "measured. Framed: a language’s own. Colours mean the same in all matrices.</p>",
     )
-    chosen = gr.CheckboxGroup(names, value=names, label="Methods", visible=len(names) > 1)
+    chosen = gr.CheckboxGroup(_methods(names), value=names, label="Methods", visible=len(names) > 1)
     panels, texts, columns = [], [], []
     plots = matrices(results, names)
     with gr.Row():
         for name, plot in zip(names, plots, strict=True):
             with gr.Column(min_width=520) as column:
-                _text(gr, f"<h3>{escape(name)}</h3>")
+                _text(gr, f"<h3>{escape(method_title(name))}</h3>")
                 panels.append(_panel(gr, f"matrix-{escape(name)}", plot))
                 finished = name in opened.run.manifest.perturb
                 texts.append(_text(gr, drawn("findings.html", sentences=sentences(results[name], finished))))

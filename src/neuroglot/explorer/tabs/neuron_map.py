@@ -9,7 +9,7 @@ from neuroglot.explorer.run_view import RunView, note
 
 if TYPE_CHECKING:
     pass
-from neuroglot.explorer.widgets import GO, _languages, _panel, _quiet, _text
+from neuroglot.explorer.widgets import GO, _languages, _methods, _panel, _quiet, _text
 
 
 def _atlas(gr: Any, opened: RunView) -> None:
@@ -21,12 +21,13 @@ def _atlas(gr: Any, opened: RunView) -> None:
     atlas = Atlas(opened)
     tags = _languages(atlas.languages)
     first, second = atlas.languages[0], atlas.languages[min(1, len(atlas.languages) - 1)]
-    methods = list(opened.neurons)
+    methods = _methods(opened.neurons)
+    chosen = methods[0][1] if methods else None
     with gr.Row():
         view = gr.Dropdown(atlas.views, value=atlas.views[0], label="Show", elem_id="atlas-view")
         language = gr.Dropdown(tags, value=first, label="Language", elem_id="atlas-language")
         other = gr.Dropdown(tags, value=second, label="Less, in differences", elem_id="atlas-other")
-        method = gr.Dropdown(methods, value=methods[0] if methods else None, label="Neurons of", visible=bool(methods))
+        method = gr.Dropdown(methods, value=chosen, label="Neurons of", visible=bool(methods))
     if not methods:
         _text(gr, note("No neurons were identified yet:", opened.command("identify {run}")))
     panel = _panel(gr, "atlas-plot", atlas.plot(atlas.views[0], first, second))
