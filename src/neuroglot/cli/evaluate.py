@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, checked, err, print_table, split
+from neuroglot.cli.app import app, checked, print_table, split
 from neuroglot.cli.options import (
     CorpusArgument,
     DeviceOption,
@@ -50,8 +50,7 @@ def perplexity(
     text = load_corpus(corpus, languages=split(languages))
     masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
     settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
-    with err.status(f"opening {model}"):
-        opened = settings.load()
+    opened = settings.load()
     rows, values = ["intact"], [measure(opened, text, tokens=tokens, block=block)]
     if masks:
         with intervene(opened, *map(Deactivate, masks)):

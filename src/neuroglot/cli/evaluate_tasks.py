@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.cli.app import checked, err, numbers, out, print_table, split
+from neuroglot.cli.app import checked, numbers, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds
 from neuroglot.errors import NeuroglotError
@@ -69,6 +69,7 @@ def tasks(
     Can be stopped and started again with the same command: finished tasks and rows are kept.
     """
     from neuroglot.evaluate.benchmarks.harness import load_tasks
+    from neuroglot.progress import status
     from neuroglot.run.settings import ModelSettings
     from neuroglot.run.tasks import measure_and_keep, tasks_of_run
 
@@ -90,7 +91,7 @@ def tasks(
     elif folder is not None or device is not None or dtype != "auto":
         raise NeuroglotError(f"{run_or_model} is a run, which has its own model and place; leave --out, --dtype and "
                              "--device out.")  # fmt: skip
-    with err.status("opening the tasks"):
+    with status("opening the tasks"):
         load_tasks(chosen, data_dir=data_dir)  # say now what is wrong with them, before a model is loaded
     how: dict[str, Any] = {
         "fewshot": fewshot, "limit": limit, "batch_size": batch_size, "seed": seed,
@@ -113,8 +114,7 @@ def tasks(
         out.print(f"next: neuroglot report {run_or_model}")
         return
     settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
-    with err.status(f"opening {run_or_model}"):
-        model = settings.load()
+    model = settings.load()
     place = folder or Path("runs") / f"{Path(run_or_model).stem}-tasks"
     print_scores(measure_and_keep(model, chosen, [], how, place), place)
 

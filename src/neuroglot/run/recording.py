@@ -25,7 +25,6 @@ __all__ = [
     "make_partition",
     "merge_runs",
     "one_pass",
-    "open_model",
     "record_run",
 ]
 
@@ -46,12 +45,6 @@ def languages_to_record(text: TextSettings) -> Corpus:
     return to_record
 
 
-def open_model(settings: ModelSettings) -> Model:
-    """Open the model, and say so."""
-    with status(f"opening {settings.source} (a GGUF file takes a minute or two the first time)"):
-        return settings.load()
-
-
 def begin_run(
     folder: Path,
     model_settings: ModelSettings,
@@ -68,7 +61,7 @@ def begin_run(
     if engine is not None:  # the model is needed here for its tokenizer and fingerprint, not to run
         narrow = "bfloat16" if engine.gpus and here.dtype == "auto" else here.dtype
         here = here.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    model = open_model(here)
+    model = here.load()
     run = Run.create(folder, model_settings, text, recording)
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 
@@ -125,7 +118,8 @@ def make_partition(run: Run, model: Model, settings: ExpertSettings) -> Partitio
     """The partition of the run, made if it is not there."""
     path = run.path / "experts" / "partition.safetensors"
     if not path.is_file():
-        partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+        with status(f"splitting the neurons of each layer into {settings.experts} experts"):
+            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
     run.manifest.experts = settings
     run.save()
     return run.partition

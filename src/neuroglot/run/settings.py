@@ -9,6 +9,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import load_corpus
 from neuroglot.models.loading import Dtype, Quantize, load_model
 from neuroglot.models.model import Model
+from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
 
 __all__ = ["WITH_EXPERTS", "AlignSettings", "ExpertSettings", "ModelSettings", "RunRecordSettings", "TextSettings"]
@@ -35,16 +36,17 @@ class ModelSettings(BaseModel):
     """Whether code that comes with the checkpoint may run."""
 
     def load(self) -> Model:
-        """Open it."""
-        return load_model(
-            self.source,
-            revision=self.revision,
-            dtype=self.dtype,
-            device=self.device,
-            device_map=self.device_map,
-            quantize=self.quantize,
-            trust_remote_code=self.trust_remote_code,
-        )
+        """Open it, and say so, since that can take minutes."""
+        with status(f"opening {self.source}"):
+            return load_model(
+                self.source,
+                revision=self.revision,
+                dtype=self.dtype,
+                device=self.device,
+                device_map=self.device_map,
+                quantize=self.quantize,
+                trust_remote_code=self.trust_remote_code,
+            )
 
 
 class TextSettings(BaseModel):

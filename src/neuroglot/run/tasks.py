@@ -14,7 +14,6 @@ from neuroglot.evaluate.ablation.perturbation import random_neurons
 from neuroglot.evaluate.benchmarks.table import Change, TaskTable, measure_tasks
 from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
-from neuroglot.progress import status
 from neuroglot.run.directory import Run
 from neuroglot.run.pruning import RULES, expert_scores
 from neuroglot.storage.atomic import save_text
@@ -147,9 +146,8 @@ def tasks_of_run(
     neurons = run.neurons(method) if switched else None  # say so now, before a model is loaded
     if rules:
         run.expert_recording  # noqa: B018
-    with status(f"opening {run.manifest.model.source}"):
-        model = run.manifest.model.load()
-        run.check(model)
+    model = run.manifest.model.load()
+    run.check(model)
     changes = [] if neurons is None else off_changes(neurons, off, method=method, seeds=seeds)
     if rules:
         changes += pruned_changes(run, model, prune, rules, seeds=seeds, own=own)
