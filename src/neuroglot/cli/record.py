@@ -129,7 +129,7 @@ def print_recorded(run: "Run", made: "Recording") -> None:
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
-    """(2, 8) from `2/8`; the whole by default."""
+    """(2, 8) from `2/8`; (1, 1), all of it, by default."""
     if shard is None:
         return 1, 1
     first, _, last = shard.partition("/")

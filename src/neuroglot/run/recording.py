@@ -57,11 +57,11 @@ def begin_run(
 ) -> tuple[Run, Model, Recording]:
     """Make or reopen the run, and record what is missing."""
     to_record = languages_to_record(text)
-    here = model_settings
-    if engine is not None:  # the model is needed here for its tokenizer and fingerprint, not to run
-        narrow = "bfloat16" if engine.gpus and here.dtype == "auto" else here.dtype
-        here = here.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    model = here.load()
+    local = model_settings
+    if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
+        narrow = "bfloat16" if engine.gpus and local.dtype == "auto" else local.dtype
+        local = local.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
+    model = local.load()
     run = Run.create(folder, model_settings, text, recording)
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 
@@ -72,14 +72,14 @@ def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> tup
     Raises:
         NeuroglotError: the runs differ in model, text or setting, or a shard is missing; `out` is something else.
     """
-    opened = [Run.open(path) for path in runs]
-    target = Path(out) if out is not None else opened[0].path
-    first = opened[0].manifest
+    parts = [Run.open(path) for path in runs]
+    target = Path(out) if out is not None else parts[0].path
+    first = parts[0].manifest
     if not (target / "run.json").is_file():
         run = Run.create(target, first.model, first.text, first.record)
         run.manifest.experts = first.experts
         run.save()
-    directories = dict.fromkeys(each.path.resolve() / "recording" for each in opened)
+    directories = dict.fromkeys(each.path.resolve() / "recording" for each in parts)
     run = Run.open(target)
     return run, merge(list(directories), run.path / "recording")
 
