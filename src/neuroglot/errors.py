@@ -1,12 +1,14 @@
 """What Neuroglot says when it cannot go on."""
 
+import importlib
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # which takes a sixth of a second, and --help should not
     from pydantic import BaseModel
 
-__all__ = ["NeuroglotError", "NeuroglotWarning", "validated"]
+__all__ = ["NeuroglotError", "NeuroglotWarning", "require", "validated"]
 
 S = TypeVar("S", bound="BaseModel")
 
@@ -48,3 +50,21 @@ def validated(kind: type[S], values: Mapping[str, Any], named: Callable[[str], s
         else:
             sentence = f"{name} {reason}, not {first['input']!r}.".lstrip()
         raise NeuroglotError(sentence) from error
+
+
+def require(package: str, extra: str, *, needed_by: str = "This") -> ModuleType:
+    """Import an optional package, or a module of one.
+
+    Args:
+        package: what is imported, such as `peft` or `lm_eval.tasks`.
+        extra: the extra of Neuroglot that installs it.
+        needed_by: what needs it, the first words of the sentence.
+
+    Raises:
+        NeuroglotError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0]
+        raise NeuroglotError(f'{needed_by} needs {name} ({error}): pip install "neuroglot[{extra}]".') from error

@@ -59,15 +59,20 @@ def compare(
 
     Can be stopped and started again with the same command, or with more methods and budgets: what is finished is kept.
     """
-    from neuroglot.corpus.load import load_corpus
-    from neuroglot.identify.registry import RANKINGS
-    from neuroglot.languages.genealogy import distances
-    from neuroglot.run.comparison import CompareSettings, compare_run
+    from neuroglot.corpus.load import check_corpus, load_corpus
     from neuroglot.run.directory import Run
 
     opened = Run.open(run)
+    opened.check_recorded()
+    if corpus is not None:
+        check_corpus(corpus)
+    budgets, lengths = numbers(curve or "", "--curve"), numbers(texts or "", "--texts")
     text = opened.manifest.text.load()[0]
     variants = {} if tuned is None else _tuned(tuned, text.languages)
+    from neuroglot.identify.registry import RANKINGS
+    from neuroglot.languages.genealogy import distances
+    from neuroglot.run.comparison import CompareSettings, compare_run
+
     chosen = split(methods)
     if chosen is None:
         lacking = {
@@ -83,8 +88,8 @@ def compare(
         CompareSettings,
         methods=chosen,
         budget=budget,
-        curve=numbers(curve or "", "--curve"),
-        texts=[int(number) for number in numbers(texts or "", "--texts")],
+        curve=budgets,
+        texts=[int(number) for number in lengths],
         close=split(close),
         defaults=defaults,
         seeds=seeds,

@@ -74,6 +74,11 @@ def generation(
     Can be stopped and started again: finished answers and scores are kept.
     """
     from neuroglot.corpus.load import load_corpus
+    from neuroglot.run.directory import Run
+
+    opened = Run.open(run)
+    opened.check_neurons(method)
+    corpus = load_corpus(prompts)
     from neuroglot.corpus.prompts import asking
     from neuroglot.evaluate.steering.answers import summary
     from neuroglot.evaluate.steering.forcing import ARMS, deactivated
@@ -83,18 +88,14 @@ def generation(
     from neuroglot.evaluate.steering.search import search as find
     from neuroglot.evaluate.steering.tables import matrix, repair
     from neuroglot.generation.engine import Generation
-    from neuroglot.run.directory import Run
     from neuroglot.storage.atomic import save_text
 
-    opened = Run.open(run)
     neurons, recording = opened.neurons(method), opened.recording
     wanted = split(targets) or list(neurons.languages)
-    for tag in wanted:
-        neurons[tag]  # say so now, before a model is loaded
+    neurons.check_languages(wanted)
     chosen_arms: list[Any] = split(arms) or list(ARMS)
     if wrong := [arm for arm in chosen_arms if arm not in ARMS]:
         raise NeuroglotError(f"--arms takes {', '.join(ARMS)}, not {wrong[0]!r}.")
-    corpus = load_corpus(prompts)
     asked = split(sources) or [tag for tag in neurons.languages if tag in corpus.languages]
     if search:
         asked = list(dict.fromkeys([*asked, *wanted]))

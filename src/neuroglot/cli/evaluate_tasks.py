@@ -68,10 +68,8 @@ def tasks(
 
     Can be stopped and started again with the same command: finished tasks and rows are kept.
     """
-    from neuroglot.evaluate.benchmarks.harness import load_tasks
     from neuroglot.progress import status
     from neuroglot.run.settings import ModelSettings
-    from neuroglot.run.tasks import measure_and_keep, tasks_of_run
 
     rules = [
         (name, value)
@@ -83,7 +81,9 @@ def tasks(
         raise NeuroglotError("--prune and --threshold, --share or --budget go together: whose experts, and which.")
     chosen = split(names) or []
     opened = _run(run_or_model)
+    settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
     if opened is None:
+        settings.check_source()
         if prune or off not in (None, "none"):
             raise NeuroglotError(
                 f"{run_or_model} is no run, so it has no neurons or experts; leave --off and --prune out."
@@ -91,6 +91,11 @@ def tasks(
     elif folder is not None or device is not None or dtype != "auto":
         raise NeuroglotError(f"{run_or_model} is a run, which has its own model and place; leave --out, --dtype and "
                              "--device out.")  # fmt: skip
+    if opened is not None and off != "none":
+        opened.check_neurons(method)
+    from neuroglot.evaluate.benchmarks.harness import load_tasks
+    from neuroglot.run.tasks import measure_and_keep, tasks_of_run
+
     with status("opening the tasks"):
         load_tasks(chosen, data_dir=data_dir)  # say now what is wrong with them, before a model is loaded
     how: dict[str, Any] = {
@@ -113,7 +118,6 @@ def tasks(
         print_scores(table, opened.path)
         out.print(f"next: neuroglot report {run_or_model}")
         return
-    settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
     model = settings.load()
     place = folder or Path("runs") / f"{Path(run_or_model).stem}-tasks"
     print_scores(measure_and_keep(model, chosen, [], how, place), place)

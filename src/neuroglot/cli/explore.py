@@ -18,7 +18,10 @@ def explore(
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = False,
 ) -> None:
     """Look at a run in the browser: atlas, lab, matrices, alignment, pruning. Ctrl-C ends it."""
+    from neuroglot.run.directory import Run
+
+    opened = Run.open(run)
     from neuroglot.explorer.app import explore as show
 
     out.print(f"opening {run}; Ctrl-C ends it")
-    show(run, host=host, port=port or None, browser=browser)
+    show(opened, host=host, port=port or None, browser=browser)

@@ -51,10 +51,10 @@ def identify(
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import identify_run, keep_neurons
 
+    opened = Run.open(run)
     if file is not None:
         from neuroglot.artifacts.neurons import NeuronSet
 
-        opened = Run.open(run)
         recording = opened.recording
         shape = (recording.layers, recording.neurons)
         imported = NeuronSet.load(file, languages=split(languages), shape=shape)
@@ -68,7 +68,6 @@ def identify(
         "threshold": threshold,
         "seed": seed,
     }
-    opened = Run.open(run)
     neurons = identify_run(opened, method, {name: value for name, value in given.items() if value is not None})
     print_neurons(opened, method, neurons)
     out.print(f"next: neuroglot perturb {run} --method {method}")

@@ -30,11 +30,14 @@ def perturb(
 
     Can be stopped and started again with the same command: finished rows are kept.
     """
+    from neuroglot.corpus.load import check_corpus
     from neuroglot.run.directory import Run
     from neuroglot.run.perturbation import perturb_run
 
     opened = Run.open(run)
-    opened.neurons(method)  # say so now, before a model is loaded
+    opened.check_neurons(method)
+    if corpus is not None:
+        check_corpus(corpus)
     model = opened.manifest.model.load()
     result = perturb_run(opened, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
     print_change(opened, method, result)

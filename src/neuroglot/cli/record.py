@@ -80,7 +80,8 @@ def record(
 
     Can be stopped and started again with the same command: finished shards are kept.
     """
-    from neuroglot.run.recording import begin_run, default_folder
+    from neuroglot.run.directory import default_folder
+    from neuroglot.run.recording import begin_run
     from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 
     part = part_of(shard)
@@ -97,6 +98,8 @@ def record(
     text = checked(TextSettings, source=corpus, languages=split(languages), text_column=text_column, hold_out=hold_out)
     counted = None if experts is None else {"experts": experts}
     recording = checked(RunRecordSettings, **asked, experts=counted)
+    model_settings.check_source()
+    text.check_source()
     cluster = engine_of(engine, model_settings, workers=workers, gpus_per_worker=gpus_per_worker, address=address)
     if dry_run:
         print_forecast(model_settings, text, recording, part[1] * (cluster.workers if cluster else 1))

@@ -2,37 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuroglot.artifacts.partition import Partition
-from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.experts.moefication import partition
-from neuroglot.models.model import Model
 from neuroglot.progress import status
-from neuroglot.recording.engines.local import Engine
-from neuroglot.recording.engines.ray_cluster import RayEngine
-from neuroglot.recording.recorder import record
-from neuroglot.recording.shard_store import merge
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
 
+if TYPE_CHECKING:  # they need torch, and what is wrong with the text or a run should be said before
+    from neuroglot.artifacts.partition import Partition
+    from neuroglot.artifacts.recording import Recording
+    from neuroglot.models.model import Model
+    from neuroglot.recording.engines.local import Engine
+    from neuroglot.recording.engines.ray_cluster import RayEngine
+
 __all__ = [
     "begin_run",
-    "default_folder",
     "languages_to_record",
     "make_partition",
     "merge_runs",
     "one_pass",
     "record_run",
 ]
-
-
-def default_folder(model: str, corpus: str) -> Path:
-    """runs/MODEL-CORPUS."""
-    name = "-".join(Path(part.split("?")[0].removeprefix("hf:")).stem for part in (model, corpus))
-    return Path("runs") / name
 
 
 def languages_to_record(text: TextSettings) -> Corpus:
@@ -52,10 +44,11 @@ def begin_run(
     recording: RunRecordSettings,
     *,
     part: tuple[int, int] = (1, 1),
-    engine: RayEngine | None = None,
+    engine: "RayEngine | None" = None,
     readers: int | None = None,
-) -> tuple[Run, Model, Recording]:
+) -> "tuple[Run, Model, Recording]":
     """Make or reopen the run, and record what is missing."""
+    model_settings.check_source()
     to_record = languages_to_record(text)
     local = model_settings
     if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
@@ -66,7 +59,7 @@ def begin_run(
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 
 
-def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> tuple[Run, Recording]:
+def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> "tuple[Run, Recording]":
     """Add up the parts that the runs hold in `out`, by default the first of them.
 
     Raises:
@@ -79,6 +72,8 @@ def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> tup
         run = Run.create(target, first.model, first.text, first.record)
         run.manifest.experts = first.experts
         run.save()
+    from neuroglot.recording.shard_store import merge
+
     directories = dict.fromkeys(each.path.resolve() / "recording" for each in parts)
     run = Run.open(target)
     return run, merge(list(directories), run.path / "recording")
@@ -86,14 +81,14 @@ def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> tup
 
 def record_run(
     run: Run,
-    model: Model,
+    model: "Model",
     corpus: Corpus,
     *,
     part: tuple[int, int] = (1, 1),
-    engine: Engine | None = None,
+    engine: "Engine | None" = None,
     readers: int | None = None,
     progress: bool = True,
-) -> Recording:
+) -> "Recording":
     """Make the recording or a part of it, or go on with it, or read it if it is finished; see `record`."""
     experts = run.manifest.record.experts
     return one_pass(
@@ -109,13 +104,17 @@ def record_run(
     )
 
 
-def one_pass(run: Run, model: Model, corpus: Corpus, **settings: Any) -> Recording:
+def one_pass(run: Run, model: "Model", corpus: Corpus, **settings: Any) -> "Recording":
     """One pass over the run's text, as its settings say and these besides; see `record`."""
+    from neuroglot.recording.recorder import record
+
     return record(model, corpus, **run.manifest.record.arguments() | settings)
 
 
-def make_partition(run: Run, model: Model, settings: ExpertSettings) -> Partition:
+def make_partition(run: Run, model: "Model", settings: ExpertSettings) -> "Partition":
     """The partition of the run, made if it is not there."""
+    from neuroglot.experts.moefication import partition
+
     path = run.path / "experts" / "partition.safetensors"
     if not path.is_file():
         with status(f"splitting the neurons of each layer into {settings.experts} experts"):

@@ -1,16 +1,18 @@
 """What was asked of a run: every setting, typed, each with its sentence."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.corpus.load import load_corpus
-from neuroglot.models.loading import Dtype, Quantize, load_model
-from neuroglot.models.model import Model
+from neuroglot.corpus.load import check_corpus, load_corpus
+from neuroglot.models.sources import Dtype, Quantize, check_source
 from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
+
+if TYPE_CHECKING:
+    from neuroglot.models.model import Model
 
 __all__ = ["WITH_EXPERTS", "AlignSettings", "ExpertSettings", "ModelSettings", "RunRecordSettings", "TextSettings"]
 
@@ -35,9 +37,19 @@ class ModelSettings(BaseModel):
     trust_remote_code: bool = False
     """Whether code that comes with the checkpoint may run."""
 
-    def load(self) -> Model:
+    def check_source(self) -> None:
+        """Refuse a source at which no model can be; torch is not imported.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        check_source(self.source)
+
+    def load(self) -> "Model":
         """Open it, and say so, since that can take minutes."""
         with status(f"opening {self.source}"):
+            from neuroglot.models.loading import load_model
+
             return load_model(
                 self.source,
                 revision=self.revision,
@@ -60,6 +72,14 @@ class TextSettings(BaseModel):
     """The column that holds the text."""
     hold_out: int = Field(5, ge=2)
     """Every n-th document is not recorded but kept for measuring."""
+
+    def check_source(self) -> None:
+        """Refuse a source at which no corpus can be, and tags of no language; nothing is read.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        check_corpus(self.source, self.languages)
 
     def load(self) -> tuple[Corpus, Corpus]:
         """The text to record and the text held out."""

@@ -30,7 +30,8 @@ from neuroglot.identify.registry import METHODS
 from neuroglot.languages.tags import language_name
 from neuroglot.run.directory import Run
 from neuroglot.run.recording import record_run
-from neuroglot.studies.study import Finding, MeasureSettings, ParallelSettings, Study, StudySettings, not_asked
+from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings
+from neuroglot.studies.study import Finding, Study, not_asked
 
 __all__ = ["Lape", "LapeSettings"]
 
