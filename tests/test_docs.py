@@ -78,7 +78,7 @@ def world(stand_in, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ng, "load_model", load_model, raising=False)
     monkeypatch.setattr(ng, "load_corpus", load_corpus, raising=False)
-    monkeypatch.setattr("neuroglot.run.settings.load_model", load_model)
+    monkeypatch.setattr("neuroglot.models.loading.load_model", load_model)
     return {"ng": ng, "__name__": "page", **stand_in}
 
 

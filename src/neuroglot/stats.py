@@ -1,18 +1,109 @@
-"""Intervals, tests and rankings, over SciPy: each statistical concern once."""
+"""Intervals, tests and rankings, over SciPy: each statistical concern once.
 
-import math
+SciPy is imported where it is used, since that takes a second.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["Mantel", "Paired", "entropy", "linkage", "mantel", "mcnemar", "paired", "wilson"]
+__all__ = [
+    "Mantel",
+    "Paired",
+    "bootstrap_weights",
+    "entropy",
+    "interval",
+    "linkage",
+    "mantel",
+    "mcnemar",
+    "paired",
+    "spearman",
+    "wilson",
+]
+
+Matrix = Float64[Tensor, "languages languages"]
+Weights = Float64[Tensor, "draws samples"]
+
+Z = 1.959964  # of a two-sided 95 % interval
+
+
+def entropy(values: Float64[Tensor, "*neurons languages"]) -> Float64[Tensor, "*neurons"]:
+    """Entropy (nats) of non-negative values normalised over the last axis; NaN where all are zero."""
+    share = values / values.sum(-1, keepdim=True)
+    return -torch.special.xlogy(share, share).sum(-1)
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------
+
+
+def wilson(count: Shaped[Tensor, "*any"], total: Shaped[Tensor, "*all"]) -> tuple[Tensor, Tensor]:
+    """Wilson's 95 % interval of a share, as if draws were independent (Wilson 1927).
+
+    Tokens of a text are not, which flatters it. Nothing drawn leaves everything possible: 0 to 1.
+
+    Args:
+        count: how many have it.
+        total: of how many; broadcast against `count`.
+
+    Returns:
+        The lower and the upper end, float64; to rounding within 0 and 1.
+    """
+    n = total.to(torch.float64)
+    p = count / n
+    scale = 1 + Z * Z / n
+    centre = (p + Z * Z / (2 * n)) / scale
+    half = Z / scale * (p * (1 - p) / n + Z * Z / (4 * n * n)).sqrt()
+    return torch.where(n > 0, centre - half, 0.0), torch.where(n > 0, centre + half, 1.0)
+
+
+def interval(
+    draws: Float[Tensor, " draws"], level: float = 0.95, *, interpolation: Literal["linear", "nearest"] = "linear"
+) -> tuple[float, float]:
+    """The percentile interval that `level` of the bootstrap draws lie in.
+
+    Draws that are NaN are left out; without any other the ends are NaN. With `nearest` the ends are draws, which may
+    be infinite.
+
+    Raises:
+        NeuroglotError: `level` is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise NeuroglotError(f"level must be above 0 and below 1, not {level}.")
+    drawn = draws[~draws.isnan()].to(torch.float64)
+    if not len(drawn):
+        return float("nan"), float("nan")
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = drawn.quantile(ends, interpolation=interpolation).tolist()
+    return low, high
+
+
+def bootstrap_weights(samples: int, draws: int, seed: int) -> Weights:
+    """How often each draw has each meaning, (1 + draws, n); the first row has each once: the value itself."""
+    if draws < 0:
+        raise NeuroglotError(f"draws must be at least 0, not {draws}.")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(samples, (draws, samples), generator=generator)
+    counts = torch.zeros(draws, samples, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(1, dtype=torch.float64).expand_as(drawn)
+    )
+    return torch.cat([torch.ones(1, samples, dtype=torch.float64), counts])
+
+
+# --- tests -----------------------------------------------------------------------------------------------------------
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The two-sided p-value of McNemar's exact test: gains and losses are as likely as heads and tails."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 @dataclass(frozen=True)
@@ -34,13 +125,6 @@ class Paired:
     gained: int
     lost: int
     p: float | None
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """The two-sided p-value of McNemar's exact test: gains and losses are as likely as heads and tails."""
-    total = gained + lost
-    tail = sum(comb(total, i) for i in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**total)
 
 
 def paired(before: Sequence[float], after: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> Paired:
@@ -69,58 +153,6 @@ def paired(before: Sequence[float], after: Sequence[float], *, resamples: int = 
     return Paired(
         float(change.mean()), float(low), float(high), gained, lost, mcnemar(gained, lost) if binary else None
     )
-
-
-def entropy(values: Float64[Tensor, "*neurons languages"]) -> Float64[Tensor, "*neurons"]:
-    """Entropy (nats) of non-negative values normalised over the last axis; NaN where all are zero."""
-    share = values / values.sum(-1, keepdim=True)
-    return -torch.special.xlogy(share, share).sum(-1)
-
-
-Z = 1.959964  # of a two-sided 95 % interval
-
-
-def _wilson(p: Float64[Tensor, "*any languages"], n: Float64[Tensor, " languages"]) -> tuple[Tensor, Tensor]:
-    """Wilson's interval of a share p of n."""
-    scale = 1 + Z * Z / n
-    centre = (p + Z * Z / (2 * n)) / scale
-    half = Z / scale * (p * (1 - p) / n + Z * Z / (4 * n * n)).sqrt()
-    return centre - half, centre + half
-
-
-def wilson(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson's score), as if tokens were independent, which flatters it."""
-    if total == 0:
-        return 0.0, 1.0
-    share = count / total
-    middle = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, equal values sharing the mean of theirs."""
-    order = np.sort(values)
-    return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right") - 1) / 2
-
-
-Weights = Float64[Tensor, "draws samples"]
-
-
-def bootstrap_weights(samples: int, draws: int, seed: int) -> Weights:
-    """How often each draw has each meaning, (1 + draws, n); the first row has each once: the value itself."""
-    if draws < 0:
-        raise NeuroglotError(f"draws must be at least 0, not {draws}.")
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(samples, (draws, samples), generator=generator)
-    counts = torch.zeros(draws, samples, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(1, dtype=torch.float64).expand_as(drawn)
-    )
-    return torch.cat([torch.ones(1, samples, dtype=torch.float64), counts])
-
-
-Matrix = Float64[Tensor, "languages languages"]
 
 
 @dataclass(frozen=True)
@@ -161,24 +193,38 @@ def mantel(first: Matrix, second: Matrix, *, permutations: int = 9_999, seed: in
     return Mantel(float(r[0]), float((r >= r[0] - 1e-12).double().mean()), permutations)
 
 
+# --- rankings and trees ----------------------------------------------------------------------------------------------
+
+
+def spearman(first: Float[Tensor, " pairs"], second: Float[Tensor, " pairs"]) -> float:
+    """Spearman's rank correlation, equal values sharing the mean of their ranks; NaN where all of one are equal."""
+    from scipy.stats import spearmanr
+
+    if any(not len(values) or bool((values == values[0]).all()) for values in (first, second)):
+        return float("nan")
+    return float(spearmanr(first.numpy(), second.numpy()).statistic)
+
+
 def linkage(distance: Matrix) -> list[tuple[int, int, float, int]]:
     """Average-linkage clustering (UPGMA) of a symmetric distance matrix, for a dendrogram.
 
     Returns:
         K - 1 merges, nearest first: the two clusters (the K languages are 0 … K - 1, the i-th merge makes K + i),
-        their distance, and how many languages are now together. Of equal distances the first is merged first.
+        their distance, and how many languages are now together. The cluster with the first language comes first.
+        Which of equal distances is merged first is for SciPy to say; one that is not known (NaN) counts as the largest.
     """
-    between = distance.to(torch.float64).clone()
-    between.fill_diagonal_(torch.inf)
-    names, sizes = list(range(len(between))), [1] * len(between)
+    from scipy.cluster.hierarchy import linkage as merged
+
+    size = len(distance)
+    if size < 2:
+        return []
+    rows, columns = torch.triu_indices(size, size, 1)
+    pairs = distance[rows, columns].to(torch.float64)
+    pairs = pairs.nan_to_num(nan=float(pairs.nan_to_num(nan=0.0).max()))
+    first = list(range(size))  # language of each cluster
     merges = []
-    for step in range(len(between) - 1):
-        at = int(between.argmin())
-        a, b = sorted(divmod(at, len(between)))
-        merges.append((names[a], names[b], float(between[a, b]), sizes[a] + sizes[b]))
-        row = (sizes[a] * between[a] + sizes[b] * between[b]) / (sizes[a] + sizes[b])
-        between[a], between[:, a] = row, row
-        between[a, a] = torch.inf
-        between[b], between[:, b] = torch.inf, torch.inf
-        names[a], sizes[a] = len(distance) + step, sizes[a] + sizes[b]
+    for one, other, apart, together in merged(pairs.numpy(), "average").tolist():
+        a, b = sorted((int(one), int(other)), key=first.__getitem__)
+        first.append(first[a])
+        merges.append((a, b, apart, int(together)))
     return merges

@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import neuroglot as ng
-from neuroglot.cli import doctor_checks as doctor
+from neuroglot.cli import installation
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ["torch>=2", "numpy>=1", "surely-not-there>=1", "numpy>=99"]
@@ -19,8 +19,8 @@ OPTIONAL = ['surely-missing>=1; extra == "judge"', 'numpy>=1; extra == "demo"', 
 
 
 def test_what_is_missing_is_told_with_what_gets_it(monkeypatch):
-    monkeypatch.setattr(doctor, "_requirements", lambda: NEEDED + OPTIONAL)
-    found = doctor.examine()
+    monkeypatch.setattr(installation, "_requirements", lambda: NEEDED + OPTIONAL)
+    found = installation.examine()
     assert found.broken == ["surely-not-there", f"numpy>=99 (there is {found.versions['numpy']})"]
     assert [(extra.name, extra.missing) for extra in found.extras] == [("demo", ()), ("judge", ("surely-missing",))]
     assert found.versions["neuroglot"] == ng.__version__
@@ -36,17 +36,17 @@ def test_doctor_ends_badly_only_where_something_needed_is_missing(monkeypatch, c
             cli.main()
         return stop.value.code, capsys.readouterr()
 
-    monkeypatch.setattr(doctor, "_requirements", lambda: OPTIONAL)
+    monkeypatch.setattr(installation, "_requirements", lambda: OPTIONAL)
     code, said = run()
     assert code == 0 and 'pip install "neuroglot[judge]"' in said.out
-    monkeypatch.setattr(doctor, "_requirements", lambda: NEEDED)
+    monkeypatch.setattr(installation, "_requirements", lambda: NEEDED)
     code, said = run()
     assert code == 1 and "surely-not-there" in said.err
 
 
 def test_markers_of_other_systems_and_of_two_extras_are_read():
     def extras(text):
-        return doctor._extras(Requirement(text))
+        return installation._extras(Requirement(text))
 
     assert extras("a; sys_platform == 'nowhere'") == []
     assert extras("a; sys_platform != 'nowhere'") == [""]

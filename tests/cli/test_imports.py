@@ -50,6 +50,7 @@ MISTAKES = [
     "study lape --preset huge",
     "study babel /nowhere",
     "study lingua-franca a/model /nowhere",
+    "study lape --only table-99",
     "study settings nosuch",
     "evolve a b --corpus /nowhere --out {folder}",
     "tune /nowhere",
@@ -59,7 +60,7 @@ MISTAKES = [
 
 WORK = {
     "identify {run}": TABLES | {"torch"},
-    "report {run}": TABLES | {"torch", "matplotlib"},
+    "report {run}": TABLES | {"torch", "matplotlib", "scipy"},
     "merge {parts}": {"numpy", "torch"},
 }
 """Command → the packages that it may import to do its work."""

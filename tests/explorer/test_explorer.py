@@ -38,7 +38,6 @@ from neuroglot.figures.screen import heatmap, perturbation_plot
 from neuroglot.figures.style import save_figure
 from neuroglot.report.page import report
 from neuroglot.run.directory import Run
-from neuroglot.stats import wilson
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +105,6 @@ def test_a_cell_gives_its_neurons_chosen_ones_first(atlas, opened):
 
 
 # --- a neuron's page -------------------------------------------------------------------------------------------------
-
-
-def test_wilson_has_its_known_values():
-    low, high = wilson(5, 10)
-    assert low == pytest.approx(0.2366, abs=1e-4) and high == pytest.approx(0.7634, abs=1e-4)
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1)
-    assert wilson(0, 0) == (0, 1)
 
 
 def test_a_neuron_by_brute_force(atlas, opened):

@@ -11,9 +11,9 @@ import tiny
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.studies.page import study_page
+from neuroglot.studies.paper import paper
 from neuroglot.studies.registry import STUDIES
 from neuroglot.studies.settings import preset, read_settings
-from neuroglot.studies.study import paper
 
 LANGUAGES = ["en", "zh", "fr", "es", "vi", "ar", "hi"]
 

@@ -13,7 +13,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.key_regions import region_sizes
-from neuroglot.stats import Weights, bootstrap_weights
+from neuroglot.stats import Weights, bootstrap_weights, interval
 
 __all__ = ["by_layer", "lrds", "sads", "sklr", "summary"]
 
@@ -143,9 +143,4 @@ def _once(samples: Samples) -> Weights:
 
 def _with_interval(values: Float64[Tensor, " draws"], level: float) -> Sequence[float]:
     """The first value, and the interval that `level` of the others lie in (NaN if there are none)."""
-    if not 0 < level < 1:
-        raise NeuroglotError(f"level must be above 0 and below 1, not {level}.")
-    drawn = values[1:][~values[1:].isnan()]
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = drawn.quantile(ends).tolist() if len(drawn) else (float("nan"), float("nan"))
-    return float(values[0]), low, high
+    return float(values[0]), *interval(values[1:], level)

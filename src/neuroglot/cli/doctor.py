@@ -8,7 +8,7 @@ from neuroglot.cli.app import app, err, out
 @app.command()
 def doctor() -> None:
     """Show versions, devices, caches, and which optional parts are missing and how to get them."""
-    from neuroglot.cli.doctor_checks import examine
+    from neuroglot.cli.installation import examine
 
     found = examine()
 

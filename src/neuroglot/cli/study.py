@@ -92,6 +92,7 @@ def study_run(
     from neuroglot.corpus.load import check_corpus
     from neuroglot.models.sources import check_source
     from neuroglot.run.directory import default_folder
+    from neuroglot.studies.paper import choose, paper
     from neuroglot.studies.settings import preset as preset_text
     from neuroglot.studies.settings import read_settings
 
@@ -101,6 +102,7 @@ def study_run(
         text, source = settings.read_text(encoding="utf-8"), str(settings)
     else:
         raise NeuroglotError(f"There is no settings file {settings}; make one with `neuroglot study settings {name}`.")
+    chosen = choose(paper(name), split(only))
     if model is not None:
         check_source(model)
     if corpus is not None:
@@ -126,7 +128,7 @@ def study_run(
         where = where.with_name(f"{name}-{where.name}")
     opened = kind(where, said)
     found = opened.measure(
-        split(only), say=lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False)
+        [item.key for item in chosen], say=lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False)
     )
     page = study_page(opened)
     items = [item for item in opened.paper["items"] if item.key in found]

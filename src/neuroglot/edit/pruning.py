@@ -87,7 +87,7 @@ def size(network: nn.Module) -> Size:
         f.up_rows.numel() + f.down_columns.numel() + (0 if f.gate_rows is None else f.gate_rows.numel()) for f in ffns
     )
     head = network.get_output_embeddings()  # type: ignore[operator]
-    products = [m.weight.numel() for m in network.modules() if is_matrix(m) and m is not head]
+    products = [m.get_parameter("weight").numel() for m in network.modules() if is_matrix(m) and m is not head]
     return Size(
         parameters=sum(weight.numel() for weight in network.parameters()),
         ffn_parameters=ffn,

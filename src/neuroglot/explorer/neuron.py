@@ -58,11 +58,9 @@ class Neuron:
 def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
     """Everything about a neuron; layer and number from 0."""
     recording, opened = atlas.recording, atlas.opened
-    active, tokens = recording.active[layer, number].tolist(), recording.tokens.tolist()
-    rows = [
-        (tag, total, count / total, *wilson(count, total))
-        for tag, count, total in zip(recording.languages, active, tokens, strict=True)
-    ]
+    active, tokens = recording.active[layer, number], recording.tokens
+    columns = (tokens, active / tokens, *(end.clamp(0, 1) for end in wilson(active, tokens)))
+    rows = list(zip(recording.languages, *(column.tolist() for column in columns), strict=True))
     own = atlas.probabilities[layer, number]
     apart = (atlas.probabilities - own).square().sum(-1).flatten()
     apart[layer * recording.neurons + number] = torch.inf

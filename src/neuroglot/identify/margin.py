@@ -18,7 +18,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.selection import Evidence, Scores
-from neuroglot.stats import _wilson
+from neuroglot.stats import wilson
 
 __all__ = ["margin", "margins"]
 
@@ -87,7 +87,7 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
         raise NeuroglotError(
             f"margin compares languages, and the recording has only {recording.languages[0]}; record at least two."
         )
-    low, high = _wilson(recording.probabilities, recording.tokens.double())
+    low, high = wilson(recording.active, recording.tokens)
     apart = low - _highest_other(high)
     written = recording.mean("hidden").abs()
     share = written / written.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)

@@ -8,7 +8,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from neuroglot.storage.atomic import save_text
-from neuroglot.studies.study import Item, Study
+from neuroglot.studies.paper import Item
+from neuroglot.studies.study import Study
 
 __all__ = ["agreement", "study_page"]
 

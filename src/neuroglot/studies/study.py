@@ -8,12 +8,9 @@ study.html      the page: the paper's words and numbers beside what was measured
 """
 
 import json
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
-from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,41 +33,10 @@ from neuroglot.run.directory import Run
 from neuroglot.run.recording import record_run
 from neuroglot.run.tasks import keep_tables
 from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.studies.paper import Item, choose, paper
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
 
-__all__ = ["Finding", "Item", "Study", "not_asked", "paper"]
-
-
-@dataclass(frozen=True)
-class Item:
-    """A table or figure of a paper.
-
-    Attributes:
-        key: `table-3` or `figure-2`; `--only` takes it, and files are named by it.
-        name: as the paper calls it.
-        title: what it is about.
-        section: where it is.
-        says: the paper's finding, in our words.
-        test: when what was measured counts as agreeing.
-        numbers: the paper's own, as CSV; empty if it gives none that can be copied.
-        of: whose numbers they are.
-        also: keys of tables and figures that are this one for another model of the paper.
-    """
-
-    key: str
-    name: str
-    title: str
-    section: str
-    says: str
-    test: str
-    numbers: str = ""
-    of: str = ""
-    also: tuple[str, ...] = ()
-
-    @property
-    def table(self) -> pd.DataFrame | None:
-        """The paper's numbers, as it prints them."""
-        return pd.read_csv(StringIO(self.numbers), keep_default_na=False, dtype=str) if self.numbers else None
+__all__ = ["Finding", "Study", "not_asked"]
 
 
 @dataclass
@@ -88,12 +54,6 @@ class Finding:
     agrees: bool | None = None
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
-
-
-def paper(name: str) -> dict[str, Any]:
-    """What a paper says: its `title`, `authors`, `venue`, `url`, and `items`."""
-    said = tomllib.loads((files("neuroglot.studies") / "papers" / f"{name}.toml").read_text(encoding="utf-8"))
-    return {**said, "items": [Item(**item) for item in said["items"]]}
 
 
 class Study:
@@ -223,19 +183,8 @@ class Study:
         return paper(self.name)
 
     def chosen(self, only: Iterable[str] | None) -> list[Item]:
-        """The items to measure, in the paper's order.
-
-        Raises:
-            NeuroglotError: the paper has no item of such a name.
-        """
-        items: list[Item] = self.paper["items"]
-        if only is None:
-            return items
-        wanted = [name.strip().lower().replace(" ", "-") for name in only]
-        known = [name for item in items for name in (item.key, *item.also)]
-        if unknown := [name for name in wanted if name not in known]:
-            raise NeuroglotError(f"{self.name} has no {unknown[0]}; it has {', '.join(known)}.")
-        return [item for item in items if {item.key, *item.also} & set(wanted)]
+        """The items to measure, in the paper's order; see `choose`."""
+        return choose(self.paper, only)
 
     def measure(
         self, only: Iterable[str] | None = None, say: Callable[[str], None] = lambda text: None

@@ -410,7 +410,7 @@ def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, caps
     assert set(summary[summary.task == "smoke_mgsm_fr"].change) == {"intact"}
     assert len(summary) == 1 + 2 * (1 + 1 + 1 + 2 * 2)
 
-    said = refused(monkeypatch, capsys, "evaluate", "tasks", run, "--tasks", "smoke_nothing_fr")
+    said = refused(monkeypatch, capsys, "evaluate", "tasks", run, "--tasks", "smoke_nothing_fr", "--method", "random")
     assert "There is no task smoke_nothing_fr" in said
     assert "go together" in refused(monkeypatch, capsys, *asked, "--prune", "fr")
     assert "has no neurons of lape" in refused(monkeypatch, capsys, *asked)

@@ -33,6 +33,7 @@ from neuroglot.evaluate.ablation.selectivity import (
 from neuroglot.evaluate.likelihood.perplexity import finite_mean, held_out_blocks, token_nll
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
+from neuroglot.stats import interval
 from neuroglot.storage.atomic import read_json, save_text
 
 __all__ = ["Arm", "Comparison", "measure_arms"]
@@ -151,7 +152,7 @@ class Comparison:
             for name, measure in MEASURES.items():
                 row[name] = float(measure(effects))
                 # where the others are not harmed the ratio is infinite, and so may the upper end be
-                low, high = _interval(measure(draws))
+                low, high = interval(measure(draws), interpolation="nearest")
                 row |= {f"{name}_low": low, f"{name}_high": high}
             row["diagonal_dominant"] = int(diagonal_dominant(effects).sum())
             row["relation"] = float("nan") if distance is None else relation_correlation(effects, distance)
@@ -204,14 +205,6 @@ MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
     "selectivity": selectivity,
     "coverage": coverage,
 }
-
-
-def _interval(draws: Tensor) -> tuple[float, float]:
-    ordered = draws[~draws.isnan()].sort().values
-    if not len(ordered):
-        return math.nan, math.nan
-    last = len(ordered) - 1
-    return float(ordered[round(0.025 * last)]), float(ordered[round(0.975 * last)])
 
 
 def _tensor(values: Sequence[float]) -> Tensor:

@@ -7,14 +7,13 @@ first as a mean of relative changes would have it.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.errors import NeuroglotError
-from neuroglot.stats import _ranks
+from neuroglot.stats import spearman
 
 __all__ = [
     "coverage",
@@ -80,10 +79,7 @@ def relation_correlation(effects: Float64[Tensor, "languages languages"], distan
         distance: (K, K) between languages, such as `experts.relatedness`.
     """
     off = ~torch.eye(len(effects), dtype=torch.bool)
-    one, two = _ranks(effects[off].numpy()), _ranks(-distance[off].numpy())
-    one, two = one - one.mean(), two - two.mean()
-    lengths = float(np.sqrt((one**2).sum() * (two**2).sum()))
-    return float(one @ two) / lengths if lengths else float("nan")
+    return spearman(effects[off], -distance[off])
 
 
 def jaccard(sets: Sequence[NeuronSet]) -> float:

@@ -1,4 +1,4 @@
-"""What is installed here, what it runs on, where it keeps things, and what is missing and how to get it."""
+"""What is installed here, what it runs on, where it keeps things, and what is missing. Values; `doctor` prints them."""
 
 import os
 import platform
@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from neuroglot import __version__
@@ -58,8 +59,10 @@ def examine() -> Examination:
     found.versions = {"neuroglot": __version__, "python": platform.python_version(), "system": platform.platform()}
     found.versions |= {name: _version(name) or "not installed" for name in LIBRARIES}
     found.devices = _devices()
-    hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    found.places = {"converted models": _size(cache_directory()), "the hub's downloads": _size(hub)}
+    found.places = {
+        "converted models": _size(cache_directory()),
+        "the hub's downloads": _size(Path(constants.HF_HOME)),
+    }
     found.weights = {
         name: None if find_spec(weights.package) is not None else weights.install for name, weights in PACKAGED.items()
     }
