@@ -24,24 +24,6 @@ class NeuroglotWarning(UserWarning):
     """Something worth knowing about a result that is still valid, such as a method that found nothing."""
 
 
-def require(package: str, extra: str, *, needed_by: str = "This") -> ModuleType:
-    """Import an optional package, or a module of one.
-
-    Args:
-        package: what is imported, such as `peft` or `lm_eval.tasks`.
-        extra: the extra of Neuroglot that installs it.
-        needed_by: what needs it, the first words of the sentence.
-
-    Raises:
-        NeuroglotError: it cannot be imported.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        name = package.partition(".")[0]
-        raise NeuroglotError(f'{needed_by} needs {name} ({error}): pip install "neuroglot[{extra}]".') from error
-
-
 def validated(kind: type[S], values: Mapping[str, Any], named: Callable[[str], str] = str) -> S:
     """Settings made of values.
 
@@ -68,3 +50,21 @@ def validated(kind: type[S], values: Mapping[str, Any], named: Callable[[str], s
         else:
             sentence = f"{name} {reason}, not {first['input']!r}.".lstrip()
         raise NeuroglotError(sentence) from error
+
+
+def require(package: str, extra: str, *, needed_by: str = "This") -> ModuleType:
+    """Import an optional package, or a module of one.
+
+    Args:
+        package: what is imported, such as `peft` or `lm_eval.tasks`.
+        extra: the extra of Neuroglot that installs it.
+        needed_by: what needs it, the first words of the sentence.
+
+    Raises:
+        NeuroglotError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0]
+        raise NeuroglotError(f'{needed_by} needs {name} ({error}): pip install "neuroglot[{extra}]".') from error

@@ -109,7 +109,7 @@ def test_recording_again_into_a_directory_opens_it_or_says_what_differs(model, c
     ng.record_samples(model, corpus, directory=tmp_path / "samples", progress=False)
     with pytest.raises(ng.NeuroglotError, match="differ in text, languages"):
         ng.record_samples(model, corpus.select(["en", "fr"]), directory=tmp_path / "samples", progress=False)
-    monkeypatch.setattr(sampling, "_run", None)  # nothing is run again
+    monkeypatch.setattr(sampling, "fill", None)  # nothing is run again
     ng.record_samples(model, corpus, directory=tmp_path / "samples", progress=False)
 
 
@@ -117,7 +117,7 @@ def test_an_interrupted_pass_leaves_nothing(model, corpus, tmp_path, monkeypatch
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sampling, "norms_of", stop)
+    monkeypatch.setattr("neuroglot.recording.sample_pass.norms_of", stop)
     with pytest.raises(KeyboardInterrupt):
         ng.record_samples(model, corpus, directory=tmp_path / "samples", progress=False)
     assert list(tmp_path.iterdir()) == []

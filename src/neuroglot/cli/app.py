@@ -1,5 +1,6 @@
 """The app that commands register with, how they speak, and how they read lists and settings from options."""
 
+import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -10,6 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning, validated
+from neuroglot.progress import on_terminal
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
     from pydantic import BaseModel
@@ -78,6 +80,8 @@ def main() -> None:
             err.print(f"[yellow]note:[/yellow] {message}", highlight=False, soft_wrap=True)
 
     warnings.showwarning = show
+    if not on_terminal():  # bars of libraries would fill a log
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         app()
     except NeuroglotError as error:

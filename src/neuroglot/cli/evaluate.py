@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, checked, err, print_table, split
+from neuroglot.cli.app import app, checked, print_table, split
 from neuroglot.cli.options import (
     CorpusArgument,
     DeviceOption,
@@ -52,8 +52,7 @@ def perplexity(
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
 
     masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
-    with err.status(f"opening {model}"):
-        opened = settings.load()
+    opened = settings.load()
     rows, values = ["intact"], [measure(opened, text, tokens=tokens, block=block)]
     if masks:
         with intervene(opened, *map(Deactivate, masks)):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.cli.app import checked, err, numbers, out, print_table, split
+from neuroglot.cli.app import checked, numbers, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds
 from neuroglot.errors import NeuroglotError
@@ -66,6 +66,7 @@ def tasks(
 
     Can be stopped and started again with the same command: finished tasks and rows are kept.
     """
+    from neuroglot.progress import status
     from neuroglot.run.settings import ModelSettings
 
     rules = [
@@ -93,7 +94,7 @@ def tasks(
     from neuroglot.evaluate.benchmarks.harness import load_tasks
     from neuroglot.run.tasks import measure_and_keep, tasks_of_run
 
-    with err.status("opening the tasks"):
+    with status("opening the tasks"):
         load_tasks(chosen, data_dir=data_dir)  # say now what is wrong with them, before a model is loaded
     how: dict[str, Any] = {
         "fewshot": fewshot, "limit": limit, "batch_size": batch_size, "seed": seed,
@@ -115,8 +116,7 @@ def tasks(
         print_scores(table, opened.path)
         out.print(f"next: neuroglot report {run_or_model}")
         return
-    with err.status(f"opening {run_or_model}"):
-        model = settings.load()
+    model = settings.load()
     place = folder or Path("runs") / f"{Path(run_or_model).stem}-tasks"
     print_scores(measure_and_keep(model, chosen, [], how, place), place)
 

@@ -1,4 +1,4 @@
-"""`neuroglot merge`: parts of a recording into the whole."""
+"""`neuroglot merge`: the parts of a recording, added up."""
 
 from pathlib import Path
 from typing import Annotated

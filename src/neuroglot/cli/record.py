@@ -132,7 +132,7 @@ def print_recorded(run: "Run", made: "Recording") -> None:
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
-    """(2, 8) from `2/8`; the whole by default."""
+    """(2, 8) from `2/8`; (1, 1), all of it, by default."""
     if shard is None:
         return 1, 1
     first, _, last = shard.partition("/")
@@ -150,10 +150,10 @@ def print_forecast(
     from neuroglot.experts.moefication import partition
     from neuroglot.progress import status
     from neuroglot.recording.forecast import forecast
-    from neuroglot.run.recording import languages_to_record, open_model
+    from neuroglot.run.recording import languages_to_record
 
     to_record = languages_to_record(text)
-    model = open_model(model_settings)
+    model = model_settings.load()
     # how neurons are grouped changes neither bytes nor time
     grouped = partition(model, recording.experts.experts, kind="contiguous") if recording.experts else None
     with status("reading the corpus and timing one shard"):

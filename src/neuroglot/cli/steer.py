@@ -101,8 +101,7 @@ def steer(
         how = {"method": steer, "site": site, "strength": strength, "when": when}
         made, opened = _from_run(run, settings, prompt, to, source, method, layers, how)
     if opened is None:
-        with err.status(f"opening {model}"):
-            opened = settings.load()
+        opened = settings.load()
     made.check(opened)
     _show(
         opened, made, prompt, tokens=tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, checked, err, out, split
+from neuroglot.cli.app import app, checked, out, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, LanguagesOption, ModelArgument
 
 
@@ -62,8 +62,7 @@ def tune(
         seed=seed,
     )
     for tag, mine in pairs.items():
-        with err.status(f"opening {model}"):
-            opened = how.load()  # again for each: tuning changes it
+        opened = how.load()  # again for each: tuning changes it
         path = tune_one(opened, mine, folder / tag, settings, language=tag)
         out.print(f"wrote {path}")
     out.print(f"next: neuroglot compare RUN --tuned {folder}")

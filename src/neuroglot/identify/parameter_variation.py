@@ -159,7 +159,7 @@ def varied_parameters(
             else:
                 lowest[0].add(spread, places, member)
             begins += len(spread)
-            advance(1, name)
+            advance(1, "")
     for tag, changed in zip(variants, moved.tolist(), strict=True):
         if not changed:
             raise _unchanged(variants[tag], start, tag)

@@ -25,7 +25,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import validated
 from neuroglot.models.model import Model
 from neuroglot.recording.recorder import readings_of, work_of
-from neuroglot.recording.settings import RecordSettings, takes
+from neuroglot.recording.settings import RecordSettings, keywords
 from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import PackedText, Shard
 
@@ -118,7 +118,7 @@ class Forecast:
         return self.total / self.rate / workers
 
 
-@takes(RecordSettings)
+@keywords(RecordSettings)
 def forecast(model: Model, corpus: Corpus, **settings: Any) -> Forecast:
     """Read the text, time the first shard (or half a minute of it), and keep nothing.
 

@@ -2,30 +2,27 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from neuroglot.artifacts.recording import Provenance, Recording
-from neuroglot.artifacts.samples import Samples, check_norms, norms_of, read_header
+from neuroglot.artifacts.recording import Provenance
+from neuroglot.artifacts.samples import Samples, read_header
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
+from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
-from neuroglot.recording.statistics.sums import STATISTICS, Sums
+from neuroglot.recording.sample_pass import Rows, fill
+from neuroglot.recording.statistics.sums import check_statistics
 from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["record_samples"]
 
 IN_MEMORY = 1 << 30  # bytes; larger arrays live in a file
-Rows = list[list[list[int]]]  # by language, by sample: the tokens, without BOS
 
 
 def record_samples(
@@ -70,16 +67,13 @@ def record_samples(
         NeuroglotError: the corpus is not parallel, a sample is missing, empty or too long, a statistic is unknown, an
             activation is not a number, or `directory` holds other samples.
     """
-    unknown = [name for name in statistics if name not in STATISTICS]
-    if unknown:
-        raise NeuroglotError(f"{unknown} cannot be recorded; choose among {', '.join(STATISTICS)}.")
+    check_statistics(statistics)
     batch_tokens = batch_tokens or model.batch_tokens
     keys, texts = _choose(corpus, samples, seed, missing)
     rows = _tokens(model, texts, corpus.languages, keys, max_tokens)
     provenance = Provenance(
         model=model.name, fingerprint=model.fingerprint, tokenizer=model.tokenizer_fingerprint, block=0
     )
-    kept = Sums(model.ffns, statistics) if statistics else None
     settings = {
         "fingerprint": provenance.fingerprint,
         "text": hashlib.sha256(repr((keys, rows)).encode()).hexdigest()[:32],
@@ -91,15 +85,18 @@ def record_samples(
     shape = (len(corpus.languages), len(keys), model.layers * model.neurons)
     state_shape = (*shape[:2], model.layers, _width(model))
 
-    def fill(vectors: np.ndarray, means: np.ndarray | None) -> Samples:
-        recording = _run(model, rows, corpus.languages, keys, vectors, means, kept, batch_tokens, provenance, progress)
+    def made(vectors: np.ndarray, means: np.ndarray | None) -> Samples:
+        recording = fill(
+            vectors, means, model, rows, corpus.languages, keys,
+            statistics=statistics, batch_tokens=batch_tokens, provenance=provenance, progress=progress,
+        )  # fmt: skip
         pooled = None if means is None else torch.from_numpy(means)
         return Samples(
             torch.from_numpy(vectors), corpus.languages, tuple(keys), model.layers, pooled, provenance, recording
         )
 
     if directory is None:
-        return fill(_array(shape), _array(state_shape) if states else None)
+        return made(_array(shape), _array(state_shape) if states else None)
     path = Path(directory)
     if (path / "samples.json").is_file():
         _check_same(path, settings)
@@ -110,8 +107,8 @@ def record_samples(
         def mapped(name: str, of: tuple[int, ...]) -> np.ndarray:
             return np.lib.format.open_memmap(draft / name, mode="w+", dtype=np.float32, shape=of)
 
-        made = fill(mapped("vectors.npy", shape), mapped("states.npy", state_shape) if states else None)
-        made._write_header(draft, settings)
+        result = made(mapped("vectors.npy", shape), mapped("states.npy", state_shape) if states else None)
+        result._write_header(draft, settings)
     return Samples.load(path, check=False)
 
 
@@ -204,109 +201,3 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
             f"{path} holds samples that differ in {', '.join(differing)}; choose another directory, or delete this "
             "one to record again."
         )
-
-
-@torch.inference_mode()
-def _run(
-    model: Model,
-    rows: Rows,
-    languages: Sequence[str],
-    keys: Sequence[str],
-    vectors: np.ndarray,
-    means: np.ndarray | None,
-    kept: Sums | None,
-    batch_tokens: int,
-    provenance: Provenance,
-    progress: bool,
-) -> Recording | None:
-    """Fill `vectors` (K, n, L·N) and `means` (K, n, L, width), and give the recording of the kept statistics."""
-    bos = [] if model.bos is None else [model.bos]
-    neurons = model.neurons
-    shape = (0, 0)
-    device = model.device
-    counted = lengths = picked = pooled = pooled_states = torch.empty(0)
-    store: Callable[[], None] = lambda: None  # noqa: E731 (keeps the batch before, while the device reads the next)
-
-    def mean(values: Tensor) -> Tensor:
-        values = values.reshape(*shape, -1)  # also where a family flattens its tokens
-        ones = counted.to(values)  # exact in every type, as the shares of a mean are not
-        if values.is_cuda and values.dtype != torch.float32:
-            total = torch.bmm(ones, values, out_dtype=torch.float32)
-        else:
-            total = torch.bmm(ones.float(), values.float())
-        return total.squeeze(1).to(device) / lengths
-
-    def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
-        pooled[:, layer * neurons : (layer + 1) * neurons] = mean(hidden)
-        if kept is not None:
-            kept.add(layer, of_counted(activation), of_counted(hidden))
-
-    def of_counted(values: Tensor) -> Tensor:
-        if not len(picked):  # all of one length
-            return values.view(*shape, -1)[:, len(bos) :]
-        return values.reshape(shape[0] * shape[1], -1).index_select(0, picked.to(values.device))[None]
-
-    def observe_states(layer: int, states: Tensor) -> None:
-        pooled_states[:, layer] = mean(states)
-
-    def sent(k: int, batch: list[int]) -> Callable[[], None]:
-        """Send a batch's vectors to the host; what is given waits until they are there, and stores them."""
-        norms = norms_of(pooled)
-        apart = device.type == "cuda"
-        here = [each.to("cpu", non_blocking=apart) for each in (norms, pooled / norms.to(pooled.dtype), pooled_states)]
-        arrived = torch.cuda.current_stream(device).record_event() if apart else None
-
-        def store() -> None:
-            if arrived is not None:
-                arrived.synchronize()
-            check_norms(here[0][None], languages[k : k + 1], [keys[i] for i in batch])
-            vectors[k, batch] = here[1].numpy()
-            if means is not None:
-                means[k, batch] = here[2].numpy()
-
-        return store
-
-    recordings = []
-    total = sum(len(bos) + len(ids) for of_language in rows for ids in of_language)
-    with token_progress("samples", total, shown=progress) as advance, ExitStack() as stack:
-        stack.enter_context(observe_ffn(model.ffns, observe))
-        if means is not None:
-            stack.enter_context(observe_residual(model.ffns, observe_states))
-        for k, (tag, of_language) in enumerate(zip(languages, rows, strict=True)):
-            for batch in _batches([len(bos) + len(ids) for ids in of_language], batch_tokens):
-                texts = [bos + of_language[i] for i in batch]
-                shape = (len(texts), max(map(len, texts)))
-                tokens = torch.tensor([ids + [0] * (shape[1] - len(ids)) for ids in texts])
-                ends = torch.tensor([len(ids) for ids in texts])[:, None]
-                mask = torch.arange(shape[1])[None] < ends
-                counting = mask & (torch.arange(shape[1])[None] >= len(bos))
-                even = bool(mask.all())
-                picked = torch.empty(0) if even else counting.flatten().nonzero().squeeze(1).to(device)
-                counted, lengths = counting[:, None].to(device), (ends - len(bos)).to(device)
-                # on the device until all layers are read: a copy a layer would make it wait for each of them
-                pooled = torch.empty(len(batch), vectors.shape[2], device=device)
-                if means is not None:
-                    pooled_states = torch.empty(len(batch), *means.shape[2:], device=device)
-                model.hidden_states(tokens, None if even else mask.long())
-                store()
-                store = sent(k, batch)
-                advance(int(mask.sum()), tag)
-            store()
-            store = lambda: None  # noqa: E731
-            if kept is not None:
-                count = torch.tensor([sum(map(len, of_language))])
-                sums = {name: total.unsqueeze(-1) for name, total in kept.flush().items()}
-                recordings.append(Recording((tag,), count, sums, provenance))
-    return Recording.merge(recordings) if recordings else None
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Samples of like length together, at most `batch_tokens` tokens with padding (or one sample)."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

@@ -17,7 +17,7 @@ from neuroglot.errors import NeuroglotError, validated
 from neuroglot.models.model import Model
 from neuroglot.progress import reading, token_progress
 from neuroglot.recording.engines.local import Engine, LocalEngine
-from neuroglot.recording.settings import RecordSettings, takes
+from neuroglot.recording.settings import RecordSettings, keywords
 from neuroglot.recording.shard_store import ShardStore
 from neuroglot.recording.statistics.sums import check_statistics
 from neuroglot.recording.worker import Work
@@ -29,7 +29,7 @@ from neuroglot.tokens.shards import Reading
 __all__ = ["readings_of", "record", "work_of"]
 
 
-@takes(RecordSettings)
+@keywords(RecordSettings)
 def record(model: Model, corpus: Corpus, **settings: Any) -> Recording:
     """Run the text through the model once and keep the statistics of its neurons, by language.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:  # objects of these are handed on as they are, and their files import torch
     Engine = Partition = Any
 
-__all__ = ["PassSettings", "RecordSettings", "takes"]
+__all__ = ["PassSettings", "RecordSettings", "keywords"]
 
 LONG = 2_000_000  # tokens of a language from which reading it ahead of the model is worth processes of its own
 
@@ -106,7 +106,7 @@ class RecordSettings(PassSettings):
         return min(languages, max(1, (os.cpu_count() or 1) // 2)) if self.tokens > LONG else 0
 
 
-def takes(
+def keywords(
     settings: Callable[P, BaseModel],
 ) -> "Callable[[Callable[..., R]], Callable[Concatenate[Model, Corpus, P], R]]":
     """Say of a function of model, corpus and `**settings` which keyword arguments those are.

@@ -22,14 +22,14 @@ from neuroglot.tokens.shards import TextOfLanguage
 
 __all__ = ["ShardStore", "merge"]
 
-PATIENCE = 5.0  # seconds that a part waits for another to look whether the whole is being recorded
+PATIENCE = 5.0  # seconds that a part waits for another to look whether all parts are being recorded
 
 
 class ShardStore:
     """The shards of one recording in a directory.
 
     `plan.json` says what is recorded and how, `text/` what was read; `shards/` and the tokens in `text/` last until the
-    whole is there as `recording.safetensors`.
+    recording is finished: `recording.safetensors`.
 
     Args:
         directory: begun by this, unless it was begun before.
@@ -76,26 +76,26 @@ class ShardStore:
 
     @contextmanager
     def lock(self, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
-        """Be the only process that records this part: the whole excludes every part.
+        """Be the only process that records this part; (1, 1), which is all of it, excludes every other.
 
         What an earlier process left half-written or damaged is removed.
 
         Raises:
             NeuroglotError: another process is at it, or the directory cannot be written.
         """
-        whole = FileLock(self.directory / ".lock")
+        all_parts = FileLock(self.directory / ".lock")
         with ExitStack() as stack:
             try:
                 with writing(self.directory):
                     if part == (1, 1):
-                        stack.enter_context(whole.acquire(timeout=0))
+                        stack.enter_context(all_parts.acquire(timeout=0))
                         for path in self.directory.glob(".lock-*"):
                             with FileLock(path).acquire(timeout=0):
                                 pass
                     else:
-                        mine = FileLock(self.directory / f".lock-{part[0]}-of-{part[1]}")
-                        stack.enter_context(mine.acquire(timeout=0))
-                        with whole.acquire(timeout=PATIENCE):
+                        one_part = FileLock(self.directory / f".lock-{part[0]}-of-{part[1]}")
+                        stack.enter_context(one_part.acquire(timeout=0))
+                        with all_parts.acquire(timeout=PATIENCE):
                             pass
             except Timeout as error:
                 raise NeuroglotError(
@@ -116,17 +116,17 @@ class ShardStore:
             for folder in (self.directory, self._shards, self._text):
                 for path in folder.glob(f".*{DRAFT}"):
                     path.unlink()
-        if self._whole.is_file():
+        if self._finished.is_file():
             self._drop()
 
     def finished(self) -> Recording | None:
-        """The whole recording, if it is there."""
-        if not self._whole.is_file():
+        """The recording, if it is finished."""
+        if not self._finished.is_file():
             return None
         try:
-            return Recording.load(self._whole)
+            return Recording.load(self._finished)
         except NeuroglotError as error:
-            raise NeuroglotError(f"{self._whole} is damaged; delete it, and record again.") from error
+            raise NeuroglotError(f"{self._finished} is damaged; delete it, and record again.") from error
 
     @property
     def keeps_text(self) -> bool:
@@ -134,7 +134,7 @@ class ShardStore:
         return bool(self.settings.get("examples"))
 
     @property
-    def _whole(self) -> Path:
+    def _finished(self) -> Path:
         return self.directory / "recording.safetensors"
 
     @property
@@ -169,8 +169,8 @@ class ShardStore:
         return Recording.load(self.path(name))
 
     def finish(self, recording: Recording) -> None:
-        """Save the whole, and drop the shards it is the sum of."""
-        recording.save(self._whole)
+        """Save the recording, and drop the shards it is the sum of."""
+        recording.save(self._finished)
         self._drop()
 
     def _drop(self) -> None:
@@ -210,20 +210,7 @@ def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
         return done
     with target.lock():
         texts = {tag: _text(stores, tag) for tag in stores[0].settings["languages"]}
-        found: list[Path] = []
-        missing: list[str] = []
-        for tag, text in texts.items():
-            for index, digest in enumerate(text.shards):
-                name = shard_name(tag, index, digest)
-                paths = [store.path(name) for store in (target, *stores) if store.has(name)]
-                found += paths[:1]
-                missing += [] if paths else [name.rsplit("-", 1)[0]]
-        if missing:
-            raise NeuroglotError(
-                f"{', '.join(str(directory) for directory in directories)}: {len(missing)} of "
-                f"{len(missing) + len(found)} shards are missing ({', '.join(missing[:3])}"
-                f"{' …' if len(missing) > 3 else ''}); record the parts that they belong to, then merge again."
-            )
+        found = _found(stores, target, texts)
         recording = Recording.merge(Recording.load(path) for path in found)
         for tag, text in texts.items():
             save_text(target.directory / "text" / f"{tag}.json", text.model_dump_json(indent=1))
@@ -232,6 +219,25 @@ def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
                 _copy_text(path.stem, stores, target)
         target.finish(recording)
     return recording
+
+
+def _found(stores: Sequence[ShardStore], target: ShardStore, texts: Mapping[str, TextOfLanguage]) -> list[Path]:
+    """Where each shard is, in the order in which they are added."""
+    found: list[Path] = []
+    missing: list[str] = []
+    for tag, text in texts.items():
+        for index, digest in enumerate(text.shards):
+            name = shard_name(tag, index, digest)
+            paths = [store.path(name) for store in (target, *stores) if store.has(name)]
+            found += paths[:1]
+            missing += [] if paths else [name.rsplit("-", 1)[0]]
+    if missing:
+        raise NeuroglotError(
+            f"{', '.join(str(store.directory) for store in stores)}: {len(missing)} of "
+            f"{len(missing) + len(found)} shards are missing ({', '.join(missing[:3])}"
+            f"{' …' if len(missing) > 3 else ''}); record the parts that they belong to, then merge again."
+        )
+    return found
 
 
 def _copy_text(name: str, stores: Sequence[ShardStore], target: ShardStore) -> None:

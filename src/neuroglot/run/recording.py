@@ -23,7 +23,6 @@ __all__ = [
     "make_partition",
     "merge_runs",
     "one_pass",
-    "open_model",
     "record_run",
 ]
 
@@ -36,12 +35,6 @@ def languages_to_record(text: TextSettings) -> Corpus:
             f"{text.source} gives only {to_record.languages[0]}; every method compares languages, so give at least two."
         )
     return to_record
-
-
-def open_model(settings: ModelSettings) -> "Model":
-    """Open the model, and say so."""
-    with status(f"opening {settings.source} (a GGUF file takes a minute or two the first time)"):
-        return settings.load()
 
 
 def begin_run(
@@ -57,11 +50,11 @@ def begin_run(
     """Make or reopen the run, and record what is missing."""
     model_settings.check_source()
     to_record = languages_to_record(text)
-    here = model_settings
-    if engine is not None:  # the model is needed here for its tokenizer and fingerprint, not to run
-        narrow = "bfloat16" if engine.gpus and here.dtype == "auto" else here.dtype
-        here = here.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    model = open_model(here)
+    local = model_settings
+    if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
+        narrow = "bfloat16" if engine.gpus and local.dtype == "auto" else local.dtype
+        local = local.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
+    model = local.load()
     run = Run.create(folder, model_settings, text, recording)
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 
@@ -72,16 +65,16 @@ def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> "tu
     Raises:
         NeuroglotError: the runs differ in model, text or setting, or a shard is missing; `out` is something else.
     """
-    opened = [Run.open(path) for path in runs]
-    target = Path(out) if out is not None else opened[0].path
-    first = opened[0].manifest
+    parts = [Run.open(path) for path in runs]
+    target = Path(out) if out is not None else parts[0].path
+    first = parts[0].manifest
     if not (target / "run.json").is_file():
         run = Run.create(target, first.model, first.text, first.record)
         run.manifest.experts = first.experts
         run.save()
     from neuroglot.recording.shard_store import merge
 
-    directories = dict.fromkeys(each.path.resolve() / "recording" for each in opened)
+    directories = dict.fromkeys(each.path.resolve() / "recording" for each in parts)
     run = Run.open(target)
     return run, merge(list(directories), run.path / "recording")
 
@@ -124,7 +117,8 @@ def make_partition(run: Run, model: "Model", settings: ExpertSettings) -> "Parti
 
     path = run.path / "experts" / "partition.safetensors"
     if not path.is_file():
-        partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+        with status(f"splitting the neurons of each layer into {settings.experts} experts"):
+            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
     run.manifest.experts = settings
     run.save()
     return run.partition

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import check_corpus, load_corpus
 from neuroglot.models.sources import Dtype, Quantize, check_source
+from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
 
 if TYPE_CHECKING:
@@ -45,18 +46,19 @@ class ModelSettings(BaseModel):
         check_source(self.source)
 
     def load(self) -> "Model":
-        """Open it."""
-        from neuroglot.models.loading import load_model
+        """Open it, and say so, since that can take minutes."""
+        with status(f"opening {self.source}"):
+            from neuroglot.models.loading import load_model
 
-        return load_model(
-            self.source,
-            revision=self.revision,
-            dtype=self.dtype,
-            device=self.device,
-            device_map=self.device_map,
-            quantize=self.quantize,
-            trust_remote_code=self.trust_remote_code,
-        )
+            return load_model(
+                self.source,
+                revision=self.revision,
+                dtype=self.dtype,
+                device=self.device,
+                device_map=self.device_map,
+                quantize=self.quantize,
+                trust_remote_code=self.trust_remote_code,
+            )
 
 
 class TextSettings(BaseModel):

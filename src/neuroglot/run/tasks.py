@@ -15,7 +15,6 @@ from neuroglot.evaluate.ablation.perturbation import random_neurons
 from neuroglot.evaluate.benchmarks.table import TaskTable, measure_tasks
 from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
-from neuroglot.progress import status
 from neuroglot.run.directory import Run
 from neuroglot.run.pruning import RULES, expert_scores
 from neuroglot.storage.atomic import save_text
@@ -148,9 +147,8 @@ def tasks_of_run(
     neurons = run.neurons(method) if switched else None
     if rules:
         run.check_experts()
-    with status(f"opening {run.manifest.model.source}"):
-        model = run.manifest.model.load()
-        run.check(model)
+    model = run.manifest.model.load()
+    run.check(model)
     conditions = [] if neurons is None else off_conditions(neurons, off, method=method, seeds=seeds)
     if rules:
         conditions += pruned_conditions(run, model, prune, rules, seeds=seeds, own=own)

@@ -1,4 +1,4 @@
-"""The packed text of a recording, taken a shard at a time while its languages are read, here or by other processes."""
+"""The packed text of a recording, a shard at a time while its languages are read, by this process or by others."""
 
 import os
 import subprocess
@@ -135,7 +135,7 @@ class PackedText:
         return with_bos(torch.from_numpy(row), reading.text, self.bos)
 
     def _look(self) -> None:
-        """Take what readers have finished, and start others on what waits."""
+        """Collect what readers have finished, and start others on what waits."""
         if not self._limit:
             return
         for item in list(self._running):

@@ -169,7 +169,7 @@ class Reading:
         for document in self.documents:
             if count == known.documents:
                 return not known.ended and digest.hexdigest() == known.text
-            _take_in(digest, document)
+            _update(digest, document)
             count += 1
         return count == known.documents and digest.hexdigest() == known.text
 
@@ -182,7 +182,7 @@ class Reading:
         parent = os.getppid()
         for texts, row in token_rows(self.tokenizer, self.documents):
             for document in texts:
-                _take_in(digest, document)
+                _update(digest, document)
             documents += len(texts)
             check_vocabulary(row, self.vocabulary, self.model)
             row = row[: self.tokens - count]
@@ -240,7 +240,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _take_in(digest: Any, document: str) -> None:
+def _update(digest: Any, document: str) -> None:
     text = document.encode("utf-8", "surrogatepass")
     digest.update(len(text).to_bytes(8, "little"))
     digest.update(text)

@@ -12,10 +12,10 @@ __all__ = ["Engine", "LocalEngine"]
 
 
 class Engine(Protocol):
-    """Where shards are recorded: here, or on workers elsewhere."""
+    """Where shards are recorded: in this process, or on workers."""
 
     def batch_tokens(self, model: Model) -> int:
-        """Tokens a forward pass, unless told otherwise."""
+        """Tokens a forward pass, unless the settings say so."""
 
     def run(
         self, model: Model, work: Work, shards: Iterator[Shard], advance: Advance

@@ -1,4 +1,4 @@
-"""Recording on many workers, hosts and GPUs through Ray: `record(…, engine=Ray(workers=8))`.
+"""Recording on many workers, hosts and GPUs through Ray: `record(…, engine=RayEngine(workers=8))`.
 
 Each worker is a Ray actor that opens the model once. The caller's process reads the text, hands out shards, stores what
 comes back and shows progress; a worker is given its next shard only while fewer than two of its own are on
@@ -58,7 +58,7 @@ class RayEngine:
         return share if self.cpus_per_worker is None else self.cpus_per_worker
 
     def batch_tokens(self, model: Model) -> int:
-        """Tokens a forward pass, unless told otherwise."""
+        """Tokens a forward pass, unless the settings say so."""
         return 16_384 if self.gpus else 1024
 
     def run(
@@ -194,8 +194,8 @@ class _Crew:
         except self.ray.exceptions.RayActorError as error:
             cause = getattr(error, "cause", None) or error
             self.false_starts += 1
-            if self.false_starts >= PATIENCE or _told(error) is not None:
-                raise _told(error) or NeuroglotError(
+            if self.false_starts >= PATIENCE or _sentence_of(error) is not None:
+                raise _sentence_of(error) or NeuroglotError(
                     f"Workers cannot open the model ({_line(cause)}); give them more memory, or fewer of them."
                 ) from error
             self.hire()
@@ -213,7 +213,7 @@ class _Crew:
         try:
             recording = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
-            raise _told(error) or NeuroglotError(
+            raise _sentence_of(error) or NeuroglotError(
                 f"A worker failed on shard {shard.name} ({_line(error.cause)}); start again to go on."
             ) from error
         except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
@@ -232,8 +232,8 @@ class _Crew:
         return recording, shard
 
 
-def _told(error: BaseException) -> NeuroglotError | None:
-    """The sentence of Neuroglot's own that a worker ended with, if it did."""
+def _sentence_of(error: BaseException) -> NeuroglotError | None:
+    """The NeuroglotError that a worker ended with, if it did."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, NeuroglotError) and type(seen) is NeuroglotError:

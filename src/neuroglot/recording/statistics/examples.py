@@ -30,7 +30,7 @@ class TopExamples(Statistic):
         self._seen = [0] * len(ffns)
 
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
-        """Take in one layer of a batch."""
+        """Add one layer of a batch."""
         keys = self._keys[layer]
         if keys is None:
             keys = torch.zeros(activation.shape[-1], self.k, dtype=torch.int64, device=activation.device)
@@ -39,13 +39,13 @@ class TopExamples(Statistic):
 
     def flush(self) -> dict[str, Tensor]:
         """`examples`: the integers, (L, N, k) int64, highest first; it starts again from nothing."""
-        taken = torch.stack([keys.cpu() for keys in self._keys if keys is not None])
+        highest = torch.stack([keys.cpu() for keys in self._keys if keys is not None])
         self._keys, self._seen = [None] * len(self._keys), [0] * len(self._seen)
-        return {self.name: taken}
+        return {self.name: highest}
 
 
 def examples_of_shard(keys: Int64[Tensor, "layers neurons k"], shard: str, text: int) -> Examples:
-    """What `TopExamples` took from a shard."""
+    """What `TopExamples` kept of a shard."""
     values = (keys >> VALUE).to(torch.int32).view(torch.float32)
     places = torch.where(keys > 0, LOW - (keys & LOW), -1)
     return Examples(values[None], places[None], ((shard,),), text)

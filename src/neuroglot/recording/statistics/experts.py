@@ -47,7 +47,7 @@ class Experts(Statistic):
         self._counts: list[Tensor] | None = None
 
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
-        """Take in one layer of a batch, from the first to the last, which completes its tokens."""
+        """Add one layer of a batch, from the first to the last, which completes its tokens."""
         sums = self._groups[layer].sum(hidden)
         if layer == 0:
             self._scores = sums.new_empty(len(sums), self._layers * self._experts)

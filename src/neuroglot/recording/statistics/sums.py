@@ -34,7 +34,7 @@ class Statistic(ABC):
 
     @abstractmethod
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
-        """Take in one layer of a batch. Only tokens that count are given: no BOS, no padding."""
+        """Add one layer of a batch. Only tokens that count are given: no BOS, no padding."""
 
     @abstractmethod
     def flush(self) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ class Sums(Statistic):
         self._totals: list[list[Tensor] | None] = [None] * len(ffns)
 
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
-        """Take in one layer of a batch."""
+        """Add one layer of a batch."""
         sums = sum_tokens(activation, hidden, self.names)
         before = self._totals[layer]
         self._totals[layer] = sums if before is None else [a.add_(b) for a, b in zip(before, sums, strict=True)]

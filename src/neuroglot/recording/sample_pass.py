@@ -1,0 +1,199 @@
+"""The pass over the samples of a parallel corpus: each on its own, its neurons and states reduced to their means."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.samples import check_norms, norms_of
+from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
+from neuroglot.models.model import Model
+from neuroglot.progress import token_progress
+from neuroglot.recording.statistics.sums import Sums
+
+__all__ = ["Rows", "fill"]
+
+Rows = list[list[list[int]]]  # by language, by sample: the tokens, without BOS
+
+
+@torch.inference_mode()
+def fill(
+    vectors: np.ndarray,
+    states: np.ndarray | None,
+    model: Model,
+    rows: Rows,
+    languages: Sequence[str],
+    keys: Sequence[str],
+    *,
+    statistics: Sequence[str],
+    batch_tokens: int,
+    provenance: Provenance,
+    progress: bool,
+) -> Recording | None:
+    """Run the samples through the model.
+
+    Args:
+        vectors: (K, n, L·N), filled with the mean `hidden` of each sample, of unit norm.
+        states: (K, n, L, width), filled with its mean residual stream, unless there is no such array.
+        model: whose neurons.
+        rows: the samples' tokens.
+        languages: of the rows.
+        keys: of the samples.
+        statistics: what to keep besides, over the same tokens.
+        batch_tokens: tokens a forward pass, at most.
+        provenance: of the recording.
+        progress: whether it is shown.
+
+    Returns:
+        The recording of the statistics, if there are any.
+
+    Raises:
+        NeuroglotError: an activation is not a number.
+    """
+    bos = [] if model.bos is None else [model.bos]
+    pooling = _Pooling(
+        model, Sums(model.ffns, statistics) if statistics else None, None if states is None else states.shape[3]
+    )
+    recordings = []
+    total = sum(len(bos) + len(ids) for of_language in rows for ids in of_language)
+    with token_progress("samples", total, shown=progress) as advance, ExitStack() as stack:
+        pooling.attach(stack)
+        for k, (tag, of_language) in enumerate(zip(languages, rows, strict=True)):
+            store: Callable[[], None] = lambda: None  # noqa: E731 (keeps the batch before, while the device reads on)
+            for chosen in _batches([len(bos) + len(ids) for ids in of_language], batch_tokens):
+                batch = _Batch.of([bos + of_language[i] for i in chosen], len(bos), model.device)
+                pooling.run(batch)
+                store()
+                store = pooling.send(vectors[k], None if states is None else states[k], chosen, tag, keys)
+                advance(batch.read, tag)
+            store()
+            if pooling.kept is not None:
+                count = torch.tensor([sum(map(len, of_language))])
+                sums = {name: total.unsqueeze(-1) for name, total in pooling.kept.flush().items()}
+                recordings.append(Recording((tag,), count, sums, provenance))
+    return Recording.merge(recordings) if recordings else None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some samples side by side, padded to the longest."""
+
+    tokens: Int[Tensor, "samples length"]
+    mask: Bool[Tensor, "samples length"] | None
+    """What is no padding; None where nothing is padding."""
+    read: int
+    """Tokens, padding not among them."""
+    bos: int
+    """How many tokens come before the text: 1 or 0."""
+    counted: Bool[Tensor, "samples 1 length"]
+    """What is neither BOS nor padding, on the model's device."""
+    lengths: Int[Tensor, "samples 1"]
+    """Tokens that count, on the model's device."""
+    places: Int[Tensor, " tokens"] | None
+    """Of the tokens that count among all, on the model's device; None where nothing is padding."""
+
+    @classmethod
+    def of(cls, texts: Sequence[list[int]], bos: int, device: torch.device) -> "_Batch":
+        """The batch of texts that begin with BOS where there is one."""
+        longest = max(map(len, texts))
+        ends = torch.tensor([len(ids) for ids in texts])[:, None]
+        mask = torch.arange(longest)[None] < ends
+        counted = mask & (torch.arange(longest)[None] >= bos)
+        even = bool(mask.all())
+        return cls(
+            tokens=torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts]),
+            mask=None if even else mask,
+            read=int(mask.sum()),
+            bos=bos,
+            counted=counted[:, None].to(device),
+            lengths=(ends - bos).to(device),
+            places=None if even else counted.flatten().nonzero().squeeze(1).to(device),
+        )
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Each sample's mean over the tokens that count, (samples, …) float32 on the model's device."""
+        values = values.reshape(*self.tokens.shape, -1)  # also where a family flattens its tokens
+        ones = self.counted.to(values)  # exact in every type, as the shares of a mean are not
+        if values.is_cuda and values.dtype != torch.float32:
+            total = torch.bmm(ones, values, out_dtype=torch.float32)
+        else:
+            total = torch.bmm(ones.float(), values.float())
+        return total.squeeze(1).to(self.lengths.device) / self.lengths
+
+    def text(self, values: Tensor) -> Tensor:
+        """The values of the tokens that count, as a statistic takes them."""
+        if self.places is None:
+            return values.view(*self.tokens.shape, -1)[:, self.bos :]
+        return values.reshape(self.tokens.numel(), -1).index_select(0, self.places.to(values.device))[None]
+
+
+class _Pooling:
+    """What hooks write while the model reads a batch: the means of its samples, on the device.
+
+    They go to the host once all layers are read: a copy a layer would make the device wait for each of them.
+    """
+
+    def __init__(self, model: Model, kept: Sums | None, width: int | None):
+        self.model, self.kept, self.width = model, kept, width
+        self._batch: _Batch
+        self._vectors = self._states = torch.empty(0)
+
+    def attach(self, stack: ExitStack) -> None:
+        """Observe the model until the stack is left."""
+        stack.enter_context(observe_ffn(self.model.ffns, self._observe))
+        if self.width is not None:
+            stack.enter_context(observe_residual(self.model.ffns, self._observe_states))
+
+    def run(self, batch: _Batch) -> None:
+        """Read a batch."""
+        self._batch, count, layers = batch, len(batch.tokens), self.model.layers
+        self._vectors = torch.empty(count, layers * self.model.neurons, device=self.model.device)
+        if self.width is not None:
+            self._states = torch.empty(count, layers, self.width, device=self.model.device)
+        self.model.hidden_states(batch.tokens, None if batch.mask is None else batch.mask.long())
+
+    def _observe(self, layer: int, activation: Tensor, hidden: Tensor) -> None:
+        neurons = self.model.neurons
+        self._vectors[:, layer * neurons : (layer + 1) * neurons] = self._batch.mean(hidden)
+        if self.kept is not None:
+            self.kept.add(layer, self._batch.text(activation), self._batch.text(hidden))
+
+    def _observe_states(self, layer: int, states: Tensor) -> None:
+        self._states[:, layer] = self._batch.mean(states)
+
+    def send(
+        self, vectors: np.ndarray, states: np.ndarray | None, chosen: list[int], language: str, keys: Sequence[str]
+    ) -> Callable[[], None]:
+        """Send the batch to the host; what is given waits until it is there, and stores it in a language's arrays."""
+        apart = self.model.device.type == "cuda"
+        norms = norms_of(self._vectors)
+        unit = self._vectors / norms.to(self._vectors.dtype)
+        host = [each.to("cpu", non_blocking=apart) for each in (norms, unit, self._states)]
+        arrived = torch.cuda.current_stream(self.model.device).record_event() if apart else None
+
+        def store() -> None:
+            if arrived is not None:
+                arrived.synchronize()
+            check_norms(host[0][None], (language,), [keys[i] for i in chosen])
+            vectors[chosen] = host[1].numpy()
+            if states is not None:
+                states[chosen] = host[2].numpy()
+
+        return store
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Samples of like length together, at most `batch_tokens` tokens with padding (or one sample)."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
