@@ -96,7 +96,7 @@ def generation(
         search=search,
         max_loss=max_loss,
         ask=ask,
-        conditions=chosen,  # type: ignore[arg-type]
+        conditions=chosen,
         off=off,
         limit=limit,
         seeds=seeds,

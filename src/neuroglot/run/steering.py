@@ -23,7 +23,7 @@ from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
 
-__all__ = ["SteeringSettings", "RunAnswers", "Steered", "first_prompts", "judge_of", "steer_run"]
+__all__ = ["RunAnswers", "Steered", "SteeringSettings", "first_prompts", "judge_of", "steer_run"]
 
 
 class SteeringSettings(BaseModel):
