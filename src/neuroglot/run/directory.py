@@ -8,7 +8,7 @@ experts/        partition.safetensors, recording/, tuned/, pruning.csv
 steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
 perturbation/   METHOD.json
 comparison/     comparison.json, cells/, evidence/, samples/
-tasks/          TASK/ROW.json
+tasks/          TASK/CONDITION.json
 tables/         *.csv
 figures/        *.png, *.pdf
 report.html

@@ -27,7 +27,7 @@ from neuroglot.storage.atomic import save_text
 
 __all__ = ["RULES", "expert_scores", "prune_run"]
 
-Kept = Bool[Tensor, "layers experts"]
+Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
 
 RULES = {"threshold": keep_threshold, "share": keep_share, "budget": keep_budget}
 
@@ -66,7 +66,8 @@ def prune_run(
     Raises:
         NeuroglotError: a layer would keep no expert, or see what `measure_pruning` and `prune` raise.
     """
-    run.partition.check(model)
+    partition = run.partition
+    partition.check(model)
     gguf = gguf or gguf_file(run.manifest.model.source)
     if path is not None and path.suffix == ".gguf" and gguf is None:
         raise NeuroglotError(
@@ -82,16 +83,16 @@ def prune_run(
         keep[name] = {tag: RULES[rule](scores(tag, by), value) for tag in languages}
     if limit is not None:
         by_language = {tag: scores(tag, salience) for tag in languages}
-        found = _at_most(model, run.partition, by_language, recorded, limit, samples)
+        found = _at_most(model, partition, by_language, recorded, limit, samples)
         keep[f"at most {limit:+.0%} by {salience}"] = found
-    table = pruning_table(measure_pruning(model, held_out, run.partition, keep, samples=samples, seeds=seeds))
+    table = pruning_table(measure_pruning(model, held_out, partition, keep, samples=samples, seeds=seeds))
     _keep_table(run.path / "experts" / "pruning.csv", table)
     run.manifest.prune = {"samples": samples, "seeds": seeds, "salience": salience}
     run.save()
     if path is None:
         return table, []
     (only,) = (kept for of in keep.values() for kept in of.values())
-    return table, _write(model, run.partition.neurons(only), path, gguf)
+    return table, _write(model, partition.neurons(only), path, gguf)
 
 
 def _at_most(
