@@ -22,7 +22,7 @@ from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.explorer.app import explore
 from neuroglot.report.page import report
 from neuroglot.run.directory import Run
-from neuroglot.run.settings import ExpertSettings, ModelSettings, RecordSettings, TextSettings
+from neuroglot.run.settings import ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
 
 LAYERS, NEURONS, EXPERTS, TOKENS = 32, 11_008, 256, 1_000_000
 LANGUAGES = ("en", "zh", "fr", "es", "vi", "id", "ja", "ar", "ur")
@@ -51,7 +51,7 @@ def random_run(path: Path) -> Run:
     if (path / "run.json").is_file():
         return Run.open(path)
     generator = torch.Generator().manual_seed(0)
-    run = Run.create(path, ModelSettings(source="random-7b"), TextSettings(source="random"), RecordSettings())
+    run = Run.create(path, ModelSettings(source="random-7b"), TextSettings(source="random"), RunRecordSettings())
     base = torch.rand(LAYERS, NEURONS, 1, generator=generator)
     share = torch.sigmoid(3 * base - 3 + torch.randn(LAYERS, NEURONS, len(LANGUAGES), generator=generator))
     active = (share * TOKENS).long()

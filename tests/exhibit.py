@@ -10,7 +10,7 @@ import neuroglot as ng
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.run.directory import Run
 from neuroglot.run.recording import record_run
-from neuroglot.run.settings import AlignSettings, ExpertSettings, ModelSettings, RecordSettings, TextSettings
+from neuroglot.run.settings import AlignSettings, ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
 
 EVIL = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2> {{value}} ${window.hacked=3}"
 LANGUAGES = ("en", "zh", "ur")
@@ -30,14 +30,14 @@ def checkpoint(folder: Path) -> Path:
     return folder
 
 
-def settings(folder: Path) -> tuple[ModelSettings, TextSettings, RecordSettings]:
+def settings(folder: Path) -> tuple[ModelSettings, TextSettings, RunRecordSettings]:
     corpus = folder / "corpus.csv"
     columns = texts()
     with corpus.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["key", *LANGUAGES])
         writer.writerows([f"<b>{i}</b>", *row] for i, row in enumerate(zip(*columns.values(), strict=True)))
-    recording = RecordSettings(block=32, examples=3, experts=ExpertSettings(experts=4, kind="contiguous"))
+    recording = RunRecordSettings(block=32, examples=3, experts=ExpertSettings(experts=4, kind="contiguous"))
     return ModelSettings(source=str(checkpoint(folder / "model"))), TextSettings(source=str(corpus)), recording
 
 

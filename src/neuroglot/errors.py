@@ -1,5 +1,17 @@
 """What Neuroglot says when it cannot go on."""
 
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # which takes a sixth of a second, and --help should not
+    from pydantic import BaseModel
+
+__all__ = ["NeuroglotError", "NeuroglotWarning", "require", "validated"]
+
+S = TypeVar("S", bound="BaseModel")
+
 
 class NeuroglotError(ValueError):
     """Bad input, told in one sentence that says what is wrong and what to do.
@@ -10,3 +22,49 @@ class NeuroglotError(ValueError):
 
 class NeuroglotWarning(UserWarning):
     """Something worth knowing about a result that is still valid, such as a method that found nothing."""
+
+
+def require(package: str, extra: str, *, needed_by: str = "This") -> ModuleType:
+    """Import an optional package, or a module of one.
+
+    Args:
+        package: what is imported, such as `peft` or `lm_eval.tasks`.
+        extra: the extra of Neuroglot that installs it.
+        needed_by: what needs it, the first words of the sentence.
+
+    Raises:
+        NeuroglotError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0]
+        raise NeuroglotError(f'{needed_by} needs {name} ({error}): pip install "neuroglot[{extra}]".') from error
+
+
+def validated(kind: type[S], values: Mapping[str, Any], named: Callable[[str], str] = str) -> S:
+    """Settings made of values.
+
+    Args:
+        kind: of settings.
+        values: by field.
+        named: what the user calls a field; its own name by default.
+
+    Raises:
+        NeuroglotError: one sentence on the first value that is wrong.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        name = named(str(first["loc"][0])) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            sentence = f"{name} is none of the arguments {', '.join(map(named, kind.model_fields))}."
+        elif first["type"] == "missing":
+            sentence = f"{name} is missing."
+        else:
+            sentence = f"{name} {reason}, not {first['input']!r}.".lstrip()
+        raise NeuroglotError(sentence) from error

@@ -33,7 +33,7 @@ def test_experts_and_their_report(run):
     for name in ("expert-patterns", "expert-shared", "expert-similarity"):
         assert (run / "figures" / f"{name}.png").stat().st_size > 1000
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "Which languages are alike" in page
+    assert "Which languages are similar" in page
     assert "was not tested" in page  # three languages are too few
 
 

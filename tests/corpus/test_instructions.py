@@ -1,6 +1,7 @@
 """Instruction data: the built-in pairs, other people's shapes, and what is wrong with a line."""
 
 import json
+import sys
 
 import pytest
 import tiny
@@ -171,10 +172,7 @@ def test_an_adapter_is_read_as_peft_merges_it(tmp_path):
 
 
 def test_without_peft_it_says_what_to_install(monkeypatch, tmp_path):
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ng.NeuroglotError, match=r"neuroglot\[tune\]"):
         tune(tiny.model(), [Pair("a", "b")], tmp_path / "x", TuneSettings(adapter=2), progress=False)
     with pytest.raises(ng.NeuroglotError, match="no instructions"):

@@ -315,9 +315,7 @@ def test_notes_escape():
 
 
 def test_without_gradio_one_sentence(monkeypatch, opened):
-    from neuroglot.explorer import widgets
-
-    monkeypatch.setattr(widgets, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ng.NeuroglotError, match=r'pip install "neuroglot\[explore\]"'):
         build(opened)
     with pytest.raises(ng.NeuroglotError, match="not a run"):

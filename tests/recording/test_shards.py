@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -388,7 +389,6 @@ def test_without_bitsandbytes_it_says_what_to_install(tmp_path, monkeypatch):
     tiny.network().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setattr("neuroglot.models.loading.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ng.NeuroglotError, match=r'pip install "neuroglot\[quantize\]"'):
         ng.load_model(tmp_path, quantize="8bit")
 
@@ -396,7 +396,7 @@ def test_without_bitsandbytes_it_says_what_to_install(tmp_path, monkeypatch):
 def test_the_settings_of_packed_weights(monkeypatch):
     from neuroglot.models import loading
 
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
     assert loading._quantization("8bit", torch.float32).load_in_8bit
     packed = loading._quantization("4bit", "auto")
     assert packed.load_in_4bit and packed.bnb_4bit_quant_type == "nf4"

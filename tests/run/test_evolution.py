@@ -184,7 +184,7 @@ def test_align_and_report(checkpoints, tmp_path, monkeypatch, capfd):
         assert (folder / "figures" / f"{name}.png").is_file()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "LRDS (language) is highest in layer" in page
-    assert "What is written with a region off" in page
+    assert "What is written with a region ablated" in page
     samples = ng.Samples.load(folder / "samples")
     saved = pd.read_csv(folder / "tables" / "alignment.csv", index_col="score")
     assert saved.loc["lrds", "value"] == pytest.approx(ng.alignment.lrds(samples))

@@ -12,7 +12,8 @@ import tiny
 from neuroglot.errors import NeuroglotError
 from neuroglot.studies.page import study_page
 from neuroglot.studies.registry import STUDIES
-from neuroglot.studies.study import paper, preset, read_settings
+from neuroglot.studies.settings import preset, read_settings
+from neuroglot.studies.study import paper
 
 LANGUAGES = ["en", "zh", "fr", "es", "vi", "ar", "hi"]
 
@@ -132,17 +133,18 @@ def test_only_what_is_asked_for_is_measured(checkpoint, other, tmp_path):
 def test_the_pages_name_items_that_there_are(tmp_path):
     """Every `neuroglot study … --only …` of the README and the documentation."""
     root = Path(__file__).parents[2]
-    named = set()
-    for page in (root / "README.md", *(root / "docs").rglob("*.md")):
-        named |= set(
-            re.findall(r"neuroglot study (\S+)(?: [^`\n]*)? --only ([\w,-]+)", page.read_text(encoding="utf-8"))
-        )
+
+    def commands(page):
+        return set(re.findall(r"neuroglot study (\S+)(?: [^`\n]*)? --only ([\w,-]+)", page.read_text(encoding="utf-8")))
+
+    named = set().union(*map(commands, (root / "README.md", *(root / "docs").rglob("*.md"))))
     assert {name for name, _ in named} == set(STUDIES)
     for name, only in named:
         study = STUDIES[name](tmp_path / name, read_settings(STUDIES[name].Settings, preset(name, "quick"), "quick"))
         assert study.chosen(only.split(","))
-    for name in STUDIES:  # and the README has a command for all of them
-        told = {key for of, only in named if of == name for key in only.split(",")}
+    tabled = commands(root / "docs" / "studies.md")
+    for name in STUDIES:  # and the page of studies has a command for all of them
+        told = {key for of, only in tabled if of == name for key in only.split(",")}
         assert {item.key for item in paper(name)["items"] if not told & {item.key, *item.also}} == set()
 
 

@@ -57,10 +57,19 @@ class NeuronSet:
         """Layers and neurons a layer, (L, N)."""
         return self.mask.shape[1], self.mask.shape[2]
 
+    def check_languages(self, languages: Sequence[str]) -> None:
+        """Refuse languages that have no set here.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        for tag in map(language_tag, languages):
+            if tag not in self.languages:
+                raise NeuroglotError(f"These neurons have no {tag}; they have {', '.join(self.languages)}.")
+
     def __getitem__(self, language: str) -> Bool[Tensor, "layers neurons"]:
+        self.check_languages([language])
         tag = language_tag(language)
-        if tag not in self.languages:
-            raise NeuroglotError(f"These neurons have no {tag}; they have {', '.join(self.languages)}.")
         return self.mask[self.languages.index(tag)]
 
     def __eq__(self, other: object) -> bool:

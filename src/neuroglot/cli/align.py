@@ -20,11 +20,11 @@ def align(
     samples: Annotated[int, typer.Option(min=2, help="Read at most so many samples.")] = 100,
     max_tokens: Annotated[int, typer.Option(min=1, help="Cut a sample after so many tokens.")] = 200,
     threshold: Annotated[float, typer.Option(min=0, help="z-score of a key region's neurons.")] = 2.0,
-    measure: Annotated[bool, typer.Option(help="Switch the regions off: perplexity and continuations.")] = True,
+    measure: Annotated[bool, typer.Option(help="Ablate the regions: perplexity and continuations.")] = True,
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,
     seeds: Seeds = 3,
-    prompts: Annotated[int, typer.Option(min=0, help="Prompts a language to continue with its region off.")] = 2,
+    prompts: Annotated[int, typer.Option(min=0, help="Prompts a language to continue with its region ablated.")] = 2,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after each.")] = 32,
 ) -> None:
     """Compare a parallel corpus's samples across languages: similarity map, LRDS, SADS, SES, dominance, key regions.

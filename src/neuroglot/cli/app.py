@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.errors import NeuroglotError, NeuroglotWarning, validated
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
     from pydantic import BaseModel
@@ -43,12 +43,7 @@ def about(
 
 def checked(kind: "type[S]", /, **values: Any) -> "S":
     """Settings from options, or one sentence on the option that is wrong."""
-    from pydantic import ValidationError
-
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise NeuroglotError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+    return validated(kind, values, lambda name: "--" + name.replace("_", "-"))
 
 
 def split(languages: str | None) -> list[str] | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuroglot.cli.app import app, checked, numbers, out, print_table, split
+from neuroglot.cli.methods import MethodCommand
 from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument
 from neuroglot.errors import NeuroglotError
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@app.command()
+@app.command(cls=MethodCommand)
 def compare(
     run: RunArgument,
     methods: Annotated[
@@ -21,7 +22,7 @@ def compare(
         typer.Option(
             "--methods",
             "-m",
-            help="Which: margin, lape, lap, lave, pv, regions, experts, random. [default: all that the run can do]",
+            help="Which, such as lape,random; they are below. [default: all that the run can do]",
             show_default=False,
         ),
     ] = None,
@@ -42,9 +43,7 @@ def compare(
     ] = None,
     tuned: Annotated[
         Path | None,
-        typer.Option(
-            help="Where `neuroglot tune` put the tuned models, one folder a language (pv).", show_default=False
-        ),
+        typer.Option(help="Where `neuroglot tune` put the tuned models, one folder a language.", show_default=False),
     ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="Measure on this text. [default: what the run held out]", show_default=False)
@@ -52,39 +51,38 @@ def compare(
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many rows of random neurons.")] = 3,
-    samples: Annotated[int, typer.Option(min=2, help="At most so many samples (regions).")] = 100,
+    samples: Annotated[int, typer.Option(min=2, help="At most so many samples of a parallel corpus.")] = 100,
     defaults: Annotated[bool, typer.Option(help="Measure what each method chooses by itself.")] = True,
 ) -> None:
     """Find neurons by every method, as many for each language, and measure which harm their own language alone.
 
     Can be stopped and started again with the same command, or with more methods and budgets: what is finished is kept.
     """
-    from neuroglot.corpus.load import load_corpus
-    from neuroglot.identify.registry import RANKINGS
-    from neuroglot.languages.genealogy import distances
-    from neuroglot.run.comparison import CompareSettings, compare_run
+    from neuroglot.corpus.load import check_corpus, load_corpus
     from neuroglot.run.directory import Run
 
     opened = Run.open(run)
+    opened.check_recorded()
+    if corpus is not None:
+        check_corpus(corpus)
+    budgets, lengths = numbers(curve or "", "--curve"), numbers(texts or "", "--texts")
     text = opened.manifest.text.load()[0]
     variants = {} if tuned is None else _tuned(tuned, text.languages)
+    from neuroglot.languages.genealogy import distances
+    from neuroglot.run.comparison import CompareSettings, compare_run
+    from neuroglot.run.evidence import possible
+
     chosen = split(methods)
     if chosen is None:
-        lacking = {
-            "pv": not variants,
-            "regions": not text.parallel,
-            "experts": not (run / "experts" / "partition.safetensors").is_file(),
-        }
-        chosen = [name for name in RANKINGS if not lacking.get(name)]
-        left = [name for name in RANKINGS if lacking.get(name)]
-        if left:
-            out.print(f"left out, for want of tuned models, parallel text or counted experts: {', '.join(left)}")
+        chosen, left = possible(opened, text, variants)
+        for sentence in left:
+            out.print(f"left out: {sentence}", highlight=False)
     settings = checked(
         CompareSettings,
         methods=chosen,
         budget=budget,
-        curve=numbers(curve or "", "--curve"),
-        texts=[int(number) for number in numbers(texts or "", "--texts")],
+        curve=budgets,
+        texts=[int(number) for number in lengths],
         close=split(close),
         defaults=defaults,
         seeds=seeds,

@@ -24,13 +24,13 @@ def demo(
     from neuroglot.run.identification import identify_run
     from neuroglot.run.perturbation import perturb_run
     from neuroglot.run.recording import begin_run
-    from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
+    from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 
     run, model, made = begin_run(
         folder or Path("runs/demo"),
         ModelSettings(source="gemma3-270m"),
         TextSettings(source="starter", languages=split(languages)),
-        RecordSettings(block=256, tokens=6_000, examples=4),
+        RunRecordSettings(block=256, tokens=6_000, examples=4),
     )
     print_recorded(run, made)
     print_neurons(run, "lape", identify_run(run, "lape", {}))

@@ -1,4 +1,4 @@
-"""`neuroglot evaluate …`: what a model can do, intact or with a language's neurons off."""
+"""`neuroglot evaluate …`: what a model can do, intact or with a language's neurons ablated."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ def perplexity(
         typer.Option(help="Neurons of this model, such as RUN/neurons/lape.safetensors.", show_default=False),
     ] = None,
     off: Annotated[
-        str | None, typer.Option(help="Switch these languages' neurons off, such as fr,es.", show_default=False)
+        str | None, typer.Option(help="Ablate these languages' neurons, such as fr,es.", show_default=False)
     ] = None,
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,
@@ -39,17 +39,19 @@ def perplexity(
     device: DeviceOption = None,
 ) -> None:
     """Perplexity of each language of a corpus, and with `--neurons FILE --off fr` how much it changes."""
-    from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.corpus.load import load_corpus
-    from neuroglot.edit.interventions import Deactivate, intervene
-    from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
     from neuroglot.run.settings import ModelSettings
 
     if (neurons is None) != (off is None):
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
-    text = load_corpus(corpus, languages=split(languages))
-    masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
     settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
+    settings.check_source()
+    text = load_corpus(corpus, languages=split(languages))
+    from neuroglot.artifacts.neurons import NeuronSet
+    from neuroglot.edit.interventions import Deactivate, intervene
+    from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
+
+    masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
     with err.status(f"opening {model}"):
         opened = settings.load()
     rows, values = ["intact"], [measure(opened, text, tokens=tokens, block=block)]

@@ -75,17 +75,18 @@ def generation(
 
     Can be stopped and started again: finished answers and scores are kept.
     """
+    from neuroglot.run.directory import Run
+
+    opened = Run.open(run)
+    opened.check_neurons(method)
     from neuroglot.evaluate.steering.forcing import CONDITIONS
     from neuroglot.evaluate.steering.judge import JudgeSettings
     from neuroglot.generation.engine import Generation
-    from neuroglot.run.directory import Run
     from neuroglot.run.steering import SteeringSettings, steer_run
 
     chosen = split(conditions) or list(CONDITIONS)
     if wrong := [name for name in chosen if name not in CONDITIONS]:
         raise NeuroglotError(f"--conditions takes {', '.join(CONDITIONS)}, not {wrong[0]!r}.")
-    opened = Run.open(run)
-    opened.neurons(method)
     recording = opened.recording
     settings = SteeringSettings(
         prompts=prompts,

@@ -20,8 +20,8 @@ def tasks(
     run_or_model: Annotated[
         str,
         typer.Argument(
-            help="A run: intact, each language's neurons off, random ones off, pruned. Or a model, also one that "
-            "`prune` wrote: as it is."
+            help="A run: intact, each language's neurons ablated, random ones ablated, pruned. Or a model, also one "
+            "that `prune` wrote: as it is."
         ),
     ],
     names: Annotated[
@@ -31,9 +31,7 @@ def tasks(
     method: MethodOption = "lape",
     off: Annotated[
         str | None,
-        typer.Option(
-            help="Whose neurons to switch off: fr,es; none for no such rows. [default: all]", show_default=False
-        ),
+        typer.Option(help="Whose neurons to ablate: fr,es; none for no such rows. [default: all]", show_default=False),
     ] = None,
     prune: Annotated[
         str | None, typer.Option(help="Whose experts alone to keep, such as fr; needs `neuroglot experts`.")
@@ -64,13 +62,11 @@ def tasks(
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
 ) -> None:
-    """Score a model on tasks of EleutherAI's lm-evaluation-harness: intact, neurons off, pruned, each beside random.
+    """Score a model on tasks of EleutherAI's lm-evaluation-harness: intact, ablated, pruned, each beside random.
 
     Can be stopped and started again with the same command: finished tasks and rows are kept.
     """
-    from neuroglot.evaluate.benchmarks.harness import load_tasks
     from neuroglot.run.settings import ModelSettings
-    from neuroglot.run.tasks import measure_and_keep, tasks_of_run
 
     rules = [
         (name, value)
@@ -82,7 +78,9 @@ def tasks(
         raise NeuroglotError("--prune and --threshold, --share or --budget go together: whose experts, and which.")
     chosen = split(names) or []
     opened = _run(run_or_model)
+    settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
     if opened is None:
+        settings.check_source()
         if prune or off not in (None, "none"):
             raise NeuroglotError(
                 f"{run_or_model} is no run, so it has no neurons or experts; leave --off and --prune out."
@@ -90,6 +88,11 @@ def tasks(
     elif folder is not None or device is not None or dtype != "auto":
         raise NeuroglotError(f"{run_or_model} is a run, which has its own model and place; leave --out, --dtype and "
                              "--device out.")  # fmt: skip
+    if opened is not None and off != "none":
+        opened.check_neurons(method)
+    from neuroglot.evaluate.benchmarks.harness import load_tasks
+    from neuroglot.run.tasks import measure_and_keep, tasks_of_run
+
     with err.status("opening the tasks"):
         load_tasks(chosen, data_dir=data_dir)  # say now what is wrong with them, before a model is loaded
     how: dict[str, Any] = {
@@ -112,7 +115,6 @@ def tasks(
         print_scores(table, opened.path)
         out.print(f"next: neuroglot report {run_or_model}")
         return
-    settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
     with err.status(f"opening {run_or_model}"):
         model = settings.load()
     place = folder or Path("runs") / f"{Path(run_or_model).stem}-tasks"

@@ -31,6 +31,9 @@ def evolve(
     Finished checkpoints are kept; one that fails is reported, and tried again the next time.
     """
     from neuroglot.corpus.load import load_corpus
+
+    read, held_out = load_corpus(corpus, languages=split(languages)).split(5)
+    read.check_parallel()
     from neuroglot.report.evolution import evolution_report
     from neuroglot.run.evolution import EvolveSettings
     from neuroglot.run.evolution import evolve as measure
@@ -46,7 +49,6 @@ def evolve(
         dtype=dtype,
         device=device,
     )
-    read, held_out = load_corpus(corpus, languages=split(languages)).split(5)
     measured = measure(checkpoints, read, folder, held_out=held_out, settings=settings, say=err.print)
     shown = measured.table.reindex(columns=["lrds", "sads", "sklr", "perplexity"])
     cells = {str(name): ["" if x != x else f"{x:,.4g}" for x in shown[name].astype(float)] for name in shown}

@@ -14,11 +14,14 @@ def explore(
     host: Annotated[
         str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines connect, without a password.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 7860,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = False,
 ) -> None:
     """Look at a run in the browser: atlas, lab, matrices, alignment, pruning. Ctrl-C ends it."""
+    from neuroglot.run.directory import Run
+
+    opened = Run.open(run)
     from neuroglot.explorer.app import explore as show
 
     out.print(f"opening {run}; Ctrl-C ends it")
-    show(run, host=host, port=port or None, browser=browser)
+    show(opened, host=host, port=port or None, browser=browser)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuroglot.cli.app import app, out, print_table, split
+from neuroglot.cli.methods import METHOD_SETTINGS, MethodCommand
 from neuroglot.cli.options import MethodOption, RunArgument
 
 if TYPE_CHECKING:
@@ -13,28 +14,11 @@ if TYPE_CHECKING:
     from neuroglot.run.directory import Run
 
 
-@app.command()
+@app.command(cls=MethodCommand, context_settings=METHOD_SETTINGS)
 def identify(
+    context: typer.Context,
     run: RunArgument,
     method: MethodOption = "lape",
-    top_fraction: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of all neurons to choose (lape, lave, margin, random). [default: 0.01]", show_default=False
-        ),
-    ] = None,
-    activity_quantile: Annotated[
-        float | None,
-        typer.Option(
-            help="Only neurons above this quantile of all values count (lape, lave). [default: 0.95]",
-            show_default=False,
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Probability a neuron must exceed (lap). [default: 0.95]", show_default=False),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draw (random). [default: 0]", show_default=False)] = None,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -47,29 +31,23 @@ def identify(
         str | None, typer.Option(help="The languages of a .neuron.pth, in its order.", show_default=False)
     ] = None,
 ) -> None:
-    """Find each language's neurons in a recording. Takes seconds; try other settings as you like."""
+    """Find each language's neurons in a recording. Takes seconds; try other settings as you like.
+
+    A method's settings are options too: --method lap --threshold 0.9.
+    """
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import identify_run, keep_neurons
 
+    opened = Run.open(run)
     if file is not None:
         from neuroglot.artifacts.neurons import NeuronSet
 
-        opened = Run.open(run)
         recording = opened.recording
         shape = (recording.layers, recording.neurons)
-        imported = NeuronSet.load(file, languages=split(languages), shape=shape)
-        keep_neurons(opened, "imported", imported, {"file": str(file)})
-        print_neurons(opened, "imported", imported)
-        out.print(f"next: neuroglot perturb {run} --method imported")
-        return
-    given = {
-        "top_fraction": top_fraction,
-        "activity_quantile": activity_quantile,
-        "threshold": threshold,
-        "seed": seed,
-    }
-    opened = Run.open(run)
-    neurons = identify_run(opened, method, {name: value for name, value in given.items() if value is not None})
+        method, neurons = "imported", NeuronSet.load(file, languages=split(languages), shape=shape)
+        keep_neurons(opened, method, neurons, {"file": str(file)})
+    else:
+        neurons = identify_run(opened, method, context.obj or {})
     print_neurons(opened, method, neurons)
     out.print(f"next: neuroglot perturb {run} --method {method}")
 

@@ -29,7 +29,10 @@ LanguagesOption = Annotated[
     str | None,
     typer.Option("--languages", "-l", help="Only these, such as en,fr,zh. [default: all]", show_default=False),
 ]
-MethodOption = Annotated[str, typer.Option("--method", "-m", help="Which neurons: lape, lap, lave, margin or random.")]
+MethodOption = Annotated[
+    str,
+    typer.Option("--method", "-m", help="Which neurons: a method of `neuroglot identify --help`."),
+]
 HeldOutTokens = Annotated[int, typer.Option(min=1, help="Measure at most so many held-out tokens of each language.")]
 HeldOutBlock = Annotated[
     int | None,

@@ -26,15 +26,18 @@ def perturb(
     block: HeldOutBlock = None,
     seeds: Seeds = 3,
 ) -> None:
-    """Switch each language's neurons off and measure every language's perplexity, beside random neurons.
+    """Ablate each language's neurons and measure every language's perplexity, beside a random baseline.
 
     Can be stopped and started again with the same command: finished rows are kept.
     """
+    from neuroglot.corpus.load import check_corpus
     from neuroglot.run.directory import Run
     from neuroglot.run.perturbation import perturb_run
 
     opened = Run.open(run)
-    opened.neurons(method)  # say so now, before a model is loaded
+    opened.check_neurons(method)
+    if corpus is not None:
+        check_corpus(corpus)
     model = opened.manifest.model.load()
     result = perturb_run(opened, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
     print_change(opened, method, result)

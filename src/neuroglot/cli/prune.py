@@ -52,7 +52,7 @@ def prune(
     from neuroglot.run.directory import Run
 
     opened = Run.open(run)
-    chosen = split(languages) or list(opened.expert_recording.languages)
+    opened.check_experts()
     if max_perplexity_increase is None and not (threshold or share or budget):
         threshold = "0.05,0.01"
     rules = [
@@ -61,6 +61,7 @@ def prune(
         if text
         for value in numbers(text, f"--{name}")
     ]
+    chosen = split(languages) or list(opened.expert_recording.languages)
     if folder is not None and (len(chosen), len(rules) + (max_perplexity_increase is not None)) != (1, 1):
         raise NeuroglotError("--out writes one model: give one language and one choice of experts.")
     from neuroglot.run.pruning import prune_run

@@ -4,36 +4,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.cli.app import app, checked, err, out, split
+from neuroglot.cli.app import checked, out, split
 from neuroglot.cli.options import CorpusArgument, DeviceOption, DtypeOption, LanguagesOption, ModelArgument, OutOption
+from neuroglot.cli.settings_options import command_with
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
     from neuroglot.artifacts.recording import Recording
+    from neuroglot.recording.engines.ray_cluster import RayEngine
+    from neuroglot.recording.settings import PassSettings
     from neuroglot.run.directory import Run
-    from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
+    from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 
 
-@app.command()
+def _pass_settings() -> "type[PassSettings]":
+    from neuroglot.recording.settings import PassSettings
+
+    return PassSettings
+
+
+@command_with(_pass_settings)
 def record(
     model: ModelArgument,
     corpus: CorpusArgument,
     folder: OutOption = None,
     languages: LanguagesOption = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Read at most so many tokens of each language.")] = 1_000_000,
-    block: Annotated[int, typer.Option(min=2, help="Tokens a block, with BOS.")] = 512,
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens a forward pass. [default: 1024 on a CPU, 16384 on a GPU]", show_default=False),
-    ] = None,
     hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
     experts: Annotated[
         int | None,
         typer.Option(min=1, help="Count the activations of so many experts a layer in the same pass; see experts."),
     ] = None,
-    examples: Annotated[
-        int, typer.Option(min=0, help="Keep so many of each neuron's most active tokens in each language.")
-    ] = 0,
     text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     dtype: DtypeOption = "auto",
@@ -41,14 +41,6 @@ def record(
     quantize: Annotated[
         str | None,
         typer.Option(help="Pack the weights to 8bit or 4bit; needs bitsandbytes.", show_default=False),
-    ] = None,
-    shard_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            help="Tokens a shard. [default: 131072, or a 64th of --tokens if that is more]",
-            show_default=False,
-        ),
     ] = None,
     shard: Annotated[
         str | None,
@@ -82,15 +74,17 @@ def record(
     ] = False,
     device_map: Annotated[str | None, typer.Option(help="Spread a large model over devices: auto.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+    **asked: Any,
 ) -> None:
     """Read a corpus once and keep the statistics of every neuron, by language.
 
     Can be stopped and started again with the same command: finished shards are kept.
     """
-    from neuroglot.recording.engines.ray_cluster import RayEngine
-    from neuroglot.run.recording import begin_run, default_folder
-    from neuroglot.run.settings import ExpertSettings, ModelSettings, RecordSettings, TextSettings
+    from neuroglot.run.directory import default_folder
+    from neuroglot.run.recording import begin_run
+    from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 
+    part = part_of(shard)
     model_settings = checked(
         ModelSettings,
         source=model,
@@ -101,31 +95,33 @@ def record(
         quantize=quantize,
         trust_remote_code=trust_remote_code,
     )
-    text = TextSettings(source=corpus, languages=split(languages), text_column=text_column, hold_out=hold_out)
-    recording = RecordSettings(
-        tokens=tokens, block=block, batch_tokens=batch_tokens, shard_tokens=shard_tokens, examples=examples
-    )
-    if experts is not None:
-        recording.experts = ExpertSettings(experts=experts)
-    if engine not in ("local", "ray"):
-        raise NeuroglotError(f"--engine is local or ray, not {engine!r}.")
-    cluster = None
-    if engine == "ray":
-        opening = {
-            name: value for name, value in model_settings.model_dump().items() if name not in ("device", "device_map")
-        }
-        cluster = RayEngine(workers, gpus_per_worker, address=address, opening=opening)
-    where = folder or default_folder(model, corpus)
-    part = part_of(shard)
+    text = checked(TextSettings, source=corpus, languages=split(languages), text_column=text_column, hold_out=hold_out)
+    counted = None if experts is None else {"experts": experts}
+    recording = checked(RunRecordSettings, **asked, experts=counted)
+    model_settings.check_source()
+    text.check_source()
+    cluster = engine_of(engine, model_settings, workers=workers, gpus_per_worker=gpus_per_worker, address=address)
     if dry_run:
         print_forecast(model_settings, text, recording, part[1] * (cluster.workers if cluster else 1))
         return
+    where = folder or default_folder(model, corpus)
     run, _, made = begin_run(where, model_settings, text, recording, part=part, engine=cluster, readers=readers)
     print_recorded(run, made)
     if part == (1, 1):
         out.print(f"next: neuroglot identify {run.path}")
     else:
         out.print(f"next, when all {part[1]} parts are there: neuroglot merge {run.path}")
+
+
+def engine_of(name: str, model: "ModelSettings", **how: Any) -> "RayEngine | None":
+    """The engine of a name; None for this process."""
+    if name not in ("local", "ray"):
+        raise NeuroglotError(f"--engine is local or ray, not {name!r}.")
+    if name == "local":
+        return None
+    from neuroglot.recording.engines.ray_cluster import RayEngine
+
+    return RayEngine(opening=model.model_dump(exclude={"device", "device_map"}), **how)
 
 
 def print_recorded(run: "Run", made: "Recording") -> None:
@@ -146,34 +142,22 @@ def part_of(shard: str | None) -> tuple[int, int]:
 
 
 def print_forecast(
-    model_settings: "ModelSettings", text: "TextSettings", recording: "RecordSettings", workers: int
+    model_settings: "ModelSettings", text: "TextSettings", recording: "RunRecordSettings", workers: int
 ) -> None:
     """Say what a recording would take."""
     from datetime import timedelta
 
     from neuroglot.experts.moefication import partition
+    from neuroglot.progress import status
     from neuroglot.recording.forecast import forecast
     from neuroglot.run.recording import languages_to_record, open_model
-    from neuroglot.run.settings import WITH_EXPERTS
 
     to_record = languages_to_record(text)
     model = open_model(model_settings)
-    kept: dict[str, Any] = {}
-    if recording.experts is not None:  # how they are grouped changes neither bytes nor time
-        kept["statistics"] = WITH_EXPERTS
-        kept["partition"] = partition(model, recording.experts.experts, kind="contiguous")
-        kept["top"] = recording.experts.top
-    with err.status("reading the corpus and timing one shard"):
-        said = forecast(
-            model,
-            to_record,
-            tokens=recording.tokens,
-            block=recording.block,
-            batch_tokens=recording.batch_tokens,
-            shard_tokens=recording.shard_tokens,
-            examples=recording.examples,
-            **kept,
-        )
+    # how neurons are grouped changes neither bytes nor time
+    grouped = partition(model, recording.experts.experts, kind="contiguous") if recording.experts else None
+    with status("reading the corpus and timing one shard"):
+        said = forecast(model, to_record, **recording.arguments(), partition=grouped)
     size = said.footprint
     time = timedelta(seconds=round(said.seconds(workers)))
     lines = {

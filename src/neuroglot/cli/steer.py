@@ -37,7 +37,7 @@ def steer(
         str | None,
         typer.Option(
             "--from",
-            help="Switch this language's neurons off. [default: the prompt's language; none for none]",
+            help="Ablate this language's neurons. [default: the prompt's language; none for none]",
             show_default=False,
         ),
     ] = None,
@@ -46,7 +46,7 @@ def steer(
         typer.Option(help="The run that recorded this model. [default: runs/MODEL-starter]", show_default=False),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Take neurons and values from this file instead.", show_default=False)
+        Path | None, typer.Option(help="Read neurons and values from this file instead.", show_default=False)
     ] = None,
     method: MethodOption = "lape",
     steer: SteerOption = "replace",
@@ -74,19 +74,27 @@ def steer(
     The neurons and their values come from --run, or from a --recipe that was saved. Without either, the run
     runs/MODEL-starter is taken, and made from the built-in corpus if it is not there (minutes, once).
     """
-    from neuroglot.edit.recipes import Recipe
+    from neuroglot.languages.tags import language_tag
+    from neuroglot.run.directory import Run
     from neuroglot.run.settings import ModelSettings
 
     if recipe is not None and (run is not None or to is not None or source is not None):
         raise NeuroglotError("--recipe says everything itself; leave out --run, --to and --from.")
-    if recipe is None and to is None:
-        raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
+    if recipe is None:
+        if to is None:
+            raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
+        to = language_tag(to)
     if not prompt.strip():
         raise NeuroglotError("The prompt is empty; give it some text.")
     if save is not None and save.suffix != ".safetensors":
         raise NeuroglotError(f"{save.name} should end in .safetensors.")
-    made = Recipe.load(recipe) if recipe is not None else None
     settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
+    settings.check_source()
+    if run is not None:
+        Run.open(run).check_recorded()
+    from neuroglot.edit.recipes import Recipe
+
+    made = Recipe.load(recipe) if recipe is not None else None
     opened: Model | None = None
     if made is None:
         assert to is not None
@@ -119,14 +127,18 @@ def _from_run(
     """The recipe from a run; from the default run, which is made if it is not there."""
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import language_tag
-    from neuroglot.run.directory import Run
-    from neuroglot.run.identification import identify_run
-    from neuroglot.run.recording import begin_run, default_folder
-    from neuroglot.run.settings import RecordSettings, TextSettings
+    from neuroglot.run.directory import Run, default_folder
+    from neuroglot.run.identification import beyond_recording, identify_run
+    from neuroglot.run.recording import begin_run
+    from neuroglot.run.settings import RunRecordSettings, TextSettings
 
     opened = None
     folder = run or default_folder(settings.source, "starter")
     if run is None and not (folder / "recording" / "recording.safetensors").is_file():
+        if lack := beyond_recording(method):
+            raise NeuroglotError(
+                f"{method} needs {lack}, which the run that is made here has not; make one that has it and give --run."
+            )
         text = TextSettings(source="starter")
         if language_tag(to) not in text.load()[0].languages:
             raise NeuroglotError(
@@ -137,13 +149,13 @@ def _from_run(
         err.print(
             f"recording {settings.source} on the built-in corpus, once, into {folder}", highlight=False, soft_wrap=True
         )
-        begun, opened, made = begin_run(folder, settings, text, RecordSettings(block=128, tokens=6_000))
+        begun, opened, made = begin_run(folder, settings, text, RunRecordSettings(block=128, tokens=6_000))
         print_recorded(begun, made)
     found = Run.open(folder)
-    if not found.neurons_path(method).is_file() and run is None and method in ("lape", "lave", "lap", "random"):
+    if run is None and not found.neurons_path(method).is_file():
         print_neurons(found, method, identify_run(found, method, {}))
     neurons, recording = found.neurons(method), found.recording
-    neurons[to]  # say so before a model is loaded
+    neurons.check_languages([to])
     off = None if source == "none" else source
     if source is None:
         spoken = LanguageIdentifier(neurons.languages)(prompt)

@@ -8,7 +8,6 @@ import typer
 from neuroglot.cli.app import app, err, out, print_table, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, OutOption
 from neuroglot.errors import NeuroglotError
-from neuroglot.run.recording import default_folder
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -41,7 +40,7 @@ StudyLanguages = Annotated[
 
 
 def _add(name: str, about: str) -> None:
-    """The command of one paper; all take the same."""
+    """The command of one paper; all have the same options."""
 
     @study.command(name=name, help=about)
     def command(
@@ -72,7 +71,7 @@ def settings_of(
     preset: Annotated[str, typer.Argument(help="quick or paper.")] = "quick",
 ) -> None:
     """Print a settings file to copy and edit: `neuroglot study settings lape quick > mine.toml`."""
-    from neuroglot.studies.study import preset as text
+    from neuroglot.studies.settings import preset as text
 
     typer.echo(text(name, preset), nl=False)
 
@@ -90,10 +89,11 @@ def study_run(
     device: str | None,
 ) -> None:
     """Measure what is missing, and write the page."""
-    from neuroglot.studies.page import agreement, study_page
-    from neuroglot.studies.registry import STUDIES
-    from neuroglot.studies.study import preset as preset_text
-    from neuroglot.studies.study import read_settings
+    from neuroglot.corpus.load import check_corpus
+    from neuroglot.models.sources import check_source
+    from neuroglot.run.directory import default_folder
+    from neuroglot.studies.settings import preset as preset_text
+    from neuroglot.studies.settings import read_settings
 
     if settings is None:
         text, source = preset_text(name, preset), f"{name}-{preset}.toml"
@@ -101,6 +101,10 @@ def study_run(
         text, source = settings.read_text(encoding="utf-8"), str(settings)
     else:
         raise NeuroglotError(f"There is no settings file {settings}; make one with `neuroglot study settings {name}`.")
+    if model is not None:
+        check_source(model)
+    if corpus is not None:
+        check_corpus(corpus, split(languages))
     instead: dict[str, dict[str, Any]] = {"model": {}, "text": {}}
     if model is not None:
         instead["model"]["source"] = model
@@ -112,13 +116,15 @@ def study_run(
         instead["text"]["source"] = corpus
     if languages is not None:
         instead["text"]["languages"] = split(languages)
+    from neuroglot.studies.page import agreement, study_page
+    from neuroglot.studies.registry import STUDIES
+
     kind = STUDIES[name]
     said = read_settings(kind.Settings, text, source, instead)
     where = folder or default_folder(said.model.source, said.text.source)
     if folder is None:
         where = where.with_name(f"{name}-{where.name}")
     opened = kind(where, said)
-    opened.chosen(split(only))  # say so now, before a model is loaded
     found = opened.measure(
         split(only), say=lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False)
     )

@@ -42,11 +42,14 @@ def tune(
     Can be stopped and started again with the same command: finished languages and epochs are kept.
     """
     from neuroglot.corpus.instructions import load_instructions
-    from neuroglot.edit.tuning import TuneSettings
-    from neuroglot.edit.tuning import tune as tune_one
     from neuroglot.run.settings import ModelSettings
 
+    how = checked(ModelSettings, source=model, dtype=dtype, device=device)
+    how.check_source()
     pairs = load_instructions(instructions, split(languages))
+    from neuroglot.edit.tuning import TuneSettings
+    from neuroglot.edit.tuning import tune as tune_one
+
     settings = checked(
         TuneSettings,
         epochs=epochs,
@@ -58,7 +61,6 @@ def tune(
         steps=steps,
         seed=seed,
     )
-    how = checked(ModelSettings, source=model, dtype=dtype, device=device)
     for tag, mine in pairs.items():
         with err.status(f"opening {model}"):
             opened = how.load()  # again for each: tuning changes it

@@ -66,8 +66,8 @@ class Corpus:
         kind = "parallel corpus" if self.parallel else "corpus"
         return f"<{kind} {self.name}: {', '.join(self.languages)}>"
 
-    def samples(self) -> Iterator[tuple[str, dict[str, str | None]]]:
-        """The samples of a parallel corpus: key, and text by language (None where it is missing).
+    def check_parallel(self) -> None:
+        """Refuse a corpus that has no samples to walk.
 
         Raises:
             NeuroglotError: the corpus is not parallel.
@@ -77,6 +77,14 @@ class Corpus:
                 f"{self.name} is not a parallel corpus; load it with parallel=True if line i means the same in every "
                 "language."
             )
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str | None]]]:
+        """The samples of a parallel corpus: key, and text by language (None where it is missing).
+
+        Raises:
+            NeuroglotError: the corpus is not parallel.
+        """
+        self.check_parallel()
         keys = self.keys if self.keys is not None else (str(i) for i in itertools.count())
         columns = [documents.aligned() for documents in self._documents.values()]
         for key, texts in zip(keys, zip(*columns, strict=True), strict=False):

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-import datasets
-
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.quiet import quiet
 from neuroglot.errors import NeuroglotError
@@ -29,6 +27,8 @@ def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "tex
     Raises:
         NeuroglotError: the hub or the dataset cannot be reached, or its languages cannot be told.
     """
+    import datasets
+
     dataset, _, query = name.partition("?")
     options = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
     unknown = sorted(set(options) - {"config", "column", "split", "revision"})

@@ -8,10 +8,27 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.hub import open_hub
 from neuroglot.corpus.local import open_directory, open_table
 from neuroglot.errors import NeuroglotError
+from neuroglot.languages.tags import language_tag
 
-__all__ = ["load_corpus"]
+__all__ = ["check_corpus", "load_corpus"]
 
 BUILT_IN = {"starter": "corpus.jsonl", "questions": "questions.jsonl", "openings": "openings.jsonl"}
+
+
+def check_corpus(source: str | Path, languages: Sequence[str] | None = None) -> None:
+    """Refuse a source at which no corpus can be, and tags of no language. Nothing is read.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    for tag in languages or ():
+        language_tag(tag)
+    name = str(source)
+    if name not in BUILT_IN and not name.startswith("hf:") and not Path(source).exists():
+        raise NeuroglotError(
+            f"There is no corpus at {source}; give a directory of {{language}}.txt files, a .jsonl, .csv, .tsv or "
+            ".parquet file, hf:DATASET, or starter."
+        )
 
 
 def load_corpus(
@@ -42,6 +59,7 @@ def load_corpus(
         NeuroglotError: nothing is there, or it is empty, badly encoded, malformed, misaligned or has a duplicate key;
             the sentence names the file and line.
     """
+    check_corpus(source, languages)
     name = str(source)
     if name in BUILT_IN:
         source = Path(str(files("neuroglot") / "starter" / BUILT_IN[name]))
@@ -50,13 +68,8 @@ def load_corpus(
         corpus.parallel = corpus.parallel if parallel is None else parallel
     elif Path(source).is_dir():
         corpus = open_directory(Path(source), languages, bool(parallel), text_column)
-    elif Path(source).is_file():
-        corpus = open_table(Path(source), parallel, text_column)
     else:
-        raise NeuroglotError(
-            f"There is no corpus at {source}; give a directory of {{language}}.txt files, a .jsonl, .csv, .tsv or "
-            ".parquet file, hf:DATASET, or starter."
-        )
+        corpus = open_table(Path(source), parallel, text_column)
     corpus.name = name
     if languages is not None:
         corpus = corpus.select(languages)

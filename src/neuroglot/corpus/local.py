@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.quiet import quiet
 from neuroglot.errors import NeuroglotError
@@ -186,6 +184,8 @@ def _read(path: Path) -> Any:
             with path.open(encoding="utf-8") as text:
                 for _ in text:
                     pass
+        import datasets
+
         with quiet():
             table = datasets.load_dataset(READERS[path.suffix], data_files=str(path), split="train", **options)
     except NeuroglotError:

@@ -1,18 +1,21 @@
 """The `datasets` library without its progress bars."""
 
-import datasets
-from datasets.utils.logging import is_progress_bar_enabled
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = ["quiet"]
 
 
-class quiet:
+@contextmanager
+def quiet() -> Iterator[None]:
     """No progress bars of `datasets` while a small file is read."""
+    import datasets
+    from datasets.utils.logging import is_progress_bar_enabled
 
-    def __enter__(self) -> None:
-        self.shown = is_progress_bar_enabled()
-        datasets.disable_progress_bars()
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
+    shown = is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
             datasets.enable_progress_bars()

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from neuroglot.edit.interventions import check_mask
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.ffn import is_matrix
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.layer_widths import WIDTHS
 from neuroglot.models.model import Model
@@ -87,7 +87,7 @@ def size(network: nn.Module) -> Size:
         f.up_rows.numel() + f.down_columns.numel() + (0 if f.gate_rows is None else f.gate_rows.numel()) for f in ffns
     )
     head = network.get_output_embeddings()  # type: ignore[operator]
-    products = [m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    products = [m.weight.numel() for m in network.modules() if is_matrix(m) and m is not head]
     return Size(
         parameters=sum(weight.numel() for weight in network.parameters()),
         ffn_parameters=ffn,

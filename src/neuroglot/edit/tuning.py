@@ -3,7 +3,6 @@
 The work is transformers' `Trainer`; with an adapter, peft's LoRA on every matrix of attention and FFNs.
 """
 
-import importlib.util
 import json
 import shutil
 import time
@@ -15,7 +14,8 @@ import torch
 from pydantic import BaseModel, Field
 
 from neuroglot.corpus.instructions import Pair
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, require
+from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar, without_bars
 from neuroglot.storage.atomic import atomic_path, read_json, save_text
@@ -78,8 +78,8 @@ def tune(
     path = Path(path)
     if not pairs:
         raise NeuroglotError("There are no instructions to tune on; give some.")
-    if settings.adapter is not None and importlib.util.find_spec("peft") is None:
-        raise NeuroglotError('An adapter needs peft; pip install "neuroglot[tune]".')
+    if settings.adapter is not None:
+        require("peft", "tune", needed_by="An adapter")
     about = {
         "base": model.name,
         "fingerprint": model.fingerprint,
@@ -190,15 +190,9 @@ def _printer() -> Any:
 def _adapted(model: Model, settings: TuneSettings) -> Any:
     """The network with a LoRA adapter on every matrix of its layers."""
     from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
     names = sorted(
-        {
-            name.split(".")[-1]
-            for ffn in model.ffns
-            for name, module in ffn.layer.named_modules()
-            if isinstance(module, torch.nn.Linear | Conv1D)
-        }
+        {name.split(".")[-1] for ffn in model.ffns for name, module in ffn.layer.named_modules() if is_matrix(module)}
     )
     assert settings.adapter is not None
     torch.manual_seed(settings.seed)
@@ -207,7 +201,7 @@ def _adapted(model: Model, settings: TuneSettings) -> Any:
         lora_alpha=2 * settings.adapter,
         target_modules=names,
         task_type="CAUSAL_LM",
-        fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.ffns[0].projections),
+        fan_in_fan_out=any(is_transposed(part) for part in model.ffns[0].projections),
     )
     config.base_model_name_or_path = model.name
     return get_peft_model(model.network, config)

@@ -87,6 +87,6 @@ def reorder(model: Model, split: Partition) -> Partition:
     split.check(model)
     for ffn, labels in zip(model.ffns, split.labels, strict=True):
         ffn.keep(labels.argsort(stable=True))
-    model.__dict__.pop("fingerprint", None)  # the weights lie in another order now
+    model.weights_changed()  # they lie in another order now
     about = {**split.about, "fingerprint": model.fingerprint}
     return Partition(split.labels.sort(dim=1).values, split.experts, about)

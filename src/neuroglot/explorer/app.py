@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.explorer.run_view import RunView
+from neuroglot.explorer.tabs.alignment import _alignment
+from neuroglot.explorer.tabs.lab import _lab
+from neuroglot.explorer.tabs.matrix import _matrix
+from neuroglot.explorer.tabs.neuron_map import _atlas
+from neuroglot.explorer.tabs.pruning import _pruning
+from neuroglot.explorer.widgets import _gradio, _script
 from neuroglot.figures.plotly import script_of
 from neuroglot.figures.screen import FONTS
 from neuroglot.models.model import Model
@@ -14,12 +20,6 @@ from neuroglot.run.directory import Run
 
 if TYPE_CHECKING:
     import gradio as gr
-from neuroglot.explorer.tabs.alignment import _alignment
-from neuroglot.explorer.tabs.lab import _lab
-from neuroglot.explorer.tabs.matrix import _matrix
-from neuroglot.explorer.tabs.neuron_map import _atlas
-from neuroglot.explorer.tabs.pruning import _pruning
-from neuroglot.explorer.widgets import _gradio, _script
 
 __all__ = ["build", "explore"]
 
@@ -27,7 +27,7 @@ PORT = 7860
 
 
 def explore(
-    run: str | Path,
+    run: Run | str | Path,
     *,
     host: str = "127.0.0.1",
     port: int | None = PORT,
@@ -38,7 +38,7 @@ def explore(
     """Show a run in the browser.
 
     Args:
-        run: its directory.
+        run: the run, or its directory.
         host: where to listen; by default only this machine can connect.
         port: by default 7860; None takes any free one.
         browser: open a browser window.
@@ -51,7 +51,7 @@ def explore(
     Raises:
         NeuroglotError: there is no run, Gradio is not installed, or the port is taken.
     """
-    app = build(RunView(Run.open(run), model))
+    app = build(RunView(run if isinstance(run, Run) else Run.open(run), model))
     try:
         _, address, _ = app.launch(
             server_name=host,
@@ -104,18 +104,3 @@ def build(opened: RunView) -> "gr.Blocks":
                 with gr.Tab(title, id=title.lower()):
                     tab(gr, opened)
     return app
-
-
-# --- Atlas -----------------------------------------------------------------------------------------------------------
-
-
-# --- Lab -------------------------------------------------------------------------------------------------------------
-
-
-# --- Matrix ----------------------------------------------------------------------------------------------------------
-
-
-# --- Alignment -------------------------------------------------------------------------------------------------------
-
-
-# --- Pruning ---------------------------------------------------------------------------------------------------------

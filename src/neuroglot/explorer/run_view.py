@@ -38,8 +38,7 @@ class RunView:
     def __init__(self, run: Run, model: Model | None = None):
         self.run = run
         self.busy = Lock()
-        if model is not None:
-            self.model = model
+        self._model = model
 
     @cached_property
     def recording(self) -> Recording | None:
@@ -56,23 +55,30 @@ class RunView:
             name: self.run.neurons(name) for name in self.run.manifest.identify if self.run.neurons_path(name).is_file()
         }
 
-    @cached_property
-    def model(self) -> Model:
+    @property
+    def has_model(self) -> bool:
+        """Whether the model is open."""
+        return self._model is not None
+
+    @property
+    def model(self) -> "Model":
         """The run's model, which the Lab needs; opening takes from seconds to minutes.
 
         Raises:
             NeuroglotError: it cannot be opened, or has other weights than those recorded.
         """
-        model = self.run.manifest.model.load()
-        if self.recording is not None:
-            self.run.check(model, self.recording)
-        return model
+        if self._model is None:
+            model = self.run.manifest.model.load()
+            if self.recording is not None:
+                self.run.check(model, self.recording)
+            self._model = model
+        return self._model
 
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer, which words of examples need; None if it cannot be opened."""
-        if "model" in self.__dict__:
-            return self.model.tokenizer
+        if self._model is not None:
+            return self._model.tokenizer
         how = self.run.manifest.model
         try:
             return load_tokenizer(how.source, revision=how.revision, trust_remote_code=how.trust_remote_code)

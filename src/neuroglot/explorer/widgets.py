@@ -2,16 +2,12 @@
 
 import json
 from importlib.resources import files
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import require
 from neuroglot.figures.plotly import preview, script_of
 from neuroglot.figures.screen import Plot
 from neuroglot.languages.tags import named
-
-if TYPE_CHECKING:
-    pass
 
 GO = """
 element.addEventListener("click", (event) => {
@@ -22,11 +18,7 @@ element.addEventListener("click", (event) => {
 
 
 def _gradio() -> Any:
-    if find_spec("gradio") is None:
-        raise NeuroglotError('The explorer needs Gradio: pip install "neuroglot[explore]".')
-    import gradio
-
-    return gradio
+    return require("gradio", "explore", needed_by="The explorer")
 
 
 def _script() -> str:

@@ -13,22 +13,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from neuroglot.evaluate.ablation.comparison import Comparison
 from neuroglot.figures.style import COLOURS, STYLE
 from neuroglot.figures.words import change_text, ratio_ticks
+from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
 
-__all__ = ["TITLES", "budget_figure", "curve_figure", "matrices_figure", "text_figure"]
+__all__ = ["budget_figure", "curve_figure", "matrices_figure", "text_figure"]
 
-TITLES = {
-    "margin": "margin",
-    "lape": "LAPE",
-    "lap": "LAP",
-    "lave": "LAVE",
-    "pv": "PV, neurons",
-    "pv parameters": "PV, parameters",
-    "regions": "key regions",
-    "experts": "expert frequency",
-    "random": "random",
-}
-"""How methods are written."""
 LINES = ["#d1495b", "#1b6ca8", "#e0a030", "#3c8d5a", "#7a5195", "#5b6770", "#a05a2c", "#9aa5ab", "#111111"]
 
 
@@ -58,7 +47,7 @@ def matrices_figure(result: Comparison, conditions: list[str], title: str = "") 
                     (own - 0.46, own - 0.46), 0.92, 0.92, fill=False, ec="#d1495b", lw=1.1
                 )
                 axes.add_patch(box)
-            axes.set_title(TITLES.get(result.conditions[name]["method"], name), fontsize=9)
+            axes.set_title(method_title(result.conditions[name]["method"]), fontsize=9)
             axes.set_xticks(range(size), result.languages)
             axes.set_yticks(range(size), result.languages)
             axes.tick_params(length=0, labelsize=7.5)
@@ -86,7 +75,7 @@ def curve_figure(summary: pd.DataFrame, title: str = "") -> Figure:
         for colour, method in zip(LINES, methods, strict=False):
             rows = table[table.method == method]
             share = 100 * rows.budget
-            left.plot(share, rows.on_target, color=colour, marker="o", ms=3, label=TITLES.get(str(method), str(method)))
+            left.plot(share, rows.on_target, color=colour, marker="o", ms=3, label=method_title(str(method)))
             left.plot(share, rows.off_target, color=colour, marker="o", ms=3, ls="--", mfc="white")
             _selectivity_line(right, share.to_numpy(), rows, colour)
         _selectivity_axes(right)
@@ -171,12 +160,14 @@ def text_figure(result: Comparison, summary: pd.DataFrame, budget: float, title:
         figure = Figure(figsize=(7.6 if measured else 4.2, 3.1), layout="constrained")
         left, *rest = figure.subplots(1, 1 + measured, squeeze=False)[0]
         ticks: set[int] = set()
-        for colour, (method, name) in zip(LINES, TITLES.items(), strict=False):
+        for colour, method in zip(
+            LINES, dict.fromkeys(what["method"] for what in result.conditions.values()), strict=False
+        ):
             found = result.stability.get(f"{method} {budget:g}", {})
             points = sorted((int(part.split()[0]), value) for part, value in found.items() if part.endswith(" tokens"))
             ticks |= {tokens for tokens, _ in points}
             if points:
-                left.plot(*zip(*points, strict=True), color=colour, marker="o", ms=3, label=name)
+                left.plot(*zip(*points, strict=True), color=colour, marker="o", ms=3, label=method_title(method))
             rows = summary[(summary.method == method) & summary.part.str.endswith(" tokens")].copy()
             if len(rows):
                 rows["tokens"] = rows.part.str.split().str[0].astype(int)

@@ -13,7 +13,6 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageColor
 
-from neuroglot.errors import NeuroglotError
 from neuroglot.figures.screen import Plot
 
 __all__ = ["embedded", "plotly_script", "preview", "script_of"]
@@ -35,14 +34,10 @@ def preview(plot: Plot) -> str:
 
 
 def script_of() -> Path:
-    """Where plotly.js is.
-
-    Raises:
-        NeuroglotError: the package that brings it is not installed.
-    """
+    """Where plotly.js is; plotly itself, which brings it, is not imported."""
     found = find_spec("plotly")
-    if found is None or found.origin is None:
-        raise NeuroglotError('Interactive figures need plotly.js: pip install "plotly>=6".')
+    assert found is not None
+    assert found.origin is not None
     return Path(found.origin).parent / "package_data" / "plotly.min.js"
 
 

@@ -13,7 +13,6 @@ __all__ = [
     "change_text",
     "diagonal_words",
     "findings",
-    "method_name",
     "own_words",
     "ratio_ticks",
     "share_diagonal_dominant",
@@ -97,11 +96,6 @@ def findings(result: Perturbation) -> list[str]:
     else:
         said.append(f"Every language's own cell is above {what} by {seeds}.")
     return said
-
-
-def method_name(method: str) -> str:
-    """How a method is written in a sentence: LAPE, key-region, random."""
-    return {"regions": "key-region"}.get(method, method.upper() if len(method) <= 4 else method)
 
 
 def change_text(change: float) -> str:

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
-from transformers.generation.streamers import BaseStreamer
 
 from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotError
@@ -64,6 +62,8 @@ def generate(
         )
     if written is not None and len(prompts) != 1:
         raise NeuroglotError("Only one prompt at a time can be streamed; give one.")
+    from transformers import LogitsProcessorList  # here, so that what reads answers does without
+
     rows = _encode(model, prompts, chat)
     padding = next((t for t in (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id, 0) if t is not None), 0)
     texts: list[str] = []
@@ -121,8 +121,8 @@ def _encode(model: Model, prompts: Sequence[str], chat: bool) -> list[list[int]]
     return [bos + ids for ids in model.tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]]
 
 
-class _Repetition(LogitsProcessor):
-    """Transformers' repetition penalty, but padding is not a token that was written."""
+class _Repetition:
+    """A logits processor: transformers' repetition penalty, but padding is not a token that was written."""
 
     def __init__(self, penalty: float, mask: Int[Tensor, "batch prompt"]):
         self.penalty, self.mask = penalty, mask.bool()
@@ -138,8 +138,8 @@ class _Repetition(LogitsProcessor):
         return scores.scatter(1, ids, score)
 
 
-class _Streamer(BaseStreamer):
-    """Calls back with the text so far, token by token."""
+class _Streamer:
+    """A streamer of transformers: calls back with the text so far, token by token."""
 
     def __init__(self, tokenizer: Any, written: Callable[[str], None]):
         self.tokenizer, self.written = tokenizer, written

@@ -12,7 +12,11 @@ from neuroglot.identify.parameter_variation import variation_entropy as variatio
 from neuroglot.identify.parameter_variation import variation_rates as variation_rates
 from neuroglot.identify.parameter_variation import varied_parameters as varied_parameters
 from neuroglot.identify.random_neurons import random as random
-from neuroglot.identify.registry import METHODS as METHODS
-from neuroglot.identify.registry import RANKINGS as RANKINGS
-from neuroglot.identify.registry import rank as rank
+from neuroglot.identify.ranking import METHODS as METHODS
+from neuroglot.identify.ranking import RANKINGS as RANKINGS
+from neuroglot.identify.ranking import choose as choose
+from neuroglot.identify.ranking import rank as rank
+from neuroglot.identify.registry import default_choice as default_choice
+from neuroglot.identify.registry import method as method
 from neuroglot.identify.selection import Evidence as Evidence
+from neuroglot.identify.selection import select_top as select_top

@@ -11,6 +11,7 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, Evidence, Scores
 
 __all__ = ["contributions", "key_regions", "region_sizes"]
@@ -117,20 +118,27 @@ def check_threshold(samples: Samples, threshold: float) -> None:
 
 
 def _regions(scores: Float[Tensor, "languages *rest"], threshold: float) -> Bool[Tensor, "languages *rest"]:
-    """z-score over languages above the threshold. Sums run over sorted values: their order must not decide."""
-    ordered = scores.sort(dim=0).values
+    """z-score over languages above the threshold; where all are equal, there is none."""
+    above, deviation = _centred(scores)
+    return (above > threshold * deviation) & (scores.amin(0) < scores.amax(0))
+
+
+def _centred(scores: Float[Tensor, "languages *rest"]) -> tuple[Tensor, Tensor]:
+    """What a z-score divides: scores less their mean over languages, and the population standard deviation."""
+    ordered = scores.sort(dim=0).values  # a sum depends on its order, and that of languages must not decide
     mean = ordered.mean(0)
-    deviation = (ordered - mean).square_().mean(0).sqrt_()
-    return (scores - mean > threshold * deviation) & (ordered[0] < ordered[-1])
+    return scores - mean, (ordered - mean).square_().mean(0).sqrt_()
 
 
+@method("regions", title="key-region", needs=("samples",))
 def _scores(evidence: Evidence) -> Scores:
-    if evidence.samples is None:
-        raise NeuroglotError(
-            "regions needs samples of a parallel corpus; leave it out for a corpus that is not parallel."
-        )
-    scores = contributions(evidence.samples)
-    ordered = scores.sort(dim=0).values
-    mean = ordered.mean(0)
-    deviation = (ordered - mean).square().mean(0).sqrt()
-    return ((scores - mean) / deviation).nan_to_num_(nan=NEVER, posinf=NEVER, neginf=NEVER)
+    """The highest z-score, over languages, of the contribution to the similarity of the language's samples."""
+    assert evidence.samples is not None
+    above, deviation = _centred(contributions(evidence.samples))
+    return (above / deviation).nan_to_num_(nan=NEVER, posinf=NEVER, neginf=NEVER)
+
+
+@default_choice("regions")
+def _choice(evidence: Evidence, *, threshold: float = 2.0) -> NeuronSet:
+    assert evidence.samples is not None
+    return key_regions(evidence.samples, threshold=threshold)

@@ -5,11 +5,19 @@ import warnings
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.identify.selection import Evidence, Scores
+from neuroglot.identify.registry import default_choice, method
+from neuroglot.identify.selection import Scores
 
 __all__ = ["lap"]
 
 
+@method("lap", title="LAP", needs=("active",))
+def _scores(recording: Recording) -> Scores:
+    """The highest activation probability in the language."""
+    return recording.probabilities.movedim(-1, 0).contiguous()
+
+
+@default_choice("lap")
 def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
     """Language activation probability (Tang et al. 2024, §3.1 b): a language's neurons are active on more than 95 %.
 
@@ -23,7 +31,7 @@ def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
     if not 0 <= threshold < 1:
         raise NeuroglotError(f"threshold must be at least 0 and below 1, not {threshold}.")
     neurons = NeuronSet(
-        (recording.probabilities > threshold).permute(2, 0, 1).contiguous(),
+        _scores(recording) > threshold,
         recording.languages,
         {
             "method": "lap",
@@ -35,7 +43,3 @@ def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
     if empty:
         warnings.warn(f"lap found no neuron above {threshold} in {', '.join(empty)}.", NeuroglotWarning, stacklevel=2)
     return neurons
-
-
-def _lap(evidence: Evidence) -> Scores:
-    return evidence.recording.probabilities.movedim(-1, 0).contiguous()

@@ -9,7 +9,8 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.identify.selection import NEVER, Evidence, Scores
+from neuroglot.identify.registry import default_choice, method
+from neuroglot.identify.selection import NEVER, Scores
 from neuroglot.stats import entropy
 
 __all__ = ["lape", "lave"]
@@ -17,6 +18,13 @@ __all__ = ["lape", "lave"]
 ROWS_AT_ONCE = 1 << 18  # of (neurons, languages), so that a 70B model's tables take little memory beside themselves
 
 
+@method("lape", title="LAPE", needs=("active",))
+def _lape(recording: Recording) -> Scores:
+    """Of the neurons with p > t in the language, the lowest entropy over languages of p, the share of active tokens."""
+    return _by_entropy(recording.mean("active"))
+
+
+@default_choice("lape")
 def lape(recording: Recording, *, top_fraction: float = 0.01, activity_quantile: float = 0.95) -> NeuronSet:
     """Language activation probability entropy (Tang et al. 2024, §2.2).
 
@@ -38,6 +46,13 @@ def lape(recording: Recording, *, top_fraction: float = 0.01, activity_quantile:
     return _lowest_entropy(recording, "active", top_fraction, activity_quantile, "lape")
 
 
+@method("lave", title="LAVE", needs=("activation",))
+def _lave(recording: Recording) -> Scores:
+    """As LAPE, on mean activations in place of probabilities."""
+    return _by_entropy(recording.mean("activation").clamp_min(0))
+
+
+@default_choice("lave")
 def lave(recording: Recording, *, top_fraction: float = 0.01, activity_quantile: float = 0.95) -> NeuronSet:
     """Language activation value entropy (Tang et al. 2024, §3.1 c): LAPE on mean activations, negative ones as 0.
 
@@ -57,9 +72,16 @@ def _lowest(values: Float64[Tensor, "neurons languages"], count: int) -> Int64[T
     rough = torch.cat([entropy(some) for some in values.split(ROWS_AT_ONCE)])
     cut = _smallest(rough, min(count, len(rough))) + 1e-9  # far above rounding, far below what matters
     contenders = (rough <= cut).nonzero().flatten()
-    exact = torch.cat([entropy(values[some].sort(dim=-1).values) for some in contenders.split(ROWS_AT_ONCE)])
-    # Rounded, since 3/4 : 1 and 1/2 : 2/3 are one distribution, and must be a tie, whatever their last bits say.
-    return contenders[exact.round(decimals=12).sort(stable=True).indices[:count]]
+    exact = torch.cat([_exact_entropy(values[some]) for some in contenders.split(ROWS_AT_ONCE)])
+    return contenders[exact.sort(stable=True).indices[:count]]
+
+
+def _exact_entropy(values: Float64[Tensor, "*neurons languages"]) -> Float64[Tensor, "*neurons"]:
+    """Entropy, whatever the order of the languages.
+
+    Rounded, since 3/4 : 1 and 1/2 : 2/3 are one distribution, and must be a tie, whatever their last bits say.
+    """
+    return entropy(values.sort(dim=-1).values).round(decimals=12)
 
 
 def _lowest_entropy(
@@ -74,7 +96,7 @@ def _lowest_entropy(
         raise NeuroglotError("top_fraction and activity_quantile must be above 0 and at most 1.")
     layers, width = recording.layers, recording.neurons
     values = recording.mean(statistic).clamp_min_(0).reshape(layers * width, len(languages))
-    threshold = _smallest(values, round(activity_quantile * values.numel()))
+    threshold = _threshold(values, activity_quantile)
     above = values > threshold
     candidates = above.any(1).nonzero().flatten()
     wanted = round(top_fraction * layers * width)
@@ -108,16 +130,12 @@ def _smallest(values: Tensor, rank: int) -> float:
     return float(flat[max(rank, 1) - 1])
 
 
-def _lape(evidence: Evidence) -> Scores:
-    return _by_entropy(evidence.recording.mean("active"))
-
-
-def _lave(evidence: Evidence) -> Scores:
-    return _by_entropy(evidence.recording.mean("activation").clamp_min_(0))
+def _threshold(values: Float64[Tensor, "*neurons languages"], quantile: float) -> float:
+    """t: what a neuron must exceed in a language to be that language's."""
+    return _smallest(values, round(quantile * values.numel()))
 
 
 def _by_entropy(values: Float64[Tensor, "layers neurons languages"], quantile: float = 0.95) -> Scores:
     """Lowest entropy first, among the neurons above the threshold in that very language."""
-    cut = values.flatten().sort().values[max(1, round(quantile * values.numel())) - 1]
-    spread = entropy(values.sort(dim=-1).values).round(decimals=12)
-    return torch.where(values > cut, -spread[..., None], NEVER).movedim(-1, 0).contiguous()
+    above = values > _threshold(values, quantile)
+    return torch.where(above, -_exact_entropy(values)[..., None], NEVER).movedim(-1, 0).contiguous()

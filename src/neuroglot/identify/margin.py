@@ -17,7 +17,8 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.identify.selection import Evidence, Scores
+from neuroglot.identify.registry import default_choice, method
+from neuroglot.identify.selection import NEVER, select_top
 from neuroglot.stats import _wilson
 
 __all__ = ["margin", "margins"]
@@ -25,50 +26,9 @@ __all__ = ["margin", "margins"]
 LITTLE = 0.02  # of an even share of the layer: what is less than this is as good as nothing
 
 
-def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
-    """For each language the neurons with the largest margin over the next language (Neuroglot's own; see `margins`).
-
-    A neuron belongs to one language at most: only where it is active more often than in every other beyond doubt.
-
-    Args:
-        recording: needs `active` and `hidden`.
-        top_fraction: how many neurons to choose for each language at most, as a share of all.
-
-    Returns:
-        The neurons of each language. Of neurons with equal margins, those of lower layer and index are taken first.
-
-    Raises:
-        NeuroglotError: there is one language only, `top_fraction` is out of range, or a statistic was not recorded.
-    """
-    if not 0 < top_fraction <= 1:
-        raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
-    scores = margins(recording).flatten(1)
-    wanted = round(top_fraction * scores.shape[1])
-    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :wanted]
-    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True) & (scores > 0)
-    neurons = NeuronSet(
-        mask.view(len(scores), recording.layers, recording.neurons),
-        recording.languages,
-        {
-            "method": "margin",
-            "top_fraction": top_fraction,
-            "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
-        },
-    )
-    short = {tag: count for tag, count in neurons.sizes().items() if count < wanted}
-    if short:
-        said = ", ".join(f"{count} in {tag}" for tag, count in short.items())
-        warnings.warn(
-            f"margin found fewer than the {wanted} neurons asked for: {said}. No other is more active there than "
-            "elsewhere beyond doubt; record more text, or ask for fewer.",
-            NeuroglotWarning,
-            stacklevel=2,
-        )
-    return neurons
-
-
+@method("margin", needs=("active", "hidden"))
 def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]:
-    """The margin of each neuron for each language: the logarithm of how many times more it writes than in the next.
+    """The largest margin over the next language: the logarithm of how many times more a neuron writes in its own.
 
     With w = |mean hidden| as a share of its layer's sum in the language, and ε a fiftieth of an even share,
     margin = log((w + ε) / (highest w among the other languages + ε)). The mean is of signed values:
@@ -97,12 +57,50 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
     return torch.where(apart > 0, ratio, last + apart).movedim(-1, 0).contiguous()
 
 
+@default_choice("margin")
+def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
+    """For each language the neurons with the largest margin over the next language (Neuroglot's own; see `margins`).
+
+    A neuron belongs to one language at most: only where it is active more often than in every other beyond doubt.
+
+    Args:
+        recording: needs `active` and `hidden`.
+        top_fraction: how many neurons to choose for each language at most, as a share of all.
+
+    Returns:
+        The neurons of each language. Of neurons with equal margins, those of lower layer and index are taken first.
+
+    Raises:
+        NeuroglotError: there is one language only, `top_fraction` is out of range, or a statistic was not recorded.
+    """
+    if not 0 < top_fraction <= 1:
+        raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
+    scores = margins(recording)
+    wanted = round(top_fraction * scores[0].numel())
+    neurons = select_top(
+        torch.where(scores > 0, scores, NEVER),
+        recording.languages,
+        top_fraction,
+        {
+            "method": "margin",
+            "top_fraction": top_fraction,
+            "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
+        },
+    )
+    short = {tag: count for tag, count in neurons.sizes().items() if count < wanted}
+    if short:
+        said = ", ".join(f"{count} in {tag}" for tag, count in short.items())
+        warnings.warn(
+            f"margin found fewer than the {wanted} neurons asked for: {said}. No other is more active there than "
+            "elsewhere beyond doubt; record more text, or ask for fewer.",
+            NeuroglotWarning,
+            stacklevel=2,
+        )
+    return neurons
+
+
 def _highest_other(values: Float64[Tensor, "*any languages"]) -> Float64[Tensor, "*any languages"]:
     """For each language the highest value among the others."""
     top = values.topk(2, dim=-1)
     highest = torch.arange(values.shape[-1]) == top.indices[..., :1]
     return torch.where(highest, top.values[..., 1:], top.values[..., :1])
-
-
-def _margin(evidence: Evidence) -> Scores:
-    return margins(evidence.recording)

@@ -16,6 +16,7 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.parameters import ParameterSet
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, Evidence, Scores
 from neuroglot.languages.tags import language_tag
 from neuroglot.models.checkpoint import Checkpoint
@@ -228,8 +229,16 @@ def _unchanged(variant: Checkpoint, base: Checkpoint, tag: str) -> NeuroglotErro
     )
 
 
-def _variation(evidence: Evidence) -> Scores:
-    if evidence.rates is None:
-        raise NeuroglotError("pv needs a model tuned on each language; make them with `neuroglot tune`.")
+@method("pv", title="PV", needs=("tuned",))
+def _scores(evidence: Evidence) -> Scores:
+    """The lowest entropy of how much less than the most tuning changed a neuron, where that is above even."""
+    assert evidence.rates is not None
     spread, member = variation_entropy(evidence.rates)
     return torch.where(member, -spread, NEVER)
+
+
+@default_choice("pv")
+def _choice(evidence: Evidence, *, top_fraction: float = 0.01) -> NeuronSet:
+    assert evidence.rates is not None
+    chosen = least_varied(evidence.rates, top_fraction)
+    return NeuronSet(chosen, evidence.recording.languages, {"method": "pv", "top_fraction": top_fraction})

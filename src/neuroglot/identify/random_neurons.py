@@ -3,10 +3,13 @@
 import hashlib
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
+from neuroglot.identify.registry import method
 from neuroglot.identify.selection import Evidence, Scores
 
 __all__ = ["generator_of", "random"]
@@ -33,7 +36,7 @@ def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int
         sizes = dict.fromkeys(like.languages, round(top_fraction * layers * width))
     mask = torch.zeros(len(sizes), layers * width, dtype=torch.bool)
     for row, (tag, size) in zip(mask, sizes.items(), strict=True):
-        row[torch.randperm(layers * width, generator=generator_of(tag, seed))[:size]] = True
+        row[_order(layers * width, tag, seed)[:size]] = True
     return NeuronSet(mask.view(len(sizes), layers, width), tuple(sizes), {"method": "random", "seed": seed})
 
 
@@ -43,11 +46,14 @@ def generator_of(language: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=True))
 
 
-def _random(evidence: Evidence) -> Scores:
-    """Each language draws by itself. Taking the first of a random order is drawing without replacement."""
-    recording = evidence.recording
-    rows = []
-    for tag in recording.languages:
-        order = torch.randperm(recording.layers * recording.neurons, generator=generator_of(tag, evidence.seed))
-        rows.append(-order.argsort().double().view(recording.layers, recording.neurons))
-    return torch.stack(rows)
+def _order(neurons: int, language: str, seed: int) -> Int64[Tensor, " neurons"]:
+    """A language's random order of all neurons. Taking its first is drawing without replacement."""
+    return torch.randperm(neurons, generator=generator_of(language, seed))
+
+
+@method("random", needs=("seed",))
+def _scores(evidence: Evidence) -> Scores:
+    """A random order, each language's own."""
+    layers, width = evidence.recording.layers, evidence.recording.neurons
+    orders = [_order(layers * width, tag, evidence.seed) for tag in evidence.recording.languages]
+    return torch.stack([-order.argsort().double().view(layers, width) for order in orders])

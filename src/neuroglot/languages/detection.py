@@ -9,7 +9,7 @@ from typing import Any
 
 import langcodes
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, require
 
 __all__ = ["LanguageIdentifier", "letters", "mixed_script", "scripts"]
 
@@ -141,13 +141,7 @@ class LanguageIdentifier:
 
 
 def _lingua() -> Any:
-    try:
-        import lingua
-    except ModuleNotFoundError as error:
-        raise NeuroglotError(
-            'Telling which language a text is in needs lingua: pip install "neuroglot[generation]".'
-        ) from error
-    return lingua
+    return require("lingua", "generation", needed_by="Telling which language a text is in")
 
 
 def _base(tag: str) -> str:

@@ -7,40 +7,21 @@ read.
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.gguf import PACKAGED, converted, packaged
-from neuroglot.storage.atomic import read_json
+from neuroglot.models.sources import base_of, is_adapter, read_config
 
-__all__ = ["Checkpoint", "base_of", "is_adapter"]
+__all__ = ["Checkpoint"]
 
 Rows = Float[Tensor, "neurons weights"]
-
-
-def is_adapter(path: str | Path) -> bool:
-    """Whether a directory holds a peft adapter and no model."""
-    return (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file()
-
-
-def base_of(adapter: str | Path) -> str | None:
-    """The model that an adapter says it was made of."""
-    return _written(Path(adapter) / "adapter_config.json").get("base_model_name_or_path") or None
-
-
-def _written(path: Path, *names: str) -> dict[str, Any]:
-    found = read_json(path)
-    if found is None or not set(names) <= set(found):
-        raise NeuroglotError(f"{path} is damaged; write the checkpoint again.")
-    return found
 
 
 class Checkpoint:
@@ -73,6 +54,8 @@ class Checkpoint:
         """The names of each layer's weights, from the architecture alone: nothing is read but config.json."""
         if self.base is not None:
             return self.base.layout
+        from transformers import AutoConfig, AutoModelForCausalLM
+
         try:
             config = AutoConfig.from_pretrained(self.path)
             with torch.device("meta"):
@@ -84,9 +67,9 @@ class Checkpoint:
         for ffn in find_ffns(network):
             prefix = names[id(ffn.layer)]
             linear = {
-                f"{prefix}.{name}.weight": isinstance(module, Conv1D)
+                f"{prefix}.{name}.weight": is_transposed(module)
                 for name, module in ffn.layer.named_modules()
-                if isinstance(module, torch.nn.Linear | Conv1D)
+                if is_matrix(module)
             }
             parts = [names[id(part)] + ".weight" for part in ffn.projections]
             shapes = {name: tuple(network.get_parameter(name).shape) for name in linear}
@@ -204,7 +187,7 @@ def _files(path: Path, stem: str) -> dict[str, Path]:
     """Every stored weight's name → its file."""
     index = path / f"{stem}.safetensors.index.json"
     if index.is_file():
-        return {name: path / file for name, file in _written(index, "weight_map")["weight_map"].items()}
+        return {name: path / file for name, file in read_config(index, "weight_map")["weight_map"].items()}
     file = path / f"{stem}.safetensors"
     if not file.is_file():
         raise NeuroglotError(f"{path} holds no {stem}.safetensors; save the model with safe_serialization.")
@@ -216,7 +199,7 @@ def _files(path: Path, stem: str) -> dict[str, Path]:
 
 
 def _lora_scale(path: Path) -> float:
-    config = _written(path / "adapter_config.json", "r", "lora_alpha")
+    config = read_config(path / "adapter_config.json", "r", "lora_alpha")
     if (
         config.get("peft_type") != "LORA"
         or config.get("use_dora")

@@ -1,33 +1,31 @@
 """GGUF files, and the weights that installed packages ship as such.
 
 transformers takes a minute to unpack a GGUF file, so each is converted once, into a checkpoint in the cache that opens
-in seconds. The cache is `$NEUROGLOT_CACHE`, or `neuroglot` in the user's cache directory.
+in seconds. The cache is `$NEUROGLOT_CACHE`, or `neuroglot` in the user's cache directory. torch and transformers are
+imported to convert, not to find.
 """
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from filelock import FileLock
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from platformdirs import user_cache_path
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 
-__all__ = ["PACKAGED", "cache_directory", "converted", "gguf_file", "packaged"]
+__all__ = ["PACKAGED", "cache_directory", "check_installed", "converted", "gguf_file", "packaged"]
 
 
 def cache_directory() -> Path:
     """Where converted models are kept."""
     named = os.environ.get("NEUROGLOT_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neuroglot"
+    return Path(named) if named else user_cache_path("neuroglot", appauthor=False)
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,21 @@ def gguf_file(source: str) -> Path | None:
     return Path(source) if source.endswith(".gguf") else None
 
 
-def _shipped(name: str) -> tuple[Path, str | None]:
+def check_installed(name: str) -> Path:
+    """The directory of the package that brings these weights.
+
+    Raises:
+        NeuroglotError: it is not installed.
+    """
     weights = PACKAGED[name]
-    spec = importlib.util.find_spec(weights.package)
+    spec = find_spec(weights.package)
     if spec is None or spec.origin is None:
         raise NeuroglotError(f"The weights of {name} come in a Python package that is not installed: {weights.install}")
-    return weights.find(Path(spec.origin).parent)
+    return Path(spec.origin).parent
+
+
+def _shipped(name: str) -> tuple[Path, str | None]:
+    return PACKAGED[name].find(check_installed(name))
 
 
 def converted(file: Path, expected_sha256: str | None = None) -> Path:
@@ -135,6 +142,9 @@ def _published_sha256(file: Path) -> str | None:
 
 
 def _convert(file: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
         # float32: a dequantised weight does not fit a half-precision float exactly

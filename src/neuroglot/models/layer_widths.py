@@ -7,7 +7,6 @@ narrowed before the weights are read.
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuroglot.models.architecture.find import find_ffns
 
@@ -18,6 +17,8 @@ WIDTHS = "neuroglot_widths"
 
 def opener(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The class whose `from_pretrained` opens this checkpoint: the usual one, unless its layers differ in width."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     if getattr(config.get_text_config(decoder=True), WIDTHS, None) is None:
         return AutoModelForCausalLM

@@ -1,25 +1,18 @@
 """Open a model: a directory, a hub id, a GGUF file, packaged weights, an adapter."""
 
-import importlib.util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from neuroglot.errors import NeuroglotError
-from neuroglot.models.checkpoint import base_of, is_adapter
-from neuroglot.models.gguf import PACKAGED, converted, packaged
+from neuroglot.errors import NeuroglotError, require
+from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import opener
 from neuroglot.models.model import Model
+from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
 from neuroglot.progress import without_bars
 
 __all__ = ["load_model", "load_tokenizer"]
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-Quantize = Literal["8bit", "4bit"]
 
 
 def load_model(
@@ -61,7 +54,7 @@ def load_model(
     }
     if is_adapter(source):
         return _merged(Path(source), how)
-    path = _located(source)
+    path = located(source)
     if device_map is None:
         device_map = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
     elif device is not None:
@@ -71,6 +64,8 @@ def load_model(
     extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
     if quantize is not None:
         extra["quantization_config"] = _quantization(quantize, weights)
+    from transformers import AutoTokenizer
+
     try:
         with without_bars():
             network, loading = opener(path, revision, trust_remote_code).from_pretrained(
@@ -101,49 +96,23 @@ def load_model(
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Open the tokenizer of a model alone; arguments and errors are those of `load_model`."""
-    path = _located(_base_of(Path(source)) if is_adapter(source) else source)
+    from transformers import AutoTokenizer
+
+    path = located(adapter_base(source) if is_adapter(source) else source)
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers and the hub client each raise their own
         raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
 
 
-def _located(source: str | Path) -> str:
-    """The directory or the hub id that a source stands for; GGUF is converted first."""
-    name = str(source)
-    if name in PACKAGED:
-        return str(packaged(name))
-    if name.endswith(".gguf"):
-        return str(converted(Path(source)))
-    if Path(source).is_dir():
-        if not (Path(source) / "config.json").is_file():
-            raise NeuroglotError(
-                f"{source} holds no config.json, so it is not a Hugging Face model; give another directory."
-            )
-    elif Path(source).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
-    return name
-
-
-def _base_of(adapter: Path) -> str:
-    """The model that an adapter was made of."""
-    base = base_of(adapter)
-    if base is None:
-        raise NeuroglotError(f"{adapter} is an adapter that does not name its base; merge it into that with peft.")
-    return base
-
-
 def _merged(path: Path, how: dict[str, Any]) -> Model:
     """The base of an adapter, with the adapter's changes in its weights."""
-    if importlib.util.find_spec("peft") is None:
-        raise NeuroglotError(f'{path} is an adapter, which needs peft; pip install "neuroglot[tune]".')
+    peft = require("peft", "tune", needed_by=f"{path} is an adapter, which")
     try:
-        model = load_model(_base_of(path), **how)
+        model = load_model(adapter_base(path), **how)
     except NeuroglotError as error:
         raise NeuroglotError(f"{path} is an adapter without its base: {error}") from error
-    from peft import PeftModel
-
-    network = PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
+    network = peft.PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
     merged = Model(network, model.tokenizer, name=str(path))
     merged.opened = how | {"source": str(path), "revision": None}
     return merged
@@ -155,8 +124,9 @@ def _quantization(quantize: Quantize, weights: Any) -> Any:
     Raises:
         NeuroglotError: bitsandbytes is missing.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise NeuroglotError(f'{quantize} weights need bitsandbytes; pip install "neuroglot[quantize]".')
+    from transformers import BitsAndBytesConfig
+
+    require("bitsandbytes", "quantize", needed_by=f"Packing weights to {quantize}")
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = torch.bfloat16 if weights == "auto" else weights

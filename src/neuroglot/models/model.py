@@ -44,6 +44,7 @@ class Model:
         self.opened: dict[str, Any] | None = None
         self.ffns: list[FFN] = find_ffns(network)
         self.prompt_tokens: int | None = None
+        self._fingerprint: str | None = None
 
     def __repr__(self) -> str:
         least, most = min(self.widths), max(self.widths)
@@ -130,12 +131,21 @@ class Model:
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """A digest of the architecture and the weights, the same in float32 and bfloat16.
+        """A digest of the architecture and the weights, the same in float32 and bfloat16; taken once, and kept.
 
         Every weight counts (in a sum of their bfloat16 bits), so a fine-tuned or edited model has another fingerprint.
         """
+        if self._fingerprint is None:
+            self._fingerprint = self._digest()
+        return self._fingerprint
+
+    def weights_changed(self) -> None:
+        """Take the fingerprint anew when it is next asked for."""
+        self._fingerprint = None
+
+    def _digest(self) -> str:
         widths = self.widths if len(set(self.widths)) > 1 else self.widths[0]
         digest = hashlib.sha256(f"{self.text_config.model_type} {self.layers} {widths}".encode())
         for name, weight in sorted(self.network.named_parameters()):  # a tied weight comes once

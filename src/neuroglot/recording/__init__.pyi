@@ -15,6 +15,7 @@ from neuroglot.recording.forecast import Forecast as Forecast
 from neuroglot.recording.forecast import forecast as forecast
 from neuroglot.recording.record_samples import record_samples as record_samples
 from neuroglot.recording.recorder import record as record
+from neuroglot.recording.settings import RecordSettings as RecordSettings
 from neuroglot.recording.shard_store import merge as merge
 from neuroglot.recording.statistics.experts import Experts as Experts
 from neuroglot.recording.statistics.sums import STATISTICS as STATISTICS

@@ -14,22 +14,20 @@ residual stream:
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from neuroglot.corpus.corpus import Corpus
+from neuroglot.errors import validated
 from neuroglot.models.model import Model
-from neuroglot.recording.recorder import readings_of, shard_size, work_on
-from neuroglot.recording.worker import record_shard
+from neuroglot.recording.recorder import readings_of, work_of
+from neuroglot.recording.settings import RecordSettings, takes
+from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import PackedText, Shard
-
-if TYPE_CHECKING:
-    from neuroglot.artifacts.partition import Partition
 
 __all__ = ["Footprint", "Forecast", "forecast"]
 
@@ -120,64 +118,33 @@ class Forecast:
         return self.total / self.rate / workers
 
 
-def forecast(
-    model: Model,
-    corpus: Corpus,
-    *,
-    tokens: int = 1_000_000,
-    block: int = 512,
-    statistics: Sequence[str] = ("active", "activation", "hidden"),
-    partition: "Partition | None" = None,
-    top: Sequence[float | int] = (0.1,),
-    examples: int = 0,
-    batch_tokens: int | None = None,
-    shard_tokens: int | None = None,
-) -> Forecast:
+@takes(RecordSettings)
+def forecast(model: Model, corpus: Corpus, **settings: Any) -> Forecast:
     """Read the text, time the first shard (or half a minute of it), and keep nothing.
 
     Args:
         model: as for `record`.
         corpus: as for `record`.
-        tokens: as for `record`.
-        block: as for `record`.
-        statistics: as for `record`.
-        partition: as for `record`.
-        top: as for `record`.
-        examples: as for `record`.
-        batch_tokens: as for `record`.
-        shard_tokens: as for `record`.
+        **settings: see `RecordSettings`.
 
     Raises:
         NeuroglotError: what `record` would refuse.
     """
-    work = work_on(model, block, statistics, partition, top, batch_tokens, examples)
-    size = shard_size(tokens, shard_tokens)
+    asked = validated(RecordSettings, settings)
+    work = work_of(model, asked, model.batch_tokens)
     with TemporaryDirectory(prefix="neuroglot-") as folder:
-        readings = readings_of(model, corpus, Path(folder) / "text", tokens, block, size, only=1)
+        readings = readings_of(model, corpus, Path(folder) / "text", asked, only=1)
         with PackedText(readings, model.bos, 0) as text:
             first = next(text.shards())
             read = text.wait()
             total = text.total
-    kept = work.kept(model)
-    timed, spent = 0, 0.0
-    rows = max(1, work.batch_tokens // block)
-    batches = first.blocks.split(rows)
-    record_shard(model, Shard(first.language, 0, "", batches[0]), kept, work)  # the first pass is slow on any device
-    for batch in batches:
-        begun = time.perf_counter()
-        record_shard(model, Shard(first.language, 0, "", batch), kept, work)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
-        spent += time.perf_counter() - begun
-        timed += batch.numel()
-        if spent > SECONDS:
-            break
+    timed, spent = _time(model, work, first)
     footprint = Footprint(
         model.layers,
         model.neurons,
         len(corpus.languages),
         len(work.statistics),
-        partition.experts if partition else 0,
+        work.partition.experts if work.partition else 0,
         len(work.top),
         work.examples,
         sum(len(each.shards) for each in read.values()),
@@ -187,3 +154,21 @@ def forecast(
     )
     shards = {tag: len(each.shards) for tag, each in read.items()}
     return Forecast(footprint, shards, timed, timed / spent, total)
+
+
+def _time(model: Model, work: Work, shard: Shard) -> tuple[int, float]:
+    """Run a shard, or half a minute of it: how many tokens, in how many seconds."""
+    kept = work.kept(model)
+    batches = shard.blocks.split(max(1, work.batch_tokens // shard.blocks.shape[1]))
+    record_shard(model, Shard(shard.language, 0, "", batches[0]), kept, work)  # the first pass is slow on any device
+    timed, spent = 0, 0.0
+    for batch in batches:
+        begun = time.perf_counter()
+        record_shard(model, Shard(shard.language, 0, "", batch), kept, work)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent += time.perf_counter() - begun
+        timed += batch.numel()
+        if spent > SECONDS:
+            break
+    return timed, spent

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import Provenance, Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.hooks import observe_ffn
@@ -15,9 +15,6 @@ from neuroglot.recording.statistics.examples import TopExamples, examples_of_sha
 from neuroglot.recording.statistics.experts import Experts
 from neuroglot.recording.statistics.sums import Statistic, Sums
 from neuroglot.tokens.shard_stream import Shard
-
-if TYPE_CHECKING:  # which is above: a recording needs only its labels
-    from neuroglot.artifacts.partition import Partition
 
 __all__ = ["Work", "record_shard"]
 
@@ -29,17 +26,23 @@ class Work:
     """What is kept of every shard, and how; the same for all workers."""
 
     statistics: tuple[str, ...]
-    partition: "Partition | None"
+    partition: Partition | None
     top: tuple[float | int, ...]
     batch_tokens: int
     provenance: Provenance
     examples: int = 0
 
+    def experts(self, model: Model) -> Experts | None:
+        """The counts of the partition's experts, empty, if there is a partition."""
+        if self.partition is None:
+            return None
+        return Experts(model.ffns, self.partition.labels, self.partition.experts, self.top)
+
     def kept(self, model: Model) -> list[Statistic]:
         """The statistics, empty."""
         kept: list[Statistic] = [Sums(model.ffns, self.statistics)]
-        if self.partition is not None:
-            kept.append(Experts(model.ffns, self.partition.labels, self.partition.experts, self.top))
+        if experts := self.experts(model):
+            kept.append(experts)
         if self.examples:
             kept.append(TopExamples(model.ffns, self.examples))
         return kept
@@ -77,12 +80,12 @@ def record_shard(
             "load it in float32 or bfloat16, or check its weights."
         )
     text = shard.blocks.shape[1] - first
-    taken = {name: values for statistic in kept for name, values in statistic.flush().items()}
-    keys = taken.pop(TopExamples.name, None)
+    flushed = {name: values for statistic in kept for name, values in statistic.flush().items()}
+    keys = flushed.pop(TopExamples.name, None)
     return Recording(
         (shard.language,),
         torch.tensor([shard.blocks.shape[0] * text]),
-        {name: sums.unsqueeze(-1) for name, sums in taken.items()},
+        {name: sums.unsqueeze(-1) for name, sums in flushed.items()},
         work.provenance,
         None if keys is None else examples_of_shard(keys, shard.name, text),
     )

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from neuroglot.evaluate.ablation.comparison import Comparison
-from neuroglot.figures.comparison import TITLES, budget_figure, curve_figure, matrices_figure, text_figure
+from neuroglot.figures.comparison import budget_figure, curve_figure, matrices_figure, text_figure
+from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.genealogy import distances
 from neuroglot.run.directory import Run
 
@@ -46,9 +47,9 @@ def compare_part(
     if bent:
         shown["curves"] = figure(run, curve_figure(summary, f"Budgets in {source}"), "compare-budgets")
         shown["budgets"] = {
-            TITLES.get(method, method): figure(
+            method_title(method): figure(
                 run,
-                budget_figure(result, method, f"{TITLES.get(method, method)}, {source}"),
+                budget_figure(result, method, f"{method_title(method)}, {source}"),
                 f"compare-budget-{method}",
             )
             for method in bent
@@ -69,7 +70,7 @@ def _rows(summary: pd.DataFrame, budget: float) -> list[dict[str, str]]:
         for row in table.to_dict("records"):
             rows.append(
                 {
-                    "method": TITLES.get(row["method"], row["method"]) + note,
+                    "method": method_title(row["method"]) + note,
                     "neurons": _range(row["fewest"], row["most"]),
                     "on_target": _between(row, "on_target", 2),
                     "off_target": _between(row, "off_target", 3),
@@ -108,17 +109,17 @@ def _findings(summary: pd.DataFrame, budget: float) -> list[str]:
         best = sure.sort_values("selectivity", ascending=False).iloc[0]
         name = str(best.name)
         said.append(
-            f"Most selective is {TITLES.get(name, name)}: on target it costs {best.on_target:.2f} nats a token, off "
+            f"Most selective is {method_title(name)}: on target it costs {best.on_target:.2f} nats a token, off "
             f"target {best.off_target:.3f} on average, a selectivity of {_number(best.selectivity, 1)} (95 % interval "
             f"{_number(best.selectivity_low, 1)} to {_number(best.selectivity_high, 1)})."
         )
         most = chosen.sort_values("on_target", ascending=False).iloc[0]
         if most.name != best.name:
-            strong = TITLES.get(str(most.name), str(most.name))
+            strong = method_title(str(most.name))
             said.append(
                 f"Most harm on target does {strong}: {most.on_target:.2f} nats, with {most.off_target:.2f} off target."
             )
-    rest = [TITLES.get(str(name), str(name)) for name in chosen.index if name not in sure.index]
+    rest = [method_title(str(name)) for name in chosen.index if name not in sure.index]
     if rest:
         said.append(f"Not certainly more selective than 1, which is what random neurons are: {', '.join(rest)}.")
     return said

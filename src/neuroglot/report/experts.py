@@ -15,7 +15,7 @@ from neuroglot.figures.experts import change_figure, pattern_figure, shared_figu
 from neuroglot.figures.neuron_map import atlas_plot
 from neuroglot.figures.plotly import embedded
 from neuroglot.figures.screen import pair_plot
-from neuroglot.figures.words import method_name
+from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.genealogy import relatedness
 from neuroglot.languages.tags import language_name, named
 from neuroglot.run.directory import Run
@@ -80,7 +80,7 @@ def expert_part(
             inside, chance = place["inside"].sum(), place["by_chance"].sum()
             times = inside / chance if chance else float("nan")
             shown["findings"].append(
-                f"{inside / max(1, place['neurons'].sum()):.0%} of the {method_name(method)} neurons lie in experts "
+                f"{inside / max(1, place['neurons'].sum()):.0%} of the {method_title(method)} neurons lie in experts "
                 f"that are high-frequency in their own language, {times:.1f} times what chance would put there."
             )
     if run.manifest.tuned is not None:

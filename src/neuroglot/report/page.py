@@ -15,7 +15,8 @@ from neuroglot.figures.neurons import layer_figure, overlap_figure, perturbation
 from neuroglot.figures.plotly import embedded, plotly_script
 from neuroglot.figures.screen import FONTS, layer_plot, overlap_plot, perturbation_plot
 from neuroglot.figures.style import save_figure
-from neuroglot.figures.words import findings, method_name
+from neuroglot.figures.words import findings
+from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
 from neuroglot.report.alignment import alignment_section
 from neuroglot.report.comparison import compare_part
@@ -70,10 +71,10 @@ def _method(run: Run, method: str) -> dict[str, Any]:
     _save_table(run, f"neurons-{method}", neurons.counts().reset_index())
     _save_table(run, f"overlap-{method}", neurons.overlap().rename_axis("language").reset_index())
     _save_table(run, f"index-{method}", _index(neurons))
-    title = f"{method_name(method)} neurons of {run.manifest.model.source}"
+    title = f"{method_title(method)} neurons of {run.manifest.model.source}"
     shown: dict[str, Any] = {
         "name": method,
-        "title": "Key regions" if method == "regions" else method_name(method),
+        "title": method_title(method),
         "settings": run.manifest.identify[method],
         "sizes": neurons.sizes(),
         "total": int(neurons.union().sum()),

@@ -34,13 +34,14 @@ class Aligned:
 
 def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
     """Record the samples and find the regions, if the threshold can be reached."""
-    from neuroglot.alignment.scores import summary
     from neuroglot.corpus.load import load_corpus
+
+    corpus = load_corpus(settings.corpus) if settings.corpus else run.manifest.text.load()[0]
+    corpus.check_parallel()
+    from neuroglot.alignment.scores import summary
     from neuroglot.identify.key_regions import key_regions
     from neuroglot.recording.record_samples import record_samples
 
-    corpus = load_corpus(settings.corpus) if settings.corpus else run.manifest.text.load()[0]
-    next(corpus.samples())  # say so now if it is not parallel, before a model is loaded
     model = run.manifest.model.load()
     run.check(model)
     samples = record_samples(

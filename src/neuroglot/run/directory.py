@@ -17,25 +17,34 @@ report.html
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.artifacts.partition import Partition
-from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.model import Model
 from neuroglot.run.settings import (
     Manifest,
     ModelSettings,
-    RecordSettings,
+    RunRecordSettings,
     TextSettings,
     library_version,
 )
 from neuroglot.storage.atomic import DRAFT, save_text
 from neuroglot.storage.results import refuse_differing
 
-__all__ = ["Run"]
+if TYPE_CHECKING:  # they need torch, and that there is no run should be said at once
+    from neuroglot.artifacts.neurons import NeuronSet
+    from neuroglot.artifacts.partition import Partition
+    from neuroglot.artifacts.recording import Recording
+    from neuroglot.models.model import Model
+
+__all__ = ["Run", "default_folder"]
+
+
+def default_folder(model: str, corpus: str) -> Path:
+    """Where a run goes that is not told where: runs/MODEL-CORPUS."""
+    name = "-".join(Path(part.split("?")[0].removeprefix("hf:")).stem for part in (model, corpus))
+    return Path("runs") / name
 
 
 class Run:
@@ -51,7 +60,7 @@ class Run:
         self.manifest = manifest
 
     @classmethod
-    def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RecordSettings) -> "Run":
+    def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RunRecordSettings) -> "Run":
         """Begin a run in `path`, or go on with the one that is there if it was begun with the same settings.
 
         Raises:
@@ -101,7 +110,7 @@ class Run:
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 
-    def check(self, model: Model, recording: Recording | None = None) -> None:
+    def check(self, model: "Model", recording: "Recording | None" = None) -> None:
         """Refuse a model whose weights are not those that the run recorded.
 
         Args:
@@ -118,57 +127,96 @@ class Run:
                 "another --out."
             )
 
-    @property
-    def recording(self) -> Recording:
-        """The finished recording."""
+    def check_recorded(self) -> Path:
+        """Where the finished recording is.
+
+        Raises:
+            NeuroglotError: there is none.
+        """
         path = self.path / "recording" / "recording.safetensors"
         if not path.is_file():
             raise NeuroglotError(
                 f"{self.path} has no finished recording; run the same `neuroglot record` command again."
             )
-        return Recording.load(path)
+        return path
 
-    @property
-    def partition(self) -> Partition:
-        """The experts of the model."""
-        return Partition.load(self.path / "experts" / "partition.safetensors")
-
-    @property
-    def expert_recording(self) -> Recording:
-        """The finished recording that counted experts.
+    def check_experts(self) -> Path:
+        """Where the finished recording is that counted experts.
 
         Raises:
             NeuroglotError: there is none.
         """
         if self.manifest.record.experts is not None:
-            return self.recording
+            return self.check_recorded()
         path = self.path / "experts" / "recording" / "recording.safetensors"
         if not path.is_file():
             raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")
-        return Recording.load(path)
+        return path
+
+    def check_neurons(self, method: str) -> Path:
+        """Where the neurons are that a method found.
+
+        Raises:
+            NeuroglotError: it was not run.
+        """
+        path = self.neurons_path(method)
+        if not path.is_file():
+            have = ", ".join(self.manifest.identify) or "none"
+            raise NeuroglotError(
+                f"{self.path} has no neurons of {method} (it has {have}); run `neuroglot identify {self.path} --method "
+                f"{method}`."
+            )
+        return path
 
     @property
-    def tuned_recording(self) -> Recording:
+    def recording(self) -> "Recording":
+        """The finished recording.
+
+        Raises:
+            NeuroglotError: there is none.
+        """
+        from neuroglot.artifacts.recording import Recording
+
+        return Recording.load(self.check_recorded())
+
+    @property
+    def partition(self) -> "Partition":
+        """The experts of the model."""
+        from neuroglot.artifacts.partition import Partition
+
+        return Partition.load(self.path / "experts" / "partition.safetensors")
+
+    @property
+    def expert_recording(self) -> "Recording":
+        """The finished recording that counted experts.
+
+        Raises:
+            NeuroglotError: there is none.
+        """
+        from neuroglot.artifacts.recording import Recording
+
+        return Recording.load(self.check_experts())
+
+    @property
+    def tuned_recording(self) -> "Recording":
         """The finished recording of the tuned variant's experts."""
+        from neuroglot.artifacts.recording import Recording
+
         return Recording.load(self.path / "experts" / "tuned" / "recording.safetensors")
 
     def neurons_path(self, method: str) -> Path:
         """Where a method's neurons are."""
         return self.path / "neurons" / f"{method}.safetensors"
 
-    def neurons(self, method: str) -> NeuronSet:
+    def neurons(self, method: str) -> "NeuronSet":
         """The neurons that a method found.
 
         Raises:
             NeuroglotError: it was not run.
         """
-        if not self.neurons_path(method).is_file():
-            have = ", ".join(self.manifest.identify) or "none"
-            raise NeuroglotError(
-                f"{self.path} has no neurons of {method} (it has {have}); run `neuroglot identify {self.path} --method "
-                f"{method}`."
-            )
-        return NeuronSet.load(self.neurons_path(method))
+        from neuroglot.artifacts.neurons import NeuronSet
+
+        return NeuronSet.load(self.check_neurons(method))
 
     @property
     def samples_path(self) -> Path:

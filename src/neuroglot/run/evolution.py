@@ -19,8 +19,9 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.likelihood.perplexity import perplexity
 from neuroglot.identify.key_regions import check_threshold, key_regions
-from neuroglot.models.loading import Dtype, load_model
+from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
+from neuroglot.models.sources import Dtype
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import refuse_differing, save_json

@@ -32,8 +32,17 @@ def record_experts(
     split = make_partition(run, model, settings)
     if run.manifest.record.experts == settings:
         return run.recording
-    extra = {"statistics": ("active", "magnitude"), "partition": split, "top": settings.top}
-    return one_pass(run, model, corpus, run.path / "experts" / "recording", progress, **extra)
+    return one_pass(
+        run,
+        model,
+        corpus,
+        directory=run.path / "experts" / "recording",
+        statistics=("active", "magnitude"),
+        partition=split,
+        top=settings.top,
+        examples=0,
+        progress=progress,
+    )
 
 
 def record_tuned(
@@ -55,15 +64,16 @@ def record_tuned(
     if before.provenance is not None and before.provenance.fingerprint == variant.fingerprint:
         raise NeuroglotError(f"{variant.name} has the weights of the run's own model: nothing was tuned.")
     assert run.manifest.experts is not None
-    extra = {"statistics": ("active",), "top": run.manifest.experts.top}
     made = one_pass(
         run,
         variant,
         corpus,
-        run.path / "experts" / "tuned",
-        progress,
+        directory=run.path / "experts" / "tuned",
+        statistics=("active",),
         partition=run.partition.of_variant(),
-        **extra,
+        top=run.manifest.experts.top,
+        examples=0,
+        progress=progress,
     )
     run.manifest.tuned = settings
     run.save()

@@ -5,26 +5,58 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
 
+PLAIN = ("active", "activation", "hidden")
+"""The statistics of a recording that was asked for no others."""
+
 if TYPE_CHECKING:
     from neuroglot.artifacts.neurons import NeuronSet
+    from neuroglot.identify.selection import Evidence
     from neuroglot.run.directory import Run
 
 
 def identify_run(run: "Run", method: str, settings: dict[str, Any]) -> "NeuronSet":
-    """Run one method on the run's recording and keep what it finds."""
-    from inspect import signature
+    """Run one method on what the run has recorded and keep what it finds.
 
-    from neuroglot.identify.registry import METHODS
+    Raises:
+        NeuroglotError: the method is unknown, has no such setting, or needs what the run has not.
+    """
+    from neuroglot.identify.ranking import choose
+    from neuroglot.identify.registry import find
 
-    if method not in METHODS:
-        raise NeuroglotError(f"{method} is not a method; choose among {', '.join(METHODS)}.")
-    accepted = signature(METHODS[method]).parameters
-    unused = [name for name in settings if name not in accepted]
-    if unused:
-        raise NeuroglotError(f"{method} has no {unused[0].replace('_', '-')}; leave the option out.")
-    neurons = METHODS[method](run.recording, **settings)
-    defaults = {name: p.default for name, p in accepted.items() if p.default is not p.empty}
-    return keep_neurons(run, method, neurons, defaults | settings)
+    found = find(method)
+    neurons = choose(method, evidence_of(run, found.evidence), **settings)
+    return keep_neurons(run, method, neurons, {**found.settings, **settings})
+
+
+def evidence_of(run: "Run", needs: tuple[str, ...]) -> "Evidence":
+    """What the run holds of what a method needs; the method says what is lacking."""
+    from neuroglot.artifacts.recording import EXPERTS
+    from neuroglot.artifacts.samples import Samples
+    from neuroglot.identify.selection import Evidence
+
+    recording, labels, samples = run.recording, None, None
+    if "experts" in needs and run.manifest.experts is not None:
+        labels = run.partition.labels
+        if not any(name.startswith(EXPERTS) for name in recording.sums):
+            recording = run.expert_recording
+    if "samples" in needs and run.manifest.align is not None:
+        samples = Samples.load(run.samples_path)
+        recording, samples = recording.select(samples.languages), samples
+    return Evidence(recording, samples, labels)
+
+
+def beyond_recording(method: str) -> str | None:
+    """What a method needs beside what a plain recording holds; None if nothing.
+
+    Raises:
+        NeuroglotError: the method is unknown.
+    """
+    from neuroglot.identify.registry import EVIDENCE, described
+
+    found = described(method)
+    lacking = [EVIDENCE[need] for need in found.evidence if need != "seed"]
+    lacking += [name for name in found.statistics if name not in PLAIN]
+    return lacking[0] if lacking else None
 
 
 def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[str, Any]) -> "NeuronSet":

@@ -2,25 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuroglot.artifacts.partition import Partition
-from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.experts.moefication import partition
-from neuroglot.models.model import Model
 from neuroglot.progress import status
-from neuroglot.recording.engines.local import Engine
-from neuroglot.recording.engines.ray_cluster import RayEngine
-from neuroglot.recording.recorder import record
-from neuroglot.recording.shard_store import merge
 from neuroglot.run.directory import Run
-from neuroglot.run.settings import WITH_EXPERTS, ExpertSettings, ModelSettings, RecordSettings, TextSettings
+from neuroglot.run.settings import ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
+
+if TYPE_CHECKING:  # they need torch, and what is wrong with the text or a run should be said before
+    from neuroglot.artifacts.partition import Partition
+    from neuroglot.artifacts.recording import Recording
+    from neuroglot.models.model import Model
+    from neuroglot.recording.engines.local import Engine
+    from neuroglot.recording.engines.ray_cluster import RayEngine
 
 __all__ = [
     "begin_run",
-    "default_folder",
     "languages_to_record",
     "make_partition",
     "merge_runs",
@@ -28,12 +26,6 @@ __all__ = [
     "open_model",
     "record_run",
 ]
-
-
-def default_folder(model: str, corpus: str) -> Path:
-    """runs/MODEL-CORPUS."""
-    name = "-".join(Path(part.split("?")[0].removeprefix("hf:")).stem for part in (model, corpus))
-    return Path("runs") / name
 
 
 def languages_to_record(text: TextSettings) -> Corpus:
@@ -46,7 +38,7 @@ def languages_to_record(text: TextSettings) -> Corpus:
     return to_record
 
 
-def open_model(settings: ModelSettings) -> Model:
+def open_model(settings: ModelSettings) -> "Model":
     """Open the model, and say so."""
     with status(f"opening {settings.source} (a GGUF file takes a minute or two the first time)"):
         return settings.load()
@@ -56,13 +48,14 @@ def begin_run(
     folder: Path,
     model_settings: ModelSettings,
     text: TextSettings,
-    recording: RecordSettings,
+    recording: RunRecordSettings,
     *,
     part: tuple[int, int] = (1, 1),
-    engine: RayEngine | None = None,
+    engine: "RayEngine | None" = None,
     readers: int | None = None,
-) -> tuple[Run, Model, Recording]:
+) -> "tuple[Run, Model, Recording]":
     """Make or reopen the run, and record what is missing."""
+    model_settings.check_source()
     to_record = languages_to_record(text)
     here = model_settings
     if engine is not None:  # the model is needed here for its tokenizer and fingerprint, not to run
@@ -73,7 +66,7 @@ def begin_run(
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 
 
-def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> tuple[Run, Recording]:
+def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> "tuple[Run, Recording]":
     """Add up the parts that the runs hold in `out`, by default the first of them.
 
     Raises:
@@ -86,6 +79,8 @@ def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> tup
         run = Run.create(target, first.model, first.text, first.record)
         run.manifest.experts = first.experts
         run.save()
+    from neuroglot.recording.shard_store import merge
+
     directories = dict.fromkeys(each.path.resolve() / "recording" for each in opened)
     run = Run.open(target)
     return run, merge(list(directories), run.path / "recording")
@@ -93,44 +88,40 @@ def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> tup
 
 def record_run(
     run: Run,
-    model: Model,
+    model: "Model",
     corpus: Corpus,
     *,
     part: tuple[int, int] = (1, 1),
-    engine: Engine | None = None,
+    engine: "Engine | None" = None,
     readers: int | None = None,
     progress: bool = True,
-) -> Recording:
+) -> "Recording":
     """Make the recording or a part of it, or go on with it, or read it if it is finished; see `record`."""
-    settings = run.manifest.record
-    extra: dict[str, Any] = {"part": part, "engine": engine, "readers": readers, "examples": settings.examples}
-    if settings.experts is not None:
-        extra |= {
-            "statistics": WITH_EXPERTS,
-            "partition": make_partition(run, model, settings.experts),
-            "top": settings.experts.top,
-        }
-    return one_pass(run, model, corpus, run.path / "recording", progress, **extra)
-
-
-def one_pass(run: Run, model: Model, corpus: Corpus, directory: Path, progress: bool, **extra: Any) -> Recording:
-    """One pass over the run's text, as its settings say."""
-    how = run.manifest.record
-    return record(
+    experts = run.manifest.record.experts
+    return one_pass(
+        run,
         model,
         corpus,
-        tokens=how.tokens,
-        block=how.block,
-        batch_tokens=how.batch_tokens,
-        shard_tokens=how.shard_tokens,
-        directory=directory,
+        directory=run.path / "recording",
+        partition=None if experts is None else make_partition(run, model, experts),
+        part=part,
+        engine=engine,
+        readers=readers,
         progress=progress,
-        **extra,
     )
 
 
-def make_partition(run: Run, model: Model, settings: ExpertSettings) -> Partition:
+def one_pass(run: Run, model: "Model", corpus: Corpus, **settings: Any) -> "Recording":
+    """One pass over the run's text, as its settings say and these besides; see `record`."""
+    from neuroglot.recording.recorder import record
+
+    return record(model, corpus, **run.manifest.record.arguments() | settings)
+
+
+def make_partition(run: Run, model: "Model", settings: ExpertSettings) -> "Partition":
     """The partition of the run, made if it is not there."""
+    from neuroglot.experts.moefication import partition
+
     path = run.path / "experts" / "partition.safetensors"
     if not path.is_file():
         partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)

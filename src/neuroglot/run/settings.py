@@ -1,16 +1,19 @@
 """What was asked of a run: every setting, typed, each with its sentence."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.corpus.load import load_corpus
-from neuroglot.models.loading import Dtype, Quantize, load_model
-from neuroglot.models.model import Model
+from neuroglot.corpus.load import check_corpus, load_corpus
+from neuroglot.models.sources import Dtype, Quantize, check_source
+from neuroglot.recording.settings import PassSettings
 
-__all__ = ["WITH_EXPERTS", "AlignSettings", "ExpertSettings", "ModelSettings", "RecordSettings", "TextSettings"]
+if TYPE_CHECKING:
+    from neuroglot.models.model import Model
+
+__all__ = ["WITH_EXPERTS", "AlignSettings", "ExpertSettings", "ModelSettings", "RunRecordSettings", "TextSettings"]
 
 WITH_EXPERTS = ("active", "activation", "hidden", "magnitude")  # pruning ranks neurons by their magnitude
 
@@ -33,8 +36,18 @@ class ModelSettings(BaseModel):
     trust_remote_code: bool = False
     """Whether code that comes with the checkpoint may run."""
 
-    def load(self) -> Model:
+    def check_source(self) -> None:
+        """Refuse a source at which no model can be; torch is not imported.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        check_source(self.source)
+
+    def load(self) -> "Model":
         """Open it."""
+        from neuroglot.models.loading import load_model
+
         return load_model(
             self.source,
             revision=self.revision,
@@ -58,6 +71,14 @@ class TextSettings(BaseModel):
     hold_out: int = Field(5, ge=2)
     """Every n-th document is not recorded but kept for measuring."""
 
+    def check_source(self) -> None:
+        """Refuse a source at which no corpus can be, and tags of no language; nothing is read.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        check_corpus(self.source, self.languages)
+
     def load(self) -> tuple[Corpus, Corpus]:
         """The text to record and the text held out."""
         corpus = load_corpus(self.source, languages=self.languages, text_column=self.text_column)
@@ -77,21 +98,18 @@ class ExpertSettings(BaseModel):
     """The shares of all experts that are activated on a token, each counted on its own."""
 
 
-class RecordSettings(BaseModel):
-    """How the pass is made; see `record`."""
+class RunRecordSettings(PassSettings):
+    """How a run's pass is made."""
 
-    tokens: int = Field(1_000_000, ge=1)
-    """At most so many tokens of each language."""
-    block: int = Field(512, ge=2)
-    """Tokens a block, with BOS."""
-    batch_tokens: int | None = Field(None, ge=1)
-    """Tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU."""
-    shard_tokens: int | None = Field(None, ge=2)
-    """Tokens a shard; by default 131,072, or a 64th of `tokens` where that is more."""
     experts: ExpertSettings | None = None
     """Count experts in the same pass."""
-    examples: int = Field(0, ge=0)
-    """Keep so many of each neuron's most active tokens in each language."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What `record` is to be called with, but for the partition."""
+        arguments = {name: getattr(self, name) for name in PassSettings.model_fields}
+        if self.experts is not None:
+            arguments |= {"statistics": WITH_EXPERTS, "top": self.experts.top}
+        return arguments
 
 
 class AlignSettings(BaseModel):
@@ -120,7 +138,7 @@ class Manifest(BaseModel):
     """How the model is opened."""
     text: TextSettings
     """How the corpus is opened."""
-    record: RecordSettings
+    record: RunRecordSettings
     """How the pass was made."""
     identify: dict[str, dict[str, Any]] = {}
     """Method → its settings."""

@@ -145,9 +145,9 @@ def tasks_of_run(
     """Measure tasks on a run's model, in all its rows, and keep them in the run."""
 
     switched = off != []
-    neurons = run.neurons(method) if switched else None  # say so now, before a model is loaded
+    neurons = run.neurons(method) if switched else None
     if rules:
-        run.expert_recording  # noqa: B018
+        run.check_experts()
     with status(f"opening {run.manifest.model.source}"):
         model = run.manifest.model.load()
         run.check(model)

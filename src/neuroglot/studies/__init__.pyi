@@ -7,8 +7,8 @@ from neuroglot.studies.lape import LapeSettings as LapeSettings
 from neuroglot.studies.lingua_franca import LinguaFranca as LinguaFranca
 from neuroglot.studies.lingua_franca import LinguaFrancaSettings as LinguaFrancaSettings
 from neuroglot.studies.registry import STUDIES as STUDIES
+from neuroglot.studies.settings import StudySettings as StudySettings
+from neuroglot.studies.settings import preset as preset
+from neuroglot.studies.settings import read_settings as read_settings
 from neuroglot.studies.study import Finding as Finding
 from neuroglot.studies.study import Study as Study
-from neuroglot.studies.study import StudySettings as StudySettings
-from neuroglot.studies.study import preset as preset
-from neuroglot.studies.study import read_settings as read_settings

@@ -22,7 +22,8 @@ from neuroglot.run.pruning import prune_run
 from neuroglot.run.settings import ExpertSettings
 from neuroglot.run.tasks import pruned_conditions
 from neuroglot.stats import mantel
-from neuroglot.studies.study import Finding, Study, StudySettings, TaskSettings, not_asked
+from neuroglot.studies.settings import StudySettings, TaskSettings
+from neuroglot.studies.study import Finding, Study, not_asked
 
 __all__ = ["Babel", "BabelSettings"]
 
@@ -71,8 +72,12 @@ class Babel(Study):
     @cached_property
     def counted(self) -> Recording:
         """The pass that counts experts; it is the run's own, since the study asks for nothing else."""
-        self.recording  # noqa: B018
+        self.record()
         return record_experts(self.run, self.model, self.text[0], self.settings.experts)
+
+    def count(self) -> Recording:
+        """Count experts unless that was done, so that they are in the run."""
+        return self.counted
 
     @cached_property
     def frequency(self) -> Float64[Tensor, "languages layers experts"]:
@@ -86,7 +91,7 @@ class Babel(Study):
 
     def pruned(self, rules: list[tuple[str, float]]) -> pd.DataFrame:
         """The paper's table for these choices: what is not there yet is measured, a language and a choice at a time."""
-        self.counted  # noqa: B018
+        self.count()
         how, file = self.settings.prune, self.run.path / "experts" / "pruning.csv"
         names = {(rule, value): rule_name(rule, value) for rule, value in rules}
         for tag in how.languages or self.languages:
@@ -215,7 +220,7 @@ class Babel(Study):
         """Each language's experts only, on the tasks of that language, beside random ones."""
         if not how.names:
             raise not_asked(setting)
-        self.counted  # noqa: B018
+        self.count()
         rules = [("threshold", value) for value in self.settings.prune.thresholds]
         ends = {re.split(r"[_-]", name)[-1] for name in how.names}
         languages = [tag for tag in self.settings.prune.languages or self.languages if tag in ends]

@@ -22,16 +22,18 @@ from neuroglot.figures.alignment import dominance_figure, ses_figure
 from neuroglot.figures.neurons import layer_figure, perturbation_figure
 from neuroglot.figures.papers import growth_figure
 from neuroglot.figures.steering import forcing_figure
-from neuroglot.figures.words import change_text, diagonal_words, method_name, own_words, share_diagonal_dominant, thirds
+from neuroglot.figures.words import change_text, diagonal_words, own_words, share_diagonal_dominant, thirds
 from neuroglot.generation.engine import Generation
 from neuroglot.identify.lape import lape
+from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
 from neuroglot.run.directory import Run
 from neuroglot.run.identification import identify_run
 from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
 from neuroglot.run.steering import RunAnswers, first_prompts, judge_of
-from neuroglot.studies.study import Finding, MeasureSettings, ParallelSettings, Study, StudySettings, not_asked
+from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings
+from neuroglot.studies.study import Finding, Study, not_asked
 
 __all__ = ["Lape", "LapeSettings"]
 
@@ -176,10 +178,10 @@ class Lape(Study):
         for method in self.settings.identify.methods:
             result = self.change(method)
             leading[method] = share_diagonal_dominant(result)
-            title = f"{method_name(method)} neurons of {self.settings.model.source} off: change of perplexity"
+            title = f"{method_title(method)} neurons of {self.settings.model.source} off: change of perplexity"
             figures[method] = perturbation_figure(result, title)
             tables[method] = result.table()
-            said.append(f"{method_name(method)}: {diagonal_words(result)}; {own_words(result)}.")
+            said.append(f"{method_title(method)}: {diagonal_words(result)}; {own_words(result)}.")
             if method == "lape":
                 random, sizes = result.random_change.loc["mean"].to_numpy(dtype=float), result.sizes
                 said.append(

@@ -27,15 +27,8 @@ from neuroglot.run.evolution import Evolution, EvolveSettings, evolve
 from neuroglot.run.identification import keep_neurons
 from neuroglot.run.settings import AlignSettings
 from neuroglot.storage.atomic import save_text
-from neuroglot.studies.study import (
-    Finding,
-    MeasureSettings,
-    ParallelSettings,
-    Study,
-    StudySettings,
-    TaskSettings,
-    not_asked,
-)
+from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
+from neuroglot.studies.study import Finding, Study, not_asked
 
 __all__ = ["LinguaFranca", "LinguaFrancaSettings"]
 
@@ -161,7 +154,7 @@ class LinguaFranca(Study):
     def table_1(self) -> Finding:
         """Regions off."""
         regions = self.regions
-        self.recording  # noqa: B018 (so that the run can be reported and gone on with)
+        self.record()
         result = self.perturb("regions", self.settings.perturb)
         change, matched = result.change, result.matched_change.loc["mean"]
         own = pd.Series({tag: change.loc[tag, tag] for tag in result.diagonal_dominant.index})

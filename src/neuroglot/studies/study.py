@@ -1,4 +1,4 @@
-"""What the studies share: settings, items named as in the paper, and going on where one was stopped.
+"""What the studies share: items named as in the paper, and going on where one was stopped.
 
 A study's directory is a run, so that every other command takes it too, with these beside:
 
@@ -9,17 +9,16 @@ study.html      the page: the paper's words and numbers beside what was measured
 
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import BaseModel, Field, ValidationError
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
@@ -36,73 +35,12 @@ from neuroglot.run.directory import Run
 from neuroglot.run.identification import identify_run
 from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
-from neuroglot.run.settings import ModelSettings, RecordSettings, TextSettings
 from neuroglot.run.tasks import measure_and_keep
 from neuroglot.storage.atomic import read_json, save_text
 from neuroglot.storage.results import refuse_differing
+from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
 
-__all__ = [
-    "Finding",
-    "Item",
-    "MeasureSettings",
-    "ParallelSettings",
-    "Study",
-    "StudySettings",
-    "TaskSettings",
-    "paper",
-    "preset",
-    "read_settings",
-]
-
-Preset = Literal["quick", "paper"]
-
-
-class MeasureSettings(BaseModel, extra="forbid"):
-    """How perplexity is measured; see `evaluate.perturb`."""
-
-    corpus: str | None = None
-    """Held-out text; by default what was held out of the corpus."""
-    tokens: int = Field(1_000_000, ge=1)
-    """At most so many tokens of each language."""
-    block: int | None = Field(None, ge=2)
-    """Tokens a block; by default as long as every language fills four times."""
-    seeds: int = Field(3, ge=1)
-    """How many random rows."""
-
-
-class ParallelSettings(BaseModel, extra="forbid"):
-    """The parallel corpus and how it is read; see `record_samples`."""
-
-    corpus: str | None = None
-    """A parallel corpus; by default the study's own, if it is one."""
-    samples: int = Field(100, ge=2)
-    """At most so many samples."""
-    max_tokens: int | None = Field(200, ge=1)
-    """Cut a sample after so many tokens."""
-
-
-class TaskSettings(BaseModel, extra="forbid"):
-    """Benchmarks; see `evaluate.measure_tasks`."""
-
-    names: list[str] = []
-    """Tasks of the lm-evaluation-harness, each ending with its language; none, and nothing is measured."""
-    limit: int | None = Field(None, ge=1)
-    """Only so many items of each."""
-    fewshot: int | None = Field(None, ge=0)
-    """Examples before each question; by default the task's."""
-    data_dir: str | None = None
-    """Local data instead of the hub's."""
-
-
-class StudySettings(BaseModel, extra="forbid"):
-    """What every study is told."""
-
-    model: ModelSettings
-    """The model, and how it is opened."""
-    text: TextSettings
-    """The corpus, and how it is opened."""
-    record: RecordSettings
-    """How the pass over it is made."""
+__all__ = ["Finding", "Item", "Study", "not_asked", "paper"]
 
 
 @dataclass(frozen=True)
@@ -160,44 +98,6 @@ def paper(name: str) -> dict[str, Any]:
     return {**said, "items": [Item(**item) for item in said["items"]]}
 
 
-def preset(study: str, name: str) -> str:
-    """The text of a settings file that comes with Neuroglot, to be copied and edited.
-
-    Raises:
-        NeuroglotError: there is none of this name.
-    """
-    file = files("neuroglot.studies") / "presets" / f"{study}-{name}.toml"
-    if not file.is_file():
-        raise NeuroglotError(f"There is no preset {name} of {study}; presets are quick and paper.")
-    return file.read_text(encoding="utf-8")
-
-
-def read_settings(
-    kind: type[StudySettings], text: str, name: str, instead: Mapping[str, Mapping[str, Any]] | None = None
-) -> StudySettings:
-    """Settings from the text of a TOML file.
-
-    Args:
-        kind: whose.
-        text: of the file.
-        name: of the file, for errors.
-        instead: section → values that replace the file's, such as `{"model": {"source": …}}`.
-
-    Raises:
-        NeuroglotError: it is no TOML, or a setting is missing, unknown or out of range; the sentence names it.
-    """
-    try:
-        said = tomllib.loads(text)
-        for section, values in (instead or {}).items():
-            said[section] = {**said.get(section, {}), **values}
-        return kind(**said)
-    except tomllib.TOMLDecodeError as error:
-        raise NeuroglotError(f"{name} is not TOML: {error}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise NeuroglotError(f"{name}, {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
-
-
 class Study:
     """A paper's experiments on one model and one corpus, in one directory.
 
@@ -245,9 +145,13 @@ class Study:
         """The pass over the corpus."""
         return record_run(self.run, self.model, self.text[0])
 
+    def record(self) -> Recording:
+        """Pass over the corpus unless that was done, so that the run can be reported and gone on with."""
+        return self.recording
+
     def neurons(self, method: str, **settings: Any) -> NeuronSet:
         """A method's neurons, kept in the run under its name; what measured others of that name is dropped."""
-        self.recording  # noqa: B018 (made, if it is not there)
+        self.record()
         if self._identified.get(method) != settings:
             self._neurons[method] = identify_run(self.run, method, settings)
             self._identified[method] = settings

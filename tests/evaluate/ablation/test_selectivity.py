@@ -21,7 +21,7 @@ from neuroglot.evaluate.ablation.selectivity import (
     relation_correlation,
     selectivity,
 )
-from neuroglot.identify.registry import rank
+from neuroglot.identify.ranking import rank
 from neuroglot.identify.selection import select_top
 
 D = torch.float64

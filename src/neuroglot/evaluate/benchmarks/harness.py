@@ -3,7 +3,6 @@
 import copy
 import difflib
 import functools
-import importlib
 import json
 import logging
 import os
@@ -14,13 +13,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
 from neuroglot.storage.results import readable, save_json
@@ -237,10 +235,7 @@ def harness(module: str) -> Any:
     Raises:
         NeuroglotError: it is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise NeuroglotError(f'Tasks need lm-eval ({error}): pip install "neuroglot[tasks]".') from error
+    return require(module, "tasks", needed_by="Scoring tasks")
 
 
 def _find(names: list[str], data_dir: str | Path | None) -> tuple[Any, dict[str, Any]]:
@@ -315,6 +310,17 @@ def _configured(manager: Any, name: str, data_dir: str | Path | None) -> Any:
 
 
 @contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """A value of a module that reads it wherever it is used, inside the block."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
 def _hub() -> Iterator[bool]:
     """Whether the hub answers. If it does not, only what is cached is read, at once, without waiting and retrying."""
     import datasets
@@ -323,8 +329,8 @@ def _hub() -> Iterator[bool]:
     reachable = not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
     with ExitStack() as stack:
         if not reachable:
-            stack.enter_context(patch.object(constants, "HF_HUB_OFFLINE", True))
-            stack.enter_context(patch.object(datasets.config, "HF_HUB_OFFLINE", True))
+            stack.enter_context(_replaced(constants, "HF_HUB_OFFLINE", True))
+            stack.enter_context(_replaced(datasets.config, "HF_HUB_OFFLINE", True))
         yield reachable
 
 
@@ -354,5 +360,5 @@ def _quiet() -> Iterator[None]:
         stack.callback(logger.setLevel, level)
         logger.setLevel(logging.ERROR)
         for module in ("lm_eval.api.task", "lm_eval.models.huggingface", "lm_eval.api.model"):
-            stack.enter_context(patch.object(harness(module), "tqdm", silent))
+            stack.enter_context(_replaced(harness(module), "tqdm", silent))
         yield

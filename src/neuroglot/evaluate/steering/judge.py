@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, Field, SecretStr
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, require
 from neuroglot.languages.tags import language_name
 from neuroglot.progress import token_progress
 from neuroglot.storage.results import ResultCache, digest_of_settings
@@ -77,10 +77,7 @@ class Judge:
     """
 
     def __init__(self, settings: JudgeSettings, directory: str | Path | None = None):
-        try:
-            import openai
-        except ModuleNotFoundError as error:
-            raise NeuroglotError('A judge needs the openai client: pip install "neuroglot[judge]".') from error
+        openai = require("openai", "judge", needed_by="A judge")
         self.settings = settings
         self._cache = ResultCache(directory)
         url = settings.base_url or os.environ.get("OPENAI_BASE_URL")

@@ -56,7 +56,7 @@ def _lab(gr: Any, opened: RunView) -> None:
             )  # fmt: skip
             steps = ", ".join(f"{type(step).__name__.lower()} {int(step.neurons.sum()):,}" for step in recipe.steps)
             said = f"<p class='small'>{escape(steps)} neurons</p>"
-            if "model" not in opened.__dict__:
+            if not opened.has_model:
                 yield "<p>Opening the model …</p>", *blank
             with opened.busy:
                 how: dict[str, Any] = {

@@ -17,12 +17,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.pytorch_utils import Conv1D
 
 from neuroglot.models.architecture.families import Family
 from neuroglot.models.architecture.sites import Edit, Site
 
-__all__ = ["FFN"]
+__all__ = ["FFN", "is_matrix", "is_transposed"]
 
 
 class FFN:
@@ -117,16 +116,28 @@ class FFN:
         return self.activation.register_forward_hook(lambda _, __, output: apply(output), prepend=True)
 
 
+def is_transposed(projection: nn.Module) -> bool:
+    """Whether a projection stores its weight as (in, out), as GPT-2's do."""
+    from transformers.pytorch_utils import Conv1D  # what has such a projection has imported transformers
+
+    return isinstance(projection, Conv1D)
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether a module multiplies with a matrix."""
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
 def _rows(projection: nn.Module) -> Tensor:
     """The weight of a projection as (out, in), whatever way round it is stored."""
     weight = projection.weight
     assert isinstance(weight, Tensor)
-    return weight.T if isinstance(projection, Conv1D) else weight
+    return weight.T if is_transposed(projection) else weight
 
 
 def _narrow(projection: nn.Module, index: Tensor, side: Literal["in", "out"]) -> Callable[[], None]:
     """Keep these outputs or inputs of a projection, in this order, and give a function that undoes it."""
-    turned = isinstance(projection, Conv1D)
+    turned = is_transposed(projection)
     names = {"out": "nf" if turned else "out_features", "in": "nx" if turned else "in_features"}
     old = {"weight": projection.weight, names[side]: getattr(projection, names[side])}
     if side == "out" and projection.bias is not None:

@@ -1,15 +1,12 @@
 """Where shards are recorded: the interface of engines, and this process."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from neuroglot.artifacts.recording import Recording
 from neuroglot.models.model import Model
-from neuroglot.tokens.shard_stream import Shard
-
-if TYPE_CHECKING:  # which is above: a recording needs only its labels
-    pass
 from neuroglot.recording.worker import Advance, Work, record_shard
+from neuroglot.tokens.shard_stream import Shard
 
 __all__ = ["Engine", "LocalEngine"]
 

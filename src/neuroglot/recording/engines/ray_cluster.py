@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from neuroglot.artifacts.recording import Recording
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.recording.worker import Advance, Work, record_shard
@@ -250,9 +250,5 @@ def _line(error: BaseException | None) -> str:
 
 def _import() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise NeuroglotError('Ray is not installed; pip install "neuroglot[cluster]".') from error
-    return ray
+    require("ray.exceptions", "cluster", needed_by="The engine ray")
+    return require("ray", "cluster")

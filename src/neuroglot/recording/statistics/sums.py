@@ -9,12 +9,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.recording.statistics.reductions import SUMS, Values, sum_tokens
 
-__all__ = ["STATISTICS", "Statistic", "Sums"]
+__all__ = ["STATISTICS", "Statistic", "Sums", "check_statistics"]
 
 STATISTICS = tuple(SUMS)  # that a recording can hold of every neuron
+
+
+def check_statistics(names: Sequence[str]) -> None:
+    """Refuse a statistic that is unknown.
+
+    Raises:
+        NeuroglotError: naming it.
+    """
+    unknown = [name for name in names if name not in STATISTICS]
+    if unknown:
+        raise NeuroglotError(f"{unknown} cannot be recorded; choose among {', '.join(STATISTICS)}.")
 
 
 class Statistic(ABC):
