@@ -70,7 +70,7 @@ def test_a_tuned_variant_is_counted_beside_its_base(run, checkpoint, tmp_path, m
     assert change.loc[2].min() > 0
     assert change.loc[2].mean() > change.loc[1].mean()  # layer 1 is as it was; only its ranks move
     assert "What tuning changes" in (run / "report.html").read_text(encoding="utf-8")
-    assert "already has a tuned variant" in refused(monkeypatch, capsys, *again, "smollm2-135m")
+    assert "now smollm2-135m)" in refused(monkeypatch, capsys, *again, "smollm2-135m")
 
 
 def test_experts_in_the_same_pass(run, checkpoint, corpus, tmp_path):
@@ -99,7 +99,9 @@ def test_sample_perplexity_counts_each_token_once():
 
 
 def test_bad_input(run, monkeypatch, capsys, tmp_path):
-    assert "has experts of other settings" in refused(monkeypatch, capsys, "experts", run, "--experts", 5)
+    assert "has experts with other settings: experts (was 6, now 5)" in refused(
+        monkeypatch, capsys, "experts", run, "--experts", 5
+    )
     assert "one language and one choice" in refused(monkeypatch, capsys, "prune", run, "-o", tmp_path / "x")
     assert "choose a lower threshold" in refused(monkeypatch, capsys, "prune", run, "--threshold", "1.1")
     assert "takes numbers" in refused(monkeypatch, capsys, "prune", run, "--share", "many")

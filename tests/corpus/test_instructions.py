@@ -108,7 +108,7 @@ def test_tuning_learns_what_it_is_told(tmp_path):
     assert json.loads((path / "tuning.json").read_text())["pairs"] == 8
     assert not list(tmp_path.glob(".full*"))  # nothing of the work is left
     assert tune(tiny.model(), pairs, path, settings, language="fr", progress=False) == path
-    with pytest.raises(ng.NeuroglotError, match="not made with these settings"):
+    with pytest.raises(ng.NeuroglotError, match=r"was tuned with other settings: pairs \(was 8, now 4\)"):
         tune(tiny.model(), pairs[:4], path, settings, language="fr", progress=False)
 
 

@@ -116,7 +116,7 @@ def test_a_study_measures_every_item_and_is_read_when_asked_again(name, checkpoi
     again = STUDIES[name](tmp_path / "study", settings)
     monkeypatch.setattr(type(settings.model), "load", lambda self: pytest.fail("the model was opened again"))
     assert again.measure() == found
-    with pytest.raises(NeuroglotError, match="other settings"):
+    with pytest.raises(NeuroglotError, match=r"other settings: record.tokens \(was 600, now 700\)"):
         changed = settings.model_copy(update={"record": settings.record.model_copy(update={"tokens": 700})})
         STUDIES[name](tmp_path / "study", changed)
 
@@ -167,3 +167,32 @@ def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp
     said = json.loads((study.path / "study" / "figure-2.json").read_text())
     diagonal_dominant = measured.diagonal_dominant.drop("en")
     assert f"for {int(diagonal_dominant.sum())} of {len(diagonal_dominant)} languages" in said["said"][0]
+
+
+def test_a_study_never_shows_what_was_measured_with_other_neurons(checkpoint, other, tmp_path):
+    """Neurons that change under a study take with them what they were measured for; equal ones keep it."""
+    from neuroglot.report.page import report
+    from neuroglot.run.directory import Run
+    from neuroglot.run.identification import identify_run
+
+    settings = small("lape", checkpoint, other)
+    study = STUDIES["lape"](tmp_path / "study", settings)
+    study.measure(["figure-2"])
+    file = study.run.perturbation_path("lape")
+    before, written = file.read_bytes(), file.stat().st_mtime_ns
+
+    again = STUDIES["lape"](tmp_path / "study", settings)  # the same neurons: what measured them stays
+    assert again.of("lape") == study.of("lape")
+    assert file.stat().st_mtime_ns == written and "lape" in again.run.manifest.perturb
+
+    identify_run(Run.open(study.path), "lape", {"top_fraction": 0.4, "activity_quantile": 0.3})
+    assert not file.exists() and "lape" not in Run.open(study.path).manifest.perturb
+    assert "What these neurons do was not measured yet" in report(Run.open(study.path)).read_text(encoding="utf-8")
+
+    third = STUDIES["lape"](tmp_path / "study", settings)  # measures its own neurons, not those that lie there
+    result = third.change("lape")
+    assert file.read_bytes() == before and result.sizes["en"] == third.of("lape").sizes()["en"]
+    wider = third.neurons("lape", top_fraction=0.4, activity_quantile=0.3)
+    assert wider != study.of("lape") and third.run.neurons("lape") == wider
+    assert not file.exists() and "lape" not in third.run.manifest.perturb
+    assert third.perturb("lape", settings.perturb).sizes["en"] == wider.sizes()["en"]

@@ -113,7 +113,7 @@ def print_summary(summary: "pd.DataFrame", budget: float) -> None:
     """Print what each matrix says, in numbers: all evidence at the equal budget, then defaults."""
     shown = summary[(summary.part == "all") & ((summary.budget == budget) | summary.budget.isna())]
     own = shown.budget.isna()
-    rows = [f"{name}{', its own choice' if alone else ''}" for name, alone in zip(shown.method, own, strict=True)]
+    rows = [f"{name}{', default' if alone else ''}" for name, alone in zip(shown.method, own, strict=True)]
     cells: dict[str, list[str]] = {
         "neurons": [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(shown.fewest, shown.most, strict=True)],
         "on target, nats": [f"{value:.2f}" for value in shown.on_target],

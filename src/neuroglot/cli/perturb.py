@@ -48,7 +48,7 @@ def print_change(run: "Run", method: str, result: "Perturbation") -> None:
     """Print the matrix, with the random rows' mean and deviation, and where it is."""
     change: pd.DataFrame = result.change
     random = result.random_change
-    rivals = {"random": random, "own size": result.matched_change}
+    rivals = {"random": random, "size-matched": result.matched_change}
     rows = [*change.index]
     cells = {tag: [f"{value:+.1%}" for value in change[tag]] for tag in change.columns}
     for name, rival in rivals.items():

@@ -19,6 +19,7 @@ from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar, without_bars
 from neuroglot.storage.atomic import atomic_path, read_json, save_text
+from neuroglot.storage.results import refuse_differing
 
 __all__ = ["TuneSettings", "tune"]
 
@@ -87,10 +88,12 @@ def tune(
         "settings": settings.model_dump(),
     }
     if path.exists():
-        before = read_json(path / "tuning.json") or {}
-        if {name: before.get(name) for name in about} == about:
-            return path
-        raise NeuroglotError(f"{path} exists and was not made with these settings; choose another place, or delete it.")
+        before = read_json(path / "tuning.json")
+        remedy = "choose another place, or delete it"
+        if before is None:
+            raise NeuroglotError(f"{path} exists and is no tuned model; {remedy}.")
+        refuse_differing(f"{path} was tuned", {name: before[name] for name in about if name in before}, about, remedy)
+        return path
     started = time.perf_counter()
     work = path.with_name(f".{path.name}.tuning")
     _same_work(work, about)

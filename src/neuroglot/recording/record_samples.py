@@ -19,6 +19,7 @@ from neuroglot.models.model import Model
 from neuroglot.recording.sample_pass import Rows, fill
 from neuroglot.recording.statistics.sums import check_statistics
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.results import refuse_differing
 
 __all__ = ["record_samples"]
 
@@ -195,9 +196,5 @@ def _array(shape: tuple[int, ...]) -> np.ndarray:
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
     old = read_header(path)["settings"]
-    differing = [name for name, value in settings.items() if old.get(name) != value]
-    if differing:
-        raise NeuroglotError(
-            f"{path} holds samples that differ in {', '.join(differing)}; choose another directory, or delete this "
-            "one to record again."
-        )
+    remedy = "choose another directory, or delete this one to record again"
+    refuse_differing(f"{path} holds samples recorded", old, settings, remedy)

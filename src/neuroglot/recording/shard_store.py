@@ -18,6 +18,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import DRAFT, atomic_path, save_text, writing
 from neuroglot.storage.digests import shard_name
+from neuroglot.storage.results import refuse_differing
 from neuroglot.tokens.shards import TextOfLanguage
 
 __all__ = ["ShardStore", "merge"]
@@ -63,16 +64,12 @@ class ShardStore:
 
     def check_same(self, old: Mapping[str, Any]) -> None:
         """Refuse settings that differ, naming them."""
-        differing = [
-            f"{name} (was {old.get(name)}, now {self.settings.get(name)})"
-            for name in {**old, **self.settings}
-            if self.settings.get(name) != old.get(name) and name != "model"
-        ]
-        if differing:
-            raise NeuroglotError(
-                f"{self.directory} holds a recording that differs in {'; '.join(differing)}; choose another directory, "
-                "or delete this one to record again."
-            )
+        before, now = (
+            {name: value for name, value in settings.items() if name != "model"}  # its fingerprint says which it is
+            for settings in (old, self.settings)
+        )
+        remedy = "choose another directory, or delete this one to record again"
+        refuse_differing(f"{self.directory} holds a recording made", before, now, remedy)
 
     @contextmanager
     def lock(self, part: tuple[int, int] = (1, 1)) -> Iterator[None]:

@@ -64,7 +64,7 @@ def compare_part(
 def _rows(summary: pd.DataFrame, budget: float) -> list[dict[str, str]]:
     """The summary table as text: equal budgets first, then each method's own choice."""
     whole = summary[summary.part == "all"]
-    parts = [(whole[whole.budget == budget], ""), (whole[whole.budget.isna()], ", its own choice")]
+    parts = [(whole[whole.budget == budget], ""), (whole[whole.budget.isna()], ", default")]
     rows = []
     for table, note in parts:
         for row in table.to_dict("records"):

@@ -8,7 +8,7 @@ experts/        partition.safetensors, recording/, tuned/, pruning.csv
 steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
 perturbation/   METHOD.json
 comparison/     comparison.json, cells/, evidence/, samples/
-tasks/          TASK/ROW.json
+tasks/          TASK/CONDITION.json
 tables/         *.csv
 figures/        *.png, *.pdf
 report.html
@@ -30,6 +30,7 @@ from neuroglot.run.settings import (
     library_version,
 )
 from neuroglot.storage.atomic import DRAFT, save_text
+from neuroglot.storage.results import refuse_differing
 
 if TYPE_CHECKING:  # they need torch, and that there is no run should be said at once
     from neuroglot.artifacts.neurons import NeuronSet
@@ -77,15 +78,8 @@ class Run:
         )
         if (path / "run.json").is_file():
             old = cls.open(path)
-            for part in ("model", "text", "record"):
-                before, now = getattr(old.manifest, part).model_dump(), getattr(manifest, part).model_dump()
-                differing = [
-                    f"{name} (was {before[name]}, now {now[name]})" for name in now if before[name] != now[name]
-                ]
-                if differing:
-                    raise NeuroglotError(
-                        f"{path} is a run with another {'; '.join(differing)}; choose another --out, or delete it."
-                    )
+            before, now = (each.model_dump(include={"model", "text", "record"}) for each in (old.manifest, manifest))
+            refuse_differing(f"{path} is a run", before, now, "choose another --out, or delete it")
             return old
         if path.exists() and (not path.is_dir() or any(item.suffix != DRAFT for item in path.iterdir())):
             raise NeuroglotError(f"{path} exists and is not a run; choose another --out.")

@@ -23,7 +23,8 @@ from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.models.sources import Dtype
 from neuroglot.recording.record_samples import record_samples
-from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.atomic import read_json
+from neuroglot.storage.results import refuse_differing, save_json
 
 __all__ = ["Checkpoint", "Evolution", "EvolveSettings", "evolve"]
 
@@ -148,7 +149,7 @@ def evolve(
             say(f"{index + 1} of {len(listed)}: {checkpoint.name}")
             try:
                 result = _measure(checkpoint, corpus, held_out, settings, tasks or {}, done)
-                save_text(path, json.dumps({"asked": asked, **result}, ensure_ascii=False, indent=1))
+                save_json(path, {"asked": asked, **result})
             except Exception as error:  # whatever goes wrong with one of them, the others go on
                 lines = str(error).strip().splitlines()
                 reason = lines[0] if lines else type(error).__name__
@@ -202,11 +203,7 @@ def _finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     before = None if found is None else found.pop("asked", None)
     if found is None or not isinstance(before, dict):
         return None
-    differing = [name for name, value in asked.items() if before.get(name) != value]
-    if differing:
-        raise NeuroglotError(
-            f"{path} was measured with another {', '.join(differing)}; choose another --out, or delete it."
-        )
+    refuse_differing(f"{path} was measured", before, asked, "choose another --out, or delete it")
     return found
 
 

@@ -7,6 +7,7 @@ from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.run.recording import make_partition, one_pass
 from neuroglot.run.settings import ExpertSettings, ModelSettings
+from neuroglot.storage.results import refuse_differing
 
 __all__ = ["record_experts", "record_tuned"]
 
@@ -21,10 +22,12 @@ def record_experts(
     Raises:
         NeuroglotError: the run has experts of other settings.
     """
-    if run.manifest.experts not in (None, settings):
-        raise NeuroglotError(
-            f"{run.path} has experts of other settings ({run.manifest.experts}); repeat those, or delete "
-            f"{run.path / 'experts'} and the experts in run.json."
+    if run.manifest.experts is not None:
+        refuse_differing(
+            f"{run.path} has experts",
+            run.manifest.experts.model_dump(),
+            settings.model_dump(),
+            f"repeat those, or delete {run.path / 'experts'} and the experts in run.json",
         )
     split = make_partition(run, model, settings)
     if run.manifest.record.experts == settings:
@@ -51,10 +54,12 @@ def record_tuned(
         NeuroglotError: the run has counted no experts, has another variant, or the variant has another shape.
     """
     before = run.expert_recording  # says so if there is none
-    if run.manifest.tuned not in (None, settings):
-        raise NeuroglotError(
-            f"{run.path} already has a tuned variant, {run.manifest.tuned.source}; delete "
-            f"{run.path / 'experts' / 'tuned'} and `tuned` in run.json to count another."
+    if run.manifest.tuned is not None:
+        refuse_differing(
+            f"{run.path} has a tuned variant",
+            run.manifest.tuned.model_dump(),
+            settings.model_dump(),
+            f"delete {run.path / 'experts' / 'tuned'} and `tuned` in run.json to count another",
         )
     if before.provenance is not None and before.provenance.fingerprint == variant.fingerprint:
         raise NeuroglotError(f"{variant.name} has the weights of the run's own model: nothing was tuned.")

@@ -1,6 +1,9 @@
 """Identification in a run: a method's neurons, kept."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from neuroglot.errors import NeuroglotError
 
 PLAIN = ("active", "activation", "hidden")
 """The statistics of a recording that was asked for no others."""
@@ -57,14 +60,19 @@ def beyond_recording(method: str) -> str | None:
 
 
 def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[str, Any]) -> "NeuronSet":
-    """Save neurons as a method's of this run, and drop what measured those before them."""
+    """Save neurons as a method's of this run, and drop what measured others that it found before."""
+    before = None
+    with suppress(NeuroglotError):  # none, or damaged
+        before = run.neurons(method)
+    if before != neurons:  # drop first: stopped between the two, old neurons without measurements are left
+        run.manifest.perturb.pop(method, None)
+        run.perturbation_path(method).unlink(missing_ok=True)
+        if run.manifest.tasks:
+            from neuroglot.run.tasks import forget_tasks
+
+            forget_tasks(run, method)
+        run.save()
     neurons.save(run.neurons_path(method))
     run.manifest.identify[method] = settings
-    if run.manifest.perturb.pop(method, None) is not None:
-        run.perturbation_path(method).unlink(missing_ok=True)  # it measured other neurons
-    if run.manifest.tasks:
-        from neuroglot.run.tasks import forget_tasks
-
-        forget_tasks(run, method)
     run.save()
     return neurons

@@ -1,5 +1,6 @@
 """The perplexity-change matrix of a run."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,14 +10,36 @@ if TYPE_CHECKING:
 
 
 def perturb_run(
-    run: "Run", model: "Model", method: str, *, tokens: int, block: int | None, seeds: int, corpus: str | None
+    run: "Run",
+    model: "Model",
+    method: str,
+    *,
+    tokens: int,
+    block: int | None,
+    seeds: int,
+    corpus: str | None,
+    languages: Sequence[str] | None = None,
 ) -> "Perturbation":
-    """Measure the perplexity-change matrix of a method's neurons and keep it in the run."""
+    """Measure the perplexity-change matrix of a method's neurons and keep it in the run.
+
+    Args:
+        run: has the method's neurons.
+        model: the run's.
+        method: whose neurons.
+        tokens: see `evaluate.perturb`.
+        block: see `evaluate.perturb`.
+        seeds: see `evaluate.perturb`.
+        corpus: measure on this text; by default what the run held out.
+        languages: only these of it.
+
+    Raises:
+        NeuroglotError: the model is not the run's, it has no neurons of the method, or what `evaluate.perturb` raises.
+    """
     from neuroglot.corpus.load import load_corpus
     from neuroglot.evaluate.ablation.perturbation import perturb as measure
 
     run.check(model)
-    held_out = load_corpus(corpus) if corpus else run.manifest.text.load()[1]
+    held_out = load_corpus(corpus, languages=languages) if corpus else run.manifest.text.load()[1]
     result = measure(
         model,
         held_out,

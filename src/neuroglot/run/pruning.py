@@ -1,7 +1,7 @@
 """Pruning in a run: which experts each language keeps, what that costs, and the model that is left."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from neuroglot.artifacts.partition import Partition
+from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.edit.pruning import Size, largest_budget, prune, size
 from neuroglot.edit.pruning_gguf import prune_gguf
@@ -24,6 +26,8 @@ from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
 
 __all__ = ["RULES", "expert_scores", "prune_run"]
+
+Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
 
 RULES = {"threshold": keep_threshold, "share": keep_share, "budget": keep_budget}
 
@@ -64,58 +68,78 @@ def prune_run(
     """
     partition = run.partition
     partition.check(model)
-    as_gguf = path is not None and path.suffix == ".gguf"
     gguf = gguf or gguf_file(run.manifest.model.source)
-    if as_gguf and gguf is None:
+    if path is not None and path.suffix == ".gguf" and gguf is None:
         raise NeuroglotError(
             f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
             "convert_hf_to_gguf.py, and give the file by --gguf."
         )
     scores = expert_scores(run, model)
     recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
-    keep: dict[str, dict[str, Bool[Tensor, "layers experts"]]] = {}
+    keep: dict[str, dict[str, Kept]] = {}
     for rule, value in rules:
         by = salience if rule == "budget" else "frequency"
         name = f"{rule} {value:g}" + (f" by {by}" if rule == "budget" else "")
         keep[name] = {tag: RULES[rule](scores(tag, by), value) for tag in languages}
     if limit is not None:
-        text = tokenized_samples(model, recorded, samples=samples)  # held-out text is for measuring what was found
-        found = {}
-        for tag, rows in text.items():
-            intact = mean_sample_nll(model, rows, tag)
-
-            def increase(budget: float, tag: str = tag, rows: list[Tensor] = rows, intact: float = intact) -> float:
-                kept = keep_budget(scores(tag, salience), budget)
-                with intervene(model, Deactivate(~partition.neurons(kept))):
-                    return math.expm1(min(mean_sample_nll(model, rows, tag) - intact, 700.0))
-
-            found[tag] = keep_budget(
-                scores(tag, salience), largest_budget(increase, limit, highest=min(0.9, 1 - 1 / partition.experts))
-            )
+        by_language = {tag: scores(tag, salience) for tag in languages}
+        found = _at_most(model, partition, by_language, recorded, limit, samples)
         keep[f"at most {limit:+.0%} by {salience}"] = found
-    measured = measure_pruning(model, held_out, partition, keep, samples=samples, seeds=seeds)
-    table = pruning_table(measured)
-    file = run.path / "experts" / "pruning.csv"
-    if file.is_file():
-        old = pd.read_csv(file, keep_default_na=False)
-        done = set(zip(table.choice, table.language, strict=True))
-        fresh = [key not in done for key in zip(old.choice, old.language, strict=True)]
-        save_text(file, pd.concat([old[fresh], table]).to_csv(index=False, lineterminator="\n"))
-    else:
-        save_text(file, table.to_csv(index=False, lineterminator="\n"))
+    table = pruning_table(measure_pruning(model, held_out, partition, keep, samples=samples, seeds=seeds))
+    _keep_table(run.path / "experts" / "pruning.csv", table)
     run.manifest.prune = {"samples": samples, "seeds": seeds, "salience": salience}
     run.save()
     if path is None:
         return table, []
     (only,) = (kept for of in keep.values() for kept in of.values())
-    if as_gguf:
+    return table, _write(model, partition.neurons(only), path, gguf)
+
+
+def _at_most(
+    model: Model,
+    partition: Partition,
+    scores: Mapping[str, Float64[Tensor, "layers experts"]],
+    corpus: Corpus,
+    limit: float,
+    samples: int,
+) -> dict[str, Kept]:
+    """For each language the fewest experts, by their scores, that raise its perplexity by no more than the limit.
+
+    The corpus is the recorded text: held-out text is for measuring what was found.
+    """
+    found = {}
+    for tag, rows in tokenized_samples(model, corpus, samples=samples).items():
+        intact = mean_sample_nll(model, rows, tag)
+
+        def increase(budget: float, tag: str = tag, rows: list[Tensor] = rows, intact: float = intact) -> float:
+            off = Deactivate(~partition.neurons(keep_budget(scores[tag], budget)))
+            with intervene(model, off):
+                return math.expm1(min(mean_sample_nll(model, rows, tag) - intact, 700.0))
+
+        budget = largest_budget(increase, limit, highest=min(0.9, 1 - 1 / partition.experts))
+        found[tag] = keep_budget(scores[tag], budget)
+    return found
+
+
+def _keep_table(file: Path, table: pd.DataFrame) -> None:
+    """Write a table of measurements; rows of other choices and languages that are there stay."""
+    if file.is_file():
+        old = pd.read_csv(file, keep_default_na=False)
+        done = set(zip(table.choice, table.language, strict=True))
+        stays = [key not in done for key in zip(old.choice, old.language, strict=True)]
+        table = pd.concat([old[stays], table])
+    save_text(file, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _write(model: Model, keep: Bool[Tensor, "layers neurons"], path: Path, gguf: Path | None) -> list[str]:
+    """Write the pruned model, and say in words what it saves."""
+    if path.suffix == ".gguf":
         assert gguf is not None
-        written = prune_gguf(gguf, partition.neurons(only), path)
-        return table, [f"wrote {written} ({written.stat().st_size:,} of {gguf.stat().st_size:,} bytes)"]
+        written = prune_gguf(gguf, keep, path)
+        return [f"wrote {written} ({written.stat().st_size:,} of {gguf.stat().st_size:,} bytes)"]
     before = size(model.network)
-    written = prune(model, partition.neurons(only), path)
-    after = size(load_model(written, device="cpu").network)
-    return table, [f"wrote {written}", *_saved(before, after)]
+    written = prune(model, keep, path)
+    return [f"wrote {written}", *_saved(before, size(load_model(written, device="cpu").network))]
 
 
 def expert_scores(run: Run, model: Model) -> Callable[[str, str], Float64[Tensor, "layers experts"]]:

@@ -1,6 +1,5 @@
 """Tang et al. 2024: language-specific neurons, what breaks without them, where they are, and steering by them."""
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +13,10 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.load import load_corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.perturbation import Perturbation, perturb
 from neuroglot.evaluate.steering.answers import summary
-from neuroglot.evaluate.steering.forcing import Steering, deactivated, force
-from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
+from neuroglot.evaluate.steering.forcing import Forced, Prompts, Steering
+from neuroglot.evaluate.steering.judge import JudgeSettings
 from neuroglot.evaluate.steering.tables import matrix, repair
 from neuroglot.figures.alignment import dominance_figure, ses_figure
 from neuroglot.figures.neurons import layer_figure, perturbation_figure
@@ -26,12 +25,14 @@ from neuroglot.figures.steering import forcing_figure
 from neuroglot.figures.words import change_text, diagonal_words, own_words, share_diagonal_dominant, thirds
 from neuroglot.generation.engine import Generation
 from neuroglot.identify.lape import lape
-from neuroglot.identify.ranking import METHODS
 from neuroglot.identify.registry import described
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
 from neuroglot.run.directory import Run
+from neuroglot.run.identification import identify_run
+from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
+from neuroglot.run.steering import RunAnswers, first_prompts, judge_of
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings
 from neuroglot.studies.study import Finding, Study, not_asked
 
@@ -124,7 +125,8 @@ class Lape(Study):
 
     def change(self, method: str) -> Perturbation:
         """The perplexity-change matrix of a method, beside as many random neurons as its largest set has."""
-        return self.perturb(method, self.of(method), self.settings.perturb)
+        self.of(method)
+        return self.perturb(method, self.settings.perturb)
 
     @cached_property
     def sentences(self) -> Samples:
@@ -132,39 +134,39 @@ class Lape(Study):
         return self.samples(self.settings.parallel)
 
     @cached_property
-    def judge(self) -> Judge | None:
-        """Who scores answers, if anyone does."""
-        settings = self.settings.generation.judge
-        return None if settings is None else Judge(settings, self.run.steering_path / "judge")
+    def asked(self) -> RunAnswers:
+        """The model, to be asked."""
+        how = self.settings.generation
+        neurons, judge = self.of("lape"), judge_of(self.run, how.judge)
+        return RunAnswers(self.run, self.model, self.recording, neurons, how.how, judge)
 
     def prompts(self, languages: tuple[str, ...]) -> dict[str, list[str]]:
         """The prompts in each of these languages that there are."""
         how = self.settings.generation
         corpus = load_corpus(how.prompts)
-        return {
-            tag: [text for text, _ in zip(corpus[tag], range(how.limit), strict=False)]
-            for tag in languages
-            if tag in corpus.languages
-        }
+        return first_prompts(corpus, [tag for tag in languages if tag in corpus.languages], how.limit)
 
     @cached_property
     def answers_off(self) -> pd.DataFrame:
         """Answers with each language's neurons off."""
-        neurons = self.of("lape")
-        table = deactivated(
-            self.model, neurons, self.prompts(neurons.languages), generation=self.settings.generation.how,
-            directory=self.run.steering_path / "cells",
-        )  # fmt: skip
-        return table if self.judge is None else self.judge.rate(table)
+        work = self.asked
+        return work.judged(work.switched_off(self.prompts(work.neurons.languages)))
 
-    def forced(self, prompts: Mapping[str, list[str]], targets: list[str], arms: tuple[Any, ...]) -> pd.DataFrame:
+    def forced(self, prompts: Prompts, targets: list[str], conditions: tuple[Forced, ...]) -> pd.DataFrame:
         """Steered answers."""
-        how = self.settings.steer
-        table = force(
-            self.model, self.recording, self.of("lape"), prompts, targets=targets, how=how.how, arms=arms,
-            seeds=how.seeds, generation=self.settings.generation.how, directory=self.run.steering_path / "cells",
+        work, how = self.asked, self.settings.steer
+        return work.judged(work.forced(prompts, targets, how.how, conditions, how.seeds))
+
+    def grown(self, fraction: float) -> Perturbation:
+        """Figure 4's language with this share of all neurons counted as language-specific, that language's off."""
+        language, measure = self.settings.growth.language, self.settings.perturb
+        neurons = lape(
+            self.recording, top_fraction=fraction, activity_quantile=self.settings.identify.activity_quantile
+        )
+        return perturb(
+            self.model, self.opened(measure.corpus) or self.text[1], neurons.select([language]), tokens=measure.tokens,
+            block=measure.block, seeds=0, resume=self.path / "perturbation" / f"lape-{language}-{fraction:g}.json",
         )  # fmt: skip
-        return table if self.judge is None else self.judge.rate(table)
 
     # --- the paper's tables and figures -------------------------------------------------------------------------------
 
@@ -201,14 +203,12 @@ class Lape(Study):
                 self.settings.text, self.settings.record,
             )  # fmt: skip
             model = run.manifest.model.load()
-            recording = record_run(run, model, self.text[0])
-            neurons = lape(recording, top_fraction=how.top_fraction, activity_quantile=how.activity_quantile)
-            neurons.save(run.neurons_path("lape"))
-            run.manifest.identify["lape"] = {
-                "top_fraction": how.top_fraction, "activity_quantile": how.activity_quantile,
-            }  # fmt: skip
-            run.save()
-            result = self.perturbation(neurons, run.perturbation_path("lape"), measure, model=model)
+            record_run(run, model, self.text[0])
+            identify_run(run, "lape", {"top_fraction": how.top_fraction, "activity_quantile": how.activity_quantile})
+            result = perturb_run(
+                run, model, "lape", tokens=measure.tokens, block=measure.block, seeds=measure.seeds,
+                corpus=measure.corpus, languages=self.settings.text.languages,
+            )  # fmt: skip
             del model
             name = Path(source).name
             tables[name] = result.table()
@@ -227,7 +227,7 @@ class Lape(Study):
         answers = self.answers_off
         well_formed = answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"]
         rate, what = (
-            ("well_formed", "share of well-formed answers") if self.judge is None else ("score", "score, 1 to 10")
+            ("well_formed", "share of well-formed answers") if self.asked.judge is None else ("score", "score, 1 to 10")
         )
         wide: Any = answers.assign(well_formed=well_formed.astype(float)).pivot_table(rate, "off", "target", sort=False)
         own = {tag: wide.loc[tag, tag] for tag in wide.columns if tag in wide.index}
@@ -269,16 +269,11 @@ class Lape(Study):
 
     def figure_4(self) -> Finding:
         """More and more neurons of one language."""
-        how, quantile = self.settings.growth, self.settings.identify.activity_quantile
+        how = self.settings.growth
         changes, sizes = {}, {}
         for fraction in sorted(how.fractions):
-            if fraction == self.settings.identify.top_fraction:
-                result = self.change("lape")
-            else:
-                neurons = METHODS["lape"](self.recording, top_fraction=fraction, activity_quantile=quantile)
-                one = neurons.select([how.language])
-                file = self.path / "perturbation" / f"lape-{how.language}-{fraction:g}.json"
-                result = self.perturbation(one, file, self.settings.perturb, seeds=0)
+            default = fraction == self.settings.identify.top_fraction
+            result = self.change("lape") if default else self.grown(fraction)
             changes[fraction] = result.change.loc[how.language]
             sizes[fraction] = result.sizes[how.language]
         table = pd.DataFrame(changes).T.rename_axis("fraction")
@@ -353,8 +348,8 @@ class Lape(Study):
         parts = [self.forced({tag: texts}, [tag], ("intact", "raised")) for tag, texts in prompts.items()]
         answers = pd.concat(parts, ignore_index=True)
         table: Any = repair(answers)
-        if self.judge is not None:
-            score = answers.pivot_table("score", "target", "arm", sort=False)
+        if "score" in answers:
+            score = answers.pivot_table("score", "target", "condition", sort=False)
             table["intact_score"], table["steered_score"] = score["intact"], score["raised"]
         worse = [tag for tag in table.index if table.loc[tag, "steered"] < table.loc[tag, "intact"]]
         better = [tag for tag in table.index if table.loc[tag, "steered"] > table.loc[tag, "intact"]]
@@ -377,15 +372,16 @@ class Lape(Study):
         if not prompts:
             raise NeuroglotError(f"there are no prompts in {how.source}; name another language as steer.source.")
         answers = self.forced(prompts, [how.target], ("intact", "both", "random"))
-        rate = {arm: matrix(answers, arm).to_numpy(dtype=float).item() for arm in ("intact", "both", "random")}
-        well_formed: Any = summary(answers, ["arm"])["well_formed"]
+        conditions: tuple[Forced, ...] = ("intact", "both", "random")
+        rate = {name: matrix(answers, name).to_numpy(dtype=float).item() for name in conditions}
+        well_formed: Any = summary(answers, ["condition"])["well_formed"]
         said = [
             f"Of {len(prompts[how.source])} questions in {language_name(how.source)}, answered in "
             f"{language_name(how.target)}: {rate['both']:.0%} steered, {rate['intact']:.0%} intact, "
             f"{rate['random']:.0%} "
             f"with random neurons; steered and well-formed: {float(well_formed['both']):.0%}.",
         ]  # fmt: skip
-        shown = answers[answers["arm"] == "both"][["prompt", "answer", "language"]]
+        shown = answers[answers["condition"] == "both"][["prompt", "answer", "language"]]
         figure: Figure = forcing_figure(answers, "Share of answers in the target language")
         agrees = rate["both"] >= 0.5 and rate["both"] > rate["random"]
         return Finding(said, agrees, {"": shown, "answers": answers}, {"": figure})

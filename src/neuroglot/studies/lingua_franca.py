@@ -24,6 +24,7 @@ from neuroglot.figures.words import change_text, own_words, share_diagonal_domin
 from neuroglot.identify.key_regions import key_regions
 from neuroglot.languages.tags import language_name
 from neuroglot.run.evolution import Evolution, EvolveSettings, evolve
+from neuroglot.run.identification import keep_neurons
 from neuroglot.run.settings import AlignSettings
 from neuroglot.storage.atomic import save_text
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
@@ -95,12 +96,8 @@ class LinguaFranca(Study):
     def regions(self) -> NeuronSet:
         """Each language's key region, kept in the run as the method `regions`."""
         found = key_regions(self.verses, threshold=self.settings.regions.threshold)
-        found.save(self.run.neurons_path("regions"))
-        self.run.manifest.identify["regions"] = {
-            "threshold": self.settings.regions.threshold, "samples": len(self.verses),
-        }  # fmt: skip
-        self.run.save()
-        return found
+        about = {"threshold": self.settings.regions.threshold, "samples": len(self.verses)}
+        return keep_neurons(self.run, "regions", found, about)
 
     @property
     def what(self) -> str:
@@ -158,7 +155,7 @@ class LinguaFranca(Study):
         """Regions off."""
         regions = self.regions
         self.record()
-        result = self.perturb("regions", regions, self.settings.perturb, random_row="next percent", matched=True)
+        result = self.perturb("regions", self.settings.perturb)
         change, matched = result.change, result.matched_change.loc["mean"]
         own = pd.Series({tag: change.loc[tag, tag] for tag in result.diagonal_dominant.index})
         above = [str(tag) for tag in own.index if own[tag] > matched[tag]]

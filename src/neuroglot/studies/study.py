@@ -22,17 +22,19 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import load_corpus
+from neuroglot.edit.conditions import Condition
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.ablation.perturbation import Perturbation, RandomRow, perturb
-from neuroglot.evaluate.benchmarks.table import measure_tasks
+from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.figures.style import save_figure
-from neuroglot.identify.ranking import METHODS
 from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.run.directory import Run
+from neuroglot.run.identification import identify_run
+from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
-from neuroglot.run.tasks import keep_tables
+from neuroglot.run.tasks import measure_and_keep
 from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.results import refuse_differing
 from neuroglot.studies.paper import Item, choose, paper
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
 
@@ -80,16 +82,11 @@ class Study:
             before = read_json(kept)
             if before is None:
                 raise NeuroglotError(f"{kept} is damaged; choose another --out, or delete {self.path}.")
-            differing = [f"{name} (was {before.get(name)}, now {now.get(name)})" for name in sorted({*before, *now})
-                         if before.get(name) != now.get(name)]  # fmt: skip
-            if differing:
-                raise NeuroglotError(
-                    f"{self.path} is a study with other settings: {'; '.join(differing)}; choose another --out, or "
-                    "delete it."
-                )
+            refuse_differing(f"{self.path} is a study", before, now, "choose another --out, or delete it")
         self.run = Run.create(self.path, settings.model, settings.text, settings.record)
         save_text(kept, json.dumps(now, indent=2, ensure_ascii=False))
         self._neurons: dict[str, NeuronSet] = {}
+        self._identified: dict[str, dict[str, Any]] = {}  # with which settings
 
     # --- what items ask for -------------------------------------------------------------------------------------------
 
@@ -113,47 +110,19 @@ class Study:
         return self.recording
 
     def neurons(self, method: str, **settings: Any) -> NeuronSet:
-        """A method's neurons, kept in the run under its name."""
-        if method not in self._neurons:
-            found = METHODS[method](self.recording, **settings)
-            found.save(self.run.neurons_path(method))
-            self.run.manifest.identify[method] = settings
-            self.run.save()
-            self._neurons[method] = found
+        """A method's neurons, kept in the run under its name; what measured others of that name is dropped."""
+        self.record()
+        if self._identified.get(method) != settings:
+            self._neurons[method] = identify_run(self.run, method, settings)
+            self._identified[method] = settings
         return self._neurons[method]
 
-    def perturbation(
-        self,
-        neurons: NeuronSet,
-        file: Path,
-        how: MeasureSettings,
-        *,
-        model: Model | None = None,
-        random_row: RandomRow = "largest",
-        matched: bool = False,
-        seeds: int | None = None,
-    ) -> Perturbation:
-        """The perplexity-change matrix of a set of neurons, its rows kept in `file` as they are measured."""
-        return perturb(
-            model or self.model,
-            self.opened(how.corpus) or self.text[1],
-            neurons,
-            tokens=how.tokens,
-            block=how.block,
-            seeds=how.seeds if seeds is None else seeds,
-            random_row=random_row,
-            matched=matched,
-            resume=file,
-        )
-
-    def perturb(self, method: str, neurons: NeuronSet, how: MeasureSettings, **settings: Any) -> Perturbation:
-        """The same for a method of the run, kept in the run's own place so that its report shows it."""
-        result = self.perturbation(neurons, self.run.perturbation_path(method), how, **settings)
-        self.run.manifest.perturb[method] = {
-            "corpus": how.corpus or "held out", "tokens": how.tokens, "block": result.block, "seeds": how.seeds,
-        }  # fmt: skip
-        self.run.save()
-        return result
+    def perturb(self, method: str, how: MeasureSettings) -> Perturbation:
+        """The perplexity-change matrix of a method's neurons, kept in the run as `neuroglot perturb` does."""
+        return perturb_run(
+            self.run, self.model, method, tokens=how.tokens, block=how.block, seeds=how.seeds, corpus=how.corpus,
+            languages=self.settings.text.languages,
+        )  # fmt: skip
 
     def opened(self, corpus: str | None) -> Corpus | None:
         """Another corpus than the study's own, in the study's languages."""
@@ -166,13 +135,10 @@ class Study:
             missing="drop", directory=self.run.samples_path,
         )  # fmt: skip
 
-    def tasks(self, names: Sequence[str], how: TaskSettings, changes: Sequence[Any] = ()) -> pd.DataFrame:
-        """Benchmarks, intact and changed, in the papers' shape."""
-        table = measure_tasks(
-            self.model, names, changes, limit=how.limit, fewshot=how.fewshot, data_dir=how.data_dir,
-            directory=self.path / "tasks",
-        )  # fmt: skip
-        keep_tables(self.path, table)
+    def tasks(self, names: Sequence[str], how: TaskSettings, conditions: Sequence[Condition] = ()) -> pd.DataFrame:
+        """Benchmarks, intact and in other conditions, in the papers' shape."""
+        asked = {"limit": how.limit, "fewshot": how.fewshot, "data_dir": how.data_dir}
+        table = measure_and_keep(self.model, list(names), list(conditions), asked, self.path)
         return table.summary()
 
     # --- items --------------------------------------------------------------------------------------------------------

@@ -124,9 +124,7 @@ def force(
         for condition, source, target in cells:
             table = made.described(condition, sources[source], target, identify)
             named = {"condition": condition.name, "seed": condition.seed or 0, "source": source, "target": target}
-            for place, (name, value) in enumerate({**named, "prompt": sources[source]}.items()):
-                table.insert(place, name, value)
-            tables.append(table)
+            tables.append(pd.concat([pd.DataFrame({**named, "prompt": sources[source]}), table], axis=1))
             advance(len(table), f"{condition.name} {source} → {target}")
     if not tables:
         raise NeuroglotError("There is nothing to ask: give prompts, targets and conditions.")
@@ -184,7 +182,7 @@ class _Answers:
         found = self.cache.find(digest, lambda kept: {"answers", "likely"} <= set(kept))
         if found is None:
             with condition.applied(self.model):
-                answers = generate(self.model, about["prompts"], **self.generation.model_dump())
+                answers = generate(self.model, prompts, **self.generation.model_dump())
             found = self.cache.keep(digest, {**about, "answers": answers, "likely": answer_nll(self.model, answers)})
         table = describe(self.model, found["answers"], target, identify, perplexity=False)
         table["nll"], table["tokens"] = zip(*found["likely"], strict=True) if found["likely"] else ([], [])
