@@ -3,8 +3,11 @@ import os
 from pathlib import Path
 
 import pytest
+import shapes
 import torch
 from hypothesis import settings
+
+shapes.install()  # before anything imports the package
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
 settings.register_profile("neuroglot", deadline=None)  # timings never decide a test
@@ -13,10 +16,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings, the more the busier the machine
 
 
+def pytest_collection_modifyitems(items):
+    """Who runs what: a file's tests share what they make, and the tests of real models share the models."""
+    for item in items:
+        group = "real" if item.get_closest_marker("real") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _threads(request):
-    """All cores for a real model."""
-    if request.node.get_closest_marker("real"):
+    """All cores for a real model, unless another worker has the others."""
+    if request.node.get_closest_marker("real") and "PYTEST_XDIST_WORKER" not in os.environ:
         torch.set_num_threads(os.cpu_count() or 1)
     yield
     torch.set_num_threads(1)

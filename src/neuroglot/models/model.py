@@ -117,7 +117,7 @@ class Model:
             self.tokenizer.save_pretrained(draft)
         return Path(path)
 
-    def logits(self, states: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
+    def logits(self, states: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:
         """The logits of last hidden states, with the scaling or soft cap that the architecture has."""
         projection = self.network.get_output_embeddings()
         logits = projection(states.to(projection.weight.device))

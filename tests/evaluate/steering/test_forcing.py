@@ -5,6 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
+import shapes
 import tiny
 
 import neuroglot as ng
@@ -125,6 +126,7 @@ def test_matrix_and_repair_count():
         repair(table, "both")
 
 
+@shapes.unchecked()  # no model is asked
 def test_search_takes_the_best_within_bounds(monkeypatch):
     """Four settings whose rates we say: the most accurate is not fluent; the next is, and is reported on the rest."""
     settings = [Steering(strength=s) for s in (1.0, 2.0, 3.0, 4.0)]
