@@ -55,7 +55,7 @@ def checkable(function: Any) -> dict[str, Any]:
     names = vars(sys.modules[function.__module__])
     hints = {}
     for name, said in function.__annotations__.items():
-        with contextlib.suppress(NameError, BeartypeDecorHintException):
+        with contextlib.suppress(NameError, BeartypeCallHintForwardRefException, BeartypeDecorHintException):
             hint = get_type_hints(SimpleNamespace(__annotations__={name: said}), names, include_extras=True)[name]
             is_bearable(None, hint, conf=CONFIGURATION)
             hints[name] = hint
