@@ -40,7 +40,7 @@ def mcnemar(gained: int, lost: int) -> float:
     """The two-sided p-value of McNemar's exact test: gains and losses are as likely as heads and tails."""
     total = gained + lost
     tail = sum(comb(total, i) for i in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return float(min(1.0, 2 * tail / 2**total))
 
 
 def paired(before: Sequence[float], after: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> Paired:
@@ -74,7 +74,8 @@ def paired(before: Sequence[float], after: Sequence[float], *, resamples: int = 
 def entropy(values: Float64[Tensor, "*neurons languages"]) -> Float64[Tensor, "*neurons"]:
     """Entropy (nats) of non-negative values normalised over the last axis; NaN where all are zero."""
     share = values / values.sum(-1, keepdim=True)
-    return -torch.special.xlogy(share, share).sum(-1)
+    terms: Tensor = torch.special.xlogy(share, share)
+    return -terms.sum(-1)
 
 
 Z = 1.959964  # of a two-sided 95 % interval

@@ -121,7 +121,7 @@ def _encode(model: Model, prompts: Sequence[str], chat: bool) -> list[list[int]]
     return [bos + ids for ids in model.tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]]
 
 
-class _Repetition(LogitsProcessor):
+class _Repetition(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
     """Transformers' repetition penalty, but padding is not a token that was written."""
 
     def __init__(self, penalty: float, mask: Int[Tensor, "batch prompt"]):
@@ -138,7 +138,7 @@ class _Repetition(LogitsProcessor):
         return scores.scatter(1, ids, score)
 
 
-class _Streamer(BaseStreamer):
+class _Streamer(BaseStreamer):  # type: ignore[misc]  # transformers is not typed
     """Calls back with the text so far, token by token."""
 
     def __init__(self, tokenizer: Any, written: Callable[[str], None]):

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -36,6 +36,7 @@ from neuroglot.storage.tensors import load_tensors, save_tensors
 
 __all__ = ["CompareSettings", "compare_run"]
 
+Made = TypeVar("Made")
 HALVES = ("half 1", "half 2")
 STATISTICS = ("active", "activation", "hidden")
 SAMPLE_TOKENS = 200  # of a sample for key regions at most, as the paper has it
@@ -311,7 +312,7 @@ class _Work:
 
     # --- time --------------------------------------------------------------------------------------------------------
 
-    def _timed_step(self, name: str, step: Callable[[], Any]) -> Any:
+    def _timed_step(self, name: str, step: Callable[[], Made]) -> Made:
         started = time.perf_counter()
         made = step()
         if self._times and name not in self._steps:  # a second time it is only read
