@@ -12,21 +12,6 @@ from neuroglot.edit.steering import METHODS
 TOKENS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def recording(model):
-    return ng.record(model, tiny.corpus(), block=16, progress=False)
-
-
-@pytest.fixture(scope="module")
-def neurons(recording):
-    return ng.identify.lape(recording, top_fraction=0.4, activity_quantile=0.5)
-
-
 def logits(model, *interventions):
     with torch.no_grad(), ng.intervene(model, *interventions):
         return model.network(TOKENS).logits

@@ -16,8 +16,7 @@ from neuroglot.models import gguf
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / "checkpoint"
-    tiny.network().save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
+    tiny.model().save(path)
     return path
 
 

@@ -21,8 +21,7 @@ LANGUAGES = ["en", "zh", "fr", "es", "vi", "ar", "hi"]
 def other(tmp_path_factory):
     """As the first, trained on a little: another set of weights."""
     path = tmp_path_factory.mktemp("model") / "other-2"
-    tiny.network(seed=1).save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
+    tiny.model(seed=1).save(path)
     return path
 
 

@@ -22,21 +22,6 @@ PROMPTS = {"en": ["the cats sat", "a dog"], "fr": ["çà et là", "un été"], "
 SHORT = Generation(tokens=6)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def recording(model):
-    return ng.record(model, tiny.corpus(), block=16, progress=False)
-
-
-@pytest.fixture(scope="module")
-def neurons(recording):
-    return ng.identify.lape(recording, top_fraction=0.4, activity_quantile=0.5)
-
-
 def run(model, recording, neurons, **more):
     return force(model, recording, neurons, PROMPTS, generation=SHORT, progress=False, **more)
 
