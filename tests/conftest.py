@@ -3,8 +3,11 @@ import os
 from pathlib import Path
 
 import pytest
+import shapes
 import torch
 from hypothesis import settings
+
+shapes.install()  # before anything imports the package
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
 settings.register_profile("neuroglot", deadline=None)  # timings never decide a test
@@ -13,10 +16,19 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings, the more the busier the machine
 
 
+def pytest_collection_modifyitems(items):
+    """Which worker runs what: a file's tests share what they make; those of real models share the models, and begin."""
+    for item in items:
+        real = item.get_closest_marker("real") is not None
+        item.add_marker(pytest.mark.xdist_group("real" if real else f"{item.path.parent.name}/{item.path.stem}"))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("real") is None)
+
+
 @pytest.fixture(autouse=True)
 def _threads(request):
-    """All cores for a real model."""
-    if request.node.get_closest_marker("real"):
+    """All cores for a real model, unless another worker has the others."""
+    if request.node.get_closest_marker("real") and "PYTEST_XDIST_WORKER" not in os.environ:
         torch.set_num_threads(os.cpu_count() or 1)
     yield
     torch.set_num_threads(1)
@@ -29,7 +41,7 @@ def _own_datasets_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A tiny random model on disk."""
     import tiny
@@ -37,7 +49,7 @@ def checkpoint(tmp_path_factory):
     return tiny.model().save(tmp_path_factory.mktemp("model") / "tiny")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """A folder of text files, one a language."""
     import tiny
@@ -47,6 +59,32 @@ def corpus(tmp_path_factory):
     for tag in texts.languages:
         (path / f"{tag}.txt").write_text("\n".join(texts[tag]), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny random model."""
+    import tiny
+
+    return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def recording(model):
+    """The tiny model's recording of the tiny corpus."""
+    import tiny
+
+    import neuroglot as ng
+
+    return ng.record(model, tiny.corpus(), block=16, progress=False)
+
+
+@pytest.fixture(scope="module")
+def neurons(recording):
+    """The tiny model's language neurons."""
+    import neuroglot as ng
+
+    return ng.identify.lape(recording, top_fraction=0.4, activity_quantile=0.5)
 
 
 @pytest.fixture(scope="session")

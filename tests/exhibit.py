@@ -25,8 +25,7 @@ def texts(documents: int = 60) -> dict[str, list[str]]:
 
 
 def checkpoint(folder: Path) -> Path:
-    tiny.network(intermediate_size=32).save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
+    tiny.model(intermediate_size=32).save(folder)
     return folder
 
 

@@ -13,8 +13,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 def checkpoint(tmp_path_factory):
     """A tiny model in the place of Gemma."""
     path = tmp_path_factory.mktemp("model") / "tiny"
-    tiny.network(intermediate_size=256).save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
+    tiny.model(intermediate_size=256).save(path)
     return path
 
 

@@ -69,6 +69,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert inside == wanted
+    assert "neuroglot/py.typed" in inside  # its annotations are for its users too
     assert any(name.endswith("studies/presets/lape-quick.toml") for name in inside)
 
 
@@ -79,8 +80,7 @@ def test_the_wheel_runs_with_the_core_dependencies_alone(command, tmp_path):
     for extra in ("tasks", "generation", "judge", "cluster"):
         assert re.search(rf"{extra} +(installed|missing)", said)
     assert command("study", "settings", "babel", "quick").startswith("# Unraveling Babel")
-    tiny.network().save_pretrained(tmp_path / "tiny")
-    tiny.tokenizer().save_pretrained(tmp_path / "tiny")
+    tiny.model().save(tmp_path / "tiny")
     (tmp_path / "text").mkdir()
     texts = tiny.corpus(30)
     for tag in texts.languages:

@@ -37,7 +37,8 @@ Z = 1.959964  # of a two-sided 95 % interval
 def entropy(values: Float64[Tensor, "*neurons languages"]) -> Float64[Tensor, "*neurons"]:
     """Entropy (nats) of non-negative values normalised over the last axis; NaN where all are zero."""
     share = values / values.sum(-1, keepdim=True)
-    return -torch.special.xlogy(share, share).sum(-1)
+    terms: Tensor = torch.special.xlogy(share, share)
+    return -terms.sum(-1)
 
 
 # --- intervals -------------------------------------------------------------------------------------------------------

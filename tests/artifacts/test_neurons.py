@@ -1,6 +1,7 @@
 """NeuronSets: algebra and files."""
 
 import pytest
+import shapes
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,7 +85,7 @@ def test_masks_are_checked(tmp_path):
         (torch.zeros(2, 2, 3, dtype=torch.bool), ["en"]),
         (torch.zeros(2, 2, 3, dtype=torch.bool), ["en", "en"]),
     ]:
-        with pytest.raises(ng.NeuroglotError):
+        with shapes.unchecked(), pytest.raises(ng.NeuroglotError):
             ng.NeuronSet(mask, languages)
     with pytest.raises(ng.NeuroglotError, match=r"\.safetensors"):
         made(0).save(tmp_path / "n.json")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,10 +16,9 @@ import neuroglot as ng
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, checkpoint, corpus):
+def run(tmp_path_factory, recorded):
     """A whole run, command by command."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    neuroglot("record", checkpoint, corpus, "--out", folder, "--block", 32, "--tokens", 2000)
+    folder = shutil.copytree(recorded, tmp_path_factory.mktemp("runs") / "run")
     neuroglot("identify", folder, "--top-fraction", 0.2, "--activity-quantile", 0.6)
     neuroglot("perturb", folder, "--block", 32, "--seeds", 2)
     neuroglot("report", folder)

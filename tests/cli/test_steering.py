@@ -1,5 +1,7 @@
 """`neuroglot steer` and `neuroglot evaluate generation` as a person meets them."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import tiny
@@ -12,9 +14,8 @@ from neuroglot.report.steering import steering_findings
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, checkpoint, corpus):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    neuroglot("record", checkpoint, corpus, "--out", folder, "--block", 32, "--tokens", 2000)
+def run(tmp_path_factory, recorded):
+    folder = shutil.copytree(recorded, tmp_path_factory.mktemp("runs") / "run")
     neuroglot("identify", folder, "--top-fraction", 0.4, "--activity-quantile", 0.5)
     return folder
 
@@ -63,8 +64,7 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     assert "layers takes numbers from 1 to 3" in say(PROMPT, "--to", "fr", "--run", run, "--layers", "2-9")
     assert "--steer takes raise, replace" in say(PROMPT, "--to", "fr", "--run", run, "--steer", "push")
     other = tmp_path / "other"
-    tiny.network(seed=1).save_pretrained(other)
-    tiny.tokenizer().save_pretrained(other)
+    tiny.model(seed=1).save(other)
     sentence = refused(monkeypatch, capsys, "steer", other, PROMPT, "--to", "fr", "--run", run)
     assert "other weights" in sentence
     assert not (tmp_path / "runs").exists()

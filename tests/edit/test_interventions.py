@@ -1,6 +1,7 @@
 """Each intervention against the FFN written by hand, on every family, and what blocks of several of them mean."""
 
 import pytest
+import shapes
 import tiny
 import torch
 
@@ -108,6 +109,7 @@ def test_generation_with_a_cache_equals_without(change):
         assert torch.equal(run(True), run(False))
 
 
+@shapes.unchecked()
 def test_refusals():
     model = tiny.model()
     with (

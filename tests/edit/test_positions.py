@@ -1,6 +1,7 @@
 """`when`: which tokens an intervention touches, with a key-value cache and without, in every family."""
 
 import pytest
+import shapes
 import tiny
 import torch
 
@@ -103,6 +104,7 @@ def test_a_stream_ends_as_the_answer():
     assert 1 < len(seen) <= 8
 
 
+@shapes.unchecked()
 def test_refusals():
     model = tiny.model()
     for wrong in ({"tokens": 0}, {"temperature": -1}, {"repetition_penalty": 0}, {"top_p": 0}, {"batch": 0}):

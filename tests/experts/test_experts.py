@@ -217,7 +217,7 @@ def test_permuting_languages_permutes_the_measures(order):
 
 
 def test_shared_and_high_frequency():
-    f = torch.tensor([[[0.05, 0.2, 0.0]], [[0.049, 0.05, 0.3]]])
+    f = torch.tensor([[[0.05, 0.2, 0.0]], [[0.049, 0.05, 0.3]]], dtype=torch.float64)
     assert ng.experts.counts(f).tolist() == [[1, 2, 1]]
     assert ng.experts.shared(f).tolist() == [[False, True, False]]
 
@@ -248,7 +248,7 @@ def test_the_p_of_unrelated_matrices_is_uniform():
 
 
 def test_linkage_joins_the_nearest_first():
-    x = torch.tensor([[0.0], [1.0], [10.0], [10.5]])
+    x = torch.tensor([[0.0], [1.0], [10.0], [10.5]], dtype=torch.float64)
     assert ng.experts.linkage(torch.cdist(x, x)) == [
         (2, 3, 0.5, 2),
         (0, 1, 1.0, 2),

@@ -15,6 +15,7 @@ import exhibit
 import numpy as np
 import pandas as pd
 import pytest
+import shapes
 import tiny
 import torch
 from hypothesis import given
@@ -150,6 +151,7 @@ def test_text_is_text_on_the_page(atlas):
     assert "<mark>" in together
 
 
+@shapes.unchecked()  # a stand-in for a run
 def test_a_neuron_active_nowhere_has_no_entropy(tmp_path):
     recording = ng.Recording.from_counts(torch.zeros(1, 2, 2), [10, 10], ["en", "fr"])
 

@@ -95,9 +95,11 @@ def test_entropy_of_variation_by_hand():
 
 def test_order_of_languages_does_not_matter(base, tuned):
     order = ["ru", "en", "fr"]
-    straight = ng.identify.parameter_variation(base, tuned, top_fraction=0.1, progress=False)
-    turned = ng.identify.parameter_variation(base, {tag: tuned[tag] for tag in order}, top_fraction=0.1, progress=False)
-    assert turned == straight.select(order)
+    with pytest.warns(ng.NeuroglotWarning, match="found 4 neurons where 7 were asked for"):
+        straight = ng.identify.parameter_variation(base, tuned, top_fraction=0.1, progress=False)
+    turned = {tag: tuned[tag] for tag in order}
+    with pytest.warns(ng.NeuroglotWarning, match="found 4 neurons where 7 were asked for"):
+        assert ng.identify.parameter_variation(base, turned, top_fraction=0.1, progress=False) == straight.select(order)
 
 
 def test_single_parameters_are_found_and_zeroed(base, tmp_path):

@@ -17,8 +17,7 @@ from neuroglot.models.sources import check_source
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / "checkpoint"
-    tiny.network().save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
+    tiny.model().save(path)
     return path
 
 

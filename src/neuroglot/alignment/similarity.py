@@ -76,7 +76,7 @@ def pairs_of(vectors: Float[Tensor, "languages samples width"]) -> Pairs:
 
 def normalised(vectors: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
     """Vectors of unit norm; a zero vector stays zero, and is like nothing."""
-    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=torch.float64).to(vectors.dtype)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=torch.float64).to(vectors.dtype)
     return vectors / norms.where(norms > 0, 1)
 
 

@@ -235,7 +235,8 @@ def unit(
 
 def norms_of(vectors: Float[Tensor, "*samples width"]) -> Float64[Tensor, "*samples 1"]:
     """Their lengths."""
-    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True, dtype=torch.float64)
+    return norms
 
 
 def check_norms(norms: Float64[Tensor, "languages samples 1"], languages: Sequence[str], keys: Sequence[str]) -> None:

@@ -152,7 +152,7 @@ def _train(
         dataloader_pin_memory=False,
     )
 
-    class Shown(TrainerCallback):
+    class Shown(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         """Moves the bar; of steps, since a step is what takes time."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

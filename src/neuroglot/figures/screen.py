@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.evaluate.ablation.perturbation import Perturbation
@@ -64,7 +64,7 @@ def _packed(values: Float[np.ndarray, "rows columns"]) -> dict[str, str]:
 
 
 def heatmap(
-    values: Float[np.ndarray, "rows columns"],
+    values: Real[np.ndarray, "rows columns"],
     *,
     x: Sequence[Any],
     y: Sequence[Any],

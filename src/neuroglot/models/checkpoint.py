@@ -139,7 +139,8 @@ class Checkpoint:
             raise NeuroglotError(f"{self.name} holds no weight {name}; it is incomplete or of another architecture.")
         try:
             with safe_open(self._files[key], framework="pt") as file:
-                return file.get_tensor(key)
+                weight: Tensor = file.get_tensor(key)
+                return weight
         except (OSError, SafetensorError) as error:
             raise NeuroglotError(f"{self._files[key]} is damaged ({error}); write the checkpoint again.") from error
 

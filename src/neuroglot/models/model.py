@@ -88,7 +88,8 @@ class Model:
     @property
     def bos(self) -> int | None:
         """The token that begins every block, where the tokenizer defines one."""
-        return self.tokenizer.bos_token_id
+        token: int | None = self.tokenizer.bos_token_id
+        return token
 
     @property
     def vocabulary(self) -> int:
@@ -109,7 +110,8 @@ class Model:
             attention_mask=None if mask is None else mask.to(self.device),
             use_cache=False,
         )
-        return output.last_hidden_state
+        states: Tensor = output.last_hidden_state
+        return states
 
     def save(self, path: str | Path) -> Path:
         """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced."""
@@ -118,10 +120,10 @@ class Model:
             self.tokenizer.save_pretrained(draft)
         return Path(path)
 
-    def logits(self, states: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
+    def logits(self, states: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:
         """The logits of last hidden states, with the scaling or soft cap that the architecture has."""
         projection = self.network.get_output_embeddings()
-        logits = projection(states.to(projection.weight.device))
+        logits: Tensor = projection(states.to(projection.weight.device))
         config = self.text_config
         if scale := getattr(config, "logit_scale", None):  # Cohere
             logits = logits * scale

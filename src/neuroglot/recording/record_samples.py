@@ -191,7 +191,8 @@ def _array(shape: tuple[int, ...]) -> np.ndarray:
     """Zeros in memory, or, if they are many, in a file that goes away with them."""
     if 4 * np.prod(shape, dtype=np.int64) <= IN_MEMORY:
         return np.zeros(shape, dtype=np.float32)
-    return np.memmap(TemporaryFile(), dtype=np.float32, mode="w+", shape=shape)
+    with TemporaryFile() as file:  # which lives as long as it is mapped
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:

@@ -362,7 +362,7 @@ def test_the_bootstrap_interval_covers():
     held = 0
     for trial in range(300):
         before, after = draws.random(80) < 0.5, draws.random(80) < 0.7
-        found = paired(before.astype(float), after.astype(float), resamples=1000, seed=trial)
+        found = paired(before.astype(float).tolist(), after.astype(float).tolist(), resamples=1000, seed=trial)
         held += found.low <= 0.2 <= found.high
     assert 270 <= held <= 297
 

@@ -5,6 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
+import shapes
 import tiny
 
 import neuroglot as ng
@@ -19,21 +20,6 @@ from neuroglot.languages.detection import LanguageIdentifier
 
 PROMPTS = {"en": ["the cats sat", "a dog"], "fr": ["çà et là", "un été"], "ru": ["всё хорошо", "раз"]}
 SHORT = Generation(tokens=6)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def recording(model):
-    return ng.record(model, tiny.corpus(), block=16, progress=False)
-
-
-@pytest.fixture(scope="module")
-def neurons(recording):
-    return ng.identify.lape(recording, top_fraction=0.4, activity_quantile=0.5)
 
 
 def run(model, recording, neurons, **more):
@@ -133,6 +119,7 @@ def test_matrix_and_repair_count():
         repair(table, "both")
 
 
+@shapes.unchecked()  # no model is asked
 def test_search_takes_the_best_within_bounds(monkeypatch):
     """Four settings whose rates we say: the most accurate is not fluent; the next is, and is reported on the rest."""
     settings = [Steering(strength=s) for s in (1.0, 2.0, 3.0, 4.0)]

@@ -63,8 +63,13 @@ def serve(model, port):
             return process
         except OSError:
             time.sleep(0.5)
-    process.kill()
+    stop(process)
     raise AssertionError("the server did not start")
+
+
+def stop(process):
+    process.kill()
+    process.communicate()  # which also closes its pipe
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +81,7 @@ def server(tmp_path_factory):
     port = free_port()
     process = serve(path, port)
     yield f"http://localhost:{port}/v1", str(path)
-    process.kill()
-    process.wait()
+    stop(process)
 
 
 ANSWERS = pd.DataFrame(
@@ -118,8 +122,7 @@ def test_a_real_model_that_gives_no_rating(tmp_path):
         with pytest.raises(ng.NeuroglotError, match="no rating from 1 to 10 but 'No"):
             judge(f"http://localhost:{port}/v1", str(tmp_path / "no"), tmp_path / "kept").score("a", "b", "en")
     finally:
-        process.kill()
-        process.wait()
+        stop(process)
     assert not list(tmp_path.glob("kept/*"))
 
 

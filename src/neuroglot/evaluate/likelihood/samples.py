@@ -17,7 +17,7 @@ __all__ = ["TokenRows", "mean_sample_nll", "sample_perplexity", "tokenized_sampl
 LENGTH = 200
 """Tokens a sample at most, as in Liu et al. (2024, §4.5)."""
 
-TokenRows = list[Int[Tensor, " length"]]
+TokenRows = list[Int[Tensor, " _"]]  # each of its own length
 
 
 def tokenized_samples(model: Model, corpus: Corpus, *, samples: int, length: int = LENGTH) -> dict[str, TokenRows]:

@@ -8,7 +8,7 @@ are given to others, and another takes its place.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +144,7 @@ class _Crew:
         self.ray, self.plan, self.work = ray, plan, work
         kind = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, max_restarts=0)(Worker)
         shared = ray.put(work)
-        self._hire = lambda: kind.remote(opening, plan.gpus, plan.cpus, shared)
+        self._hire: Callable[[], Any] = lambda: kind.remote(opening, plan.gpus, plan.cpus, shared)
         self.starting: dict[Any, Any] = {}  # what tells that it has begun → worker
         self.doing: dict[Any, tuple[Any, Shard]] = {}  # what will be its recording → worker, shard
         self.load: dict[Any, int] = {}  # worker → shards on the way

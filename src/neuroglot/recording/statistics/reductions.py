@@ -6,7 +6,7 @@ each sequence, then over them; that is also what the kernels are tested against.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -37,7 +37,7 @@ def _added(values: Values) -> Float[Tensor, " neurons"]:
 
 # What is summed over tokens, by name: whether the activation is above zero, the activation, what enters the
 # down-projection (hidden), and its absolute value.
-SUMS = {
+SUMS: dict[str, Callable[[Values, Values], Tensor]] = {
     "active": _count,
     "activation": lambda activation, hidden: _added(activation),
     "hidden": lambda activation, hidden: _added(hidden),
