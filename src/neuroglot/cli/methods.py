@@ -3,7 +3,6 @@
 from typing import Any
 
 from rich.markup import escape
-from typer import Context
 from typer.core import TyperCommand
 
 from neuroglot.errors import NeuroglotError
@@ -14,7 +13,7 @@ __all__ = ["IdentifyCommand", "MethodCommand"]
 class MethodCommand(TyperCommand):
     """A command whose help ends with the methods there are; they are looked up only when the help is shown."""
 
-    def format_help(self, ctx: Context, formatter: Any) -> None:  # type: ignore[override]
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         self.epilog = "\n\n".join(self.about_methods())
         super().format_help(ctx, formatter)
@@ -35,7 +34,7 @@ class IdentifyCommand(MethodCommand):
         """The methods and their settings."""
         return [*_methods(), *_settings()]
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the settings, `--top-fraction 0.01` or `--top-fraction=0.01`, and leave the rest to the command."""
         if ctx.resilient_parsing:  # the shell completes a word
             return super().parse_args(ctx, args)

@@ -52,7 +52,7 @@ class Item:
 def paper(name: str) -> dict[str, Any]:
     """What a paper says: its `title`, `authors`, `venue`, `url`, and `items`."""
     said = tomllib.loads((files("neuroglot.studies") / "papers" / f"{name}.toml").read_text(encoding="utf-8"))
-    return {**said, "items": [Item(**item) for item in said["items"]]}
+    return {**said, "items": [Item(**{**item, "also": tuple(item.get("also", ()))}) for item in said["items"]]}
 
 
 def choose(said: Mapping[str, Any], only: Iterable[str] | None) -> list[Item]:
