@@ -13,13 +13,14 @@ from beartype.door import is_bearable
 from beartype.roar import BeartypeCallHintForwardRefException, BeartypeDecorHintException
 
 CONFIGURATION = BeartypeConf(is_pep484_tower=True)  # an int is a float, as for mypy
-# Called for each layer and batch by what is checked itself; Triton reads their source.
-HOT = ("neuroglot.recording.statistics.kernels",)
+LEFT_OUT = ("neuroglot.recording.statistics.kernels",)  # Triton compiles functions as they are written
 
 
 def install() -> None:
     """Check what is imported from here on."""
-    jaxtyping.install_import_hook("neuroglot", "shapes.checked")
+    finder = jaxtyping.install_import_hook("neuroglot", "shapes.checked").hook
+    in_package = finder.should_instrument
+    finder.should_instrument = lambda module: module not in LEFT_OUT and in_package(module)
 
 
 @contextlib.contextmanager
@@ -34,8 +35,6 @@ def unchecked() -> Iterator[None]:
 
 def checked(function: Any) -> Any:
     """beartype, put in place by the first call: only then do annotations resolve that are said in quotes."""
-    if function.__module__ in HOT:
-        return function
     checking = None
 
     @functools.wraps(function)
