@@ -3,10 +3,20 @@
 import contextlib
 import io
 import sys
+import warnings
 
 import pytest
 
 from neuroglot import cli
+from neuroglot.errors import NeuroglotWarning
+
+
+@contextlib.contextmanager
+def notes():
+    """The command line prints the package's warnings as notes; elsewhere in the tests they are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NeuroglotWarning)
+        yield
 
 
 def neuroglot(*arguments):
@@ -14,7 +24,7 @@ def neuroglot(*arguments):
     before, sys.argv = sys.argv, ["neuroglot", *map(str, arguments)]
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+        with notes(), contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
             cli.main()
     finally:
         sys.argv = before
@@ -26,7 +36,7 @@ def refused(monkeypatch, capsys, *arguments):
     """Run the command in this process, where it must refuse; its one sentence."""
     monkeypatch.setattr(sys, "argv", ["neuroglot", *map(str, arguments)])
     monkeypatch.setenv("NO_COLOR", "1")
-    with pytest.raises(SystemExit) as stop:
+    with notes(), pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2
     said = capsys.readouterr().err

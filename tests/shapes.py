@@ -8,18 +8,20 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import jaxtyping
+import typer
 from beartype import BeartypeConf, beartype
 from beartype.door import is_bearable
 from beartype.roar import BeartypeCallHintForwardRefException, BeartypeDecorHintException
 
 CONFIGURATION = BeartypeConf(is_pep484_tower=True)  # an int is a float, as for mypy
-# Called for each layer and batch by what is checked itself; Triton reads their source.
-HOT = ("neuroglot.recording.statistics.kernels",)
+LEFT_OUT = ("neuroglot.recording.statistics.kernels",)  # Triton compiles functions as they are written
 
 
 def install() -> None:
     """Check what is imported from here on."""
-    jaxtyping.install_import_hook("neuroglot", "shapes.checked")
+    finder = jaxtyping.install_import_hook("neuroglot", "shapes.checked").hook
+    in_package = finder.should_instrument
+    finder.should_instrument = lambda module: module not in LEFT_OUT and in_package(module)
 
 
 @contextlib.contextmanager
@@ -34,8 +36,6 @@ def unchecked() -> Iterator[None]:
 
 def checked(function: Any) -> Any:
     """beartype, put in place by the first call: only then do annotations resolve that are said in quotes."""
-    if function.__module__ in HOT:
-        return function
     checking = None
 
     @functools.wraps(function)
@@ -58,5 +58,6 @@ def checkable(function: Any) -> dict[str, Any]:
         with contextlib.suppress(NameError, BeartypeCallHintForwardRefException, BeartypeDecorHintException):
             hint = get_type_hints(SimpleNamespace(__annotations__={name: said}), names, include_extras=True)[name]
             is_bearable(None, hint, conf=CONFIGURATION)
-            hints[name] = hint
+            if hint is not typer.Context:  # what it hands over is not of this class of its own
+                hints[name] = hint
     return hints

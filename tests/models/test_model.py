@@ -1,7 +1,7 @@
 """Opening models, and saying why one does not open."""
 
 import json
-import multiprocessing
+import subprocess
 import sys
 import types
 
@@ -130,36 +130,33 @@ def test_a_published_checksum_is_held_against_the_file(tmp_path, monkeypatch):
         ng.load_model(path)
 
 
-def _convert_slowly(path, cache, log):
-    import os
-    import time
+CONVERT_SLOWLY = """
+import sys, time
+from pathlib import Path
+from neuroglot.models import gguf
 
-    os.environ["NEUROGLOT_CACHE"] = cache
+path, log = sys.argv[1:]
 
-    def convert(file, target):
-        with open(log, "a") as handle:
-            handle.write("converted\n")
-        time.sleep(1)
-        with gguf.atomic_path(target) as draft:
-            draft.mkdir()
-            (draft / "config.json").write_text("{}")
+def convert(file, target):
+    with open(log, "a") as handle:
+        handle.write("converted\\n")
+    time.sleep(1)
+    with gguf.atomic_path(target) as draft:
+        draft.mkdir()
+        (draft / "config.json").write_text("{}")
 
-    gguf._convert = convert
-    assert (gguf.converted(path) / "config.json").is_file()
+gguf._convert = convert
+assert (gguf.converted(Path(path)) / "config.json").is_file()
+"""
 
 
-def test_two_processes_convert_once(tmp_path):
-    path = tmp_path / "model.gguf"
+def test_two_processes_convert_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
+    path, log = tmp_path / "model.gguf", tmp_path / "log"
     path.write_bytes(b"GGUF and more")
-    arguments = (path, str(tmp_path / "cache"), str(tmp_path / "log"))
-    fork = multiprocessing.get_context("spawn")
-    processes = [fork.Process(target=_convert_slowly, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    assert (tmp_path / "log").read_text() == "converted\n"
+    processes = [subprocess.Popen([sys.executable, "-c", CONVERT_SLOWLY, path, log]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert log.read_text() == "converted\n"
 
 
 def test_gguf_without_its_reader_says_what_to_do(monkeypatch, tmp_path):

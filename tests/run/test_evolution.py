@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import notes
 
 import neuroglot as ng
 from neuroglot.cli.app import main
@@ -163,7 +164,8 @@ def test_checkpoints_are_named_by_their_revision_and_ordered_by_their_step(tmp_p
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["neuroglot", *map(str, arguments)])
     try:
-        main()
+        with notes():
+            main()
     except SystemExit as stop:
         return stop.code or 0
     return 0
