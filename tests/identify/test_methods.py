@@ -229,15 +229,15 @@ def test_a_package_adds_a_method_everywhere(run, install):
     neuroglot("perturb", run, "--method", "mine", "--tokens", 64, "--block", 32, "--seeds", 1)
     four = ("--methods", "busiest,mine,lape,random", "--budget", 0.1)
     said = neuroglot("compare", run, *four, "--tokens", 64, "--block", 32, "--seeds", 1)
-    assert "busiest, its own choice" in said and "mine" in said
+    assert "busiest, default" in said and "mine" in said
     result = Comparison.load(run / "comparison" / "comparison.json")
-    assert {"mine 0.1 half 1", "busiest default all", "busiest 0.1 all"} <= set(result.arms)
-    assert "mine default all" not in result.arms  # it only ranks
+    assert {"mine 0.1 half 1", "busiest default all", "busiest 0.1 all"} <= set(result.conditions)
+    assert "mine default all" not in result.conditions  # it only ranks
     assert set(result.seconds["mine"]) == {"recording", "choosing"}
     neuroglot("report", run)
     assert {"mine", "busiest"} <= set(pd.read_csv(run / "tables" / "compare.csv").method)
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "<h2>Idlest</h2>" in page and "<td>Busiest, its own choice</td>" in page
+    assert "<h2>Idlest</h2>" in page and "<td>Busiest, default</td>" in page
 
 
 def test_a_broken_package_breaks_nothing_else(run, install, monkeypatch, capsys):
