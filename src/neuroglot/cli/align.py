@@ -36,18 +36,18 @@ def align(
     from neuroglot.run.perturbation import perturb_run
     from neuroglot.run.settings import AlignSettings
 
-    opened = Run.open(run)
+    current = Run.open(run)
     settings = AlignSettings(corpus=corpus, samples=samples, max_tokens=max_tokens, threshold=threshold)
-    aligned = align_run(opened, settings)
+    aligned = align_run(current, settings)
     if aligned.regions is not None:
-        print_neurons(opened, "regions", aligned.regions)
+        print_neurons(current, "regions", aligned.regions)
     scores = aligned.scores
     cells = {str(name): [f"{value:.4f}" for value in scores[name]] for name in scores}
     print_table(cells, "", [str(score).upper() for score in scores.index])
-    out.print(f"wrote {opened.samples_path}")
+    out.print(f"wrote {current.samples_path}")
     if aligned.regions is not None and measure:
-        result = perturb_run(opened, aligned.model, "regions", tokens=tokens, block=block, seeds=seeds, corpus=None)
-        print_change(opened, "regions", result)
-        continue_run(opened, aligned.model, prompts, new_tokens)
-        out.print(f"wrote {opened.continuations_path}")
+        result = perturb_run(current, aligned.model, "regions", tokens=tokens, block=block, seeds=seeds, corpus=None)
+        print_change(current, "regions", result)
+        continue_run(current, aligned.model, prompts, new_tokens)
+        out.print(f"wrote {current.continuations_path}")
     out.print(f"next: neuroglot report {run}")

@@ -61,12 +61,12 @@ def compare(
     from neuroglot.corpus.load import check_corpus, load_corpus
     from neuroglot.run.directory import Run
 
-    opened = Run.open(run)
-    opened.check_recorded()
+    current = Run.open(run)
+    current.check_recorded()
     if corpus is not None:
         check_corpus(corpus)
     budgets, lengths = numbers(curve or "", "--curve"), numbers(texts or "", "--texts")
-    text = opened.manifest.text.load()[0]
+    text = current.manifest.text.load()[0]
     variants = {} if tuned is None else _tuned(tuned, text.languages)
     from neuroglot.languages.genealogy import distances
     from neuroglot.run.comparison import CompareSettings, compare_run
@@ -74,7 +74,7 @@ def compare(
 
     chosen = split(methods)
     if chosen is None:
-        chosen, left = possible(opened, text, variants)
+        chosen, left = possible(current, text, variants)
         for sentence in left:
             out.print(f"left out: {sentence}", highlight=False)
     settings = checked(
@@ -91,11 +91,11 @@ def compare(
         samples=samples,
         tuned=variants,
     )
-    model = opened.manifest.model.load()
-    opened.check(model)
-    result = compare_run(opened, model, settings, corpus=None if corpus is None else load_corpus(corpus))
+    model = current.manifest.model.load()
+    current.check(model)
+    result = compare_run(current, model, settings, corpus=None if corpus is None else load_corpus(corpus))
     print_summary(result.summary(distances(result.languages)), budget)
-    out.print(f"wrote {opened.comparison_path}")
+    out.print(f"wrote {current.comparison_path}")
     out.print(f"next: neuroglot report {run}")
 
 

@@ -52,12 +52,12 @@ def perplexity(
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
 
     masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
-    opened = settings.load()
-    rows, values = ["intact"], [measure(opened, text, tokens=tokens, block=block)]
+    loaded = settings.load()
+    rows, values = ["intact"], [measure(loaded, text, tokens=tokens, block=block)]
     if masks:
-        with intervene(opened, *map(Deactivate, masks)):
+        with intervene(loaded, *map(Deactivate, masks)):
             rows.append(f"{off} off")
-            values.append(measure(opened, text, tokens=tokens, block=block))
+            values.append(measure(loaded, text, tokens=tokens, block=block))
     cells = {tag: [f"{value[tag]:,.2f}" for value in values] for tag in values[0]}
     if masks:
         rows.append("change")

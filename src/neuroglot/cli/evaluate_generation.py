@@ -77,8 +77,8 @@ def generation(
     """
     from neuroglot.run.directory import Run
 
-    opened = Run.open(run)
-    opened.check_neurons(method)
+    current = Run.open(run)
+    current.check_neurons(method)
     from neuroglot.evaluate.steering.forcing import CONDITIONS
     from neuroglot.evaluate.steering.judge import JudgeSettings
     from neuroglot.generation.engine import Generation
@@ -87,7 +87,7 @@ def generation(
     chosen = split(conditions) or list(CONDITIONS)
     if wrong := [name for name in chosen if name not in CONDITIONS]:
         raise NeuroglotError(f"--conditions takes {', '.join(CONDITIONS)}, not {wrong[0]!r}.")
-    recording = opened.recording
+    recording = current.recording
     settings = SteeringSettings(
         prompts=prompts,
         sources=split(sources),
@@ -111,7 +111,7 @@ def generation(
         ),
         judge=None if judge is None else checked(JudgeSettings, model=judge, base_url=judge_url),
     )
-    print_steered(steer_run(opened, recording, settings))
+    print_steered(steer_run(current, recording, settings))
     out.print(f"next: neuroglot report {run}")
 
 

@@ -78,9 +78,9 @@ def tasks(
     if bool(rules) != bool(prune):
         raise NeuroglotError("--prune and --threshold, --share or --budget go together: whose experts, and which.")
     chosen = split(names) or []
-    opened = _run(run_or_model)
+    current = _run(run_or_model)
     settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
-    if opened is None:
+    if current is None:
         settings.check_source()
         if prune or off not in (None, "none"):
             raise NeuroglotError(
@@ -89,8 +89,8 @@ def tasks(
     elif folder is not None or device is not None or dtype != "auto":
         raise NeuroglotError(f"{run_or_model} is a run, which has its own model and place; leave --out, --dtype and "
                              "--device out.")  # fmt: skip
-    if opened is not None and off != "none":
-        opened.check_neurons(method)
+    if current is not None and off != "none":
+        current.check_neurons(method)
     from neuroglot.evaluate.benchmarks.harness import load_tasks
     from neuroglot.run.tasks import measure_and_keep, tasks_of_run
 
@@ -100,10 +100,10 @@ def tasks(
         "fewshot": fewshot, "limit": limit, "batch_size": batch_size, "seed": seed,
         "data_dir": None if data_dir is None else str(data_dir),
     }  # fmt: skip
-    if opened is not None:
+    if current is not None:
         off_languages = [] if off == "none" else split(off)
         table = tasks_of_run(
-            opened,
+            current,
             chosen,
             how,
             method=method,
@@ -113,7 +113,7 @@ def tasks(
             own=own,
             seeds=seeds,
         )
-        print_scores(table, opened.path)
+        print_scores(table, current.path)
         out.print(f"next: neuroglot report {run_or_model}")
         return
     model = settings.load()

@@ -27,18 +27,18 @@ def experts(
     from neuroglot.run.directory import Run
     from neuroglot.run.settings import ExpertSettings
 
-    opened = Run.open(run)
+    current = Run.open(run)
     settings = checked(ExpertSettings, experts=number, kind=kind, seed=seed, top=numbers(top, "--top"))
-    variant = opened.manifest.model.model_copy(update={"source": tuned, "revision": None})
+    variant = current.manifest.model.model_copy(update={"source": tuned, "revision": None})
     if tuned is not None:
         variant.check_source()
     from neuroglot.run.experts import record_experts, record_tuned
 
-    model = opened.manifest.model.load()
-    made = record_experts(opened, model, opened.manifest.text.load()[0], settings)
+    model = current.manifest.model.load()
+    made = record_experts(current, model, current.manifest.text.load()[0], settings)
     out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")
     if tuned is not None:
         del model  # two models at once may not fit
-        changed = record_tuned(opened, variant, variant.load(), opened.manifest.text.load()[0])
+        changed = record_tuned(current, variant, variant.load(), current.manifest.text.load()[0])
         out.print(f"counted them in {tuned}, {len(changed.languages)} languages: {run / 'experts' / 'tuned'}")
     out.print(f"next: neuroglot report {run}, or neuroglot prune {run}")

@@ -20,8 +20,8 @@ def explore(
     """Look at a run in the browser: atlas, lab, matrices, alignment, pruning. Ctrl-C ends it."""
     from neuroglot.run.directory import Run
 
-    opened = Run.open(run)
+    current = Run.open(run)
     from neuroglot.explorer.app import explore as show
 
     out.print(f"opening {run}; Ctrl-C ends it")
-    show(opened, host=host, port=port or None, browser=browser)
+    show(current, host=host, port=port or None, browser=browser)

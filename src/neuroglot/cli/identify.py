@@ -38,17 +38,17 @@ def identify(
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import identify_run, keep_neurons
 
-    opened = Run.open(run)
+    current = Run.open(run)
     if file is not None:
         from neuroglot.artifacts.neurons import NeuronSet
 
-        recording = opened.recording
+        recording = current.recording
         shape = (recording.layers, recording.neurons)
         method, neurons = "imported", NeuronSet.load(file, languages=split(languages), shape=shape)
-        keep_neurons(opened, method, neurons, {"file": str(file)})
+        keep_neurons(current, method, neurons, {"file": str(file)})
     else:
-        neurons = identify_run(opened, method, context.obj)
-    print_neurons(opened, method, neurons)
+        neurons = identify_run(current, method, context.obj)
+    print_neurons(current, method, neurons)
     out.print(f"next: neuroglot perturb {run} --method {method}")
 
 

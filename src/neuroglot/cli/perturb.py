@@ -34,13 +34,13 @@ def perturb(
     from neuroglot.run.directory import Run
     from neuroglot.run.perturbation import perturb_run
 
-    opened = Run.open(run)
-    opened.check_neurons(method)
+    current = Run.open(run)
+    current.check_neurons(method)
     if corpus is not None:
         check_corpus(corpus)
-    model = opened.manifest.model.load()
-    result = perturb_run(opened, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
-    print_change(opened, method, result)
+    model = current.manifest.model.load()
+    result = perturb_run(current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
+    print_change(current, method, result)
     out.print(f"next: neuroglot report {run}")
 
 

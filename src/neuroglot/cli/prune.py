@@ -51,8 +51,8 @@ def prune(
     """Keep only the experts that a language uses, measure what that costs beside random ones, and write the model."""
     from neuroglot.run.directory import Run
 
-    opened = Run.open(run)
-    opened.check_experts()
+    current = Run.open(run)
+    current.check_experts()
     if max_perplexity_increase is None and not (threshold or share or budget):
         threshold = "0.05,0.01"
     rules = [
@@ -61,14 +61,14 @@ def prune(
         if text
         for value in numbers(text, f"--{name}")
     ]
-    chosen = split(languages) or list(opened.expert_recording.languages)
+    chosen = split(languages) or list(current.expert_recording.languages)
     if folder is not None and (len(chosen), len(rules) + (max_perplexity_increase is not None)) != (1, 1):
         raise NeuroglotError("--out writes one model: give one language and one choice of experts.")
     from neuroglot.run.pruning import prune_run
 
-    model = opened.manifest.model.load()
+    model = current.manifest.model.load()
     table, written = prune_run(
-        opened, model, chosen, rules, limit=max_perplexity_increase, salience=salience, samples=samples, seeds=seeds,
+        current, model, chosen, rules, limit=max_perplexity_increase, salience=salience, samples=samples, seeds=seeds,
         path=folder, gguf=gguf,
     )  # fmt: skip
     columns = {name: [f"{value:.3g}" if isinstance(value, float) else str(value) for value in table[name]]

@@ -95,22 +95,22 @@ def steer(
     from neuroglot.edit.recipes import Recipe
 
     made = Recipe.load(recipe) if recipe is not None else None
-    opened: Model | None = None
+    loaded: Model | None = None
     if made is None:
         assert to is not None
         how = {"method": steer, "site": site, "strength": strength, "when": when}
-        made, opened = _from_run(run, settings, prompt, to, source, method, layers, how)
-    if opened is None:
-        opened = settings.load()
-    made.check(opened)
+        made, loaded = _from_run(run, settings, prompt, to, source, method, layers, how)
+    if loaded is None:
+        loaded = settings.load()
+    made.check(loaded)
     _show(
-        opened, made, prompt, tokens=tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed,
+        loaded, made, prompt, tokens=tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed,
         chat=chat,
     )  # fmt: skip
     if save is not None:
         out.print(f"wrote {made.save(save)}: neuroglot steer {model} --recipe {save} PROMPT")
     if bake is not None:
-        out.print(f"wrote {made.bake(opened, bake)}")
+        out.print(f"wrote {made.bake(loaded, bake)}")
 
 
 def _from_run(
@@ -131,7 +131,7 @@ def _from_run(
     from neuroglot.run.recording import begin_run
     from neuroglot.run.settings import RunRecordSettings, TextSettings
 
-    opened = None
+    loaded = None
     folder = run or default_folder(settings.source, "starter")
     if run is None and not (folder / "recording" / "recording.safetensors").is_file():
         if lack := beyond_recording(method):
@@ -148,7 +148,7 @@ def _from_run(
         err.print(
             f"recording {settings.source} on the built-in corpus, once, into {folder}", highlight=False, soft_wrap=True
         )
-        begun, opened, made = begin_run(folder, settings, text, RunRecordSettings(block=128, tokens=6_000))
+        begun, loaded, made = begin_run(folder, settings, text, RunRecordSettings(block=128, tokens=6_000))
         print_recorded(begun, made)
     found = Run.open(folder)
     if run is None and not found.neurons_path(method).is_file():
@@ -159,7 +159,7 @@ def _from_run(
     if source is None:
         spoken = LanguageIdentifier(neurons.languages)(prompt)
         off = spoken if spoken in neurons.languages and spoken != language_tag(to) else None
-    return steering_settings(layers, recording.layers, **how).recipe(recording, neurons, to, off), opened
+    return steering_settings(layers, recording.layers, **how).recipe(recording, neurons, to, off), loaded
 
 
 def steering_settings(layers: str | None, depth: int, *, method: str, **how: Any) -> "Steering":

@@ -126,12 +126,12 @@ def study_run(
     where = folder or default_folder(said.model.source, said.text.source)
     if folder is None:
         where = where.with_name(f"{name}-{where.name}")
-    opened = kind(where, said)
-    found = opened.measure(
+    the_study = kind(where, said)
+    found = the_study.measure(
         [item.key for item in chosen], say=lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False)
     )
-    page = study_page(opened)
-    items = [item for item in opened.paper["items"] if item.key in found]
-    print_table({"": [agreement(found[item.key]) for item in items]}, opened.paper["venue"], [
+    page = study_page(the_study)
+    items = [item for item in the_study.paper["items"] if item.key in found]
+    print_table({"": [agreement(found[item.key]) for item in items]}, the_study.paper["venue"], [
         f"{item.name}, {item.title}" for item in items])  # fmt: skip
     out.print(f"wrote {where / 'study'}, {page}")

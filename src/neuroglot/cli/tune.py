@@ -61,8 +61,8 @@ def tune(
         steps=steps,
         seed=seed,
     )
-    for tag, mine in pairs.items():
-        opened = how.load()  # again for each: tuning changes it
-        path = tune_one(opened, mine, folder / tag, settings, language=tag)
+    for tag, of_language in pairs.items():
+        loaded = how.load()  # again for each: tuning changes it
+        path = tune_one(loaded, of_language, folder / tag, settings, language=tag)
         out.print(f"wrote {path}")
     out.print(f"next: neuroglot compare RUN --tuned {folder}")

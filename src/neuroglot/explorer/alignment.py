@@ -25,11 +25,11 @@ class Alignment:
         samples: of a parallel corpus.
     """
 
-    def __init__(self, opened: RunView):
-        if opened.samples is None:
+    def __init__(self, run_view: RunView):
+        if run_view.samples is None:
             raise NeuroglotError("The run has no samples.")
-        self.opened = opened
-        self.samples: Samples = opened.samples
+        self.run_view = run_view
+        self.samples: Samples = run_view.samples
 
     @property
     def layers(self) -> list[str]:
@@ -39,7 +39,7 @@ class Alignment:
     @cached_property
     def table(self) -> pd.DataFrame:
         """The scores by layer, as the report wrote them or measured now."""
-        path = self.opened.run.path / "tables" / "alignment-layers.csv"
+        path = self.run_view.run.path / "tables" / "alignment-layers.csv"
         return pd.read_csv(path, index_col="layer") if path.is_file() else scores.by_layer(self.samples, draws=200)
 
     @property
@@ -95,7 +95,7 @@ class Alignment:
     def sentences(self, first: str, second: str, i: int, j: int) -> str:
         """Two samples in words, with their similarity layer by layer; samples from 1."""
         tags, keys = self.samples.languages, self.samples.keys
-        texts = self.opened.sentences
+        texts = self.run_view.sentences
         a, b = tags.index(first), tags.index(second)
         cosines = []
         for layer in range(self.samples.layers):

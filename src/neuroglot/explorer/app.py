@@ -81,7 +81,7 @@ def _theme() -> Any:
     return gr.themes.Base(primary_hue="blue", font=families, font_mono=["ui-monospace", "Consolas", "monospace"])
 
 
-def build(opened: RunView) -> "gr.Blocks":
+def build(run_view: RunView) -> "gr.Blocks":
     """The app of a run, not yet started.
 
     Raises:
@@ -89,7 +89,7 @@ def build(opened: RunView) -> "gr.Blocks":
     """
     gr = _gradio()
     gr.set_static_paths([script_of()])  # the only file that is served beside the app's own
-    manifest = opened.run.manifest
+    manifest = run_view.run.manifest
     with gr.Blocks(analytics_enabled=False, title=f"Neuroglot: {manifest.model.source}", fill_width=False) as app:
         about = f"{manifest.model.source} on {manifest.text.source}"
         gr.HTML(f"<h1>{escape(about)}</h1>", js_on_load=None)
@@ -102,5 +102,5 @@ def build(opened: RunView) -> "gr.Blocks":
                 ("Pruning", _pruning),
             ):
                 with gr.Tab(title, id=title.lower()):
-                    tab(gr, opened)
+                    tab(gr, run_view)
     return app

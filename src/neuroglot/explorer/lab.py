@@ -39,8 +39,8 @@ class Answer:
     perplexity: float = math.nan
     """Of the answer alone, to the intact model."""
     language: str | None = None
-    told: str = ""
-    """Why the language could not be told."""
+    undetermined: str = ""
+    """Why no language was detected."""
 
 
 def lab_recipe(
@@ -152,9 +152,9 @@ def answers(
                 seconds = time.perf_counter() - begun
                 nats, predicted = answer_nll(model, [text])[0]
                 perplexity = math.exp(nats / predicted) if predicted else math.nan
-                language, told = _language(text, languages)
+                language, undetermined = _language(text, languages)
                 done = replace(start, text=text, done=True, seconds=seconds, tokens=count, perplexity=perplexity)
-                queue.put((place, replace(done, language=language, told=told)))
+                queue.put((place, replace(done, language=language, undetermined=undetermined)))
             queue.put(None)
         except BaseException as error:
             queue.put(error)

@@ -12,9 +12,9 @@ from neuroglot.figures.words import findings
 __all__ = ["matrices", "measured", "sentences"]
 
 
-def measured(opened: RunView) -> dict[str, Perturbation]:
+def measured(run_view: RunView) -> dict[str, Perturbation]:
     """Method → its perplexities, of the methods that were measured, at least in part."""
-    run = opened.run
+    run = run_view.run
     found = {}
     for path in sorted((run.path / "perturbation").glob("*.json")):
         result = Perturbation.load(path)

@@ -57,7 +57,7 @@ class Neuron:
 
 def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
     """Everything about a neuron; layer and number from 0."""
-    recording, opened = atlas.recording, atlas.opened
+    recording, run_view = atlas.recording, atlas.run_view
     active, tokens = recording.active[layer, number], recording.tokens
     columns = (tokens, active / tokens, *(end.clamp(0, 1) for end in wilson(active, tokens)))
     rows = list(zip(recording.languages, *(column.tolist() for column in columns), strict=True))
@@ -71,11 +71,14 @@ def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
     ]
     sets = {
         method: [tag for tag in found.languages if bool(found[tag][layer, number])]
-        for method, found in opened.neurons.items()
+        for method, found in run_view.neurons.items()
     }
     expert = None
-    if opened.run.manifest.experts is not None and (opened.run.path / "experts" / "partition.safetensors").is_file():
-        expert = int(opened.run.partition.labels[layer, number])
+    if (
+        run_view.run.manifest.experts is not None
+        and (run_view.run.path / "experts" / "partition.safetensors").is_file()
+    ):
+        expert = int(run_view.run.partition.labels[layer, number])
     examples, undetermined = _examples(atlas, layer, number)
     return Neuron(
         layer=layer + 1,
@@ -95,10 +98,10 @@ def _examples(atlas: Atlas, layer: int, number: int) -> tuple[dict[str, list[Wor
     kept = atlas.recording.examples
     if kept is None:
         return {}, "This run kept no examples; record with --examples 5 to see the tokens that excite a neuron most."
-    tokenizer = atlas.opened.tokenizer
+    tokenizer = atlas.run_view.tokenizer
     if tokenizer is None:
         return {}, "The model’s tokenizer cannot be opened, so the examples have no words."
-    directory = atlas.opened.run.path / "recording"
+    directory = atlas.run_view.run.path / "recording"
     found: dict[str, list[Words]] = {}
     for k, tag in enumerate(atlas.languages):
         words = []

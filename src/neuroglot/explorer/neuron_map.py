@@ -24,16 +24,16 @@ class Atlas:
     """What the atlas of a run can show.
 
     Attributes:
-        opened: the run.
+        run_view: the run.
         recording: of its neurons.
         languages: of the recording.
     """
 
-    def __init__(self, opened: RunView):
-        if opened.recording is None:
+    def __init__(self, run_view: RunView):
+        if run_view.recording is None:
             raise NeuroglotError("The recording is not finished.")
-        self.opened = opened
-        self.recording: Recording = opened.recording
+        self.run_view = run_view
+        self.recording: Recording = run_view.recording
         self.languages = self.recording.languages
 
     @cached_property
@@ -49,11 +49,11 @@ class Atlas:
     @cached_property
     def frequency(self) -> Float64[Tensor, "languages layers experts"] | None:
         """How often each expert is activated; None if experts were not counted."""
-        settings = self.opened.run.manifest.experts
+        settings = self.run_view.run.manifest.experts
         if settings is None:
             return None
         try:
-            return frequencies(self.opened.run.expert_recording, settings.top[0])
+            return frequencies(self.run_view.run.expert_recording, settings.top[0])
         except NeuroglotError:
             return None
 
@@ -61,7 +61,7 @@ class Atlas:
     def views(self) -> list[str]:
         """What there is to see."""
         views = [ACTIVE, APART]
-        if self.opened.neurons:
+        if self.run_view.neurons:
             views += [CHOSEN, SHARED]
         if self.frequency is not None:
             views += [EXPERTS, EXPERTS_APART, EXPERTS_SHARED]
@@ -78,7 +78,7 @@ class Atlas:
                 self.means[..., k] - self.means[..., j], neurons, label=f"{language} less {other}", apart=True
             )
         if view in (CHOSEN, SHARED):
-            found = self.opened.neurons[method or next(iter(self.opened.neurons))]
+            found = self.run_view.neurons[method or next(iter(self.run_view.neurons))]
             if view == SHARED:
                 mask, label = found.mask.sum(0) >= 2, "neurons of two or more"
             elif language in found.languages:
@@ -111,7 +111,7 @@ class Atlas:
 
     @cached_property
     def _tags(self) -> tuple[str, ...]:
-        return self.opened.run.expert_recording.languages
+        return self.run_view.run.expert_recording.languages
 
     def of_cell(self, view: str, layer: int, first: int, language: str, other: str, method: str | None) -> list[int]:
         """The neurons of a cell, the most telling first: those a method chose, then by how far the language stands out.
@@ -125,7 +125,7 @@ class Atlas:
             method: whose neurons come first.
         """
         if view in (EXPERTS, EXPERTS_APART, EXPERTS_SHARED):
-            inside = (self.opened.run.partition.labels[layer] == first).nonzero().flatten()
+            inside = (self.run_view.run.partition.labels[layer] == first).nonzero().flatten()
         else:
             edges = bin_edges(self.recording.neurons)
             place = int(np.searchsorted(edges, first, side="right")) - 1
@@ -134,7 +134,7 @@ class Atlas:
         values = self.probabilities[layer, inside]
         rest = values[:, j] if view in (APART, EXPERTS_APART) else values.mean(1)
         score = (values[:, k] - rest).abs()
-        found = self.opened.neurons.get(method or "")
+        found = self.run_view.neurons.get(method or "")
         if found is not None:
             chosen = found.mask.sum(0)[layer, inside] >= 2 if view == SHARED else found.mask.any(0)[layer, inside]
             if view != SHARED and language in found.languages:

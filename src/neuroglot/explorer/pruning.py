@@ -9,9 +9,9 @@ from neuroglot.languages.tags import named
 __all__ = ["choices", "command", "pruning_plot", "table"]
 
 
-def table(opened: RunView) -> pd.DataFrame | None:
+def table(run_view: RunView) -> pd.DataFrame | None:
     """What was measured; None if nothing was."""
-    path = opened.run.path / "experts" / "pruning.csv"
+    path = run_view.run.path / "experts" / "pruning.csv"
     if not path.is_file():
         return None
     found = pd.read_csv(path, keep_default_na=False)
@@ -59,11 +59,11 @@ def pruning_plot(measured: pd.DataFrame) -> Plot:
     return plot
 
 
-def command(opened: RunView, picked: str) -> str:
+def command(run_view: RunView, picked: str) -> str:
     """The command that writes the picked model."""
     choice, _, tag = picked.rpartition(" · ")
     rule, value, *rest = choice.split(" ")
     if rule not in ("threshold", "share", "budget"):
         return f"{picked} was found by a search; repeat it with neuroglot prune --max-perplexity-increase."
     extra = f" --salience {rest[1]}" if len(rest) == 2 and rest[0] == "by" else ""
-    return opened.command(f"prune {{run}} --languages {tag} --{rule} {value}{extra} --out pruned-{tag}-{value}")
+    return run_view.command(f"prune {{run}} --languages {tag} --{rule} {value}{extra} --out pruned-{tag}-{value}")

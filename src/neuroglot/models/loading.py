@@ -86,7 +86,7 @@ def load_model(
             "incomplete or its config.json belongs to another model."
         )
     model = Model(network, tokenizer, name=name)
-    model.opened = how | {
+    model.load_arguments = how | {
         "source": name,
         "revision": revision,
         "device_map": None if device is not None or device_map == {"": network.device.type} else device_map,
@@ -114,7 +114,7 @@ def _merged(path: Path, how: dict[str, Any]) -> Model:
         raise NeuroglotError(f"{path} is an adapter without its base: {error}") from error
     network = peft.PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
     merged = Model(network, model.tokenizer, name=str(path))
-    merged.opened = how | {"source": str(path), "revision": None}
+    merged.load_arguments = how | {"source": str(path), "revision": None}
     return merged
 
 

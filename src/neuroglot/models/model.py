@@ -30,7 +30,7 @@ class Model:
         name: what it is called in results.
         ffns: the FFN of each layer.
         prompt_tokens: how many positions are the prompt, while `prompt_length` says so.
-        opened: the arguments of `load_model`, if that opened it, so that another process can.
+        load_arguments: of `load_model`, if that made it, so that another process can.
 
     Raises:
         NeuroglotError: the architecture is not supported.
@@ -41,7 +41,7 @@ class Model:
         self.tokenizer = tokenizer
         config: Any = network.config
         self.name: str = name or getattr(config, "name_or_path", "") or config.model_type
-        self.opened: dict[str, Any] | None = None
+        self.load_arguments: dict[str, Any] | None = None
         self.ffns: list[FFN] = find_ffns(network)
         self.prompt_tokens: int | None = None
         self._fingerprint: str | None = None

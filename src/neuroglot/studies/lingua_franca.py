@@ -107,9 +107,9 @@ class LinguaFranca(Study):
 
     def evolved(self, models: list[str], *, sizes: bool) -> Evolution:
         """The measures of every model of a list."""
-        corpus = self.opened(self.settings.parallel.corpus) or self.text[0]
+        corpus = self.other_corpus(self.settings.parallel.corpus) or self.text[0]
         how = self.settings.evolve.model_copy(update={"sizes": sizes})
-        held_out = self.opened(self.settings.perturb.corpus) or self.text[1]
+        held_out = self.other_corpus(self.settings.perturb.corpus) or self.text[1]
         return evolve(
             models, corpus, self.path / ("sizes" if sizes else "checkpoints"), held_out=held_out, settings=how
         )

@@ -124,14 +124,14 @@ class Study:
             languages=self.settings.text.languages,
         )  # fmt: skip
 
-    def opened(self, corpus: str | None) -> Corpus | None:
+    def other_corpus(self, corpus: str | None) -> Corpus | None:
         """Another corpus than the study's own, in the study's languages."""
         return None if corpus is None else load_corpus(corpus, languages=self.settings.text.languages)
 
     def samples(self, how: ParallelSettings) -> Samples:
         """One vector a sample of the parallel corpus."""
         return record_samples(
-            self.model, self.opened(how.corpus) or self.text[0], samples=how.samples, max_tokens=how.max_tokens,
+            self.model, self.other_corpus(how.corpus) or self.text[0], samples=how.samples, max_tokens=how.max_tokens,
             missing="drop", directory=self.run.samples_path,
         )  # fmt: skip
 

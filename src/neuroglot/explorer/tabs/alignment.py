@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 from neuroglot.explorer.widgets import _languages, _panel, _quiet, _text
 
 
-def _alignment(gr: Any, opened: RunView) -> None:
-    if opened.samples is None:
-        _text(gr, note("No parallel samples were recorded yet:", opened.command("align {run}")))
+def _alignment(gr: Any, run_view: RunView) -> None:
+    if run_view.samples is None:
+        _text(gr, note("No parallel samples were recorded yet:", run_view.command("align {run}")))
         return
-    shown = Alignment(opened)
+    shown = Alignment(run_view)
     tags = shown.samples.languages
     scores, ses = shown.scores()
     with gr.Row():

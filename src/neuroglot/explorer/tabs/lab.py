@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 from neuroglot.explorer.widgets import _languages, _methods, _quiet, _text
 
 
-def _lab(gr: Any, opened: RunView) -> None:
-    if opened.recording is None or not opened.neurons:
-        _text(gr, note("The Lab needs neurons of a finished recording:", opened.command("identify {run}")))
+def _lab(gr: Any, run_view: RunView) -> None:
+    if run_view.recording is None or not run_view.neurons:
+        _text(gr, note("The Lab needs neurons of a finished recording:", run_view.command("identify {run}")))
         return
-    recording = opened.recording
-    methods = _methods(opened.neurons)
+    recording = run_view.recording
+    methods = _methods(run_view.neurons)
     tags = _languages(recording.languages)
     prompt = gr.Textbox(label="Prompt", lines=3, elem_id="prompt", placeholder="To be continued, or answered")
     with gr.Row():
@@ -51,21 +51,21 @@ def _lab(gr: Any, opened: RunView) -> None:
         blank = answer_panel(Answer("as it is", prompt)), answer_panel(Answer("edited", prompt))
         try:
             recipe = lab_recipe(
-                recording, opened.neurons[found], silence, higher, method=method, strength=strength,
+                recording, run_view.neurons[found], silence, higher, method=method, strength=strength,
                 layers=layer_numbers(layers.strip() or None, recording.layers), site=site,
             )  # fmt: skip
             steps = ", ".join(f"{type(step).__name__.lower()} {int(step.neurons.sum()):,}" for step in recipe.steps)
             said = f"<p class='small'>{escape(steps)} neurons</p>"
-            if not opened.has_model:
+            if not run_view.has_model:
                 yield "<p>Opening the model …</p>", *blank
-            with opened.busy:
+            with run_view.busy:
                 how: dict[str, Any] = {
                     "tokens": int(tokens),
                     "temperature": temperature,
                     "repetition_penalty": penalty,
                     "chat": chat,
                 }
-                for one, two in answers(opened.model, recipe, prompt, languages=recording.languages, **how):
+                for one, two in answers(run_view.model, recipe, prompt, languages=recording.languages, **how):
                     yield said, answer_panel(one), answer_panel(two)
         except NeuroglotError as error:
             yield note(str(error)), *blank

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 from neuroglot.explorer.widgets import _methods, _panel, _quiet, _text
 
 
-def _matrix(gr: Any, opened: RunView) -> None:
-    results = measured(opened)
+def _matrix(gr: Any, run_view: RunView) -> None:
+    results = measured(run_view)
     if not results:
-        _text(gr, note("No perplexity-change matrix was measured yet:", opened.command("perturb {run}")))
+        _text(gr, note("No perplexity-change matrix was measured yet:", run_view.command("perturb {run}")))
         return
     names = list(results)
     _text(
@@ -32,7 +32,7 @@ def _matrix(gr: Any, opened: RunView) -> None:
             with gr.Column(min_width=520) as column:
                 _text(gr, f"<h3>{escape(method_title(name))}</h3>")
                 panels.append(_panel(gr, f"matrix-{escape(name)}", plot))
-                finished = name in opened.run.manifest.perturb
+                finished = name in run_view.run.manifest.perturb
                 texts.append(_text(gr, drawn("findings.html", sentences=sentences(results[name], finished))))
             columns.append(column)
 

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 from neuroglot.explorer.widgets import GO, _languages, _methods, _panel, _quiet, _text
 
 
-def _atlas(gr: Any, opened: RunView) -> None:
-    if opened.recording is None:
-        how = opened.run.manifest
-        again = f"neuroglot record {how.model.source} {how.text.source} --out {opened.run.path}"
+def _atlas(gr: Any, run_view: RunView) -> None:
+    if run_view.recording is None:
+        how = run_view.run.manifest
+        again = f"neuroglot record {how.model.source} {how.text.source} --out {run_view.run.path}"
         _text(gr, note("The recording is not finished yet. The command that began it goes on with it:", again))
         return
-    atlas = Atlas(opened)
+    atlas = Atlas(run_view)
     tags = _languages(atlas.languages)
     first, second = atlas.languages[0], atlas.languages[min(1, len(atlas.languages) - 1)]
-    methods = _methods(opened.neurons)
+    methods = _methods(run_view.neurons)
     chosen = methods[0][1] if methods else None
     with gr.Row():
         view = gr.Dropdown(atlas.views, value=atlas.views[0], label="Show", elem_id="atlas-view")
@@ -29,7 +29,7 @@ def _atlas(gr: Any, opened: RunView) -> None:
         other = gr.Dropdown(tags, value=second, label="Less, in differences", elem_id="atlas-other")
         method = gr.Dropdown(methods, value=chosen, label="Neurons of", visible=bool(methods))
     if not methods:
-        _text(gr, note("No neurons were identified yet:", opened.command("identify {run}")))
+        _text(gr, note("No neurons were identified yet:", run_view.command("identify {run}")))
     panel = _panel(gr, "atlas-plot", atlas.plot(atlas.views[0], first, second))
     with gr.Row():
         layer = gr.Number(1, label="Layer, from 1", minimum=1, maximum=atlas.recording.layers, precision=0)

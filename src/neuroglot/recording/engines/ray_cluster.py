@@ -70,7 +70,7 @@ class RayEngine:
             NeuroglotError: Ray is not installed, the cluster cannot be reached or lacks GPUs, the model cannot be
                 opened by its workers or is another there, or a shard fails again and again.
         """
-        opening = self.opening or model.opened
+        opening = self.opening or model.load_arguments
         if opening is None:
             raise NeuroglotError("Workers open the model themselves; give one that load_model opened from its source.")
         shard = next(shards, None)
