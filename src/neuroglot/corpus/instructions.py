@@ -47,7 +47,7 @@ def load_instructions(source: str | Path, languages: Sequence[str] | None = None
     """
     name = str(source)
     if name == BUILT_IN:
-        source = Path(str(files("neuroglot") / "starter" / "instructions.jsonl"))
+        source = Path(str(files("neuroglot.corpus") / "starter" / "instructions.jsonl"))
     wanted = None if languages is None else [language_tag(tag) for tag in languages]
     if name.startswith("hf:"):
         found = _from_hub(name[3:], wanted)

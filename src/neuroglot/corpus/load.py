@@ -62,7 +62,7 @@ def load_corpus(
     check_corpus(source, languages)
     name = str(source)
     if name in BUILT_IN:
-        source = Path(str(files("neuroglot") / "starter" / BUILT_IN[name]))
+        source = Path(str(files("neuroglot.corpus") / "starter" / BUILT_IN[name]))
     if name.startswith("hf:"):
         corpus = open_hub(name[3:], languages, text_column)
         corpus.parallel = corpus.parallel if parallel is None else parallel

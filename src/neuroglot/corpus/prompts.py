@@ -13,7 +13,7 @@ __all__ = ["answer_in", "asking"]
 
 @cache
 def _sentences() -> dict[str, dict[str, str]]:
-    text = (files("neuroglot") / "starter" / "answer_in.json").read_text(encoding="utf-8")
+    text = (files("neuroglot.corpus") / "starter" / "answer_in.json").read_text(encoding="utf-8")
     sentences: dict[str, dict[str, str]] = json.loads(text)
     return sentences
 

@@ -73,12 +73,9 @@ def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
         method: [tag for tag in found.languages if bool(found[tag][layer, number])]
         for method, found in run_view.neurons.items()
     }
-    expert = None
-    if (
-        run_view.run.manifest.experts is not None
-        and (run_view.run.path / "experts" / "partition.safetensors").is_file()
-    ):
-        expert = int(run_view.run.partition.labels[layer, number])
+    expert, run = None, run_view.run
+    if run.manifest.experts is not None and (run.path / "experts" / "partition.safetensors").is_file():
+        expert = int(run.partition.labels[layer, number])
     examples, undetermined = _examples(atlas, layer, number)
     return Neuron(
         layer=layer + 1,

@@ -165,7 +165,8 @@ class Lape(Study):
         )
         return perturb(
             self.model, self.other_corpus(measure.corpus) or self.text[1], neurons.select([language]),
-            tokens=measure.tokens, block=measure.block, seeds=0, resume=self.path / "perturbation" / f"lape-{language}-{fraction:g}.json",
+            tokens=measure.tokens, block=measure.block, seeds=0,
+            resume=self.path / "perturbation" / f"lape-{language}-{fraction:g}.json",
         )  # fmt: skip
 
     # --- the paper's tables and figures -------------------------------------------------------------------------------
