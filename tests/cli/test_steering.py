@@ -89,6 +89,11 @@ def test_generation_measures_and_reports(run, tmp_path):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Steering: mine" in page and 'dir="auto"' in page and 'lang="ru"' in page
     assert (run / "figures" / "steering-mine.png").is_file()
+    other = shutil.copytree(run, tmp_path / "other")  # found anew, the answers of other neurons are not shown
+    neuroglot("identify", other, "--top-fraction", 0.3, "--activity-quantile", 0.5)
+    neuroglot("report", other)
+    assert "Steering: mine" not in (other / "report.html").read_text(encoding="utf-8")
+    assert not list((other / "tables").glob("answers*")) and (run / "tables" / "answers-mine.csv").is_file()
 
 
 def test_generation_refuses(run, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from neuroglot.evaluate.benchmarks.harness import tasks as tasks
 from neuroglot.evaluate.benchmarks.table import TaskTable as TaskTable
 from neuroglot.evaluate.benchmarks.table import measure_tasks as measure_tasks
 from neuroglot.evaluate.likelihood.perplexity import perplexity as perplexity
-from neuroglot.evaluate.likelihood.samples import sample_perplexity as sample_perplexity
+from neuroglot.evaluate.likelihood.sample_perplexity import sample_perplexity as sample_perplexity
 from neuroglot.evaluate.steering.answers import degenerate as degenerate
 from neuroglot.evaluate.steering.answers import describe as describe
 from neuroglot.evaluate.steering.answers import summary as summary

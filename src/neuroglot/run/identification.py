@@ -71,6 +71,10 @@ def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[s
             from neuroglot.run.tasks import forget_tasks
 
             forget_tasks(run, method)
+        if run.manifest.steering:
+            from neuroglot.run.steering import forget_answers
+
+            forget_answers(run, method)
         run.save()
     neurons.save(run.neurons_path(method))
     run.manifest.identify[method] = settings

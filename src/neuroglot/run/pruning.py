@@ -16,7 +16,7 @@ from neuroglot.edit.pruning import Size, largest_budget, prune, size
 from neuroglot.edit.pruning_gguf import prune_gguf
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
-from neuroglot.evaluate.likelihood.samples import mean_sample_nll, tokenized_samples
+from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
 from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
 from neuroglot.experts.keep import salience as measured_salience
 from neuroglot.models.gguf import gguf_file

@@ -23,7 +23,10 @@ from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
 
-__all__ = ["RunAnswers", "Steered", "SteeringSettings", "first_prompts", "judge_of", "steer_run"]
+__all__ = ["RunAnswers", "Steered", "SteeringSettings", "first_prompts", "forget_answers", "judge_of", "steer_run"]
+
+TABLES = ("steering-search", "answers", "answers-off", "steering", "steering-repair")
+"""What a set of prompts leaves in `tables/`, each as KIND-NAME.csv."""
 
 
 class SteeringSettings(BaseModel):
@@ -225,9 +228,20 @@ def _repaired(answers: pd.DataFrame, settings: SteeringSettings) -> pd.DataFrame
     return repair(answers, asked=settings.ask) if both and wanting else None
 
 
+def forget_answers(run: Run, method: str) -> None:
+    """Drop the tables of answers that a method's neurons steered, since it has found others."""
+    for name in [name for name, asked in run.manifest.steering.items() if asked["neurons"] == method]:
+        for kind in TABLES:
+            _table(run, kind, name).unlink(missing_ok=True)
+        del run.manifest.steering[name]
+
+
+def _table(run: Run, kind: str, name: str) -> Path:
+    return run.path / "tables" / f"{kind}-{name}.csv"
+
+
 def _save(run: Run, kind: str, settings: SteeringSettings, table: pd.DataFrame) -> Path:
-    path = run.path / "tables" / f"{kind}-{settings.name}.csv"
-    return save_text(path, table.to_csv(index=False, lineterminator="\n"))
+    return save_text(_table(run, kind, settings.name), table.to_csv(index=False, lineterminator="\n"))
 
 
 def _remember(run: Run, settings: SteeringSettings, how: Steering) -> None:

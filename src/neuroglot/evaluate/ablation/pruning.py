@@ -10,7 +10,7 @@ from torch import Tensor
 from neuroglot.artifacts.partition import Partition
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
-from neuroglot.evaluate.likelihood.samples import LENGTH, mean_sample_nll, tokenized_samples
+from neuroglot.evaluate.likelihood.sample_perplexity import LENGTH, mean_sample_nll, tokenized_samples
 from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
