@@ -1,5 +1,7 @@
+import faulthandler
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,13 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group("real" if real else f"{item.path.parent.name}/{item.path.stem}"))
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("real") is None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish():
+    """A worker that a thread left behind keeps alive says where it waits, and ends."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 
 @pytest.fixture(autouse=True)

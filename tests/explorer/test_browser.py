@@ -12,8 +12,8 @@ import urllib.request
 import exhibit
 import pytest
 
-import neuroglot as ng
 from neuroglot.explorer.app import explore
+from neuroglot.figures.plotly import script_of
 from neuroglot.report.page import report
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -193,7 +193,7 @@ def test_no_file_can_be_read_through_the_app(address, run):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 opener.open(f"{address}{route}{path}").read()
             assert refused.value.code in (403, 404, 405, 422), (route, path)
-    script = opener.open(f"{address}gradio_api/file={ng.report.screen.script_of()}")
+    script = opener.open(f"{address}gradio_api/file={script_of()}")
     assert script.status == 200
 
 
