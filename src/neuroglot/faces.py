@@ -35,7 +35,13 @@ class _Face(ModuleType):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self._homes})
+        own = {*super().__dir__()} - {*self._homes}
+        return sorted({*own, *_listed(self._homes)})
+
+
+def _listed(homes: dict[str, tuple[str, str]]) -> list[str]:
+    """The names that things have at home; those of earlier scripts are found, but not listed."""
+    return sorted(name for name, (_, attribute) in homes.items() if name == attribute)
 
 
 def hand_on(package: str) -> list[str]:
@@ -47,6 +53,9 @@ def hand_on(package: str) -> list[str]:
         if isinstance(line, ast.ImportFrom):
             assert line.module is not None
             homes |= {alias.asname or alias.name: (line.module, alias.name) for alias in line.names}
+        elif isinstance(line, ast.Assign):  # `Change = Condition`: a name of earlier scripts
+            earlier, now = ast.unparse(line.targets[0]), ast.unparse(line.value)
+            homes[earlier] = homes[now]
     module.__dict__["_homes"] = homes
     module.__class__ = _Face
-    return sorted(homes)
+    return _listed(homes)

@@ -38,3 +38,12 @@ from neuroglot.generation.huggingface import generate as generate
 from neuroglot.languages.detection import LanguageIdentifier as LanguageIdentifier
 from neuroglot.languages.detection import mixed_script as mixed_script
 from neuroglot.languages.detection import scripts as scripts
+
+# names of earlier scripts
+Arm = Ablation
+Change = Condition
+Identifier = LanguageIdentifier
+leads = diagonal_dominant
+measure_arms = measure_conditions
+others_effect = off_target_effect
+own_effect = on_target_effect

@@ -20,3 +20,6 @@ from neuroglot.identify.registry import default_choice as default_choice
 from neuroglot.identify.registry import method as method
 from neuroglot.identify.selection import Evidence as Evidence
 from neuroglot.identify.selection import select_top as select_top
+
+# names of earlier scripts
+take = select_top

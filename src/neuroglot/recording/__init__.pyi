@@ -20,3 +20,6 @@ from neuroglot.recording.shard_store import merge as merge
 from neuroglot.recording.statistics.experts import Experts as Experts
 from neuroglot.recording.statistics.sums import STATISTICS as STATISTICS
 from neuroglot.recording.statistics.sums import Statistic as Statistic
+
+# names of earlier scripts
+Ray = RayEngine
