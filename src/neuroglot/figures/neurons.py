@@ -73,7 +73,7 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
         labels = [f"{_named(tag)}, {result.sizes[tag]:,}" for tag in change.index]
         labels.append(f"random, {result.sizes['random']:,}\n{_draws(len(result.random))}")
         if len(rivals) > 1:
-            labels.append(f"random, the column's\nown size, {_draws(len(result.matched))}")
+            labels.append(f"random, matched to\nthe column's size, {_draws(len(result.matched))}")
         axes.set_yticks(places, labels)
         axes.set_ylabel("whose neurons are off, how many")
         axes.tick_params(length=0)

@@ -247,7 +247,7 @@ def perturbation_plot(result: Perturbation, *, highest: float | None = None) -> 
         names.append(f"random, {result.sizes['random']:,}")
     if not result.matched_change.empty:
         rows.append(result.matched_change.loc[["mean"]].reindex(columns=tags))
-        names.append("random, the column’s own size")
+        names.append("random, matched to the column’s size")
     ratios = pd.concat([row[tags] for row in rows]).to_numpy(dtype=float) + 1
     finite = ratios[np.isfinite(ratios)]
     top = highest or max(2.0, float(finite.max()) if finite.size else 2.0)

@@ -13,15 +13,15 @@ __all__ = [
     "change_text",
     "diagonal_words",
     "findings",
-    "own_words",
     "ratio_ticks",
     "share_diagonal_dominant",
+    "target_words",
     "thirds",
 ]
 
 
 def share_diagonal_dominant(result: Perturbation) -> float:
-    """The share of languages, English left out, whose own cell is the largest of its row."""
+    """The share of languages, English left out, whose row is diagonal-dominant: harmed most on target."""
     diagonal_dominant = result.diagonal_dominant.drop("en", errors="ignore")
     own = [bool(diagonal_dominant[tag]) and result.sizes[str(tag)] > 0 for tag in diagonal_dominant.index]
     return sum(own) / len(own) if own else 0.0
@@ -32,17 +32,17 @@ def diagonal_words(result: Perturbation) -> str:
     diagonal_dominant = result.diagonal_dominant.drop("en", errors="ignore")
     number = round(share_diagonal_dominant(result) * len(diagonal_dominant))
     beside = " other than English" if "en" in result.diagonal_dominant else ""
-    return f"the own cell is the largest of its row for {number} of {len(diagonal_dominant)} languages{beside}"
+    return f"diagonal-dominant for {number} of {len(diagonal_dominant)} languages{beside}"
 
 
-def own_words(result: Perturbation) -> str:
-    """How much a language and the others rise with its neurons off, by median."""
+def target_words(result: Perturbation) -> str:
+    """How much perplexity rises on target and off target with a language's neurons ablated, by median."""
     change = result.change
-    own = pd.Series({tag: change.loc[tag, tag] for tag in result.diagonal_dominant.index})
-    other = pd.Series(
+    on_target = pd.Series({tag: change.loc[tag, tag] for tag in result.diagonal_dominant.index})
+    off_target = pd.Series(
         [change.loc[row, tag] for row in change.index for tag in change.columns if row != tag and row in change]
     )
-    return f"median change of the own cells {change_text(own.median())}, of the others {change_text(other.median())}"
+    return f"median change on target {change_text(on_target.median())}, off target {change_text(off_target.median())}"
 
 
 def thirds(neurons: NeuronSet) -> tuple[float, float, float]:
@@ -57,20 +57,20 @@ def findings(result: Perturbation) -> list[str]:
     """What a perplexity-change matrix shows, in sentences; exceptions are named."""
     change, random, diagonal_dominant = result.change, result.random_change, result.diagonal_dominant
     others = [tag for tag in diagonal_dominant.index if tag != "en"]
-    leading = [tag for tag in others if diagonal_dominant[tag]]
+    dominant = [tag for tag in others if diagonal_dominant[tag]]
     said = []
     if others:
         beside = " other than English" if "en" in diagonal_dominant.index else ""
         said.append(
-            f"For {len(leading)} of {len(others)} languages{beside} the language's own perplexity rises most when its "
-            "neurons are off."
+            f"The matrix is diagonal-dominant for {len(dominant)} of {len(others)} languages{beside}: with its neurons "
+            "ablated, the language's perplexity rises more than that of any other."
         )
     for tag in diagonal_dominant.index:
         cells: dict[str, float] = change.loc[tag].to_dict()
         if not diagonal_dominant[tag]:
             most = max(cells, key=lambda measured: cells[measured])
             if result.sizes[tag] == 0:
-                said.append(f"{language_name(tag)} is an exception: no neuron is its own, so nothing was switched off.")
+                said.append(f"{language_name(tag)} is an exception: it has no neurons, so nothing was ablated.")
             else:
                 said.append(
                     f"{language_name(tag)} is an exception: {language_name(most)} rises more "
@@ -89,12 +89,12 @@ def findings(result: Perturbation) -> list[str]:
         f"{change_text(statistics.median(means))} in the median language (largest "
         f"{change_text(max(means))})."
     )
-    what = "random neurons of the same number" if len(matched) and not matched.empty else "random"
+    what = "the size-matched random baseline" if len(matched) and not matched.empty else "the random baseline"
     seeds = f"3 standard deviations over {len(result.random)} seeds"
     if below:
         said.append(f"Not above {what} by {seeds}: {', '.join(below)}.")
     else:
-        said.append(f"Every language's own cell is above {what} by {seeds}.")
+        said.append(f"On target, every language is above {what} by {seeds}.")
     return said
 
 

@@ -22,7 +22,7 @@ from neuroglot.figures.alignment import dominance_figure, ses_figure
 from neuroglot.figures.neurons import layer_figure, perturbation_figure
 from neuroglot.figures.papers import growth_figure
 from neuroglot.figures.steering import forcing_figure
-from neuroglot.figures.words import change_text, diagonal_words, own_words, share_diagonal_dominant, thirds
+from neuroglot.figures.words import change_text, diagonal_words, share_diagonal_dominant, target_words, thirds
 from neuroglot.generation.engine import Generation
 from neuroglot.identify.lape import lape
 from neuroglot.identify.registry import described
@@ -180,7 +180,7 @@ class Lape(Study):
             title = f"{method_title(method)} neurons of {self.settings.model.source} off: change of perplexity"
             figures[method] = perturbation_figure(result, title)
             tables[method] = result.table()
-            said.append(f"{method_title(method)}: {diagonal_words(result)}; {own_words(result)}.")
+            said.append(f"{method_title(method)}: {diagonal_words(result)}; {target_words(result)}.")
             if method == "lape":
                 random, sizes = result.random_change.loc["mean"].to_numpy(dtype=float), result.sizes
                 said.append(
@@ -214,7 +214,7 @@ class Lape(Study):
             name = Path(source).name
             tables[name] = result.table()
             figures[name] = perturbation_figure(result, f"LAPE neurons of {name} off: change of perplexity")
-            said.append(f"{name}: {diagonal_words(result)}; {own_words(result)}.")
+            said.append(f"{name}: {diagonal_words(result)}; {target_words(result)}.")
             leading.append(share_diagonal_dominant(result))
         neurons = self.of("lape")
         if {"zh", "ja"} <= set(neurons.languages):
@@ -236,7 +236,7 @@ class Lape(Study):
         said = [
             f"{len(below)} of {len(own)} languages have a lower {what} with their own neurons off than with random "
             f"ones{': ' + ', '.join(map(language_name, below)) if below else ''}.",
-            f"Mean of the own cells {pd.Series(own).mean():.2f}, random {wide.loc['random'].mean():.2f}, normal "
+            f"Mean on target {pd.Series(own).mean():.2f}, random {wide.loc['random'].mean():.2f}, normal "
             f"{wide.loc['normal'].mean():.2f}, over {len(answers) // len(wide)} answers a row.",
         ]
         return Finding(said, len(below) > len(own) / 2, {"": wide.round(3).reset_index(), "answers": answers})

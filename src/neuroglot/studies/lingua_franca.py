@@ -20,7 +20,7 @@ from neuroglot.figures.alignment import (
 )
 from neuroglot.figures.neurons import layer_figure, perturbation_figure
 from neuroglot.figures.papers import region_figure
-from neuroglot.figures.words import change_text, own_words, share_diagonal_dominant, thirds
+from neuroglot.figures.words import change_text, share_diagonal_dominant, target_words, thirds
 from neuroglot.identify.key_regions import key_regions
 from neuroglot.languages.tags import language_name
 from neuroglot.run.evolution import Evolution, EvolveSettings, evolve
@@ -161,8 +161,8 @@ class LinguaFranca(Study):
         above = [str(tag) for tag in own.index if own[tag] > matched[tag]]
         diagonal_dominant = [str(tag) for tag in own.index if result.diagonal_dominant[tag]]
         said = [
-            f"The own cell is the largest with a region off for {len(diagonal_dominant)} of {len(own)} languages"
-            f"{_but(own.index, diagonal_dominant)}; {own_words(result)}.",
+            f"Diagonal-dominant with a region off for {len(diagonal_dominant)} of {len(own)} languages"
+            f"{_but(own.index, diagonal_dominant)}; {target_words(result)}.",
             f"It is above random neurons as many as the region has for {len(above)} of "
             f"{len(own)}{_but(own.index, above)}.",
         ]  # fmt: skip

@@ -74,7 +74,7 @@ class Perturbation(JsonResult):
 
     @property
     def diagonal_dominant(self) -> pd.Series:
-        """Whether each language's own cell is the largest of its row."""
+        """Whether each language's row is diagonal-dominant: no cell is larger than the one on target."""
         change = self.change
         own = [tag for tag in change.index if tag in change.columns]
         return pd.Series({tag: bool(change.loc[tag].idxmax() == tag) for tag in own}, dtype=bool)
@@ -133,7 +133,7 @@ def perturb(
         random_row: how many neurons each of them has: as many as the `largest` set, or the `next percent` of all
             neurons above it (Zeng et al. 2025, Table 1).
         matched: also switch off, for each language, random neurons as many as its own, and measure that language only:
-            the fair rival of its own cell where sets differ much in size.
+            the fair baseline of the effect on target where sets differ much in size.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         resume: a file that is written after every row, and whose rows are not measured again.
         progress: show a bar.

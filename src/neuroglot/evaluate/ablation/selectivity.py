@@ -46,10 +46,10 @@ def off_target_effect(effects: Effects) -> Float64[Tensor, "*draws"]:
 
 
 def selectivity(effects: Effects) -> Float64[Tensor, "*draws"]:
-    """The mean effect on the own language over the mean effect on the others: 1 is as random neurons do.
+    """The mean effect on target over the mean effect off target: 1 is as random neurons do.
 
     A ratio of means over all languages, not a mean of ratios: one language whose neurons do nothing to the others would
-    decide the latter. Infinite where the others are on average not harmed, NaN where nothing is.
+    decide the latter. Infinite where nothing is harmed off target on average, NaN where nothing is at all.
     """
     own, others = on_target_effect(effects), off_target_effect(effects)
     ratio = own / others.clamp_min(0)
@@ -64,7 +64,7 @@ def diagonal_dominant(effects: Effects) -> Bool[Tensor, "*draws languages"]:
 
 
 def coverage(effects: Effects) -> Float64[Tensor, "*draws"]:
-    """Of how many languages the own cell leads its row, as a share of all."""
+    """How many languages are diagonal-dominant, as a share of all."""
     return diagonal_dominant(effects).double().mean(-1)
 
 
