@@ -11,7 +11,7 @@ import contextlib
 
 import torch
 
-from neuroglot.recording import kernels, reductions
+from neuroglot.recording.statistics import kernels, reductions
 
 torch.cuda.device = lambda device: contextlib.nullcontext()  # the interpreter reads the memory of the host
 torch.manual_seed(0)
