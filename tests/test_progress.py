@@ -159,6 +159,7 @@ def test_a_terminal_gets_bars():
     assert b"\x1b[" in said and "━".encode() in said and b"0 % of" not in said
 
 
+@pytest.mark.slow
 def test_a_batch_job_of_the_command_line_logs_its_steps_and_no_library_its_bars(tmp_path, checkpoint):
     corpus = tmp_path / "corpus.jsonl"
     rows = [{"language": tag, "text": text} for tag in ("en", "fr") for text in tiny.corpus()[tag]]

@@ -13,6 +13,8 @@ from neuroglot.evaluate.ablation.comparison import Comparison
 from neuroglot.recording import worker as shard_pass
 from neuroglot.run.directory import Run
 
+pytestmark = pytest.mark.slow
+
 TAGS = ["en", "fr", "vi"]
 BUDGETS = {0.05, 0.1}
 

@@ -11,6 +11,8 @@ import pytest
 from neuroglot.run.recording import begin_run
 from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 
+pytestmark = pytest.mark.slow
+
 WATCHED = {
     "accelerate", "datasets", "gguf", "gradio", "huggingface_hub", "lingua", "lm_eval", "matplotlib", "numpy", "openai",
     "pandas", "peft", "plotly", "pyarrow", "ray", "scipy", "tokenizers", "torch", "transformers", "triton",

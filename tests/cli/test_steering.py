@@ -106,6 +106,7 @@ def test_generation_refuses(run, monkeypatch, capsys):
     assert "set OPENAI_API_KEY" in say("--judge", "some-model")
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_gone_leaves_the_answers(run, tmp_path, monkeypatch, capsys):
     sentence = refused(
         monkeypatch, capsys, "evaluate", "generation", run, "--targets", "fr", "--sources", "en", "--tokens", 4,

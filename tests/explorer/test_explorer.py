@@ -281,6 +281,7 @@ def test_pruning_points_give_commands_that_are_commands(opened, capsys, monkeypa
 # --- the app ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_empty_run_says_what_comes_next(tmp_path):
     run = Run.create(tmp_path / "run", *exhibit.settings(tmp_path))
     config = json.dumps(build(RunView(run)).get_config_file())
@@ -349,6 +350,7 @@ def test_embedded_json_cannot_end_its_element():
     assert np.isnan(unpacked(json.loads(page)["plots"][0]["data"][0]["z"])[0, 1])
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_figure_twice_and_no_markup_of_the_text(run):
     page = report(run).read_text(encoding="utf-8")
     assert page.count('class="interactive"') == 1 + 2 * 3 + 3
@@ -362,6 +364,7 @@ def test_the_report_holds_every_figure_twice_and_no_markup_of_the_text(run):
     assert pd.read_csv(run.path / "tables" / "recording.csv").tag.tolist() == list(exhibit.LANGUAGES)
 
 
+@pytest.mark.slow
 def test_a_half_finished_run_is_shown_as_such(tmp_path):
     whole = exhibit.make(tmp_path)
     (whole.path / "recording" / "recording.safetensors").rename(tmp_path / "kept")

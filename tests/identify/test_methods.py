@@ -216,6 +216,7 @@ def test_fewer_than_asked_for_is_said():
 # --- declared by another package, and the whole way through -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_package_adds_a_method_everywhere(run, install):
     install("another", OF_ANOTHER, busiest=":scores")
     assert "busiest: Of the package another." in neuroglot("identify", "--help") and "another" not in sys.modules

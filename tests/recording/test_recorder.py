@@ -73,6 +73,7 @@ def test_token_limit_and_unpacked_tail():
     assert recording.tokens.tolist() == [90, 90, 90]  # six blocks of 15 tokens of text
 
 
+@pytest.mark.slow
 def test_two_halves_add_to_the_whole():
     model, corpus = tiny.model(), tiny.corpus(40)
     settings = {"block": 16, "shard_tokens": 64, "progress": False}
@@ -86,6 +87,7 @@ def test_two_halves_add_to_the_whole():
         torch.testing.assert_close(both.sum(name), whole.sum(name), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_languages_apart_add_to_the_whole_to_the_byte():
     model, corpus = tiny.model(), tiny.corpus(40)
     settings = {"block": 16, "shard_tokens": 64, "progress": False}
@@ -105,6 +107,7 @@ def test_permuting_languages_permutes_the_recording():
         assert torch.equal(one.select(order).sum(name), other.sum(name))
 
 
+@pytest.mark.slow
 def test_an_interrupted_recording_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     model, corpus = tiny.model(), tiny.corpus(40)
     settings = {"block": 16, "shard_tokens": 64, "progress": False}

@@ -65,6 +65,7 @@ def interrupted(monkeypatch, directory, shards=4, **changes):
 # --- the same bytes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(tmp_path):
     """Asserted in there; at least 25 kills, over the pass, writes and merges."""
     said = program("killing.py", tmp_path, 40, 1)
@@ -78,6 +79,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(tmp_path):
     assert all(said["finished"].values()) and len(said["finished"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3])
 def test_parts_in_one_directory_merge_to_the_same_bytes(tmp_path, parts):
     whole = record(tmp_path / "whole")
@@ -90,6 +92,7 @@ def test_parts_in_one_directory_merge_to_the_same_bytes(tmp_path, parts):
     assert not (tmp_path / "parts" / "shards").exists()
 
 
+@pytest.mark.slow
 def test_parts_in_directories_of_their_own_merge_to_the_same_bytes(tmp_path):
     record(tmp_path / "whole")
     apart = [tmp_path / "one", tmp_path / "two"]
@@ -109,6 +112,7 @@ def test_a_whole_goes_on_from_parts(tmp_path):
     assert data(tmp_path / "mixed") == data(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_read_by_processes_ahead_of_the_model(tmp_path):
     path = tmp_path / "corpus"
     path.mkdir()
@@ -127,6 +131,7 @@ def test_read_by_processes_ahead_of_the_model(tmp_path):
     assert here.languages == corpus.languages
 
 
+@pytest.mark.slow
 def test_offloaded_to_disk_it_is_the_same_model_and_the_same_bytes(tmp_path):
     tiny.network().save_pretrained(tmp_path / "model", max_shard_size="20KB")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
@@ -145,6 +150,7 @@ def test_offloaded_to_disk_it_is_the_same_model_and_the_same_bytes(tmp_path):
 # --- what changed is refused, and named -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recorded", ["interrupted", "finished", "part"])
 def test_what_changed_is_named(tmp_path, monkeypatch, recorded):
     if recorded == "finished":
@@ -346,6 +352,7 @@ def test_a_second_process_is_refused_while_the_first_records(tmp_path, monkeypat
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak memory")
 def test_memory_is_flat_over_a_million_tokens(tmp_path):
     said = program("memory.py", tmp_path)

@@ -14,6 +14,8 @@ import neuroglot as ng
 from neuroglot.cli.app import main
 from neuroglot.run.evolution import Checkpoint, EvolveSettings
 
+pytestmark = pytest.mark.slow
+
 LANGUAGES = ["en", "zh", "vi", "ar", "hi", "bn"]
 SIZE = {"vocabulary": 600, "width": 64, "layers": 2, "neurons": 256, "batch": 16, "length": 64, "rate": 4e-3}
 SETTINGS = EvolveSettings(samples=20, max_tokens=40, draws=20, tokens=500, block=64)

@@ -15,6 +15,8 @@ from neuroglot.studies.paper import paper
 from neuroglot.studies.registry import STUDIES
 from neuroglot.studies.settings import preset, read_settings
 
+pytestmark = pytest.mark.slow
+
 LANGUAGES = ["en", "zh", "fr", "es", "vi", "ar", "hi"]
 
 

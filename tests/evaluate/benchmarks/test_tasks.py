@@ -172,6 +172,7 @@ def local(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_local_data_stands_in_for_the_hub_in_our_tasks_and_in_the_harness_own(local):
     names = ["xcsqa_fr", "xstorycloze_english_es", "xstorycloze_zh", "mgsm_native_cot_fr"]
     loaded = load_tasks(names, data_dir=local)
@@ -211,6 +212,7 @@ def test_the_options_may_be_two_lists_or_a_list_of_pairs(local):
     assert list(data.xcsqa("fr", local)["validation"]) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "spoil", "said"),
     [
@@ -376,6 +378,7 @@ def test_scores_that_are_no_yes_or_no_have_no_mcnemar():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_on_a_run_and_on_a_model(corpus, tmp_path, monkeypatch, capsys):
     model = tiny.model(max_position_embeddings=1024)
     model.network.save_pretrained(tmp_path / "model")

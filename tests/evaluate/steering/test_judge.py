@@ -99,6 +99,7 @@ def judge(url, model="m", directory=None, **more):
     return Judge(JudgeSettings(model=model, base_url=url, per_minute=6000, **more), directory)
 
 
+@pytest.mark.slow
 def test_a_real_server(server, tmp_path):
     url, model = server
     table = judge(url, model, tmp_path).rate(ANSWERS, progress=False)
@@ -113,6 +114,7 @@ def test_a_real_server(server, tmp_path):
         gone.score("another", "answer", "en")
 
 
+@pytest.mark.slow
 def test_a_real_model_that_gives_no_rating(tmp_path):
     pytest.importorskip("fastapi")
     model_that_says(tmp_path / "no", "No idea!")

@@ -11,6 +11,8 @@ import neuroglot as ng
 from neuroglot.recording.engines.ray_cluster import RayEngine
 from neuroglot.recording.shard_store import ShardStore
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray")
 SETTINGS = {"block": 16, "shard_tokens": 128, "progress": False}
 
