@@ -6,9 +6,9 @@ First paint and switching languages, as a person at the browser has them, and th
 and a Chromium.
 """
 
+import argparse
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -78,7 +78,9 @@ def random_run(path: Path) -> Run:
 
 def main() -> None:
     """Make the run, start the explorer, and measure."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="where the run is made; by default a temporary folder")
+    folder = parser.parse_args().folder or Path(tempfile.mkdtemp())
     run = random_run(folder)
     begun = time.perf_counter()
     address = explore(run.path, port=None, block=False)

@@ -6,8 +6,8 @@
 Passes alternate, so that a change of the machine's speed meets both; the ratio is that of the medians.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,8 +50,10 @@ def compare(intact: ng.Model, pruned: ng.Model) -> None:
 
 def main() -> None:
     """Compare two models on disk, or a random one and what is left of it."""
-    if len(sys.argv) == 3:
-        compare(ng.load_model(sys.argv[1]), ng.load_model(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help="an intact model and a pruned one; by default random ones")
+    if models := parser.parse_args().models:
+        compare(*map(ng.load_model, models))
         return
     config = LlamaConfig(
         hidden_size=4096, intermediate_size=11008, num_hidden_layers=2, num_attention_heads=32, vocab_size=1024

@@ -5,9 +5,9 @@
 RUN has something in every tab. Needs Playwright, a Chromium, and fonts for the run's languages.
 """
 
+import argparse
 import io
 import shutil
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -68,7 +68,12 @@ def pruning(page: Page) -> None:
 
 
 def main() -> None:
-    run, out, *wanted = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", help="the run to show")
+    parser.add_argument("out", help="the folder for the pictures")
+    parser.add_argument("wanted", nargs="*", help="tabs; all by default")
+    asked = parser.parse_args()
+    run, out, wanted = asked.run, asked.out, asked.wanted
     address = explore(run, port=None, block=False)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

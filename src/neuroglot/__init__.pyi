@@ -1,9 +1,11 @@
 """The names that scripts call, and where each lives."""
 
 from neuroglot import alignment as alignment
+from neuroglot import corpus as corpus
 from neuroglot import evaluate as evaluate
 from neuroglot import experts as experts
 from neuroglot import identify as identify
+from neuroglot import recording as recording
 from neuroglot.artifacts.neurons import NeuronSet as NeuronSet
 from neuroglot.artifacts.recording import Recording as Recording
 from neuroglot.artifacts.samples import Samples as Samples

@@ -14,7 +14,7 @@ S = TypeVar("S", bound="BaseModel")
 
 
 class NeuroglotError(ValueError):
-    """Bad input, told in one sentence that says what is wrong and what to do.
+    """Bad input, in one sentence that says what is wrong and what to do.
 
     The command line prints the sentence and exits with status 2.
     """

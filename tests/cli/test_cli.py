@@ -109,6 +109,15 @@ def test_refusals(tmp_path, run, checkpoint, corpus, monkeypatch, capsys):
     assert "not a language tag" in no("record", checkpoint, corpus, *out, "--languages", "en,klingonish")
     assert "--dtype" in no("record", checkpoint, corpus, *out, "--dtype", "float3")
     assert "is not a run" in no("identify", tmp_path / "none")
+    for wrong in ("nan", "inf", ",", "x", "-5", "0.5"):
+        assert "texts" in no("compare", run, "--texts", wrong), wrong
+    assert "curve" in no("compare", run, "--curve", "7")
+    assert "methods" in no("compare", run, "--methods", ",")
+    assert "is not a method" in no("identify", run, "--method", "nosuch")
+    assert "layers takes numbers" in no("steer", checkpoint, "a", "--to", "fr", "--run", run, "--layers", "²")
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b"# \xe9t\xe9")
+    assert "cannot be read as a settings file" in no("study", "lape", "--settings", latin)
     assert "exists and is not a run" in no("record", checkpoint, corpus, "--out", corpus, "--block", 32)
     assert "is not a method" in no("identify", run, "--method", "guess")
     assert "lap has no top-fraction" in no("identify", run, "--method", "lap", "--top-fraction", 0.1)

@@ -89,6 +89,10 @@ def test_generation_measures_and_reports(run, tmp_path):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Steering: mine" in page and 'dir="auto"' in page and 'lang="ru"' in page
     assert (run / "figures" / "steering-mine.png").is_file()
+    earlier = shutil.copytree(run, tmp_path / "earlier")  # whose tables have the column `arm`
+    answers.rename(columns={"condition": "arm"}).to_csv(earlier / "tables" / "answers-mine.csv", index=False)
+    neuroglot("report", earlier)
+    assert "Steering: mine" in (earlier / "report.html").read_text(encoding="utf-8")
     other = shutil.copytree(run, tmp_path / "other")  # found anew, the answers of other neurons are not shown
     neuroglot("identify", other, "--top-fraction", 0.3, "--activity-quantile", 0.5)
     neuroglot("report", other)

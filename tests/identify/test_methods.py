@@ -221,7 +221,8 @@ def test_a_package_adds_a_method_everywhere(run, install):
     install("another", OF_ANOTHER, busiest=":scores")
     assert "busiest: Of the package another." in neuroglot("identify", "--help") and "another" not in sys.modules
     declare("mine", title="Idlest")
-    neuroglot("identify", run, "--method", "busiest", "--least", 0.6)
+    for spelling in (["--method=busiest"], ["-m", "busiest"], ["-mbusiest"], ["--method", "busiest"]):
+        neuroglot("identify", run, *spelling, "--least", 0.6)
     neuroglot("identify", run, "--method", "mine", "--top-fraction", 0.1)
     opened = Run.open(run)
     assert opened.manifest.identify["busiest"] == {"least": 0.6}

@@ -37,6 +37,7 @@ def align(
     from neuroglot.run.settings import AlignSettings
 
     current = Run.open(run)
+    current.check_recorded()
     settings = AlignSettings(corpus=corpus, samples=samples, max_tokens=max_tokens, threshold=threshold)
     aligned = align_run(current, settings)
     if aligned.regions is not None:

@@ -1,5 +1,6 @@
 """The app that commands register with, how they speak, and how they read lists and settings from options."""
 
+import math
 import os
 import sys
 import warnings
@@ -54,11 +55,14 @@ def split(languages: str | None) -> list[str] | None:
 
 
 def numbers(text: str, option: str) -> list[float]:
-    """Numbers from `0.05,0.01`, or one sentence on the option that holds something else."""
+    """Numbers from `0.05,0.01`, none from nothing; one sentence on an option that holds something else."""
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise NeuroglotError(f"{option} takes numbers such as 0.05,0.01, not {text!r}.") from error
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if text and not (found and all(map(math.isfinite, found))):
+        raise NeuroglotError(f"{option} takes numbers such as 0.05,0.01, not {text!r}.")
+    return found
 
 
 def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> None:

@@ -82,7 +82,7 @@ def compare(
         methods=chosen,
         budget=budget,
         curve=budgets,
-        texts=[int(number) for number in lengths],
+        texts=lengths,
         close=split(close),
         defaults=defaults,
         seeds=seeds,

@@ -35,10 +35,12 @@ def identify(
 
     A method's settings are options too: --method lap --threshold 0.9.
     """
+    from neuroglot.identify.registry import described
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import identify_run, keep_neurons
 
     current = Run.open(run)
+    current.check_recorded()
     if file is not None:
         from neuroglot.artifacts.neurons import NeuronSet
 
@@ -47,6 +49,7 @@ def identify(
         method, neurons = "imported", NeuronSet.load(file, languages=split(languages), shape=shape)
         keep_neurons(current, method, neurons, {"file": str(file)})
     else:
+        described(method)  # an unknown one is refused before torch is imported
         neurons = identify_run(current, method, context.obj)
     print_neurons(current, method, neurons)
     out.print(f"next: neuroglot perturb {run} --method {method}")

@@ -56,7 +56,8 @@ def _options(args: list[str]) -> set[str]:
     """All settings as options: those of a package's method only where the line names it, since it is imported then."""
     from neuroglot.identify.registry import described, listed
 
-    methods = [described(found.name) if found.name in args else found for found in listed()]
+    words = {word for each in args for word in (each, each.partition("=")[2], each.removeprefix("-m"))}
+    methods = [described(found.name) if found.name in words else found for found in listed()]
     return {_option(name) for method in methods for name in method.settings}
 
 

@@ -37,6 +37,7 @@ HeldOutTokens = Annotated[int, typer.Option(min=1, help="Measure at most so many
 HeldOutBlock = Annotated[
     int | None,
     typer.Option(
+        min=2,
         help="Tokens a block. [default: the longest of 512, 256, … 32 that every language fills four times]",
         show_default=False,
     ),

@@ -99,7 +99,10 @@ def study_run(
     if settings is None:
         text, source = preset_text(name, preset), f"{name}-{preset}.toml"
     elif settings.is_file():
-        text, source = settings.read_text(encoding="utf-8"), str(settings)
+        try:
+            text, source = settings.read_text(encoding="utf-8"), str(settings)
+        except (OSError, UnicodeDecodeError) as error:
+            raise NeuroglotError(f"{settings} cannot be read as a settings file in UTF-8 ({error}).") from error
     else:
         raise NeuroglotError(f"There is no settings file {settings}; make one with `neuroglot study settings {name}`.")
     chosen = choose(paper(name), split(only))

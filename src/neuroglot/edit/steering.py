@@ -34,7 +34,7 @@ def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if (
-            not (first.isdigit() and (last.isdigit() or not last))
+            not (first.isdecimal() and (last.isdecimal() or not last))
             or not 1 <= int(first) <= int(last or first) <= layers
         ):
             raise NeuroglotError(f"layers takes numbers from 1 to {layers} such as 1-3,16, not {text!r}.")

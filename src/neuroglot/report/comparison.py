@@ -23,6 +23,8 @@ def compare_part(
     if not run.manifest.compare or not run.comparison_path.is_file():
         return None
     result = Comparison.load(run.comparison_path)
+    if not result.conditions:
+        return None
     distance, budget = distances(result.languages), run.manifest.compare["budget"]
     summary = result.summary(distance)
     save_table(run, "compare", summary)

@@ -11,6 +11,7 @@ from neuroglot.evaluate.steering.tables import repair
 from neuroglot.figures.steering import forcing_figure
 from neuroglot.languages.tags import direction, language_name
 from neuroglot.run.directory import Run
+from neuroglot.run.steering import read_answers
 
 __all__ = ["steering_findings", "steering_part"]
 
@@ -26,7 +27,7 @@ def steering_part(
         path = run.path / "tables" / f"answers-{name}.csv"
         if not path.is_file():
             continue
-        answers = pd.read_csv(path, keep_default_na=False, dtype={"language": str})
+        answers = read_answers(path)
         title = f"Share of answers in the target language, {run.manifest.model.source}: {name}"
         rates = summary(answers[answers["source"] != answers["target"]], ["condition"])
         repaired = None

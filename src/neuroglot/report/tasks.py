@@ -6,6 +6,7 @@ import pandas as pd
 
 from neuroglot.edit.conditions import INTACT
 from neuroglot.run.directory import Run
+from neuroglot.run.tasks import read_scores
 
 __all__ = ["task_part"]
 
@@ -15,7 +16,7 @@ def task_part(run: Run) -> dict[str, Any] | None:
     file = run.path / "tables" / "tasks.csv"
     if not run.manifest.tasks or not file.is_file():
         return None
-    summary = pd.read_csv(file, keep_default_na=False, na_values={name: [""] for name in _NUMBERS})
+    summary = read_scores(file, na_values={name: [""] for name in _NUMBERS})
     tasks: list[str] = list(dict.fromkeys(summary.task))
     rows: list[str] = list(dict.fromkeys(summary.condition))
     cells: dict[tuple[str, str], Any] = {(row.condition, row.task): row for row in summary.itertuples()}  # type: ignore[misc]

@@ -2,8 +2,9 @@
 
 import time
 import warnings
+from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
@@ -20,20 +21,23 @@ from neuroglot.run.evidence import HALVES, EvidenceByPart, lacking
 __all__ = ["CompareSettings", "compare_run"]
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class CompareSettings(BaseModel):
     """What is compared, on what, and how finely."""
 
-    methods: list[str] = Field(default_factory=names)
+    methods: list[str] = Field(default_factory=names, min_length=1)
     """The methods; what some need beside the recorded text must be there."""
     budget: float = Field(0.01, gt=0, le=1)
     """Neurons a language, as a share of all, the same for every method."""
-    curve: list[float] = []
+    curve: list[Share] = []
     """Further budgets, for the budget curves."""
-    texts: list[int] = []
+    texts: list[PositiveInt] = []
     """Tokens a language from which neurons are found as well, to see how much text is enough."""
     close: list[str] | None = None
     """The methods whose halves, curves and texts are measured too; by default all. How alike a method's sets are does
-    not cost a measurement, and is told for all."""
+    not cost a measurement, and is shown for all."""
     defaults: bool = True
     """Measure what each method chooses by itself as well."""
     seeds: int = Field(3, ge=1)

@@ -65,8 +65,6 @@ def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[s
     with suppress(NeuroglotError):  # none, or damaged
         before = run.neurons(method)
     if before != neurons:  # drop first: stopped between the two, old neurons without measurements are left
-        run.manifest.perturb.pop(method, None)
-        run.perturbation_path(method).unlink(missing_ok=True)
         if run.manifest.tasks:
             from neuroglot.run.tasks import forget_tasks
 
@@ -75,6 +73,8 @@ def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[s
             from neuroglot.run.steering import forget_answers
 
             forget_answers(run, method)
+        run.manifest.perturb.pop(method, None)
+        run.perturbation_path(method).unlink(missing_ok=True)
         run.save()
     neurons.save(run.neurons_path(method))
     run.manifest.identify[method] = settings

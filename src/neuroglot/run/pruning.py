@@ -13,7 +13,6 @@ from neuroglot.artifacts.partition import Partition
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.edit.pruning import Size, largest_budget, prune, size
-from neuroglot.edit.pruning_gguf import prune_gguf
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
 from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
@@ -133,6 +132,8 @@ def _keep_table(file: Path, table: pd.DataFrame) -> None:
 
 def _write(model: Model, keep: Bool[Tensor, "layers neurons"], path: Path, gguf: Path | None) -> list[str]:
     """Write the pruned model, and say in words what it saves."""
+    from neuroglot.edit.pruning_gguf import prune_gguf  # reads gguf, which a report need not
+
     if path.suffix == ".gguf":
         assert gguf is not None
         written = prune_gguf(gguf, keep, path)

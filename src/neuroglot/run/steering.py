@@ -23,7 +23,16 @@ from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
 
-__all__ = ["RunAnswers", "Steered", "SteeringSettings", "first_prompts", "forget_answers", "judge_of", "steer_run"]
+__all__ = [
+    "RunAnswers",
+    "Steered",
+    "SteeringSettings",
+    "first_prompts",
+    "forget_answers",
+    "judge_of",
+    "read_answers",
+    "steer_run",
+]
 
 TABLES = ("steering-search", "answers", "answers-off", "steering", "steering-repair")
 """What a set of prompts leaves in `tables/`, each as KIND-NAME.csv."""
@@ -226,6 +235,12 @@ def _repaired(answers: pd.DataFrame, settings: SteeringSettings) -> pd.DataFrame
     wanting = settings.ask or bool((answers["source"] == answers["target"]).any())
     both = {"intact", "raised"} <= set(settings.conditions)
     return repair(answers, asked=settings.ask) if both and wanting else None
+
+
+def read_answers(path: Path) -> pd.DataFrame:
+    """The table of answers that a run keeps; earlier runs called the condition `arm`."""
+    answers = pd.read_csv(path, keep_default_na=False, dtype={"language": str})
+    return answers.rename(columns={"arm": "condition"})
 
 
 def forget_answers(run: Run, method: str) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "measure_and_keep",
     "off_conditions",
     "pruned_conditions",
+    "read_scores",
     "table_paths",
     "tasks_of_run",
 ]
@@ -102,6 +103,12 @@ def table_paths(folder: Path) -> list[Path]:
     return [folder / "tables" / f"{name}.csv" for name in ("tasks", "tasks-all", "tasks-items")]
 
 
+def read_scores(path: Path, **how: Any) -> pd.DataFrame:
+    """One of these tables; earlier runs called the condition `change`."""
+    table: pd.DataFrame = pd.read_csv(path, keep_default_na=False, **how)
+    return table.rename(columns={"change": "condition"})
+
+
 def keep_tables(folder: Path, table: TaskTable) -> None:
     """Write `tables/tasks.csv` (the papers' shape), `tasks-all.csv` and `tasks-items.csv` of a run or another folder.
 
@@ -112,7 +119,7 @@ def keep_tables(folder: Path, table: TaskTable) -> None:
         text = frame.to_csv(index=False, lineterminator="\n")
         if path.is_file():
             fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
-            old = pd.read_csv(path, dtype=str, keep_default_na=False)
+            old = read_scores(path, dtype=str)
             now = set(zip(fresh.condition, fresh.task, strict=True))
             stays = [key not in now for key in zip(old.condition, old.task, strict=True)]
             text = pd.concat([old[stays], fresh]).to_csv(index=False, lineterminator="\n")
@@ -124,7 +131,7 @@ def forget_tasks(run: Run, method: str) -> None:
     for file in (run.path / "tasks").glob(f"*/*-off-{method}.json"):
         file.unlink()
     for path in (run.path / "tables").glob("tasks*.csv"):
-        old = pd.read_csv(path, dtype=str, keep_default_na=False)
+        old = read_scores(path, dtype=str)
         stays = ~old.condition.str.endswith(f" off, {method}")
         save_text(path, old[stays].to_csv(index=False, lineterminator="\n"))
 

@@ -12,14 +12,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 
 from neuroglot.errors import NeuroglotError
-
-if TYPE_CHECKING:  # processes that only read text do without torch, which takes seconds to import
-    pass
 
 __all__ = ["DRAFT", "atomic_path", "read_json", "save_text", "writing"]
 

@@ -40,6 +40,8 @@ class JsonResult:
 
     remedy: ClassVar[str]
     """What to do if the file is damaged."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Attributes by the names that earlier files have for them."""
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON."""
@@ -53,7 +55,8 @@ class JsonResult:
             NeuroglotError: the file is missing or damaged.
         """
         with readable(path, cls.remedy):
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            kept = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**{cls.renamed.get(name, name): value for name, value in dict(kept).items()})
 
 
 # --- found by a digest ------------------------------------------------------------------------------------------------

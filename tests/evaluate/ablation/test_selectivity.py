@@ -1,5 +1,6 @@
 """What a matrix of effects says, on matrices whose answer is known."""
 
+import json
 import math
 
 import pytest
@@ -177,6 +178,10 @@ def test_the_summary_has_intervals_around_its_numbers(measured, tmp_path):
     )
     again = Comparison.load(result.save(tmp_path / "comparison.json"))
     assert again.summary().equals(result.summary())
+    kept = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
+    kept["arms"] = kept.pop("conditions")  # as earlier runs called them
+    (tmp_path / "earlier.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert Comparison.load(tmp_path / "earlier.json").summary().equals(result.summary())
     assert len(result.changes()) == 2 * 9
 
 

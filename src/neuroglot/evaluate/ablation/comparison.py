@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -86,6 +86,7 @@ class Comparison(JsonResult):
     """
 
     remedy = "run compare again"
+    renamed: ClassVar[Mapping[str, str]] = {"arms": "conditions"}
 
     languages: list[str]
     intact: dict[str, list[float]] = field(default_factory=dict)

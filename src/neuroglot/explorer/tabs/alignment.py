@@ -1,15 +1,12 @@
 """The tab of alignment."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroglot.explorer.alignment import Alignment
 from neuroglot.explorer.run_view import RunView, note
-from neuroglot.languages.tags import named
-
-if TYPE_CHECKING:
-    pass
 from neuroglot.explorer.widgets import _languages, _panel, _quiet, _text
+from neuroglot.languages.tags import named
 
 
 def _alignment(gr: Any, run_view: RunView) -> None:

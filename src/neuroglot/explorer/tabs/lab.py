@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroglot.edit.steering import METHODS, layer_numbers
 from neuroglot.errors import NeuroglotError
 from neuroglot.explorer.lab import Answer, answer_panel, answers, lab_recipe
 from neuroglot.explorer.run_view import RunView, note
-
-if TYPE_CHECKING:
-    pass
 from neuroglot.explorer.widgets import _languages, _methods, _quiet, _text
 
 

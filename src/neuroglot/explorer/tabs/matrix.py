@@ -2,15 +2,12 @@
 
 import json
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroglot.explorer.matrix import matrices, measured, sentences
 from neuroglot.explorer.run_view import RunView, drawn, note
-from neuroglot.identify.registry import title as method_title
-
-if TYPE_CHECKING:
-    pass
 from neuroglot.explorer.widgets import _methods, _panel, _quiet, _text
+from neuroglot.identify.registry import title as method_title
 
 
 def _matrix(gr: Any, run_view: RunView) -> None:

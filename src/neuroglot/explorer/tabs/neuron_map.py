@@ -1,14 +1,11 @@
 """The tab of the neuron map."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroglot.explorer.neuron import describe_neuron, neuron_page
 from neuroglot.explorer.neuron_map import Atlas
 from neuroglot.explorer.run_view import RunView, note
-
-if TYPE_CHECKING:
-    pass
 from neuroglot.explorer.widgets import GO, _languages, _methods, _panel, _quiet, _text
 
 

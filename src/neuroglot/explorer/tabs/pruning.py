@@ -1,15 +1,12 @@
 """The tab of pruning."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuroglot.explorer.pruning import choices, command, pruning_plot
 from neuroglot.explorer.pruning import table as pruning_measured
 from neuroglot.explorer.run_view import RunView, drawn, note
-from neuroglot.languages.tags import language_name
-
-if TYPE_CHECKING:
-    pass
 from neuroglot.explorer.widgets import _panel, _quiet, _text
+from neuroglot.languages.tags import language_name
 
 
 def _pruning(gr: Any, run_view: RunView) -> None:

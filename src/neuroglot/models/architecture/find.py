@@ -32,7 +32,7 @@ def find_ffns(network: nn.Module) -> list[FFN]:
         known = sorted(name for family in FAMILIES for name in family.types)
         raise NeuroglotError(
             f"The architecture {kind!r} is not known; known are {', '.join(known)}. "
-            "A family is a few lines in ffn.py: see docs/families.md."
+            "A family is a few lines in families.py: see docs/families.md."
         )
     try:
         layers = network.get_decoder().get_submodule(family.layers)  # type: ignore[operator]
