@@ -120,11 +120,20 @@ class Recording:
         Raises:
             NeuroglotError: it was not recorded.
         """
-        if statistic not in self.sums:
-            raise NeuroglotError(
-                f"The recording has no {statistic!r}, only {', '.join(self.sums)}; record again with it."
-            )
+        self.check_recorded(statistic)
         return self.sums[statistic]
+
+    def check_recorded(self, *statistics: str) -> None:
+        """Refuse statistics that were not recorded.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        for statistic in statistics:
+            if statistic not in self.sums:
+                raise NeuroglotError(
+                    f"The recording has no {statistic!r}, only {', '.join(self.sums)}; record again with it."
+                )
 
     def mean(self, statistic: str) -> Float64[Tensor, "layers *rest languages"]:
         """The mean over tokens of a statistic: `mean("active")` is the activation probability."""

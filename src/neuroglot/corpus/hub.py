@@ -25,7 +25,7 @@ def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "tex
     - `bigscience-data/roots_{language}_wikipedia`: one dataset a language.
 
     Raises:
-        NeuroglotError: the hub or the dataset cannot be reached, or its languages cannot be told.
+        NeuroglotError: the hub or the dataset cannot be reached, or its languages cannot be found.
     """
     import datasets
 

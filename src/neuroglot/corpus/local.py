@@ -1,4 +1,4 @@
-"""Local files as a corpus, memory-mapped; what is wrong with one is told by file and line."""
+"""Local files as a corpus, memory-mapped; what is wrong with one is named by file and line."""
 
 import csv
 import json

@@ -77,8 +77,7 @@ def _given(method: Method, evidence: Evidence) -> Evidence | Recording:
     for need in method.evidence:
         if not there[need]:
             raise NeuroglotError(f"{method.name} needs {EVIDENCE[need]}; leave it out where there is none.")
-    for statistic in method.statistics:
-        evidence.recording.sum(statistic)  # says so if it was not recorded
+    evidence.recording.check_recorded(*method.statistics)
     return evidence if method.evidence else evidence.recording
 
 

@@ -148,7 +148,7 @@ def work_of(model: Model, asked: RecordSettings, batch_tokens: int) -> Work:
     work = Work(
         asked.statistics, asked.partition, asked.top, asked.batch_tokens or batch_tokens, provenance, asked.examples
     )
-    work.experts(model)  # which says what is wrong with `top`
+    work.check(model)
     return work
 
 

@@ -38,6 +38,14 @@ class Work:
             return None
         return Experts(model.ffns, self.partition.labels, self.partition.experts, self.top)
 
+    def check(self, model: Model) -> None:
+        """Refuse a `top` that the partition's experts cannot have, before any text is read.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        self.experts(model)
+
     def kept(self, model: Model) -> list[Statistic]:
         """The statistics, empty."""
         kept: list[Statistic] = [Sums(model.ffns, self.statistics)]

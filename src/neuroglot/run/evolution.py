@@ -130,7 +130,7 @@ def evolve(
         held_out: measure perplexity on this text; not measured without.
         settings: what is measured, and how.
         tasks: name → a score of a model, such as the accuracy on a cross-lingual task.
-        say: told of each checkpoint as it begins and ends.
+        say: called with a sentence as each checkpoint begins and ends.
 
     Raises:
         NeuroglotError: two checkpoints are the same, `out` holds checkpoints measured otherwise, the corpus is not

@@ -175,8 +175,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
     """
     neurons = run.neurons(settings.method)
     targets = settings.targets or list(neurons.languages)
-    for tag in targets:
-        neurons[tag]
+    neurons.check_languages(targets)
     corpus = load_corpus(settings.prompts)
     sources = settings.sources or [tag for tag in neurons.languages if tag in corpus.languages]
     if settings.search:

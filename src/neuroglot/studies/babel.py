@@ -46,7 +46,7 @@ class PruneSettings(BaseModel, extra="forbid"):
 
 
 class BabelSettings(StudySettings, extra="forbid"):
-    """Everything the study is told; a settings file has a section for each."""
+    """All settings of the study; a settings file has a section for each."""
 
     experts: ExpertSettings = ExpertSettings()
     """How neurons are grouped, and which experts are activated."""

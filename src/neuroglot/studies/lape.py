@@ -90,7 +90,7 @@ class SteerSettings(BaseModel, extra="forbid"):
 
 
 class LapeSettings(StudySettings, extra="forbid"):
-    """Everything the study is told; a settings file has a section for each."""
+    """All settings of the study; a settings file has a section for each."""
 
     identify: IdentifySettings = IdentifySettings()
     """Which neurons."""

@@ -52,7 +52,7 @@ class WritingSettings(BaseModel, extra="forbid"):
 
 
 class LinguaFrancaSettings(StudySettings, extra="forbid"):
-    """Everything the study is told; a settings file has a section for each."""
+    """All settings of the study; a settings file has a section for each."""
 
     parallel: ParallelSettings = ParallelSettings()
     """The samples."""

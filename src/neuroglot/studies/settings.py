@@ -1,4 +1,4 @@
-"""What a study is told: its settings, read from a TOML file, and the files that come with Neuroglot."""
+"""The settings of a study, read from a TOML file, and the files that come with Neuroglot."""
 
 import tomllib
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ class TaskSettings(BaseModel, extra="forbid"):
 
 
 class StudySettings(BaseModel, extra="forbid"):
-    """What every study is told."""
+    """What every study has settings for."""
 
     model: ModelSettings
     """The model, and how it is opened."""

@@ -162,7 +162,7 @@ class Study:
 
         Args:
             only: keys of items, such as `table-3`; all by default.
-            say: told of each item as it begins.
+            say: called with a sentence as each item begins.
 
         Returns:
             Key → what `study/KEY.json` holds: `said`, `agrees`, `tables`, `figures`, and `failed`, a reason or None.
