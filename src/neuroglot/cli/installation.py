@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from neuroglot import __version__
-from neuroglot.models.gguf import PACKAGED, cache_directory
+from neuroglot.models.gguf import PACKAGED
 
 __all__ = ["Examination", "Extra", "examine"]
 

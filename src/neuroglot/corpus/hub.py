@@ -12,7 +12,9 @@ from neuroglot.languages.tags import is_language, language_tag
 __all__ = ["open_hub"]
 
 
-def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "text") -> Corpus:
+def open_hub(
+    name: str, languages: Sequence[str] | None, text_column: str = "text", language_column: str | None = None
+) -> Corpus:
     """Stream a dataset of the hub (or a local dataset directory), language by language.
 
     `name` is `DATASET?config=…&column=…&split=…&revision=…`, where each part may hold `{language}`. Examples, each the

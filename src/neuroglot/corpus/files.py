@@ -1,0 +1,97 @@
+"""Files as lines of text: compressed or not, in UTF-8 or, with a byte-order mark, in UTF-16 or UTF-32."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from neuroglot.errors import NeuroglotError
+
+__all__ = ["COMPRESSED", "opened", "text_lines"]
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_WIDE = {  # the longer mark first, since it begins with the shorter
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """A file's bytes, unpacked.
+
+    Raises:
+        NeuroglotError: it cannot be read, or is not packed as its name says; also while it is read inside the block.
+    """
+    try:
+        with _unpacked(path) as raw:
+            yield io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise NeuroglotError(
+            f"{path} is damaged or not packed as {path.suffix} says ({error}); get it again."
+        ) from error
+    except OSError as error:
+        if error.errno is None and path.suffix.casefold() in COMPRESSED:
+            raise NeuroglotError(f"{path} is damaged or not packed as {path.suffix} says; get it again.") from error
+        raise NeuroglotError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    kind = path.suffix.casefold()
+    if kind == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if kind == ".bz2":
+        return cast(BinaryIO, bz2.open(path, "rb"))
+    if kind == ".xz":
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    if kind == ".zst":
+        import pyarrow
+
+        return cast(BinaryIO, pyarrow.input_stream(str(path), compression="zstd"))
+    return path.open("rb", buffering=0)  # type: ignore[return-value]
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    r"""The lines of a text file, numbered from 1, each with its end.
+
+    Only `\n` ends a line: a lone `\r`, U+2028 or a form feed is part of one. A byte-order mark is no text.
+
+    Raises:
+        NeuroglotError: it cannot be read or decoded; the sentence names the line.
+    """
+    with opened(path) as file:
+        head = file.peek(4096)[:4096]
+        wide = next((name for mark, name in _WIDE.items() if head.startswith(mark)), None)
+        if wide is not None:
+            yield from _wide_lines(path, file, wide)
+            return
+        if head.count(0) * 4 > len(head):
+            raise NeuroglotError(
+                f"{path} looks like UTF-16 without a byte-order mark (every second byte is 0); save it as UTF-8."
+            )
+        if head.startswith(codecs.BOM_UTF8):
+            file.read(len(codecs.BOM_UTF8))
+        for number, raw in enumerate(file, start=1):
+            try:
+                yield number, raw.decode("utf-8")
+            except UnicodeDecodeError as bad:
+                raise NeuroglotError(
+                    f"{path}, line {number}: byte {bad.start + 1} is not UTF-8; save the file as UTF-8."
+                ) from bad
+
+
+def _wide_lines(path: Path, file: io.BufferedReader, encoding: str) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        for number, line in enumerate(io.TextIOWrapper(file, encoding, newline="\n"), start=1):
+            yield number, line
+    except UnicodeError as bad:
+        raise NeuroglotError(
+            f"{path}, after line {number}: not {encoding.upper()}, which its byte-order mark says; save it as UTF-8."
+        ) from bad
