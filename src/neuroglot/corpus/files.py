@@ -6,10 +6,10 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any
 
 from neuroglot.errors import NeuroglotError
 
@@ -31,7 +31,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     """
     try:
         with _unpacked(path) as raw:
-            yield io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
+            yield io.BufferedReader(raw, 1 << 20)
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise NeuroglotError(
             f"{path} is damaged or not packed as {path.suffix} says ({error}); get it again."
@@ -42,19 +42,14 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         raise NeuroglotError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _unpacked(path: Path) -> BinaryIO:
+def _unpacked(path: Path) -> Any:
     kind = path.suffix.casefold()
-    if kind == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if kind == ".bz2":
-        return cast(BinaryIO, bz2.open(path, "rb"))
-    if kind == ".xz":
-        return cast(BinaryIO, lzma.open(path, "rb"))
     if kind == ".zst":
         import pyarrow
 
-        return cast(BinaryIO, pyarrow.input_stream(str(path), compression="zstd"))
-    return path.open("rb", buffering=0)  # type: ignore[return-value]
+        return pyarrow.input_stream(str(path), compression="zstd")
+    openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return openers[kind](path, "rb") if kind in openers else path.open("rb", buffering=0)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -88,10 +83,13 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _wide_lines(path: Path, file: io.BufferedReader, encoding: str) -> Iterator[tuple[int, str]]:
     number = 0
+    text = io.TextIOWrapper(file, encoding, newline="\n")
     try:
-        for number, line in enumerate(io.TextIOWrapper(file, encoding, newline="\n"), start=1):
+        for number, line in enumerate(text, start=1):
             yield number, line
     except UnicodeError as bad:
         raise NeuroglotError(
             f"{path}, after line {number}: not {encoding.upper()}, which its byte-order mark says; save it as UTF-8."
         ) from bad
+    finally:
+        text.detach()  # the file is closed by who opened it

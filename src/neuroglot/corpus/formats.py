@@ -1,6 +1,7 @@
 """The formats of tables: the rows of a file, each cell as the format has it, and where a row stands."""
 
 import csv
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ FORMATS = {
     ".tsv": "tsv", ".parquet": "parquet",
 }  # fmt: skip
 
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = ",;\t"
 
 
 def name_and_format(path: Path) -> tuple[str, str | None]:
@@ -110,18 +111,21 @@ class Rows:
     @cached_property
     def _header(self) -> tuple[str, list[str]]:
         """The separator, and the names of the columns."""
-        if self.form == "tsv":
-            found = next(self._split("\t"), None)
-            if found is None:
-                raise _empty(self.path)
-            return "\t", found[1]
-        for separator in _SEPARATORS:
-            found = next(self._split(separator), None)
-            if found is None:
-                raise _empty(self.path)
-            if len(found[1]) > 1:
-                return separator, found[1]
-        return ",", found[1]
+        failed: NeuroglotError | None = None
+        headers: dict[str, list[str]] = {}
+        for separator in "\t" if self.form == "tsv" else _SEPARATORS:
+            try:
+                for _, header in itertools.islice(self._split(separator), 1):
+                    headers[separator] = header
+                    if len(header) > 1:
+                        return separator, header
+            except NeuroglotError as error:  # it may be quoted cells with another separator between them
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        if not headers:
+            raise NeuroglotError(f"{self.path} is empty; put text in it or leave it out.")
+        return next(iter(headers.items()))
 
     def _split(self, separator: str) -> Iterator[tuple[int, list[str]]]:
         """Every line's cells, blank lines left out only where a row has more cells than one."""
@@ -202,7 +206,3 @@ def _object(row: Any, place: str) -> dict[str, Any]:
 def _without_end(line: str) -> str:
     r"""A line without its `\n` or `\r\n`."""
     return line.removesuffix("\n").removesuffix("\r")
-
-
-def _empty(path: Path) -> NeuroglotError:
-    return NeuroglotError(f"{path} is empty; put text in it or leave it out.")

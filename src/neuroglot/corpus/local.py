@@ -94,8 +94,8 @@ def _by_columns(rows: Rows, parallel: bool | None, text_column: str, languages: 
     if not found:
         raise NeuroglotError(
             f"{rows.path} has the columns {', '.join(rows.columns)}: neither a language and a {text_column} column, "
-            "nor one column a language; rename them, name them with --language-column and --text-column, or, if these are "
-            "the cells of the first row, add a header above it."
+            "nor one column a language; rename them, name them with --language-column and --text-column, or, if these "
+            "are the cells of the first row, add a header above it."
         )
     others = [name for name in rows.columns if name not in found and name != key and name.strip()]
     _check_header(rows, columns, found, others)
@@ -146,9 +146,10 @@ def _are_identifiers(columns: Columns, name: str) -> bool:
 
 def _check_header(rows: Rows, columns: Columns, found: Sequence[str], others: Sequence[str]) -> None:
     """Refuse a table whose first row seems to be one of language and text like the rest."""
-    for name in found if others else ():
+    if len(found) == 1 and others:
+        (name,) = found
         cells = [cell for cell in columns.distinct(name) if cell and cell.strip()]
-        if cells and all(map(is_language, cells)):
+        if cells and all(map(is_plain_language, cells)):
             raise NeuroglotError(
                 f"{rows.path} seems to have no header: its first row is {', '.join(rows.columns)}, and under {name} "
                 "there are only language tags; add a first row such as language,text."

@@ -101,7 +101,7 @@ class RunView:
         if settings is None or samples is None:
             return {}
         try:
-            corpus = load_corpus(settings.corpus) if settings.corpus else self.run.manifest.text.load()[0]
+            corpus = settings.load(self.run.manifest.text)
             wanted = set(samples.keys)
             found = {}
             for key, texts in corpus.samples():

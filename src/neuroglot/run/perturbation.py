@@ -39,7 +39,7 @@ def perturb_run(
     from neuroglot.evaluate.ablation.perturbation import perturb as measure
 
     run.check(model)
-    held_out = load_corpus(corpus, languages=languages) if corpus else run.manifest.text.load()[1]
+    held_out = load_corpus(corpus, languages=languages, **columns) if corpus else run.manifest.text.load()[1]
     result = measure(
         model,
         held_out,

@@ -43,6 +43,10 @@ class SteeringSettings(BaseModel):
 
     prompts: str = "openings"
     """questions, openings, or a file or folder of prompts as a corpus is."""
+    text_column: str = "text"
+    """The column of it that holds the text."""
+    language_column: str | None = None
+    """The column of it that says the language; by default `language` or `lang`, if there is one."""
     sources: list[str] | None = None
     """Languages to ask in; by default the neurons' that have prompts."""
     targets: list[str] | None = None
@@ -176,7 +180,9 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
     neurons = run.neurons(settings.method)
     targets = settings.targets or list(neurons.languages)
     neurons.check_languages(targets)
-    corpus = load_corpus(settings.prompts)
+    corpus = load_corpus(
+        settings.prompts, text_column=settings.text_column, language_column=settings.language_column
+    )
     sources = settings.sources or [tag for tag in neurons.languages if tag in corpus.languages]
     if settings.search:
         sources = list(dict.fromkeys([*sources, *targets]))
