@@ -95,8 +95,7 @@ def compare(
     )
     model = current.manifest.model.load()
     current.check(model)
-    columns = {"text_column": text_column, "language_column": language_column}
-    other = None if corpus is None else load_corpus(corpus, **columns)
+    other = None if corpus is None else load_corpus(corpus, text_column=text_column, language_column=language_column)
     result = compare_run(current, model, settings, corpus=other)
     print_summary(result.summary(distances(result.languages)), budget)
     out.print(f"wrote {current.comparison_path}")

@@ -50,9 +50,7 @@ def perplexity(
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
     settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
     settings.check_source()
-    text = load_corpus(
-        corpus, languages=split(languages), text_column=text_column, language_column=language_column
-    )
+    text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)
     from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.edit.interventions import Deactivate, intervene
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure

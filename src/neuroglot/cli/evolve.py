@@ -42,7 +42,13 @@ def evolve(
     """
     from neuroglot.corpus.load import load_corpus
 
-    text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)
+    text = load_corpus(
+        corpus,
+        languages=split(languages),
+        parallel=True,
+        text_column=text_column,
+        language_column=language_column,
+    )
     read, held_out = text.split(5)
     read.check_parallel()
     from neuroglot.report.evolution import evolution_report

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from neuroglot import __version__
 from neuroglot.models.gguf import PACKAGED
+from neuroglot.storage.caches import cache_directory
 
 __all__ = ["Examination", "Extra", "examine"]
 

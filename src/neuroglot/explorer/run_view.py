@@ -12,7 +12,6 @@ from markupsafe import Markup
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.corpus.load import load_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import direction, language_name
 from neuroglot.models.loading import load_tokenizer

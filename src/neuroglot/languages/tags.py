@@ -88,7 +88,7 @@ def closest(tag: str, among: Iterable[str]) -> str | None:
 
 def _language(tag: str) -> str:
     """The language alone; Bokmål is what is written where Norwegian is said."""
-    language = Language.get(language_tag(tag)).language
+    language = str(Language.get(language_tag(tag)).language)
     return {"nb": "no"}.get(language, language)
 
 

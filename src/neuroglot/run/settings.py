@@ -138,10 +138,8 @@ class AlignSettings(BaseModel):
         """The parallel corpus, which may be what was recorded."""
         if self.corpus is None:
             return recorded.load()[0]
-        # rows of a language column can be aligned by their keys only if that is asked for
-        parallel = True if Path(self.corpus).is_file() else None
         return load_corpus(
-            self.corpus, parallel=parallel, text_column=self.text_column, language_column=self.language_column
+            self.corpus, parallel=True, text_column=self.text_column, language_column=self.language_column
         )
 
 
