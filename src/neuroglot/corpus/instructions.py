@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from neuroglot.corpus.directories import files_by_language
 from neuroglot.corpus.formats import json_rows
+from neuroglot.corpus.local import LANGUAGE_COLUMNS, column_named
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import is_language, language_tag
 
@@ -89,7 +90,7 @@ def _tagged(row: Mapping[str, Any], at: str) -> Iterator[tuple[str, Pair]]:
         for tag, instruction in row["instruction"].items():
             yield _tag(tag, at), _pair({"instruction": instruction, "output": outputs.get(tag)}, at)
         return
-    tag = row.get("language") or row.get("lang")
+    tag = next((row[name] for kind in LANGUAGE_COLUMNS if (name := column_named(list(row), kind)) and row[name]), None)
     if tag is None:
         raise NeuroglotError(f"{at}: which language is not said; add `language`, or put it in a directory as fr.jsonl.")
     yield _tag(tag, at), _pair(row, at)
@@ -112,12 +113,9 @@ def _pair(row: Mapping[str, Any], at: str) -> Pair:
         if not answers or answers[-1] == 0 or not all(isinstance(text, str) for _, text in said):
             raise NeuroglotError(f"{at}: a conversation needs a question and an assistant's answer after it.")
         return Pair("\n\n".join(text for _, text in said[: answers[-1]]), said[answers[-1]][1])
-    instruction, more, answer = row.get("instruction"), row.get("input") or "", row.get("output") or row.get("response")
-    if (
-        not all(isinstance(each, str) for each in (instruction, more, answer))
-        or not instruction.strip()
-        or not answer.strip()
-    ):
+    parts = [row.get("instruction"), row.get("input") or "", row.get("output") or row.get("response")]
+    instruction, more, answer = (part if isinstance(part, str) else "" for part in parts)
+    if not instruction.strip() or not answer.strip() or not isinstance(parts[1], str):
         raise NeuroglotError(f"{at}: neither instruction and output, nor messages of a user and an assistant.")
     return Pair(f"{instruction}\n\n{more}" if more else instruction, answer)
 

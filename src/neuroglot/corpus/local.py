@@ -12,7 +12,7 @@ from neuroglot.corpus.formats import Rows, name_and_format
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.languages.tags import NO_LANGUAGE, is_language, is_plain_language, language_tag, named
 
-__all__ = ["column_named", "open_table"]
+__all__ = ["LANGUAGE_COLUMNS", "column_named", "open_table"]
 
 LANGUAGE_COLUMNS = ("language", "lang")
 KEY_COLUMNS = ("key", "id")
