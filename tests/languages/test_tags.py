@@ -38,11 +38,19 @@ def test_a_tag_is_what_its_spelling_is(tag, blank, case):
     assert langcodes.tag_is_valid(standard)
 
 
-@pytest.mark.parametrize("word", ["und", "zxx", "mul", "root", "english", "", " ", "é", "x" * 40, "xx9", "fr-"])
+@pytest.mark.parametrize("word", ["UND", "Mul", "english", "", " ", "é", "x" * 40, "xx9", "fr-"])
 def test_what_is_no_language(word):
     assert not is_language(word) and not is_plain_language(word)
     with pytest.raises(ng.NeuroglotError, match="is not a language tag"):
         language_tag(word)
+
+
+@pytest.mark.parametrize("tag", ["und", "zxx", "mul", "mis"])
+def test_no_text_is_in_no_language(tag):
+    """A set of neurons may be of several languages, but no file, column or row is."""
+    assert language_tag(tag) == tag and not is_language(tag) and not is_plain_language(tag)
+    with pytest.raises(ng.NeuroglotError, match="is not a language tag"):
+        ng.Corpus({tag: ["x"]})
 
 
 def test_plain_names():

@@ -48,16 +48,20 @@ def language_tag(text: str) -> str:
     A language that stands for its macrolanguage takes that one's tag, as CLDR has it. A script is dropped if it is the
     one that the language is written in where nothing is said. Regions stay.
 
+    Sets of neurons may be of `mul`, several languages, or `und`; text may not.
+
     Raises:
         NeuroglotError: `text` is not a language tag.
     """
-    if not is_language(text):
+    if not is_language(text) and text not in NO_LANGUAGE:
         raise NeuroglotError(f"{text!r} is not a language tag; use BCP-47 tags such as en, fr, zh or zh-Hant.")
     return _standard(text.strip())
 
 
 @lru_cache(maxsize=1 << 14)
 def _standard(text: str) -> str:
+    if text in NO_LANGUAGE:
+        return text
     first, *rest = text.replace("_", "-").split("-")
     apart = _APART.get(first.casefold())
     first = _MEMBERS.get(first.casefold(), first)
