@@ -82,8 +82,8 @@ def test_neurons_of_a_region_are_those_of_a_prompt(chinese, checkpoint, prompt, 
 
 
 def test_steering_to_a_language_finds_its_region(chinese, checkpoint, capsys):
-    assert "steered to zh" in neuroglot(
-        "steer", checkpoint, "le chat dort", "--to", "zh", "--run", chinese, "--tokens", 2
-    )
-    neuroglot("steer", checkpoint, "Кошка спит на диване", "--to", "zh", "--run", chinese, "--tokens", 2)
-    assert "The prompt is in Russian (ru), and there are neurons of zh-CN, pt-BR, fr" in capsys.readouterr().err
+    how = ("--to", "zh", "--run", chinese, "--tokens", 2)
+    assert "steered to zh" in neuroglot("steer", checkpoint, "le chat dort sur la table de la cuisine", *how)
+    assert "note:" not in capsys.readouterr().err
+    neuroglot("steer", checkpoint, "Кошка спит на диване, а собака лежит на полу", *how)
+    assert "The prompt is in Russian (ru), and there are neurons of fr, pt-BR, zh-CN" in capsys.readouterr().err
