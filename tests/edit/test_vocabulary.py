@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 import neuroglot as ng
 from neuroglot.edit.vocabulary import kept_tokens, trimmed
 from neuroglot.errors import NeuroglotError
-from neuroglot.tokens.vocabulary import changed, needed_tokens, token_counts, trim_tokenizer
+from neuroglot.models.vocabulary import changed, needed_tokens, token_counts, trim_tokenizer
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<|turn|>", "<unused0>", "<unused1>"]
 

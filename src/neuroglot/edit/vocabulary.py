@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.tokens.vocabulary import needed_tokens, trim_tokenizer
+from neuroglot.models.vocabulary import needed_tokens, trim_tokenizer
 
 __all__ = ["kept_tokens", "trimmed"]
 
