@@ -96,7 +96,11 @@ def _texts(file: Path, text_column: str) -> Columns:
     rows = Rows(file, name_and_format(file)[1] or "text")
     if file.stat().st_size == 0:
         raise NeuroglotError(f"{file} is empty; put text in it or leave it out.")
-    column = "text" if rows.form == "text" else column_named(rows.columns, text_column)
+    column = (
+        "text"
+        if rows.form == "text"
+        else (column_named(rows.first_columns, text_column) or column_named(rows.columns, text_column))
+    )
     if column is None:
         raise NeuroglotError(
             f"{file} has no column {text_column!r}; it has {', '.join(rows.columns)}; name the one that holds text "

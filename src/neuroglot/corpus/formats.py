@@ -69,6 +69,13 @@ class Rows:
             raise NeuroglotError(f"{self.path} has two columns named {twice!r}; rename one.")
         return tuple(names)
 
+    @cached_property
+    def first_columns(self) -> tuple[str, ...]:
+        """The columns that the first thousand rows have: all, but for JSON, which is then not read to its end."""
+        if self.form != "json":
+            return self.columns
+        return tuple(dict.fromkeys(name for _, row in itertools.islice(json_rows(self.path), 1000) for name in row))
+
     def __call__(self, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         """The rows: the number of the line (of the row, in Parquet), and the cells of these columns, in their order.
 

@@ -33,14 +33,17 @@ def open_table(
         hint = "use jsonl, csv, tsv or parquet" if form is None else "put it in a directory as fr.txt for French"
         raise NeuroglotError(f"{path} does not say which language its text is in; {hint}.")
     rows = Rows(path, form)
-    names = rows.columns
+    language_columns = LANGUAGE_COLUMNS if language_column is None else (language_column,)
+    names = rows.first_columns
+    if not all(any(column_named(names, each) for each in some) for some in ((text_column,), language_columns)):
+        names = rows.columns
     text = column_named(names, text_column)
     if language_column is not None:
         language = column_named(names, language_column)
         if language is None:
             raise NeuroglotError(f"{path} has no column {language_column!r}; it has {', '.join(names)}.")
     else:
-        language = next((name for kind in LANGUAGE_COLUMNS if (name := column_named(names, kind))), None)
+        language = next((name for kind in language_columns if (name := column_named(names, kind))), None)
     if language is not None:
         if text is None or text == language:
             raise NeuroglotError(
@@ -243,7 +246,7 @@ def _merged(path: Path, spelled: Iterable[str]) -> dict[str, list[str]]:
 
 def _by_language_column(rows: Rows, language: str, text: str, parallel: bool | None) -> Corpus:
     """Rows of language and text; with a key column and `parallel`, rows of one key are one sample."""
-    key = _key_column(rows.columns, [language, text])
+    key = _key_column(rows.first_columns, [language, text])
     names = [language, text, *([key] if key else [])]
     columns = Columns(rows, f"{language} says the language of {text}", names, lambda: _tagged(rows, names))
     spelled = [tag for tag in columns.distinct(language) if tag is not None]
