@@ -45,9 +45,10 @@ def balanced_kmeans(rows: Float[Tensor, "rows width"], clusters: int = 256, seed
     millionth of a row's mean squared length. At the end no swap of two rows between two clusters lowers it by that
     much, nor, where sizes differ, moving a row to a smaller cluster.
 
-    The work is bounded: `n` assignment problems for `n` rows a cluster, `8 ⌈n / 3⌉` at most to reassign, and 1,000 rounds of
-    swaps, each of `clusters × rows` numbers and of the pairs of rows that a bound lets through. If the last round still
-    finds a swap, which no data has done, clusters are of equal size and the search ends there.
+    The work is bounded: with `n` rows a cluster, `n` assignment problems to grow, at most `8 ⌈n / 3⌉` to reassign, and
+    1,000 rounds of swaps, each of `clusters × rows` numbers and of the pairs of rows that a bound lets through, never
+    more than all. If the last round still finds a swap, which no data has done, the search ends there, with clusters
+    of equal size.
 
     Runs where `rows` are, on the CPU where their device has no float64, and holds the Gram matrix: `rows²` numbers of
     four bytes.
@@ -302,9 +303,7 @@ def _helpful(
     return swaps[:, 0], whole[:, :2], whole[:, 2:]
 
 
-def _moves(
-    state: _Clusters, labels: Int64[Tensor, " rows"], seats: Int64[Tensor, " rows"]
-) -> Float[Tensor, "moves 5"]:
+def _moves(state: _Clusters, labels: Int64[Tensor, " rows"], seats: Int64[Tensor, " rows"]) -> Float[Tensor, "moves 5"]:
     """Moves of a row into a cluster with an empty slot that help: gain, the clusters and their slots."""
     sizes, squares = state.sizes(), state.squares()
     reach = state.reach[:, :-1].to(torch.float64)
