@@ -11,6 +11,7 @@ from neuroglot.models.layer_widths import opener
 from neuroglot.models.model import Model
 from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
 from neuroglot.progress import without_bars
+from neuroglot.storage.hub import hub_refusal
 
 __all__ = ["load_model", "load_tokenizer"]
 
@@ -134,6 +135,9 @@ def _quantization(quantize: Quantize, weights: Any) -> Any:
 
 
 def _why_not_opened(name: str, path: str, error: Exception) -> str:
+    refusal = None if Path(path).exists() else hub_refusal(error)
+    if refusal is not None and path.count("/") == 1:
+        return f"The Hugging Face hub did not give {name}: {refusal}."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0].rstrip(".") if lines else type(error).__name__
     if not Path(path).exists() and ("/" in path or isinstance(error, OSError)):
