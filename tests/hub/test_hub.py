@@ -126,11 +126,12 @@ def test_a_cut_or_late_download_goes_on_where_it_stopped(hub):
     assert len(starts) == 2 and 0 < starts[0] < starts[1]  # each after what came before
 
 
-def test_a_broken_download_is_finished_by_the_same_call_again(hub):
+def test_after_a_broken_download_the_same_call_asks_for_what_is_missing(hub):
     assert "run the same again" in hub.results["broken"]["error"]
     assert value(hub, "broken, again") == value(hub, "main")
-    asked = ranges(hub, f"org/broken/resolve/{'1' * 40}/model.safetensors")
-    assert asked[0] is None and None not in asked[1:], asked
+    weights = ranges(hub, f"org/broken/resolve/{'1' * 40}/model.safetensors")
+    assert weights[0] is weights[-1] is None and None not in weights[1:-1], weights
+    assert len(ranges(hub, f"org/broken/resolve/{'1' * 40}/config.json")) == 1
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def hub_refusal(error: BaseException) -> str | None:
             return f"the hub answered with status {status}; try again later"
     for each in chain:
         if any(part in kind.__name__ for kind in type(each).__mro__ for part in UNREACHED):
-            return "the network or the hub broke off or is too slow; run the same again, which goes on where it stopped"
+            return (
+                "the network or the hub broke off or is too slow; run the same again, files that arrived whole are kept"
+            )
     if any(type(each).__name__ == "LocalEntryNotFoundError" for each in chain):
         return SAID["LocalEntryNotFoundError"]
     return None
