@@ -92,8 +92,8 @@ def prototypes(count, copies, noise):
     return centres + noise * points(len(centres), 16, 1)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-4])
-@pytest.mark.parametrize("clusters", [5, 7, 8, 16, 256])
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+@pytest.mark.parametrize("clusters", [7, 8, 256])
 def test_ends_on_near_copies(noise, clusters):
     x = prototypes(8, 128, noise).float()
     labels = balanced_kmeans(x, clusters)

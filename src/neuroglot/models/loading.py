@@ -136,11 +136,10 @@ def _quantization(quantize: Quantize, weights: Any) -> Any:
 
 def _why_not_opened(name: str, path: str, error: Exception) -> str:
     refusal = None if Path(path).exists() else hub_refusal(error)
-    if refusal is not None and path.count("/") == 1:
-        return f"The Hugging Face hub did not give {name}: {refusal}."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0].rstrip(".") if lines else type(error).__name__
-    if not Path(path).exists() and ("/" in path or isinstance(error, OSError)):
+    reason = refusal or reason
+    if not Path(path).exists() and (refusal or "/" in path or isinstance(error, OSError)):
         packaged_names = ", ".join(PACKAGED)
         return (
             f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging "
