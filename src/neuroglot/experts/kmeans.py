@@ -285,9 +285,13 @@ def _helpful(
     moving = torch.full((clusters, state.empty + 1), -torch.inf, dtype=torch.float64, device=device)
     moving[:, :-1] = towards + share[:, None] * lengths + alone
     moving[:, :-1].scatter_(0, labels[None], -torch.inf)
-    best = moving[:, state.members].amax(2)  # of a cluster's rows (second) in moving to another cluster (first)
-    bound = moving[:, :-1] + best[labels].T - 2 * lowest * share[labels] + (-2 * lowest).clamp_min(0) * share.max()
-    bound[labels <= torch.arange(clusters, device=device)[:, None]] = -torch.inf  # each pair of clusters once
+    # what a cluster's rows (second) gain at most in moving to another cluster (first)
+    best = moving.index_select(1, state.members.flatten()).unflatten(1, state.members.shape).amax(2)
+    bound = best.T.contiguous().index_select(1, labels)
+    bound += moving[:, :-1]
+    bound += (-2 * lowest).clamp_min(0) * share.max() - 2 * lowest * share[labels]
+    # each pair of clusters once
+    bound.masked_fill_(labels <= torch.arange(clusters, device=device)[:, None], -torch.inf)
     other, row = (bound > state.least).nonzero(as_tuple=True)
     found = []
     for target, one in zip(other.split(CHUNK // slots + 1), row.split(CHUNK // slots + 1), strict=True):
