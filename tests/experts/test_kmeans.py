@@ -1,6 +1,7 @@
 """Balanced k-means: sizes, determinism, and its optimum against brute force."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import neuroglot as ng
+from neuroglot.experts import kmeans
 from neuroglot.experts.kmeans import balanced_kmeans, inertia
 
 
@@ -83,6 +85,61 @@ def test_one_seed_gives_one_result_and_shifts_change_nothing():
 def test_equal_rows_are_split_all_the_same():
     sizes = balanced_kmeans(torch.ones(20, 4), 6).bincount(minlength=6)
     assert sorted(sizes.tolist()) == [3, 3, 3, 3, 4, 4]
+
+
+def prototypes(count, copies, noise):
+    centres = points(count, 16).repeat_interleave(copies, 0)
+    return centres + noise * points(len(centres), 16, 1)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+@pytest.mark.parametrize("clusters", [7, 8, 256])
+def test_ends_on_near_copies(noise, clusters):
+    x = prototypes(8, 128, noise).float()
+    labels = balanced_kmeans(x, clusters)
+    sizes = labels.bincount(minlength=clusters)
+    assert sizes.max() - sizes.min() <= 1
+    if clusters % 8 == 0:  # each cluster can be copies of one prototype
+        assert inertia(x, labels) <= 1.1 * noise**2 * x.numel() + 1e-6
+
+
+@given(st.integers(2, 60), st.integers(2, 8), st.integers(1, 12), st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_labels_do_not_depend_on_threads_or_on_the_order_of_summation(rows, clusters, width, seed):
+    x = points(rows, width, seed).float()
+    before = torch.get_num_threads()
+    labels = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            labels.append(balanced_kmeans(x, min(clusters, rows)))
+    finally:
+        torch.set_num_threads(before)
+    reordered = x[:, torch.randperm(width, generator=torch.Generator().manual_seed(seed))]
+    labels.append(balanced_kmeans(reordered, min(clusters, rows)))  # other orders of the same sums
+    assert all(torch.equal(labels[0], each) for each in labels)
+
+
+def test_threads_are_as_many_afterwards():
+    before = torch.get_num_threads()
+    balanced_kmeans(points(20, 3), 4)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e30])
+def test_the_unit_of_the_rows_changes_nothing(scale):
+    x = points(64, 8).float()
+    assert torch.equal(balanced_kmeans(x * 2.0 ** round(math.log2(scale)), 8), balanced_kmeans(x, 8))
+
+
+def test_groups_of_clusters_are_assigned_apart(monkeypatch):
+    monkeypatch.setattr(kmeans, "GROUP", 5)
+    x = points(100, 6)
+    labels = balanced_kmeans(x, 23)
+    sizes = labels.bincount(minlength=23)
+    assert sizes.max() - sizes.min() <= 1
+    monkeypatch.undo()
+    assert inertia(x, labels) == pytest.approx(inertia(x, balanced_kmeans(x, 23)), rel=0.15)
 
 
 def test_half_precision_is_computed_in_float32():

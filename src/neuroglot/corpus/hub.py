@@ -9,8 +9,11 @@ from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.quiet import quiet
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import is_language, language_tag
+from neuroglot.storage.hub import hub_refusal
 
 __all__ = ["open_hub"]
+
+LANGUAGE_COLUMNS = ("language", "lang", "language_code", "locale")
 
 
 def open_hub(
@@ -18,16 +21,18 @@ def open_hub(
 ) -> Corpus:
     """Stream a dataset of the hub (or a local dataset directory), language by language.
 
-    `name` is `DATASET?config=…&column=…&split=…&revision=…`, where each part may hold `{language}`. Examples, each the
-    layout of a well-known dataset:
+    `name` is `DATASET?config=…&column=…&language=…&split=…&revision=…`, where dataset, config and column may hold
+    `{language}`. Examples, each the layout of a well-known dataset:
 
     - `wikimedia/wikipedia?config=20231101.{language}`: one config a language;
     - `csebuetnlp/xlsum`: configs named by the language (`french`) or its tag are found by themselves;
     - `openlanguagedata/flores_plus?config={language}&split=dev`: parallel, say so with `parallel=True`;
     - `org/table?column=sentence_{language}`: one column a language (parallel);
-    - `bigscience-data/roots_{language}_wikipedia`: one dataset a language.
+    - `bigscience-data/roots_{language}_wikipedia`: one dataset a language;
+    - `org/table?language=lang`: a column says the language of each row. `language`, `lang`, `language_code` and
+      `locale` are found by themselves. Each language streams the table anew.
 
-    With a language column, the rows of each of `languages` are picked from one stream, whatever their tag's spelling.
+    The rows of a language are those whose tag says it, whatever its spelling.
 
     Raises:
         NeuroglotError: the hub or the dataset cannot be reached, or its languages cannot be found.
@@ -36,40 +41,27 @@ def open_hub(
 
     dataset, _, query = name.partition("?")
     options = {key: values[-1] for key, values in parse_qs(query, keep_blank_values=True).items()}
-    unknown = sorted(set(options) - {"config", "column", "split", "revision"})
+    unknown = sorted(set(options) - {"config", "column", "language", "split", "revision"})
     if unknown:
-        raise NeuroglotError(f"hf:{name}: {unknown[0]} is not an option; there are config, column, split and revision.")
+        raise NeuroglotError(
+            f"hf:{name}: {unknown[0]} is not an option; there are config, column, language, split and revision."
+        )
     column = options.get("column", text_column)
     split = options.get("split", "train")
     revision = options.get("revision")
 
-    def stream(language: str, config: str | None) -> Documents:
+    def table(path: str, config: str | None) -> Any:
+        return _reach(name, lambda: datasets.load_dataset(path, config, split=split, revision=revision, streaming=True))
+
+    def stream(language: str, config: str | None, tagged: str | None = None) -> Documents:
         # The tag as it was asked for fills the template: FLORES wants fra_Latn, Wikipedia fr.
-        path = dataset.format(language=language)
-        config = config.format(language=language) if config else None
+        opened = table(dataset.format(language=language), config.format(language=language) if config else None)
         field = column.format(language=language)
-        opened = _reach(
-            name, lambda: datasets.load_dataset(path, config, split=split, revision=revision, streaming=True)
-        )
         if opened.column_names is not None and field not in opened.column_names:
             raise NeuroglotError(
                 f"hf:{name} has no column {field!r}; it has {', '.join(opened.column_names)}; add ?column=NAME."
             )
-        return Documents(lambda: (text_of(row[field], field, "a row of the dataset") for row in opened))
-
-    if language_column is not None:
-        if not languages:
-            raise NeuroglotError(f"hf:{name} is streamed, so say which languages its column {language_column} has.")
-        rows = _reach(
-            name,
-            lambda: datasets.load_dataset(
-                dataset, options.get("config"), split=split, revision=revision, streaming=True
-            ),
-        )
-        for field in (language_column, column):
-            if rows.column_names is not None and field not in rows.column_names:
-                raise NeuroglotError(f"hf:{name} has no column {field!r}; it has {', '.join(rows.column_names)}.")
-        return Corpus({tag: Documents(_rows_in(rows, language_column, column, tag)) for tag in languages})
+        return Documents(lambda: _texts(name, opened, field, tagged, language_tag(language)))
 
     templated = "{language}" in dataset + column + options.get("config", "")
     if templated:
@@ -78,6 +70,18 @@ def open_hub(
         configs: dict[str, str | None] = dict.fromkeys(languages, options.get("config"))
     else:
         found = _reach(name, lambda: datasets.get_dataset_config_names(dataset, revision=revision))
+        wanted = options.get("language", language_column)
+        tagged = (
+            None
+            if wanted is None and options.get("config") is None and len(found) > 1
+            else _language_column(name, table(dataset, options.get("config")), wanted)
+        )
+        if tagged is not None:
+            if not languages:
+                raise NeuroglotError(
+                    f"hf:{name} says the language of each row in its column {tagged!r}: say which languages to read."
+                )
+            return Corpus({tag: stream(tag, options.get("config"), tagged) for tag in languages})
         named = {tag: config for config in found for tag in [_language_of_config(config)] if tag}
         configs = {tag: named.get(language_tag(tag)) for tag in languages or named}
         missing = [tag for tag, config in configs.items() if config is None]
@@ -93,16 +97,6 @@ def open_hub(
     )
 
 
-def _rows_in(rows: Any, language: str, text: str, tag: str) -> Callable[[], Iterator[str | None]]:
-    """The texts of the rows whose language column says this language."""
-    wanted = language_tag(tag)
-
-    def is_wanted(cell: Any) -> bool:
-        return isinstance(cell, str) and is_language(cell) and language_tag(cell) == wanted
-
-    return lambda: (text_of(row[text], text, "a row of the dataset") for row in rows if is_wanted(row[language]))
-
-
 def _language_of_config(config: str) -> str | None:
     """The language a config is named by: `20231101.fr`, `fra_Latn`, `fr` or `french`."""
     import langcodes  # its table of names is large, and only hub datasets need it
@@ -116,12 +110,59 @@ def _language_of_config(config: str) -> str | None:
         return None
 
 
+def _language_column(name: str, opened: Any, wanted: str | None) -> str | None:
+    """The column that says the language of each row, if there is one."""
+    columns = opened.column_names
+    if columns is None:
+        columns = list(_reach(name, lambda: next(iter(opened), {})))
+    if wanted is not None and wanted not in columns:
+        raise NeuroglotError(f"hf:{name} has no column {wanted!r}; it has {', '.join(columns)}.")
+    return wanted or next((column for column in columns if column.lower() in LANGUAGE_COLUMNS), None)
+
+
+def _texts(name: str, rows: Any, column: str, tagged: str | None, tag: str) -> Iterator[str]:
+    """The texts of a table, those of one language where a column says which that is.
+
+    Raises:
+        NeuroglotError: the hub breaks off, a column is missing or holds something else than text.
+    """
+    tags: dict[Any, bool] = {}
+    for row in _rows(name, rows):
+        missing = {column, *([tagged] if tagged else [])} - set(row)
+        if missing:
+            raise NeuroglotError(
+                f"hf:{name} has no column {min(missing)!r}; it has {', '.join(row)}; add ?column=NAME."
+            )
+        if tagged is not None:
+            said = row[tagged]
+            if said not in tags:
+                tags[said] = isinstance(said, str) and is_language(said.strip()) and language_tag(said.strip()) == tag
+            if not tags[said]:
+                continue
+        text = text_of(row[column], column, f"a row of hf:{name}")
+        if text:
+            yield text
+
+
+def _rows(name: str, opened: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a table as they arrive."""
+    try:
+        yield from opened
+    except Exception as error:
+        raise _unreached(name, error) from error
+
+
 def _reach(name: str, call: Callable[[], Any]) -> Any:
     try:
         with quiet():
             return call()
-    except Exception as error:  # the hub client, the network and dataset scripts each raise their own
-        reason = str(error).strip().split("\n")[0]
-        raise NeuroglotError(
-            f"hf:{name} cannot be opened ({reason}); check its name and the network, or download it and give its path."
-        ) from error
+    except Exception as error:
+        raise _unreached(name, error) from error
+
+
+def _unreached(name: str, error: Exception) -> NeuroglotError:
+    """One sentence for what the hub client, the network and dataset scripts raise, each in its own way."""
+    reason = hub_refusal(error) or str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    return NeuroglotError(
+        f"hf:{name} cannot be opened ({reason}); check its name and the network, or download it and give its path."
+    )

@@ -9,6 +9,7 @@ from neuroglot.artifacts.partition import Kind, Partition
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.kmeans import balanced_kmeans
 from neuroglot.models.model import Model
+from neuroglot.progress import progress_bar
 
 __all__ = ["partition", "reorder"]
 
@@ -23,6 +24,7 @@ def partition(
     normalise: bool = True,
     labels: Int64[Tensor, "layers neurons"] | None = None,
     equal: bool = True,
+    progress: bool = True,
 ) -> Partition:
     """Split every layer's neurons into experts (Liu et al. 2024, §3, "Expert Construction").
 
@@ -35,6 +37,7 @@ def partition(
         normalise: give rows unit length first, as MoEfication does (`parameter`).
         labels: (L, N) integers from 0 to E - 1 (`labels`).
         equal: with `labels`, refuse sizes that differ by more than one within a layer.
+        progress: show a bar over the layers (`parameter`).
 
     Raises:
         NeuroglotError: there are more experts than neurons, or the labels do not fit.
@@ -65,12 +68,14 @@ def partition(
         shuffled = [even[torch.randperm(width, generator=generator)] for _ in range(layers)]
         return Partition(torch.stack(shuffled), experts, {**about, "seed": seed})
     rows = []
-    for ffn in model.ffns:
-        weight = ffn.up_rows
-        if weight.device.type == "meta" or not weight.is_floating_point():
-            raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, or use another kind.")
-        points = normalize(weight.float(), dim=1) if normalise else weight.float()
-        rows.append(balanced_kmeans(points, experts, seed).cpu())
+    with progress_bar(f"splitting neurons into {experts} experts", layers, unit="layers", shown=progress) as advance:
+        for ffn in model.ffns:
+            weight = ffn.up_rows
+            if weight.device.type == "meta" or not weight.is_floating_point():
+                raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, or use another kind.")
+            points = normalize(weight.float(), dim=1) if normalise else weight.float()
+            rows.append(balanced_kmeans(points, experts, seed).cpu())
+            advance(1, "")
     return Partition(torch.stack(rows), experts, {**about, "seed": seed, "normalise": normalise})
 
 

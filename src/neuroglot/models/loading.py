@@ -11,6 +11,7 @@ from neuroglot.models.layer_widths import opener
 from neuroglot.models.model import Model
 from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
 from neuroglot.progress import without_bars
+from neuroglot.storage.hub import hub_refusal
 
 __all__ = ["load_model", "load_tokenizer"]
 
@@ -134,9 +135,11 @@ def _quantization(quantize: Quantize, weights: Any) -> Any:
 
 
 def _why_not_opened(name: str, path: str, error: Exception) -> str:
+    refusal = None if Path(path).exists() else hub_refusal(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0].rstrip(".") if lines else type(error).__name__
-    if not Path(path).exists() and ("/" in path or isinstance(error, OSError)):
+    reason = refusal or reason
+    if not Path(path).exists() and (refusal or "/" in path or isinstance(error, OSError)):
         packaged_names = ", ".join(PACKAGED)
         return (
             f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging "

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.progress import status
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
 
@@ -117,8 +116,7 @@ def make_partition(run: Run, model: "Model", settings: ExpertSettings) -> "Parti
 
     path = run.path / "experts" / "partition.safetensors"
     if not path.is_file():
-        with status(f"splitting the neurons of each layer into {settings.experts} experts"):
-            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+        partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
     run.manifest.experts = settings
     run.save()
     return run.partition
