@@ -19,7 +19,9 @@ from neuroglot.evaluate.benchmarks.harness import TaskScore as TaskScore
 from neuroglot.evaluate.benchmarks.harness import tasks as tasks
 from neuroglot.evaluate.benchmarks.table import TaskTable as TaskTable
 from neuroglot.evaluate.benchmarks.table import measure_tasks as measure_tasks
+from neuroglot.evaluate.likelihood.perplexity import block_losses as block_losses
 from neuroglot.evaluate.likelihood.perplexity import perplexity as perplexity
+from neuroglot.evaluate.likelihood.perplexity import token_losses as token_losses
 from neuroglot.evaluate.likelihood.sample_perplexity import sample_perplexity as sample_perplexity
 from neuroglot.evaluate.steering.answers import degenerate as degenerate
 from neuroglot.evaluate.steering.answers import describe as describe
@@ -38,6 +40,8 @@ from neuroglot.generation.huggingface import generate as generate
 from neuroglot.languages.detection import LanguageIdentifier as LanguageIdentifier
 from neuroglot.languages.detection import mixed_script as mixed_script
 from neuroglot.languages.detection import scripts as scripts
+from neuroglot.stats import Contrast as Contrast
+from neuroglot.stats import contrast as contrast
 
 # names of earlier scripts
 Arm = Ablation

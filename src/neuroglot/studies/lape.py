@@ -179,7 +179,7 @@ class Lape(Study):
             leading[method] = share_diagonal_dominant(result)
             title = f"{method_title(method)} neurons of {self.settings.model.source} off: change of perplexity"
             figures[method] = perturbation_figure(result, title)
-            tables[method] = result.table()
+            tables[method] = result.frame()
             said.append(f"{method_title(method)}: {diagonal_words(result)}; {target_words(result)}.")
             if method == "lape":
                 random, sizes = result.random_change.loc["mean"].to_numpy(dtype=float), result.sizes
@@ -212,7 +212,7 @@ class Lape(Study):
             )  # fmt: skip
             del model
             name = Path(source).name
-            tables[name] = result.table()
+            tables[name] = result.frame()
             figures[name] = perturbation_figure(result, f"LAPE neurons of {name} off: change of perplexity")
             said.append(f"{name}: {diagonal_words(result)}; {target_words(result)}.")
             leading.append(share_diagonal_dominant(result))
