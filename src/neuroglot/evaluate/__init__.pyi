@@ -26,8 +26,14 @@ from neuroglot.evaluate.likelihood.sample_perplexity import sample_perplexity as
 from neuroglot.evaluate.steering.answers import degenerate as degenerate
 from neuroglot.evaluate.steering.answers import describe as describe
 from neuroglot.evaluate.steering.answers import summary as summary
+from neuroglot.evaluate.steering.confusion import LanguageConfusion as LanguageConfusion
+from neuroglot.evaluate.steering.confusion import confusion_table as confusion_table
+from neuroglot.evaluate.steering.confusion import language_confusion as language_confusion
 from neuroglot.evaluate.steering.continuations import beginnings as beginnings
 from neuroglot.evaluate.steering.continuations import continuations as continuations
+from neuroglot.evaluate.steering.mixing import foreign_words as foreign_words
+from neuroglot.evaluate.steering.mixing import mixed_words as mixed_words
+from neuroglot.evaluate.steering.refusals import refuses as refuses
 from neuroglot.evaluate.steering.forcing import Steering as Steering
 from neuroglot.evaluate.steering.forcing import deactivated as deactivated
 from neuroglot.evaluate.steering.forcing import force as force
@@ -40,6 +46,7 @@ from neuroglot.generation.huggingface import generate as generate
 from neuroglot.languages.detection import LanguageIdentifier as LanguageIdentifier
 from neuroglot.languages.detection import mixed_script as mixed_script
 from neuroglot.languages.detection import scripts as scripts
+from neuroglot.languages.fasttext import FastTextIdentifier as FastTextIdentifier
 from neuroglot.stats import Contrast as Contrast
 from neuroglot.stats import contrast as contrast
 
