@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.figures.neuron_map import atlas_plots, bin_edges
 from neuroglot.figures.neurons import layer_figure, overlap_figure, perturbation_figure
@@ -70,7 +69,8 @@ def _method(run: Run, method: str) -> dict[str, Any]:
     neurons = run.neurons(method)
     _save_table(run, f"neurons-{method}", neurons.counts().reset_index())
     _save_table(run, f"overlap-{method}", neurons.overlap().rename_axis("language").reset_index())
-    _save_table(run, f"index-{method}", _index(neurons))
+    recorded = run.recording if set(neurons.languages) <= set(run.recording.languages) else None
+    _save_table(run, f"index-{method}", neurons.frame(recorded))
     title = f"{method_title(method)} neurons of {run.manifest.model.source}"
     shown: dict[str, Any] = {
         "name": method,
@@ -98,18 +98,6 @@ def _method(run: Run, method: str) -> dict[str, Any]:
         shown["findings"] = findings(result)
         shown["on_target"] = on_target_texts(result)
     return shown
-
-
-def _index(neurons: NeuronSet) -> pd.DataFrame:
-    """Every chosen neuron: language, layer from 1, neuron from 0 (as in the tensors)."""
-    language, layer, neuron = neurons.mask.nonzero(as_tuple=True)
-    return pd.DataFrame(
-        {
-            "language": [neurons.languages[k] for k in language.tolist()],
-            "layer": (layer + 1).tolist(),
-            "neuron": neuron.tolist(),
-        }
-    )
 
 
 def _bin(neurons: int) -> str:
