@@ -165,7 +165,9 @@ class Recording:
             {
                 "layer": place // neurons + 1,
                 "neuron": place % neurons,
-                "language": pd.Categorical.from_codes(np.tile(np.arange(count), layers * neurons), [*self.languages]),
+                "language": pd.Categorical.from_codes(
+                    np.tile(np.arange(count), layers * neurons), pd.Index([*self.languages])
+                ),
                 "tokens": np.tile(self.tokens.numpy(), layers * neurons),
                 **{name: values.flatten().numpy() for name, values in columns.items()},
             }

@@ -36,15 +36,15 @@ _ENGLISH = frozenset(
 
 _ALSO: dict[str, str] = {
     "af": "of it school",
-    "da": "have not",
+    "da": "have not given gives find",
     "de": "also",
-    "et": "must",
+    "et": "must need",
     "hu": "must",
     "nb": "have not",
     "nl": "of had school sleep just",
     "nn": "have not",
     "no": "have not",
-    "sv": "not just",
+    "sv": "not just given",
 }
 """Of them, words of other languages: what says nothing of English in an answer in that language."""
 
