@@ -28,7 +28,7 @@ def run(tmp_path_factory, recorded):
 def test_size_matched_sets_are_measured_from_the_command_line_and_one_seed_claims_nothing(recorded, tmp_path):
     folder = shutil.copytree(recorded, tmp_path / "run")
     neuroglot("identify", folder, "--top-fraction", 0.2, "--activity-quantile", 0.6)
-    said = " ".join(neuroglot("perturb", folder, "--block", 32, "--seeds", 1).output.split())
+    said = " ".join(neuroglot("perturb", folder, "--block", 32, "--seeds", 1).split())
     assert "has one seed, so its spread is not known" in said and "standard deviation" not in said
     neuroglot("perturb", folder, "--block", 32, "--seeds", 2, "--size-matched")  # the rows that are there stay
     neuroglot("report", folder)
