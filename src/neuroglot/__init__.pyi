@@ -4,6 +4,7 @@ from neuroglot import alignment as alignment
 from neuroglot import corpus as corpus
 from neuroglot import evaluate as evaluate
 from neuroglot import experts as experts
+from neuroglot import figures as figures
 from neuroglot import identify as identify
 from neuroglot import recording as recording
 from neuroglot.artifacts.neurons import NeuronSet as NeuronSet

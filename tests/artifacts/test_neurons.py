@@ -1,5 +1,7 @@
 """NeuronSets: algebra and files."""
 
+import math
+
 import pytest
 import shapes
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import neuroglot as ng
+from neuroglot.artifacts.partition import Partition
 
 TAGS = ["en", "zh", "fr", "es"]
 
@@ -91,3 +94,56 @@ def test_masks_are_checked(tmp_path):
         made(0).save(tmp_path / "n.json")
     with pytest.raises(ng.NeuroglotError, match="not \\(4, 8\\)"):
         ng.NeuronSet.load(made(0).save(tmp_path / "n.safetensors"), shape=(4, 8))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_a_frame_holds_every_neuron_and_what_is_alone_is_no_other_languages(seed, languages):
+    neurons = made(seed, languages)
+    table = neurons.frame()
+    for tag in neurons.languages:
+        rows = table[table["language"] == tag]
+        assert {(row.layer - 1, row.neuron) for row in rows.itertuples()} == {
+            tuple(place) for place in neurons[tag].nonzero().tolist()
+        }
+        alone = {(row.layer - 1, row.neuron) for row in rows[rows["languages"] == 1].itertuples()}
+        others = [neurons[other] for other in neurons.languages if other != tag]
+        expected = neurons[tag] & ~torch.stack(others).any(0) if others else neurons[tag]
+        assert torch.equal(neurons.alone()[tag], expected)
+        assert alone == {tuple(place) for place in expected.nonzero().tolist()}
+
+
+def test_a_frame_says_probability_and_entropy_of_each_neuron():
+    tokens, generator = torch.tensor([50, 80, 20]), torch.Generator().manual_seed(5)
+    active = (torch.rand(4, 9, 3, generator=generator) * (tokens + 1)).long()
+    active[0, 0] = 0
+    recording = ng.Recording.from_counts(active, tokens, TAGS[:3], activation=active.double() * 2)
+    whole = recording.frame()
+    assert len(whole) == 4 * 9 * 3 and whole["language"].value_counts().to_dict() == dict.fromkeys(TAGS[:3], 36)
+    assert whole[(whole.layer == 1) & (whole.neuron == 0)]["entropy"].isna().all()
+    cells = whole.set_index(["layer", "neuron", "language"])
+    table = made(1).select(["zh", "en"]).frame(recording)
+    assert len(table) > 5
+    for row in table.itertuples():
+        k = TAGS.index(row.language)
+        shares = [active[row.layer - 1, row.neuron, i].item() / tokens[i].item() for i in range(3)]
+        assert row.probability == pytest.approx(shares[k]) and row.activation == pytest.approx(2 * shares[k])
+        q = [share / sum(shares) for share in shares]
+        assert row.entropy == pytest.approx(-sum(x * math.log(x) for x in q if x), abs=1e-12)
+        cell = cells.loc[(row.layer, row.neuron, row.language)]
+        assert (cell.probability, cell.entropy, cell.tokens) == (row.probability, row.entropy, tokens[k])
+    with pytest.raises(ng.NeuroglotError, match="4 × 9, but the recording has 4 × 8"):
+        made(1).frame(ng.Recording.from_counts(active[:, :8], tokens, TAGS[:3]))
+    with pytest.raises(ng.NeuroglotError, match="has no fr"):
+        made(1).frame(recording.select(["en", "zh"]))
+
+
+def test_samples_and_partitions_have_frames():
+    samples = ng.Samples.from_vectors(torch.rand(2, 3, 8), ["en", "fr"], layers=2)
+    table = samples.frame()
+    assert len(table) == 2 * 3 * 2 and table.groupby(["language", "key"])["share"].sum().tolist() == pytest.approx(
+        [1] * 6
+    )
+    one = table[(table.language == "fr") & (table.key == samples.keys[1]) & (table.layer == 2)]["share"].item()
+    assert one == pytest.approx(float(samples.vectors[1, 1, 4:].double().square().sum()))
+    partition = Partition(torch.tensor([[0, 1, 0], [1, 0, 1]]), 2)
+    assert partition.frame().to_numpy().tolist() == [[1, 0, 0], [1, 1, 1], [1, 2, 0], [2, 0, 1], [2, 1, 0], [2, 2, 1]]

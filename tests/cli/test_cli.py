@@ -25,6 +25,20 @@ def run(tmp_path_factory, recorded):
     return folder
 
 
+def test_size_matched_sets_are_measured_from_the_command_line_and_one_seed_claims_nothing(recorded, tmp_path):
+    folder = shutil.copytree(recorded, tmp_path / "run")
+    neuroglot("identify", folder, "--top-fraction", 0.2, "--activity-quantile", 0.6)
+    said = " ".join(neuroglot("perturb", folder, "--block", 32, "--seeds", 1).split())
+    assert "has one seed, so its spread is not known" in said and "standard deviation" not in said
+    neuroglot("perturb", folder, "--block", 32, "--seeds", 2, "--size-matched")  # the rows that are there stay
+    neuroglot("report", folder)
+    table = pd.read_csv(folder / "tables" / "perturbation-lape.csv", keep_default_na=False)
+    matched = table[table["off"] == "matched"]
+    sizes = table[(table["off"] == table["measured"])].set_index("off")["neurons"].to_dict()
+    assert len(matched) == 2 * 3 and dict(zip(matched["measured"], matched["neurons"], strict=True)) == sizes
+    assert json.loads((folder / "run.json").read_text())["perturb"]["lape"]["matched"] is True
+
+
 def test_a_run_holds_what_the_design_says(run):
     manifest = json.loads((run / "run.json").read_text())
     assert manifest["record"] == {

@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
+from neuroglot.stats import entropy
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
@@ -92,6 +94,48 @@ class NeuronSet:
         table = pd.DataFrame(self.mask.sum(2).T.numpy(), columns=list(self.languages))
         table.index = pd.RangeIndex(1, len(table) + 1, name="layer")
         return table
+
+    def frame(self, recording: Recording | None = None) -> pd.DataFrame:
+        """A row for every neuron of every language.
+
+        Args:
+            recording: of the same model, with the languages of these sets: adds what it says of each neuron.
+
+        Returns:
+            Columns language, layer (from 1, as the papers count), neuron (from 0, as in the tensors), languages (how
+            many have it). With a recording also probability (in the language of the row), entropy (nats, of its
+            probabilities normalised over the recording's languages) and the means of its other statistics.
+
+        Raises:
+            NeuroglotError: the recording has other layers or neurons, or lacks a language.
+        """
+        language, layer, neuron = self.mask.nonzero(as_tuple=True)
+        table = pd.DataFrame(
+            {
+                "language": [self.languages[k] for k in language.tolist()],
+                "layer": (layer + 1).numpy(),
+                "neuron": neuron.numpy(),
+                "languages": self.mask.sum(0)[layer, neuron].numpy(),
+            }
+        )
+        if recording is None:
+            return table
+        if (recording.layers, recording.neurons) != self.shape:
+            raise NeuroglotError(
+                f"These neurons are of {self.shape[0]} × {self.shape[1]}, but the recording has {recording.layers} × "
+                f"{recording.neurons}; give that of the same model."
+            )
+        own = recording.select(self.languages)
+        table["probability"] = own.probabilities[layer, neuron, language].numpy()
+        table["entropy"] = entropy(recording.probabilities)[layer, neuron].numpy()
+        for name, values in own.sums.items():
+            if name != "active" and values.shape == own.active.shape:
+                table[name] = own.mean(name)[layer, neuron, language].numpy()
+        return table
+
+    def alone(self) -> "NeuronSet":
+        """The neurons that are one language's alone: of each set, those that no other language here has."""
+        return NeuronSet(self.mask & (self.mask.sum(0) == 1), self.languages, {**self.about, "alone": True})
 
     def select(self, languages: Sequence[str]) -> "NeuronSet":
         """The sets of these languages only, in this order."""

@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -66,6 +68,14 @@ class Partition:
     def sizes(self) -> Int64[Tensor, "layers experts"]:
         """How many neurons each expert has."""
         return torch.stack([row.bincount(minlength=self.experts) for row in self.labels])
+
+    def frame(self) -> pd.DataFrame:
+        """A row a neuron: layer (from 1, as the papers count), neuron (from 0, as in the tensors), expert (from 0)."""
+        layers, neurons = self.labels.shape
+        place = np.arange(layers * neurons)
+        return pd.DataFrame(
+            {"layer": place // neurons + 1, "neuron": place % neurons, "expert": self.labels.flatten().numpy()}
+        )
 
     @property
     def digest(self) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float64, Int64
 from pydantic import BaseModel
@@ -13,6 +15,7 @@ from torch import Tensor
 from neuroglot.artifacts.examples import Examples
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
+from neuroglot.stats import entropy
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
 __all__ = ["EXPERTS", "Provenance", "Recording"]
@@ -143,6 +146,32 @@ class Recording:
     def probabilities(self) -> Float64[Tensor, "layers neurons languages"]:
         """p[i, j, k]: the share of language k's tokens on which neuron j of layer i is active (LAPE, eq. 4)."""
         return self.mean("active")
+
+    def frame(self) -> pd.DataFrame:
+        """A row a neuron and language: what a table or a figure of one's own begins with.
+
+        Columns: layer (from 1, as the papers count), neuron (from 0, as in the tensors), language, tokens (counted in
+        the language), probability, entropy (nats, of the neuron's probabilities normalised over the languages: the same
+        in all its rows, NaN where it is active nowhere), and the mean of every other statistic of neurons, by its name.
+        """
+        layers, neurons, count = self.active.shape
+        spread = entropy(self.probabilities).unsqueeze(-1).expand(layers, neurons, count)
+        columns = {"probability": self.probabilities, "entropy": spread}
+        for name, values in self.sums.items():
+            if name != "active" and values.shape == self.active.shape:
+                columns[name] = self.mean(name)
+        place = np.arange(layers * neurons).repeat(count)
+        return pd.DataFrame(
+            {
+                "layer": place // neurons + 1,
+                "neuron": place % neurons,
+                "language": pd.Categorical.from_codes(
+                    np.tile(np.arange(count), layers * neurons), pd.Index([*self.languages])
+                ),
+                "tokens": np.tile(self.tokens.numpy(), layers * neurons),
+                **{name: values.flatten().numpy() for name, values in columns.items()},
+            }
+        )
 
     def language_mean(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
         """The mean of a statistic over one language's tokens: the values that steering raises neurons to."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -123,6 +124,19 @@ class Samples:
     def layer(self, layer: int) -> Float[Tensor, "languages samples neurons"]:
         """The slice of a layer (from 0), a view, as it is in the whole vectors: not of unit norm."""
         return self.vectors[..., layer * self.neurons : (layer + 1) * self.neurons]
+
+    def frame(self) -> pd.DataFrame:
+        """A row a sample and layer: language, key, layer (from 1), share (of the vector's squared length, 0 to 1)."""
+        count, many = len(self.languages), len(self)
+        shares = torch.stack([self.layer(layer).double().square().sum(-1) for layer in range(self.layers)], dim=-1)
+        return pd.DataFrame(
+            {
+                "language": np.repeat([*self.languages], many * self.layers),
+                "key": np.tile(np.repeat([*self.keys], self.layers), count),
+                "layer": np.tile(np.arange(1, self.layers + 1), count * many),
+                "share": shares.flatten().numpy(),
+            }
+        )
 
     def select(self, languages: Sequence[str]) -> "Samples":
         """The samples of these languages only, in this order.

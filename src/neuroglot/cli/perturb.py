@@ -35,6 +35,14 @@ def perturb(
     seeds: Seeds = 3,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
+    size_matched: Annotated[
+        bool | None,
+        typer.Option(
+            "--size-matched/--no-size-matched",
+            help="Measure random sets of each language's own size too, so many seeds. [default: of regions only]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Ablate each language's neurons and measure every language's perplexity, beside a random baseline.
 
@@ -51,14 +59,16 @@ def perturb(
     model = current.manifest.model.load()
     result = perturb_run(
         current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus, text_column=text_column,
-        language_column=language_column,
+        language_column=language_column, matched=size_matched,
     )  # fmt: skip
     print_change(current, method, result)
     out.print(f"next: neuroglot report {run}")
 
 
 def print_change(run: "Run", method: str, result: "Perturbation") -> None:
-    """Print the matrix, with the random rows' mean and deviation, and where it is."""
+    """Print the matrix, with the random rows' mean and deviation, the effects on target, and where it is."""
+    from neuroglot.figures.words import baseline_findings, on_target_texts
+
     change: pd.DataFrame = result.change
     random = result.random_change
     rivals = {"random": random, "size-matched": result.matched_change}
@@ -71,4 +81,9 @@ def print_change(run: "Run", method: str, result: "Perturbation") -> None:
             for tag, column in cells.items():
                 column += [f"{float(rival[tag][row]):+.1%}" if tag in rival else "" for row in shown]
     print_table(cells, "off \\ measured", rows)
+    names, *columns = zip(*on_target_texts(result), strict=True)
+    heads = ["neurons", "change", "95 %", "random", "± std", "ΔNLL beyond it", "its 95 %"]
+    print_table({head: [*cells] for head, cells in zip(heads, columns, strict=True)}, "on target", [*names])
+    for sentence in baseline_findings(result):
+        out.print(sentence, highlight=False)
     out.print(f"wrote {run.perturbation_path(method)}")

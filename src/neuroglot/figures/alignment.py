@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.figures.style import STYLE
+from neuroglot.figures.style import STYLE, surface, whole
 from neuroglot.languages.tags import language_name
 
 __all__ = [
@@ -31,7 +31,12 @@ BLUE, RED, GREEN, GREY = "#2f5d8a", "#d1495b", "#3a7d44", "#8a94a6"
 
 
 def similarity_figure(
-    similarity: Float[Tensor, "rows rows"], languages: Sequence[str], title: str = "", *, centred: bool = False
+    similarity: Float[Tensor, "rows rows"],
+    languages: Sequence[str],
+    title: str = "",
+    *,
+    centred: bool = False,
+    ax: Axes | None = None,
 ) -> Figure:
     """The similarity map: a block a language; equal meanings lie on the diagonals of the blocks.
 
@@ -53,7 +58,7 @@ def similarity_figure(
     values = blocks.reshape(rows, rows)
     low, high = np.percentile(values[~np.eye(rows, dtype=bool)], [1, 99.5])
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 7.9))
+        figure = surface((8.6, 7.9), ax, layout=None)
         axes = figure.add_axes((0.06, 0.01, 0.82, 0.9))
         mesh = axes.imshow(values, cmap="magma", vmin=low, vmax=high, interpolation="nearest", rasterized=True)
         for edge in range(count, rows, count):
@@ -69,13 +74,13 @@ def similarity_figure(
         figure.colorbar(
             mesh, cax=bar, label="cosine similarity" + (", centred in each block" if centred else ""), extend="both"
         )
-    return figure
+    return whole(figure)
 
 
-def score_figure(table: pd.DataFrame, title: str = "") -> Figure:
+def score_figure(table: pd.DataFrame, title: str = "", *, ax: Axes | None = None) -> Figure:
     """LRDS and SADS by layer, each with its interval; `table` is that of `alignment.by_layer`."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        figure = surface((9, 3.4), ax)
         for axes, name, colour, label in zip(
             figure.subplots(1, 2),
             ("lrds", "sads"),
@@ -88,13 +93,15 @@ def score_figure(table: pd.DataFrame, title: str = "") -> Figure:
             _layer_axis(axes)
             axes.set_title(label, loc="left", fontsize=9)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def ses_figure(table: pd.DataFrame, neurons: NeuronSet, what: str, title: str = "") -> Figure:
+def ses_figure(
+    table: pd.DataFrame, neurons: NeuronSet, what: str, title: str = "", *, ax: Axes | None = None
+) -> Figure:
     """Sentence-embedding similarity by layer, laid over the number of neurons of any language (LAPE, Figure 6)."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.4), layout="constrained")
+        figure = surface((7, 3.4), ax)
         bars = figure.subplots()
         bars.bar(table.index, neurons.counts().sum(axis=1), color="#c9d3e3", label=f"{what} neurons, all languages")
         bars.set_ylabel("neurons")
@@ -111,13 +118,13 @@ def ses_figure(table: pd.DataFrame, neurons: NeuronSet, what: str, title: str = 
         labels = [*bars.get_legend_handles_labels()[1], *lines.get_legend_handles_labels()[1]]
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def dominance_figure(table: pd.DataFrame, title: str = "") -> Figure:
+def dominance_figure(table: pd.DataFrame, title: str = "", *, ax: Axes | None = None) -> Figure:
     """Dominance by layer, a line a target language (LAPE, Figure 7); `table` is that of `alignment.dominance`."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        figure = surface((7, 3.6), ax)
         axes = figure.subplots()
         colours = matplotlib.colormaps["tab20"]
         for i, tag in enumerate(table.columns):
@@ -126,13 +133,15 @@ def dominance_figure(table: pd.DataFrame, title: str = "") -> Figure:
         axes.set_ylabel("mean cosine to the target")
         figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="target language")
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def agreement_figure(table: pd.DataFrame, first: str, second: str, title: str = "") -> Figure:
+def agreement_figure(
+    table: pd.DataFrame, first: str, second: str, title: str = "", *, ax: Axes | None = None
+) -> Figure:
     """What two methods share by language, beside what chance would; `table` is that of `alignment.compare`."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.9 + 0.28 * len(table)), layout="constrained")
+        figure = surface((6.4, 0.9 + 0.28 * len(table)), ax)
         axes = figure.subplots()
         places = np.arange(len(table))
         axes.barh(places, table["shared"], color=BLUE, height=0.6, label=f"in both {first} and {second}")
@@ -154,17 +163,19 @@ def agreement_figure(table: pd.DataFrame, first: str, second: str, title: str = 
         axes.set_xlabel("neurons")
         axes.legend(frameon=False, fontsize=8)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def evolution_figure(table: pd.DataFrame, x: str, tasks: Sequence[str], title: str = "") -> Figure:
+def evolution_figure(
+    table: pd.DataFrame, x: str, tasks: Sequence[str], title: str = "", *, ax: Axes | None = None
+) -> Figure:
     """Zeng et al. 2025, Figure 4: linguistic regions (left) and semantic alignment (right) over training.
 
     `table` is that of `evolve`; failed checkpoints leave a gap. Perplexity is the geometric mean over languages.
     """
     table = table[table["error"].isna()]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        figure = surface((10, 3.6), ax)
         left, right = figure.subplots(1, 2)
         for axes, name, other in ((left, "lrds", ["sklr_share"]), (right, "sads", tasks or ["perplexity"])):
             colour = RED if name == "lrds" else BLUE
@@ -185,10 +196,10 @@ def evolution_figure(table: pd.DataFrame, x: str, tasks: Sequence[str], title: s
         left.set_title("linguistic regions", loc="left", fontsize=9)
         right.set_title("semantic alignment", loc="left", fontsize=9)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def region_layers_figure(counts: dict[str, pd.DataFrame], title: str = "") -> Figure:
+def region_layers_figure(counts: dict[str, pd.DataFrame], title: str = "", *, ax: Axes | None = None) -> Figure:
     """Zeng et al. 2025, Figure 5: how each checkpoint's regions are distributed over its depth.
 
     Args:
@@ -196,7 +207,7 @@ def region_layers_figure(counts: dict[str, pd.DataFrame], title: str = "") -> Fi
         title: above the figure.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        figure = surface((7, 3.6), ax)
         axes = figure.subplots()
         colours = matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1, max(2, len(counts))))
         same = len({len(table) for table in counts.values()}) == 1
@@ -212,15 +223,15 @@ def region_layers_figure(counts: dict[str, pd.DataFrame], title: str = "") -> Fi
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def sizes_figure(table: pd.DataFrame, tasks: Sequence[str], title: str = "") -> Figure:
+def sizes_figure(table: pd.DataFrame, tasks: Sequence[str], title: str = "", *, ax: Axes | None = None) -> Figure:
     """Zeng et al. 2025, Figure 7: LRDS, SADS and a score of models of several sizes, smallest first."""
     table = table[table["error"].isna()].sort_values("parameters")
     with matplotlib.rc_context(STYLE):
         names = ["lrds", "sads", *(list(tasks) or ["perplexity"])]
-        figure = Figure(figsize=(2.9 * len(names), 3.2), layout="constrained")
+        figure = surface((2.9 * len(names), 3.2), ax)
         for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
             places = np.arange(len(table))
             errors: Any = None
@@ -232,7 +243,7 @@ def sizes_figure(table: pd.DataFrame, tasks: Sequence[str], title: str = "") -> 
             shown = name.upper() if name in ("lrds", "sads") else name.removeprefix("task_")
             axes.set_title(shown, loc="left", fontsize=9)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
 def _layer_axis(axes: Axes) -> None:

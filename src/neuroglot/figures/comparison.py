@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from neuroglot.evaluate.ablation.comparison import Comparison
-from neuroglot.figures.style import COLOURS, STYLE
+from neuroglot.figures.style import COLOURS, STYLE, surface, whole
 from neuroglot.figures.words import change_text, ratio_ticks
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
@@ -21,7 +21,7 @@ __all__ = ["budget_figure", "curve_figure", "matrices_figure", "text_figure"]
 LINES = ["#d1495b", "#1b6ca8", "#e0a030", "#3c8d5a", "#7a5195", "#5b6770", "#a05a2c", "#9aa5ab", "#111111"]
 
 
-def matrices_figure(result: Comparison, conditions: list[str], title: str = "") -> Figure:
+def matrices_figure(result: Comparison, conditions: list[str], title: str = "", *, ax: Axes | None = None) -> Figure:
     """The perplexity-change matrices of several methods, all on one scale."""
     size, columns = len(result.languages), math.isqrt(max(0, len(conditions) - 1)) + 1
     rows = -(-len(conditions) // columns)
@@ -29,9 +29,7 @@ def matrices_figure(result: Comparison, conditions: list[str], title: str = "") 
     top = max(2.0, max(float(values[np.isfinite(values)].max()) for values in changes.values()))
     norm, colours = LogNorm(1.0, min(top, 1e4), clip=True), matplotlib.colormaps[COLOURS]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(1.5 + columns * (0.45 + 0.37 * size), 0.7 + rows * (0.65 + 0.3 * size)), layout="constrained"
-        )
+        figure = surface((1.5 + columns * (0.45 + 0.37 * size), 0.7 + rows * (0.65 + 0.3 * size)), ax)
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(conditions) :]:
             axes.set_visible(False)
@@ -62,15 +60,15 @@ def matrices_figure(result: Comparison, conditions: list[str], title: str = "") 
         bar.ax.minorticks_off()
         bar.set_ticklabels(list(ticks.values()))
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def curve_figure(summary: pd.DataFrame, title: str = "") -> Figure:
+def curve_figure(summary: pd.DataFrame, title: str = "", *, ax: Axes | None = None) -> Figure:
     """What each method does as the budget grows: on target, off target, and their ratio."""
     table = summary[(summary.part == "all") & summary.budget.notna()].sort_values("budget")
     methods = [name for name, rows in table.groupby("method", sort=False) if rows.budget.nunique() > 1]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
+        figure = surface((7.6, 3.1), ax)
         left, right = figure.subplots(1, 2)
         for colour, method in zip(LINES, methods, strict=False):
             rows = table[table.method == method]
@@ -88,7 +86,7 @@ def curve_figure(summary: pd.DataFrame, title: str = "") -> Figure:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
 def _selectivity_line(axes: Axes, x: np.ndarray, rows: pd.DataFrame, colour: str) -> None:
@@ -97,7 +95,7 @@ def _selectivity_line(axes: Axes, x: np.ndarray, rows: pd.DataFrame, colour: str
     low, high = rows.selectivity_low.to_numpy(dtype=float), rows.selectivity_high.to_numpy(dtype=float)
     shown = np.isfinite(value) & (value > 0)
     axes.plot(x[shown], value[shown], color=colour, marker="o", ms=3)
-    top = np.where(np.isfinite(high), high, 1e4)
+    top = np.where(np.isposinf(high), 1e4, high)  # an end that is not known draws nothing
     axes.fill_between(x[shown], np.maximum(low[shown], 0.1), top[shown], color=colour, alpha=0.12, lw=0)
 
 
@@ -111,7 +109,7 @@ def _selectivity_axes(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def budget_figure(result: Comparison, method: str, title: str = "") -> Figure:
+def budget_figure(result: Comparison, method: str, title: str = "", *, ax: Axes | None = None) -> Figure:
     """The effect on every language as the share of one language's neurons grows (Tang et al. 2024, Figure 4)."""
     conditions = sorted(
         (what["budget"], name)
@@ -123,7 +121,7 @@ def budget_figure(result: Comparison, method: str, title: str = "") -> Figure:
     size = len(result.languages)
     columns = min(3, size)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 0.5 + 2.0 * -(-size // columns)), layout="constrained")
+        figure = surface((7.6, 0.5 + 2.0 * -(-size // columns)), ax)
         grid = figure.subplots(-(-size // columns), columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[size:]:
             axes.set_visible(False)
@@ -150,14 +148,16 @@ def budget_figure(result: Comparison, method: str, title: str = "") -> Figure:
             axes.set_xlabel("neurons, % of all")
         grid.flat[0].legend(frameon=False, fontsize=7, ncols=2)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def text_figure(result: Comparison, summary: pd.DataFrame, budget: float, title: str = "") -> Figure:
+def text_figure(
+    result: Comparison, summary: pd.DataFrame, budget: float, title: str = "", *, ax: Axes | None = None
+) -> Figure:
     """How much text is enough: how alike the sets of so many tokens are to those of all, and what they do."""
     with matplotlib.rc_context(STYLE):
         measured = bool(summary.part.str.endswith(" tokens").any())
-        figure = Figure(figsize=(7.6 if measured else 4.2, 3.1), layout="constrained")
+        figure = surface((7.6 if measured else 4.2, 3.1), ax)
         left, *rest = figure.subplots(1, 1 + measured, squeeze=False)[0]
         ticks: set[int] = set()
         for colour, method in zip(
@@ -184,4 +184,4 @@ def text_figure(result: Comparison, summary: pd.DataFrame, budget: float, title:
             axes.set_xticks(sorted(ticks), [f"{tokens:,}" for tokens in sorted(ticks)])
             axes.xaxis.set_minor_formatter(NullFormatter())
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)

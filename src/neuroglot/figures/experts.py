@@ -10,40 +10,54 @@ from torch import Tensor
 
 from neuroglot.experts.frequency import HIGH, counts
 from neuroglot.experts.similarity import Similarity
-from neuroglot.figures.style import STYLE
+from neuroglot.figures.style import STYLE, surface, whole
 from neuroglot.languages.genealogy import genealogy
 from neuroglot.languages.tags import language_name
 from neuroglot.stats import linkage
 
-__all__ = ["change_figure", "pattern_figure", "shared_figure", "similarity_figure"]
+__all__ = ["change_figure", "expert_similarity_figure", "pattern_figure", "shared_figure"]
 
 Frequencies = Float64[Tensor, "languages layers experts"]
 
 
-def pattern_figure(frequencies: Frequencies, languages: tuple[str, ...], title: str = "") -> Figure:
+def pattern_figure(
+    frequencies: Frequencies, languages: tuple[str, ...], title: str = "", *, ax: Axes | None = None
+) -> Figure:
     """One L × E heatmap a language (Figure 1), all on one scale: the darker, the more often activated.
 
     The scale ends at the 99th percentile, so that a few experts that are nearly always on do not bleach the others.
     """
     top = float(np.quantile(frequencies.numpy(), 0.99)) or 1.0
-    return _panels(frequencies, languages, title, "share of tokens on which the expert is activated", "Reds", 0, top)
+    return _panels(
+        frequencies, languages, title, "share of tokens on which the expert is activated", "Reds", 0, top, ax=ax
+    )
 
 
-def change_figure(change: Frequencies, languages: tuple[str, ...], title: str = "") -> Figure:
+def change_figure(
+    change: Frequencies, languages: tuple[str, ...], title: str = "", *, ax: Axes | None = None
+) -> Figure:
     """The change of frequency under tuning (Figure 4): red is more, blue is less."""
     top = float(np.quantile(change.abs().numpy(), 0.995)) or 1.0
-    return _panels(change, languages, title, "frequency of the tuned variant − of the base", "RdBu_r", -top, top)
+    return _panels(change, languages, title, "frequency of the tuned variant − of the base", "RdBu_r", -top, top, ax=ax)
 
 
 def _panels(
-    values: Frequencies, languages: tuple[str, ...], title: str, label: str, colours: str, low: float, high: float
+    values: Frequencies,
+    languages: tuple[str, ...],
+    title: str,
+    label: str,
+    colours: str,
+    low: float,
+    high: float,
+    *,
+    ax: Axes | None = None,
 ) -> Figure:
     columns = min(3, len(languages))
     rows = -(-len(languages) // columns)
     layers = values.shape[1]
     with matplotlib.rc_context(STYLE):
         height = max(0.9, min(2.4, 0.075 * layers))
-        figure = Figure(figsize=(1.1 + 3.5 * columns, 1.0 + rows * (height + 0.55)), layout="constrained")
+        figure = surface((1.1 + 3.5 * columns, 1.0 + rows * (height + 0.55)), ax)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(languages) :]:
             axes.set_visible(False)
@@ -59,15 +73,17 @@ def _panels(
             last.tick_params(labelbottom=True)
         figure.colorbar(mesh, ax=grid, label=label, shrink=0.8, pad=0.015, extend="both" if low < 0 else "max")
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def shared_figure(frequencies: Frequencies, title: str = "", threshold: float = HIGH) -> Figure:
+def shared_figure(
+    frequencies: Frequencies, title: str = "", threshold: float = HIGH, *, ax: Axes | None = None
+) -> Figure:
     """In how many languages each expert is high-frequency (Figure 3), beside the share shared by all in each layer."""
     number, many = counts(frequencies, threshold), len(frequencies)
     layers = number.shape[0]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 1.3 + 0.13 * layers), layout="constrained")
+        figure = surface((9, 1.3 + 0.13 * layers), ax)
         axes, bars = figure.subplots(1, 2, width_ratios=(5, 1), sharey=True)
         colours = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.0, 1.0, many + 1)))
         mesh = axes.imshow(
@@ -82,7 +98,7 @@ def shared_figure(frequencies: Frequencies, title: str = "", threshold: float = 
         bars.tick_params(axis="y", length=0, labelleft=False)
         figure.colorbar(mesh, ax=axes, ticks=range(0, many + 1, max(1, many // 9)), label="languages", pad=0.01)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
 def _layer_ticks(axes: Axes, layers: int) -> None:
@@ -98,7 +114,9 @@ MEASURES = {
 }
 
 
-def similarity_figure(similarity: Similarity, languages: tuple[str, ...], title: str = "") -> Figure:
+def expert_similarity_figure(
+    similarity: Similarity, languages: tuple[str, ...], title: str = "", *, ax: Axes | None = None
+) -> Figure:
     """The three measures of every pair (Figure 2), each ordered by its dendrogram (average linkage), which is above it.
 
     Darker is more alike. The colour of a language's tag is that of its genus.
@@ -110,7 +128,7 @@ def similarity_figure(similarity: Similarity, languages: tuple[str, ...], title:
     colour = {genus: palette(i % palette.N) for i, genus in enumerate(genera)}
     with matplotlib.rc_context(STYLE):
         cell = max(0.3, min(0.42, 9 / size))
-        figure = Figure(figsize=(3 * (cell * size + 1.3), cell * size + 2.3), layout="constrained")
+        figure = surface((3 * (cell * size + 1.3), cell * size + 2.3), ax)
         grid = figure.subplots(2, 3, height_ratios=(1, cell * size), gridspec_kw={"hspace": 0.02})
         for (tree, axes), (name, words) in zip(grid.T, MEASURES.items(), strict=True):
             order = _dendrogram(tree, similarity.distances()[name])
@@ -138,7 +156,7 @@ def similarity_figure(similarity: Similarity, languages: tuple[str, ...], title:
         handles = [matplotlib.patches.Patch(color=colour[genus], label=genus) for genus in genera]
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(8, len(genera))), frameon=False)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
 def _dendrogram(axes: Axes, distance: Float64[Tensor, "languages languages"]) -> list[int]:

@@ -3,12 +3,13 @@
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.evaluate.ablation.perturbation import Perturbation
-from neuroglot.figures.style import COLOURS, STYLE, _canvas, _draws, _readable_on
+from neuroglot.figures.style import COLOURS, STYLE, _canvas, _draws, _readable_on, surface, whole
 from neuroglot.figures.words import change_text, ratio_ticks
 from neuroglot.languages.tags import language_name
 
@@ -19,7 +20,7 @@ def _named(tag: str) -> str:
     return f"{language_name(tag)} ({tag})"
 
 
-def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
+def perturbation_figure(result: Perturbation, title: str = "", *, ax: Axes | None = None) -> Figure:
     """The perplexity-change matrix as an annotated heatmap, the random baseline in a row of its own."""
     change, random = result.change, result.random_change
     tags = list(change.columns)
@@ -27,7 +28,8 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
     with matplotlib.rc_context(STYLE):
         gap = 0.35
         rivals = [random] if result.matched_change.empty else [random, result.matched_change.reindex(columns=tags)]
-        figure, axes = _canvas(columns, rows + gap + len(rivals), left=2.15, right=1.05, top=0.85, bottom=0.2)
+        high = rows + gap + len(rivals)
+        figure, axes, size = _canvas(columns, high, left=2.15, right=1.05, top=0.85, bottom=0.2, ax=ax)
         ratios = np.vstack([change.to_numpy(), *(rival.loc[["mean"]].to_numpy() for rival in rivals)]) + 1
         top = max(2.0, float(np.nanmax(np.where(np.isfinite(ratios), ratios, np.nan))))
         norm = LogNorm(1.0, top, clip=True)
@@ -82,9 +84,9 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
         bar_box = axes.get_position()
         bar = figure.add_axes(
             (
-                bar_box.x1 + 0.25 / figure.get_figwidth(),
+                bar_box.x1 + 0.25 / size[0],
                 bar_box.y0,
-                0.14 / figure.get_figwidth(),
+                0.14 / size[0],
                 bar_box.height,
             )
         )
@@ -92,11 +94,11 @@ def perturbation_figure(result: Perturbation, title: str = "") -> Figure:
         figure.colorbar(mesh, cax=bar, ticks=list(ticks), label="perplexity, × intact")
         bar.minorticks_off()
         bar.set_yticklabels(list(ticks.values()))
-        figure.suptitle(title, y=1 - 0.12 / figure.get_figheight(), va="top", fontsize=10)
-    return figure
+        figure.suptitle(title, y=1 - 0.12 / size[1], va="top", fontsize=10)
+    return whole(figure)
 
 
-def layer_figure(neurons: NeuronSet, title: str = "") -> Figure:
+def layer_figure(neurons: NeuronSet, title: str = "", *, ax: Axes | None = None) -> Figure:
     """Neurons by layer and language, as a heatmap under the bars of the layers' totals."""
     counts = neurons.counts()
     layers, languages = counts.shape
@@ -105,7 +107,7 @@ def layer_figure(neurons: NeuronSet, title: str = "") -> Figure:
         left, right, height = 1.5, 0.9, languages * 0.3
         width = left + layers * cell + right
         total = 0.5 + 1.0 + 0.12 + height + 0.55
-        figure = Figure(figsize=(width, total))
+        figure = surface((width, total), ax, layout=None)
         box = (left / width, 0.55 / total, layers * cell / width, height / total)
         axes = figure.add_axes(box)
         bars = figure.add_axes((box[0], (0.55 + height + 0.12) / total, box[2], 1.0 / total), sharex=axes)
@@ -128,15 +130,15 @@ def layer_figure(neurons: NeuronSet, title: str = "") -> Figure:
         colour_bar = figure.add_axes((box[0] + box[2] + 0.15 / width, box[1], 0.12 / width, box[3]))
         figure.colorbar(mesh, cax=colour_bar, label="neurons")
         figure.suptitle(title, y=1 - 0.12 / total, va="top", fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def overlap_figure(neurons: NeuronSet, title: str = "") -> Figure:
+def overlap_figure(neurons: NeuronSet, title: str = "", *, ax: Axes | None = None) -> Figure:
     """How much the languages' sets overlap: Jaccard index of every pair."""
     overlap: pd.DataFrame = neurons.overlap()
     size = len(overlap)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas(size, size, left=1.5, right=1.0, top=0.68, bottom=0.15)
+        figure, axes, inches = _canvas(size, size, left=1.5, right=1.0, top=0.68, bottom=0.15, ax=ax)
         values = overlap.to_numpy(copy=True)
         np.fill_diagonal(values, np.nan)
         highest = np.nanmax(values) if np.isfinite(values).any() else 1.0
@@ -159,7 +161,7 @@ def overlap_figure(neurons: NeuronSet, title: str = "") -> Figure:
         axes.set_yticks(range(size), [_named(tag) for tag in overlap.index])
         axes.tick_params(length=0)
         box = axes.get_position()
-        bar = figure.add_axes((box.x1 + 0.2 / figure.get_figwidth(), box.y0, 0.14 / figure.get_figwidth(), box.height))
+        bar = figure.add_axes((box.x1 + 0.2 / inches[0], box.y0, 0.14 / inches[0], box.height))
         figure.colorbar(mesh, cax=bar, label="Jaccard index")
-        figure.suptitle(title, y=1 - 0.12 / figure.get_figheight(), va="top", fontsize=10)
-    return figure
+        figure.suptitle(title, y=1 - 0.12 / inches[1], va="top", fontsize=10)
+    return whole(figure)

@@ -3,10 +3,11 @@
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from neuroglot.figures.style import STYLE
+from neuroglot.figures.style import STYLE, surface, whole
 from neuroglot.languages.tags import language_name
 
 __all__ = ["growth_figure", "region_figure", "share_figure"]
@@ -14,7 +15,7 @@ __all__ = ["growth_figure", "region_figure", "share_figure"]
 RED, BLUE, GREY = "#d1495b", "#2f5d8a", "#8a94a6"
 
 
-def growth_figure(table: pd.DataFrame, language: str, title: str = "") -> Figure:
+def growth_figure(table: pd.DataFrame, language: str, title: str = "", *, ax: Axes | None = None) -> Figure:
     """Change of every language's perplexity as more neurons of one are off (Tang et al. 2024, Figure 4).
 
     Args:
@@ -23,7 +24,7 @@ def growth_figure(table: pd.DataFrame, language: str, title: str = "") -> Figure
         title: above the figure.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 3.6), layout="constrained")
+        figure = surface((6.6, 3.6), ax)
         axes = figure.subplots()
         colours = matplotlib.colormaps["tab10"]
         for i, tag in enumerate(table.columns):
@@ -44,10 +45,10 @@ def growth_figure(table: pd.DataFrame, language: str, title: str = "") -> Figure
         axes.set_ylabel("change of perplexity")
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def share_figure(table: pd.DataFrame, title: str = "") -> Figure:
+def share_figure(table: pd.DataFrame, title: str = "", *, ax: Axes | None = None) -> Figure:
     """Perplexity by share of each layer's experts kept, beside random ones (Liu et al. 2024, Figure 5).
 
     Args:
@@ -58,7 +59,7 @@ def share_figure(table: pd.DataFrame, title: str = "") -> Figure:
     columns = min(3, len(tags))
     rows = -(-len(tags) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1 + 2.6 * columns, 1.1 + 2.2 * rows), layout="constrained")
+        figure = surface((1 + 2.6 * columns, 1.1 + 2.2 * rows), ax)
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(tags) :]:
             axes.set_visible(False)
@@ -81,13 +82,13 @@ def share_figure(table: pd.DataFrame, title: str = "") -> Figure:
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)
 
 
-def region_figure(sizes: pd.Series, total: int, title: str = "") -> Figure:
+def region_figure(sizes: pd.Series, total: int, title: str = "", *, ax: Axes | None = None) -> Figure:
     """How many neurons each language's key region has (Zeng et al. 2025, Figure 6), of `total` in the model."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.9 + 0.28 * len(sizes)), layout="constrained")
+        figure = surface((6.4, 0.9 + 0.28 * len(sizes)), ax)
         axes = figure.subplots()
         places = np.arange(len(sizes))
         axes.barh(places, sizes.to_numpy(), color=BLUE, height=0.65)
@@ -99,4 +100,4 @@ def region_figure(sizes: pd.Series, total: int, title: str = "") -> Figure:
         axes.margins(x=0.22)
         axes.set_xlabel("neurons")
         figure.suptitle(title, fontsize=10)
-    return figure
+    return whole(figure)

@@ -3,15 +3,18 @@
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neuroglot.evaluate.steering.tables import matrix
-from neuroglot.figures.style import CELL, COLOURS, STYLE
+from neuroglot.figures.style import CELL, COLOURS, STYLE, surface, whole
 
 __all__ = ["forcing_figure"]
 
 
-def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_target") -> Figure:
+def forcing_figure(
+    answers: pd.DataFrame, title: str = "", rate: str = "on_target", *, ax: Axes | None = None
+) -> Figure:
     """A matrix for each condition, source by target, on one scale."""
     conditions = list(answers["condition"].unique())
     tables = [matrix(answers, condition, rate) for condition in conditions]
@@ -23,8 +26,8 @@ def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_targe
     height = top + high * rows * CELL + (high - 1) * gap_y + 0.55
     lowest, highest = (0.0, 1.0) if rate == "on_target" else (1.0, 10.0)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(width, 5.0), height))
-        width = figure.get_figwidth()
+        figure = surface((max(width, 5.0), height), ax, layout=None)
+        width = max(width, 5.0)
         for place, (condition, table) in enumerate(zip(conditions, tables, strict=True)):
             down, across = divmod(place, wide)
             x = left + across * (columns * CELL + gap_x)
@@ -51,4 +54,4 @@ def forcing_figure(answers: pd.DataFrame, title: str = "", rate: str = "on_targe
         if rate == "on_target":
             bar.set_yticks([0, 0.5, 1], ["0", "50", "100"])
         figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=10)
-    return figure
+    return whole(figure)

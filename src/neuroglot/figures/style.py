@@ -1,15 +1,16 @@
 """How figures look, and how they are saved."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
+from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
 
-__all__ = ["save_figure"]
+__all__ = ["save_figure", "surface", "whole"]
 
 STYLE: Any = {
     "font.size": 9,
@@ -27,14 +28,52 @@ CELL = 0.52  # inches
 COLOURS = "YlGnBu"  # pale to dark in lightness too, so that it survives grey print and colour blindness
 
 
+Surface: TypeAlias = Figure | SubFigure
+
+
+def surface(
+    size: tuple[float, float], ax: Axes | None, layout: Literal["constrained"] | None = "constrained"
+) -> Surface:
+    """What a figure is drawn on: a figure of its own, or the place of `ax` in somebody else's, which gives way to it.
+
+    Args:
+        size: width and height of a figure of its own, in inches.
+        ax: an axes of a grid, as `plt.subplots` makes them.
+        layout: of a figure of its own; one that has `ax` and no layout engine gets it too.
+
+    Raises:
+        NeuroglotError: `ax` stands in no grid.
+    """
+    if ax is None:
+        return Figure(figsize=size, layout=layout)
+    place = ax.get_subplotspec()
+    if place is None:
+        raise NeuroglotError("ax must be of a grid, as plt.subplots or figure.add_subplot makes it.")
+    host, root = ax.get_figure(root=False), ax.get_figure(root=True)
+    assert host is not None
+    assert root is not None
+    if layout is not None and root.get_layout_engine() is None:
+        root.set_layout_engine(layout)
+    part = host.add_subfigure(place)
+    ax.remove()
+    return part
+
+
+def whole(part: Surface) -> Figure:
+    """The figure that a surface is, or is part of."""
+    found = part.get_figure(root=True)
+    assert found is not None
+    return found
+
+
 def _canvas(
-    columns: int, rows: float, left: float, right: float, top: float = 0.75, bottom: float = 0.95
-) -> tuple[Figure, Axes]:
-    """A figure whose one axes has cells of one size, with margins in inches."""
+    columns: int, rows: float, left: float, right: float, top: float, bottom: float, ax: Axes | None
+) -> tuple[Surface, Axes, tuple[float, float]]:
+    """A surface whose one axes has cells of one size, with margins in inches, and its width and height."""
     width, height = left + columns * CELL + right, top + rows * CELL + bottom
-    figure = Figure(figsize=(width, height))
+    figure = surface((width, height), ax, layout=None)
     box = (left / width, bottom / height, columns * CELL / width, rows * CELL / height)
-    return figure, figure.add_axes(box)
+    return figure, figure.add_axes(box), (width, height)
 
 
 def _readable_on(colour: Any) -> str:

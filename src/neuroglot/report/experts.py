@@ -11,7 +11,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import counts, frequencies, high_frequency, shared, tuning_change
 from neuroglot.experts.overlap import in_experts
 from neuroglot.experts.similarity import Similarity, compare
-from neuroglot.figures.experts import change_figure, pattern_figure, shared_figure, similarity_figure
+from neuroglot.figures.experts import change_figure, expert_similarity_figure, pattern_figure, shared_figure
 from neuroglot.figures.neuron_map import atlas_plot
 from neuroglot.figures.plotly import embedded
 from neuroglot.figures.screen import pair_plot
@@ -69,7 +69,7 @@ def expert_part(
         for name, matrix in measures.items():
             save_table(run, f"expert-{name}", matrix.rename_axis("language").reset_index())
         shown["plots"]["similarity"] = embedded({name: pair_plot(each, name) for name, each in measures.items()})
-        drawn = similarity_figure(similarity, tags, f"Similarity of activation patterns in {source}")
+        drawn = expert_similarity_figure(similarity, tags, f"Similarity of activation patterns in {source}")
         shown["similarity"] = figure(run, drawn, "expert-similarity")
         shown["smoothing"] = similarity.smoothing
         shown["findings"] = _nearest(similarity, tags) + _explained(similarity, tags)

@@ -8,14 +8,13 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.figures.neuron_map import atlas_plots, bin_edges
 from neuroglot.figures.neurons import layer_figure, overlap_figure, perturbation_figure
 from neuroglot.figures.plotly import embedded, plotly_script
 from neuroglot.figures.screen import FONTS, layer_plot, overlap_plot, perturbation_plot
 from neuroglot.figures.style import save_figure
-from neuroglot.figures.words import findings
+from neuroglot.figures.words import findings, on_target_texts
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
 from neuroglot.report.alignment import alignment_section
@@ -70,7 +69,8 @@ def _method(run: Run, method: str) -> dict[str, Any]:
     neurons = run.neurons(method)
     _save_table(run, f"neurons-{method}", neurons.counts().reset_index())
     _save_table(run, f"overlap-{method}", neurons.overlap().rename_axis("language").reset_index())
-    _save_table(run, f"index-{method}", _index(neurons))
+    recorded = run.recording if set(neurons.languages) <= set(run.recording.languages) else None
+    _save_table(run, f"index-{method}", neurons.frame(recorded))
     title = f"{method_title(method)} neurons of {run.manifest.model.source}"
     shown: dict[str, Any] = {
         "name": method,
@@ -88,26 +88,16 @@ def _method(run: Run, method: str) -> dict[str, Any]:
         shown["rows"] = len(Perturbation.load(path).off)  # it was stopped
     elif path.is_file():
         result = Perturbation.load(path)
-        _save_table(run, f"perturbation-{method}", result.table())
+        _save_table(run, f"perturbation-{method}", result.frame())
+        _save_table(run, f"on-target-{method}", result.on_target.reset_index())
         _save_table(run, f"change-{method}", result.change.rename_axis("off").reset_index())
         figure = perturbation_figure(result, f"Change of perplexity when {title} are off")
         shown["perturbation"] = _figure(run, figure, f"perturbation-{method}")
         shown["plots"]["perturbation"] = embedded({"": perturbation_plot(result)})
         shown["result"] = result
         shown["findings"] = findings(result)
+        shown["on_target"] = on_target_texts(result)
     return shown
-
-
-def _index(neurons: NeuronSet) -> pd.DataFrame:
-    """Every chosen neuron: language, layer from 1, neuron from 0 (as in the tensors)."""
-    language, layer, neuron = neurons.mask.nonzero(as_tuple=True)
-    return pd.DataFrame(
-        {
-            "language": [neurons.languages[k] for k in language.tolist()],
-            "layer": (layer + 1).tolist(),
-            "neuron": neuron.tolist(),
-        }
-    )
 
 
 def _bin(neurons: int) -> str:

@@ -21,6 +21,7 @@ def perturb_run(
     languages: Sequence[str] | None = None,
     text_column: str = "text",
     language_column: str | None = None,
+    matched: bool | None = None,
 ) -> "Perturbation":
     """Measure the perplexity-change matrix of a method's neurons and keep it in the run.
 
@@ -35,6 +36,7 @@ def perturb_run(
         languages: only these of it.
         text_column: of it; see `load_corpus`.
         language_column: of it; see `load_corpus`.
+        matched: size-matched random sets too; by default for regions only, which differ several times in size.
 
     Raises:
         NeuroglotError: the model is not the run's, it has no neurons of the method, or what `evaluate.perturb` raises.
@@ -42,6 +44,8 @@ def perturb_run(
     from neuroglot.corpus.load import load_corpus
     from neuroglot.evaluate.ablation.perturbation import perturb as measure
 
+    if matched is None:
+        matched = method == "regions"
     run.check(model)
     held_out = (
         load_corpus(corpus, languages=languages, text_column=text_column, language_column=language_column)
@@ -56,7 +60,7 @@ def perturb_run(
         block=block,
         seeds=seeds,
         random_row="next percent" if method == "regions" else "largest",  # each as its paper has it
-        matched=method == "regions",  # regions differ several times in size
+        matched=matched,
         resume=run.perturbation_path(method),
     )
     run.manifest.perturb[method] = {
@@ -64,6 +68,7 @@ def perturb_run(
         "tokens": tokens,
         "block": result.block,
         "seeds": seeds,
+        "matched": bool(result.matched),
     }
     run.save()
     return result

@@ -13,7 +13,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import frequencies, shared, tuning_change
 from neuroglot.experts.similarity import compare
-from neuroglot.figures.experts import change_figure, pattern_figure, shared_figure, similarity_figure
+from neuroglot.figures.experts import change_figure, expert_similarity_figure, pattern_figure, shared_figure
 from neuroglot.figures.papers import share_figure
 from neuroglot.languages.genealogy import relatedness
 from neuroglot.languages.tags import language_name
@@ -136,7 +136,7 @@ class Babel(Study):
             name: pd.DataFrame(getattr(similarity, name).numpy(), tags, tags).rename_axis("language").reset_index()
             for name in ("euclidean", "kl", "pearson")
         }
-        figure = similarity_figure(
+        figure = expert_similarity_figure(
             similarity, tags, f"Similarity of activation patterns in {self.settings.model.source}"
         )
         distance = similarity.euclidean.clone().fill_diagonal_(float("inf"))

@@ -348,7 +348,7 @@ def test_mcnemar_is_the_share_of_coin_tosses_at_least_as_far_from_even(gained, l
     assert mcnemar(gained, lost) == pytest.approx(np.mean([toss >= abs(gained - lost) for toss in tosses]))
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
 def test_pairs_are_antisymmetric_and_within_their_interval(pairs):
     before, after = ([float(x) for x in side] for side in zip(*pairs, strict=True))
     there, back = paired(before, after, resamples=500), paired(after, before, resamples=500)

@@ -41,7 +41,7 @@ class TaskTable:
         """The tasks, in the order given."""
         return list(dict.fromkeys(task for _, _, task in self.scores))
 
-    def table(self) -> pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         """A row for every measurement, compared with the intact model on the same items.
 
         Columns: condition, neurons (how many are changed), seed, task, metric, items, fewshot, value, stderr (the
@@ -69,6 +69,8 @@ class TaskTable:
         table = pd.DataFrame(rows, columns=columns)
         return table.astype({"seed": "Int64", "gained": "Int64", "lost": "Int64"})
 
+    table = frame  # as earlier scripts call it
+
     def items(self) -> pd.DataFrame:
         """Every item's score: condition, seed, task, item, target, metric, score."""
         return pd.DataFrame(
@@ -87,7 +89,7 @@ class TaskTable:
         Columns: condition, neurons, task, metric, items, seeds, value, std (of the sample, over seeds), stderr,
         difference, low, high, p. Where there are seeds, value and difference are means, and only std says how sure.
         """
-        full, rows = self.table(), []
+        full, rows = self.frame(), []
         own = {task: score.metric for (_, _, task), score in self.scores.items()}
         for (name, task), group in full.groupby(["condition", "task"], sort=False):
             group = group[group.metric == own[str(task)]]
