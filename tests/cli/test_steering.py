@@ -56,7 +56,7 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "Say the language" in say(PROMPT)
     assert "prompt is empty" in say(" ", "--to", "fr")
-    assert "have no zh" in say(PROMPT, "--to", "zh", "--run", run)
+    assert "has not recorded zh" in say(PROMPT, "--to", "zh", "--run", run)
     assert "built-in corpus has no de" in say(PROMPT, "--to", "de")
     assert "is not a run" in say(PROMPT, "--to", "fr", "--run", tmp_path)
     assert "not a recipe file" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors")

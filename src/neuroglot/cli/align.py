@@ -6,7 +6,7 @@ import typer
 
 from neuroglot.cli.app import app, out, print_table
 from neuroglot.cli.identify import print_neurons
-from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument, Seeds
+from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument, Seeds, TrustOption
 from neuroglot.cli.perturb import print_change
 
 
@@ -26,6 +26,7 @@ def align(
     seeds: Seeds = 3,
     prompts: Annotated[int, typer.Option(min=0, help="Prompts a language to continue with its region ablated.")] = 2,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after each.")] = 32,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Compare a parallel corpus's samples across languages: similarity map, LRDS, SADS, SES, dominance, key regions.
 
@@ -36,8 +37,9 @@ def align(
     from neuroglot.run.perturbation import perturb_run
     from neuroglot.run.settings import AlignSettings
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_recorded()
+    current.check_model()
     settings = AlignSettings(corpus=corpus, samples=samples, max_tokens=max_tokens, threshold=threshold)
     aligned = align_run(current, settings)
     if aligned.regions is not None:

@@ -14,6 +14,7 @@ from neuroglot.cli.options import (
     HeldOutTokens,
     LanguagesOption,
     ModelArgument,
+    TrustOption,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -37,6 +38,7 @@ def perplexity(
     block: HeldOutBlock = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Perplexity of each language of a corpus, and with `--neurons FILE --off fr` how much it changes."""
     from neuroglot.corpus.load import load_corpus
@@ -44,7 +46,7 @@ def perplexity(
 
     if (neurons is None) != (off is None):
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
-    settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
+    settings = checked(ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     settings.check_source()
     text = load_corpus(corpus, languages=split(languages))
     from neuroglot.artifacts.neurons import NeuronSet
@@ -52,7 +54,7 @@ def perplexity(
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
 
     masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
-    loaded = settings.load()
+    loaded = settings.load(trust_remote_code=trust_remote_code)
     rows, values = ["intact"], [measure(loaded, text, tokens=tokens, block=block)]
     if masks:
         with intervene(loaded, *map(Deactivate, masks)):

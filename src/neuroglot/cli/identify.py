@@ -8,6 +8,7 @@ import typer
 from neuroglot.cli.app import app, out, print_table, split
 from neuroglot.cli.methods import IdentifyCommand
 from neuroglot.cli.options import MethodOption, RunArgument
+from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
     from neuroglot.artifacts.neurons import NeuronSet
@@ -39,6 +40,10 @@ def identify(
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import identify_run, keep_neurons
 
+    if languages is not None and file is None:
+        raise NeuroglotError(
+            "--languages names the languages of a file that --import reads; a method finds those that were recorded."
+        )
     current = Run.open(run)
     current.check_recorded()
     if file is not None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuroglot.cli.app import app, out, print_table
-from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, MethodOption, RunArgument, Seeds
+from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, MethodOption, RunArgument, Seeds, TrustOption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,7 @@ def perturb(
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,
     seeds: Seeds = 3,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Ablate each language's neurons and measure every language's perplexity, beside a random baseline.
 
@@ -34,11 +35,12 @@ def perturb(
     from neuroglot.run.directory import Run
     from neuroglot.run.perturbation import perturb_run
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_neurons(method)
+    current.check_model()
     if corpus is not None:
         check_corpus(corpus)
-    model = current.manifest.model.load()
+    model = current.load_model()
     result = perturb_run(current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
     print_change(current, method, result)
     out.print(f"next: neuroglot report {run}")

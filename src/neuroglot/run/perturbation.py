@@ -51,11 +51,11 @@ def perturb_run(
         matched=method == "regions",  # regions differ several times in size
         resume=run.perturbation_path(method),
     )
-    run.manifest.perturb[method] = {
-        "corpus": corpus or "held out",
-        "tokens": tokens,
-        "block": result.block,
-        "seeds": seeds,
-    }
-    run.save()
+    with run.changing() as manifest:
+        manifest.perturb[method] = {
+            "corpus": corpus or "held out",
+            "tokens": tokens,
+            "block": result.block,
+            "seeds": len(result.random),  # with those of earlier calls
+        }
     return result

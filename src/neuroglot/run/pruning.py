@@ -1,6 +1,5 @@
 """Pruning in a run: which experts each language keeps, what that costs, and the model that is left."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.edit.pruning import Size, largest_budget, prune, size
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
+from neuroglot.evaluate.likelihood.perplexity import increase_of
 from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
 from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
 from neuroglot.experts.keep import salience as measured_salience
@@ -86,8 +86,8 @@ def prune_run(
         keep[f"at most {limit:+.0%} by {salience}"] = found
     table = pruning_table(measure_pruning(model, held_out, partition, keep, samples=samples, seeds=seeds))
     _keep_table(run.path / "experts" / "pruning.csv", table)
-    run.manifest.prune = {"samples": samples, "seeds": seeds, "salience": salience}
-    run.save()
+    with run.changing() as manifest:
+        manifest.prune = {"samples": samples, "seeds": seeds, "salience": salience}
     if path is None:
         return table, []
     (only,) = (kept for of in keep.values() for kept in of.values())
@@ -113,7 +113,7 @@ def _at_most(
         def increase(budget: float, tag: str = tag, rows: list[Tensor] = rows, intact: float = intact) -> float:
             off = Deactivate(~partition.neurons(keep_budget(scores[tag], budget)))
             with intervene(model, off):
-                return math.expm1(min(mean_sample_nll(model, rows, tag) - intact, 700.0))
+                return increase_of(mean_sample_nll(model, rows, tag) - intact)
 
         budget = largest_budget(increase, limit, highest=min(0.9, 1 - 1 / partition.experts))
         found[tag] = keep_budget(scores[tag], budget)

@@ -21,6 +21,7 @@ from neuroglot.evaluate.steering.tables import repair
 from neuroglot.generation.engine import Generation
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
+from neuroglot.run.settings import Manifest
 from neuroglot.storage.atomic import save_text
 
 __all__ = [
@@ -182,7 +183,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
         sources = list(dict.fromkeys([*sources, *targets]))
     asked = corpus.select(sources)
     judge = judge_of(run, settings.judge)
-    model = run.manifest.model.load()
+    model = run.load_model()
     run.check(model)
     work = RunAnswers(run, model, recording, neurons, settings.generation, judge)
     how, tried, written = settings.how, None, []
@@ -242,12 +243,12 @@ def read_answers(path: Path) -> pd.DataFrame:
     return answers.rename(columns={"arm": "condition"})
 
 
-def forget_answers(run: Run, method: str) -> None:
+def forget_answers(run: Run, manifest: Manifest, method: str) -> None:
     """Drop the tables of answers that a method's neurons steered, since it has found others."""
-    for name in [name for name, asked in run.manifest.steering.items() if asked["neurons"] == method]:
+    for name in [name for name, asked in manifest.steering.items() if asked["neurons"] == method]:
         for kind in TABLES:
             _table(run, kind, name).unlink(missing_ok=True)
-        del run.manifest.steering[name]
+        del manifest.steering[name]
 
 
 def _table(run: Run, kind: str, name: str) -> Path:
@@ -260,10 +261,10 @@ def _save(run: Run, kind: str, settings: SteeringSettings, table: pd.DataFrame) 
 
 def _remember(run: Run, settings: SteeringSettings, how: Steering) -> None:
     """Keep in run.json how the answers were made."""
-    run.manifest.steering[settings.name] = {
-        "prompts": settings.prompts, "limit": settings.limit, "neurons": settings.method, "asked": settings.ask,
-        "seeds": settings.seeds, "steering": how.model_dump(), "words": how.words(),
-        "generation": settings.generation.model_dump(),
-        "judge": None if settings.judge is None else settings.judge.model_dump(),
-    }  # fmt: skip
-    run.save()
+    with run.changing() as manifest:
+        manifest.steering[settings.name] = {
+            "prompts": settings.prompts, "limit": settings.limit, "neurons": settings.method, "asked": settings.ask,
+            "seeds": settings.seeds, "steering": how.model_dump(mode="json"), "words": how.words(),
+            "generation": settings.generation.model_dump(mode="json"),
+            "judge": None if settings.judge is None else settings.judge.model_dump(mode="json"),
+        }  # fmt: skip

@@ -154,15 +154,16 @@ def tasks_of_run(
     neurons = run.neurons(method) if switched else None
     if rules:
         run.check_experts()
-    model = run.manifest.model.load()
+    model = run.load_model()
     run.check(model)
     conditions = [] if neurons is None else off_conditions(neurons, off, method=method, seeds=seeds)
     if rules:
         conditions += pruned_conditions(run, model, prune, rules, seeds=seeds, own=own)
     table = measure_and_keep(model, names, conditions, how, run.path)
     entry = {"tasks": table.tasks, "rows": list(table.neurons), "method": method if switched else None, **how}
-    run.manifest.tasks = [old for old in run.manifest.tasks if old != entry] + [entry]
-    run.save()
+    with run.changing() as manifest:
+        if entry not in manifest.tasks:
+            manifest.tasks.append(entry)
     return table
 
 

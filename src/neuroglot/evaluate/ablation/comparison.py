@@ -29,7 +29,13 @@ from neuroglot.evaluate.ablation.selectivity import (
     relation_correlation,
     selectivity,
 )
-from neuroglot.evaluate.likelihood.perplexity import finite_mean, held_out_blocks, token_nll
+from neuroglot.evaluate.likelihood.perplexity import (
+    finite_mean,
+    held_out_blocks,
+    increase_of,
+    perplexity_of,
+    token_nll,
+)
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.stats import interval
@@ -97,6 +103,13 @@ class Comparison(JsonResult):
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     block: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+
+    def add(self, before: "Comparison") -> None:
+        """Take in what an earlier one measured on the same blocks, and first; what both have stays as it is here."""
+        for name in ("off", "sizes", "conditions", "seconds"):
+            setattr(self, name, {**getattr(before, name), **getattr(self, name)})
+        both = {choice: before.stability.get(choice, {}) | found for choice, found in self.stability.items()}
+        self.stability = {**before.stability, **both}
 
     def effects(self, condition: str) -> Float64[Tensor, "languages languages"]:
         """Nats a token that are lost: row = whose set is off, column = language measured."""
@@ -184,8 +197,8 @@ class Comparison(JsonResult):
                             "off": off,
                             "neurons": self.sizes[condition][off],
                             "measured": tag,
-                            "perplexity": math.exp(after),
-                            "change": math.expm1(after - before),
+                            "perplexity": perplexity_of(after),
+                            "change": increase_of(after - before),
                             "nats": after - before,
                         }
                     )
@@ -205,7 +218,7 @@ def _tensor(values: Sequence[float]) -> Tensor:
 
 
 def _perplexities(losses: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {tag: math.exp(_mean(values)) for tag, values in losses.items()}
+    return {tag: perplexity_of(_mean(values)) for tag, values in losses.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,7 +1,6 @@
 """The perplexity-change matrix: whose neurons are off, and which language suffers."""
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
-from neuroglot.evaluate.likelihood.perplexity import held_out_blocks, mean_nll
+from neuroglot.evaluate.likelihood.perplexity import held_out_blocks, mean_nll, perplexity_of
 from neuroglot.identify.random_neurons import random
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
@@ -170,7 +169,7 @@ def perturb(
                 label = f"{row.name}, {tag}"
                 with condition.applied(model):
                     nll = mean_nll(model, blocks[tag], tag, batch_tokens, lambda n, _, label=label: say(n, label))  # type: ignore[misc]
-                values[tag] = math.exp(nll)
+                values[tag] = perplexity_of(nll)
             row.keep(result, values)
             if resume is not None:
                 result.save(resume)

@@ -11,12 +11,25 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
-from neuroglot.tokens.packing import pack, tokenize
+from neuroglot.tokens.packing import pack, text_of_block, tokenize
+from neuroglot.tokens.shards import too_short
 
-__all__ = ["finite_mean", "held_out_blocks", "mean_nll", "perplexity", "sum_nll", "token_nll"]
+__all__ = [
+    "SHORTEST_BLOCK",
+    "check_fills",
+    "finite_mean",
+    "held_out_blocks",
+    "increase_of",
+    "mean_nll",
+    "perplexity",
+    "perplexity_of",
+    "sum_nll",
+    "token_nll",
+]
 
 LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
 AUTO_BLOCKS = (512, 256, 128, 64, 32)
+SHORTEST_BLOCK = AUTO_BLOCKS[-1]
 
 
 def perplexity(
@@ -51,7 +64,7 @@ def perplexity(
     total = sum(piece.numel() for piece in blocks.values())
     with token_progress("perplexity", total, shown=progress) as advance:
         return {
-            language: math.exp(mean_nll(model, piece, language, batch_tokens, advance))
+            language: perplexity_of(mean_nll(model, piece, language, batch_tokens, advance))
             for language, piece in blocks.items()
         }
 
@@ -65,7 +78,41 @@ def held_out_blocks(
         limit = getattr(model.text_config, "max_position_embeddings", None) or AUTO_BLOCKS[0]
         fitting = [size for size in AUTO_BLOCKS if size <= limit and shortest >= 4 * size]
         block = fitting[0] if fitting else AUTO_BLOCKS[-1]
+    check_fills(model, corpus, block, tokens)
     return {tag: pack(model, corpus[tag], tag, block=block, tokens=tokens) for tag in corpus.languages}
+
+
+def check_fills(model: Model, corpus: Corpus, block: int, tokens: int) -> None:
+    """Refuse a corpus of which a language is too short for one block. No more of each than a block is read.
+
+    Raises:
+        NeuroglotError: as said, or the model cannot read blocks so long.
+    """
+    text = text_of_block(model, block)
+    for tag in corpus.languages:
+        count = len(tokenize(model, corpus[tag], min(text, tokens)))
+        if count < text:
+            raise too_short(tag, count, tokens, block)
+
+
+def perplexity_of(nll: float) -> float:
+    """exp of a mean negative log-likelihood in nats; infinite where it is beyond the largest float (from 709.8 on).
+
+    A model that is damaged enough gives its text such likelihoods. An infinite perplexity says so; one that is cut off
+    would be a wrong number.
+    """
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
+
+
+def increase_of(nats: float) -> float:
+    """The relative change of perplexity, exp − 1, that a change of the mean likelihood makes; see `perplexity_of`."""
+    try:
+        return math.expm1(nats)
+    except OverflowError:
+        return math.inf
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from neuroglot.evaluate.likelihood.perplexity import sum_nll
+from neuroglot.evaluate.likelihood.perplexity import perplexity_of, sum_nll
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script
 from neuroglot.models.model import Model
 
@@ -104,5 +104,5 @@ def summary(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     )
     sums = groups[["nll", "tokens"]].sum(min_count=1)
     mean = sums["nll"] / sums["tokens"].where(sums["tokens"] > 0)
-    result["perplexity"] = mean.clip(upper=700).map(math.exp)
+    result["perplexity"] = mean.map(perplexity_of)
     return result
