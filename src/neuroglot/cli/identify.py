@@ -24,12 +24,17 @@ def identify(
         Path | None,
         typer.Option(
             "--import",
-            help="Take someone else's neurons, a .safetensors or .neuron.pth, as the method `imported`.",
+            help="Take someone else's neurons, a .safetensors or a file as the LAPE authors publish them, whatever its "
+            "name, as the method `imported`.",
             show_default=False,
         ),
     ] = None,
     languages: Annotated[
-        str | None, typer.Option(help="The languages of a .neuron.pth, in its order.", show_default=False)
+        str | None,
+        typer.Option(
+            help="With --import: the languages of a published file, in its order, since nothing in it says so.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Find each language's neurons in a recording. Takes seconds; try other settings as you like.
