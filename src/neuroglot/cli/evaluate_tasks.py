@@ -135,7 +135,7 @@ def print_scores(table: "TaskTable", folder: Path) -> None:
     for task in table.tasks:
         by_row = summary[summary.task == task].set_index("condition")
         cells[task] = [_cell(by_row.loc[row]) if row in by_row.index else "" for row in rows]
-    print_table(cells, "score, %", rows)
+    print_table(cells, "score (shares in %)", rows)
     said = ["* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds"]
     if any(task.startswith("smoke_") for task in table.tasks):
         said.append("smoke_… are small built-in sets that only show that the path works; they are no benchmark")
@@ -168,7 +168,10 @@ def _check_languages(run: "Run", method: str, off: str | None, prune: list[str] 
 
 
 def _cell(row: Any) -> str:
-    value = f"{100 * row['value']:.1f}"
+    def shown(value: float) -> str:
+        return f"{100 * value:.1f}" if row["unit"] == "share" else f"{value:.4g}"
+
+    value = shown(row["value"])
     if row["std"] == row["std"] and row["std"] is not None:
-        return f"{value} ± {100 * row['std']:.1f}"
+        return f"{value} ± {shown(row['std'])}"
     return value + ("*" if row["p"] is not None and row["p"] == row["p"] and row["p"] < 0.05 else "")

@@ -1,6 +1,7 @@
 """Pruning in a run: which experts each language keeps, what that costs, and the model that is left."""
 
 from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.locks import locked
 
 __all__ = ["RULES", "expert_scores", "prune_run"]
 
@@ -122,12 +124,24 @@ def _at_most(
 
 def _keep_table(file: Path, table: pd.DataFrame) -> None:
     """Write a table of measurements; rows of other choices and languages that are there stay."""
-    if file.is_file():
-        old = pd.read_csv(file, keep_default_na=False)
-        done = set(zip(table.choice, table.language, strict=True))
-        stays = [key not in done for key in zip(old.choice, old.language, strict=True)]
-        table = pd.concat([old[stays], table])
-    save_text(file, table.to_csv(index=False, lineterminator="\n"))
+    with locked(file.parent):
+        text = table.to_csv(index=False, lineterminator="\n")
+        if file.is_file():
+            fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
+            text = replaced_rows(pd.read_csv(file, dtype=str, keep_default_na=False), fresh, ["choice", "language"])
+        save_text(file, text)
+
+
+def replaced_rows(old: pd.DataFrame, fresh: pd.DataFrame, key: list[str]) -> str:
+    """A table of cells as they are written, as CSV: what was measured again takes the place that it had.
+
+    So measuring the same again changes nothing, down to the order of the rows.
+    """
+    again = fresh.groupby(key, sort=False)
+    parts = [again.get_group(name) if name in again.groups else rows for name, rows in old.groupby(key, sort=False)]
+    had = set(old.groupby(key, sort=False).groups)
+    parts += [rows for name, rows in again if name not in had]
+    return str(pd.concat(parts).to_csv(index=False, lineterminator="\n"))
 
 
 def _write(model: Model, keep: Bool[Tensor, "layers neurons"], path: Path, gguf: Path | None) -> list[str]:
