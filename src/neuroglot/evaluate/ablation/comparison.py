@@ -106,8 +106,9 @@ class Comparison(JsonResult):
 
     def add(self, before: "Comparison") -> None:
         """Take in what an earlier one measured on the same blocks, and first; what both have stays as it is here."""
-        for name in ("off", "sizes", "conditions", "seconds"):
+        for name in ("off", "sizes", "conditions"):
             setattr(self, name, {**getattr(before, name), **getattr(self, name)})
+        self.seconds |= before.seconds  # a second time, most of it is only read
         both = {choice: before.stability.get(choice, {}) | found for choice, found in self.stability.items()}
         self.stability = {**before.stability, **both}
 
