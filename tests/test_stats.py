@@ -1,5 +1,6 @@
 """Intervals, tests and rankings, beside plain loops and SciPy."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import neuroglot as ng
-from neuroglot.stats import bootstrap_weights, interval, linkage, mcnemar, spearman, wilson
+from neuroglot.stats import (
+    bootstrap_weights,
+    contrast,
+    interval,
+    linkage,
+    mcnemar,
+    mean_interval,
+    paired,
+    spearman,
+    wilson,
+)
 
 D = torch.float64
 
@@ -43,7 +54,7 @@ def test_wilson_takes_neurons_by_languages_at_once():
         assert (low[place], high[place]) == one
 
 
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=60), st.sampled_from([0.5, 0.9, 0.95]))
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=60), st.sampled_from([0.5, 0.9, 0.95]))
 def test_an_interval_is_numpys_quantiles(values, level):
     low, high = interval(torch.tensor([*values, math.nan], dtype=D), level)
     expected = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -58,8 +69,59 @@ def test_the_nearest_interval_ends_at_draws_even_infinite_ones(values):
     assert high == math.inf or len(drawn) > 20
 
 
+@given(st.lists(st.lists(st.floats(-9, 9), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_the_interval_of_a_mean_is_that_of_drawn_blocks(cells):
+    low, high = mean_interval(torch.tensor(cells, dtype=D), draws=300)
+    weights = bootstrap_weights(3, 300, 0)[1:].numpy() / 3
+    for values, *ends in zip(cells, low.tolist(), high.tolist(), strict=True):
+        expected = np.quantile(weights @ values, (0.025, 0.975), method="nearest")
+        assert ends == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_interval_of_one_block_is_not_known_and_of_an_infinite_one_not_hidden():
+    low, high = mean_interval(torch.tensor([[0.5], [7.0]], dtype=D))
+    assert low.isnan().all() and high.isnan().all()
+    low, high = mean_interval(torch.tensor([1.0, 2.0, math.inf], dtype=D))
+    assert 1 <= float(low) <= 2 and float(high) == math.inf
+    with pytest.raises(ng.NeuroglotError, match="there is none"):
+        mean_interval(torch.zeros(2, 0, dtype=D))
+
+
+def test_a_contrast_is_every_permutation_where_they_can_be_counted():
+    first, second = [1.0, 2.5, 4.0], [0.0, 0.5, 1.5, 2.0]
+    found = contrast(first, second)
+    together, size = first + second, len(first)
+    apart = []
+    for chosen in itertools.combinations(range(len(together)), size):
+        one = [together[i] for i in chosen]
+        two = [value for i, value in enumerate(together) if i not in chosen]
+        apart.append(sum(one) / len(one) - sum(two) / len(two))
+    more = sum(value >= found.difference - 1e-9 for value in apart) / len(apart)
+    less = sum(value <= found.difference + 1e-9 for value in apart) / len(apart)
+    assert found.difference == pytest.approx(1.5) and found.p == pytest.approx(min(1.0, 2 * min(more, less)))
+    assert found.low <= found.difference <= found.high
+    signs = contrast([1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0], matched=True)
+    assert signs.p == pytest.approx(2 / 2**4)
+
+
+def test_contrasts_find_nothing_where_nothing_is_and_know_nothing_of_one_block():
+    draws = np.random.default_rng(0)
+    values = [contrast(draws.normal(size=8), draws.normal(size=9), resamples=299, seed=i).p for i in range(60)]
+    assert sum(p < 0.05 for p in values) <= 8
+    assert contrast(draws.normal(3, 1, 20), draws.normal(0, 1, 20), resamples=999).p < 0.01
+    one = contrast([5.0], [1.0, 2.0])
+    assert one.difference == 3.5 and all(math.isnan(value) for value in (one.low, one.high, one.p))
+    assert math.isnan(paired([0.0], [1.0]).low)
+    for bad, message in (([math.inf, 1.0], "finite"), ([], "finite")):
+        with pytest.raises(ng.NeuroglotError, match=message):
+            contrast(bad, [1.0, 2.0])
+    with pytest.raises(ng.NeuroglotError, match="same blocks, not of 2 and 3"):
+        contrast([1.0, 2.0], [1.0, 2.0, 3.0], matched=True)
+
+
 def test_an_interval_of_nothing_and_of_no_level():
     assert all(math.isnan(end) for end in interval(torch.tensor([math.nan], dtype=D)))
+    assert all(math.isnan(end) for end in interval(torch.tensor([1.5], dtype=D)))  # one draw has no spread
     with pytest.raises(ng.NeuroglotError, match="level"):
         interval(torch.ones(3, dtype=D), 1.0)
 

@@ -1,8 +1,12 @@
 """Intervals, tests and rankings, over SciPy: each statistical concern once.
 
+One value has no spread. Where an interval or a test would rest on one block, item or seed its ends, or its p-value, are
+NaN (None in `Paired`), never a point that looks like certainty.
+
 SciPy is imported where it is used, since that takes a second.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,14 +19,17 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 
 __all__ = [
+    "Contrast",
     "Mantel",
     "Paired",
     "bootstrap_weights",
+    "contrast",
     "entropy",
     "interval",
     "linkage",
     "mantel",
     "mcnemar",
+    "mean_interval",
     "paired",
     "spearman",
     "wilson",
@@ -69,8 +76,8 @@ def interval(
 ) -> tuple[float, float]:
     """The percentile interval that `level` of the bootstrap draws lie in.
 
-    Draws that are NaN are left out; without any other the ends are NaN. With `nearest` the ends are draws, which may
-    be infinite.
+    Draws that are NaN are left out; with fewer than two others there is no spread, and the ends are NaN. With `nearest`
+    the ends are draws, which may be infinite.
 
     Raises:
         NeuroglotError: `level` is not between 0 and 1.
@@ -78,10 +85,39 @@ def interval(
     if not 0 < level < 1:
         raise NeuroglotError(f"level must be above 0 and below 1, not {level}.")
     drawn = draws[~draws.isnan()].to(torch.float64)
-    if not len(drawn):
+    if len(drawn) < 2:
         return float("nan"), float("nan")
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = drawn.quantile(ends, interpolation=interpolation).tolist()
+    return low, high
+
+
+def mean_interval(
+    values: Float[Tensor, "*cells blocks"], *, level: float = 0.95, draws: int = 2_000, seed: int = 0
+) -> tuple[Float64[Tensor, "*cells"], Float64[Tensor, "*cells"]]:
+    """The percentile bootstrap interval of a mean over the last axis: blocks are drawn with replacement.
+
+    All cells share the draws. With one block no interval is known, and both ends are NaN.
+
+    Args:
+        values: one value a block, such as its change of the loss; infinite ones give infinite ends.
+        level: how much of the draws lie between the ends.
+        draws: how many.
+        seed: of the draws.
+
+    Raises:
+        NeuroglotError: `level` is not between 0 and 1, or there is no block.
+    """
+    count = values.shape[-1]
+    if not count:
+        raise NeuroglotError("An interval over blocks needs blocks, and there is none.")
+    values, weights = values.to(torch.float64), bootstrap_weights(count, draws, seed)[1:]
+    finite = values.isfinite()
+    means = torch.where(finite, values, 0.0) @ (weights / count).T
+    means = torch.where((~finite).double() @ weights.T > 0, values.sum(-1, keepdim=True), means)  # ∞, or NaN
+    flat = means.reshape(-1, draws)
+    ends = [interval(row, level, interpolation="nearest") if count > 1 else (math.nan, math.nan) for row in flat]
+    low, high = torch.tensor(ends, dtype=torch.float64).reshape(*values.shape[:-1], 2).unbind(-1)
     return low, high
 
 
@@ -113,7 +149,7 @@ class Paired:
 
     Attributes:
         difference: mean score after, less the mean before.
-        low: lower end of the 95 % bootstrap interval of the difference.
+        low: lower end of the 95 % bootstrap interval of the difference; NaN with one item, which has no spread.
         high: its upper end.
         gained: items that are better after.
         lost: items that are worse after.
@@ -148,12 +184,84 @@ def paired(before: Sequence[float], after: Sequence[float], *, resamples: int = 
     rows = max(1, 4_000_000 // n)  # so many resamples at once that their indices take 32 MB
     counts = [min(rows, resamples - start) for start in range(0, resamples, rows)]
     means = np.concatenate([change[draws.integers(n, size=(count, n))].mean(1) for count in counts])
-    low, high = np.quantile(means, (0.025, 0.975))
+    low, high = np.quantile(means, (0.025, 0.975)) if n > 1 else (math.nan, math.nan)
     gained, lost = int((change > 0).sum()), int((change < 0).sum())
     binary = set(before) | set(after) <= {0, 1}
     return Paired(
         float(change.mean()), float(low), float(high), gained, lost, mcnemar(gained, lost) if binary else None
     )
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Whether one set of values is higher than another.
+
+    Attributes:
+        difference: mean of the first, less the mean of the second.
+        low: lower end of its bootstrap interval; NaN where either has one value.
+        high: its upper end.
+        p: of the permutation test, two-sided; NaN where either has one value, which leaves nothing to permute.
+        first: how many values the first mean is of.
+        second: how many the second is of.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    first: int
+    second: int
+
+
+def contrast(
+    first: Sequence[float] | np.ndarray,
+    second: Sequence[float] | np.ndarray,
+    *,
+    matched: bool = False,
+    level: float = 0.95,
+    resamples: int = 9_999,
+    seed: int = 0,
+) -> Contrast:
+    """Is the mean of the first higher than that of the second? A permutation test, and a bootstrap interval.
+
+    Args:
+        first: such as the change of the loss of each block of French.
+        second: such as that of each block of Spanish.
+        matched: the values are of the same blocks, in their order: signs of the differences are permuted, and blocks
+            are drawn as pairs. Otherwise the values are permuted between the two.
+        level: of the interval.
+        resamples: of either; where fewer permutations exist the test is exact.
+        seed: of either.
+
+    Raises:
+        NeuroglotError: there is no value, one is no finite number, or `matched` values differ in number.
+    """
+    from scipy.stats import permutation_test
+
+    one, two = (np.asarray(values, dtype=float) for values in (first, second))
+    if not len(one) or not len(two) or not (np.isfinite(one).all() and np.isfinite(two).all()):
+        raise NeuroglotError("A contrast needs finite values of both; one has none, or a loss that is infinite.")
+    if matched and len(one) != len(two):
+        raise NeuroglotError(f"Matched values are of the same blocks, not of {len(one)} and {len(two)}.")
+    if not 0 < level < 1:
+        raise NeuroglotError(f"level must be above 0 and below 1, not {level}.")
+    difference = float(one.mean() - two.mean())
+    if min(len(one), len(two)) < 2:
+        return Contrast(difference, math.nan, math.nan, math.nan, len(one), len(two))
+
+    def apart(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(a.mean(axis) - b.mean(axis))
+
+    kind = "samples" if matched else "independent"
+    test = permutation_test(
+        (one, two), apart, permutation_type=kind, vectorized=True, n_resamples=resamples, batch=500, rng=seed
+    )
+    draws = np.random.default_rng(seed)
+    places = draws.integers(len(one), size=(resamples, len(one)))
+    others = places if matched else draws.integers(len(two), size=(resamples, len(two)))
+    means = one[places].mean(1) - two[others].mean(1)
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
+    return Contrast(difference, float(low), float(high), float(test.pvalue), len(one), len(two))
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,16 @@ def test_a_judge_that_is_gone_leaves_the_answers(run, tmp_path, monkeypatch, cap
 
 def answers(accuracy):
     """Ten answers es → each target, of which so many are on target."""
-    flags = {"mixed_script": False, "nll": 1.0, "tokens": 1, "answer": "x", "seed": 0, "source": "es"}
+    flags = {
+        "mixed_script": False,
+        "mixed_words": False,
+        "refusal": False,
+        "nll": 1.0,
+        "tokens": 1,
+        "answer": "x",
+        "seed": 0,
+        "source": "es",
+    }
     rows = [
         {"condition": condition, "target": target, "prompt": str(i), "language": target if i < hits else "es",
          "on_target": i < hits, "degenerate": i == 9, **flags}

@@ -1,7 +1,10 @@
 """Perplexity against the whole logits, and the perplexity-change matrix."""
 
+import json
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import shapes
 import tiny
@@ -9,8 +12,10 @@ import torch
 
 import neuroglot as ng
 from neuroglot.evaluate.ablation.perturbation import Perturbation, perturb
-from neuroglot.evaluate.likelihood.perplexity import perplexity
+from neuroglot.evaluate.likelihood.perplexity import block_losses, held_out_blocks, perplexity, token_losses
 from neuroglot.evaluate.likelihood.perplexity import perplexity as module
+from neuroglot.figures.words import findings
+from neuroglot.stats import bootstrap_weights
 from neuroglot.tokens.packing import pack
 
 
@@ -116,6 +121,68 @@ def test_matched_rows_are_random_neurons_of_each_languages_own_number():
     assert result.matched_change.loc["mean", "fr"] == pytest.approx(sum(change) / 2)
     rows = result.table().query("off == 'matched' and measured == 'fr'")
     assert rows["neurons"].tolist() == [4, 4]
+
+
+def test_every_cell_has_the_interval_of_its_blocks(tmp_path):
+    """By a plain bootstrap of one cell, with the same draws; a run of an earlier version opens and has none."""
+    model, corpus, neurons = tiny.model(), tiny.corpus(), some(tiny.model())
+    result = perturb(model, corpus, neurons, block=16, seeds=2, matched=True, progress=False)
+    table = result.frame()
+    assert table[table["off"] != "intact"][["low", "high"]].notna().all(axis=None)
+    with ng.intervene(model, ng.Deactivate(neurons["fr"])):
+        off = block_losses(model, corpus.select(["fr"]), block=16, progress=False)
+    intact = block_losses(model, corpus.select(["fr"]), block=16, progress=False)
+    change = (off["nats"] - intact["nats"]).to_numpy()
+    assert result.nats("fr", "fr") == pytest.approx(change.tolist())
+    draws = bootstrap_weights(len(change), 2_000, 0)[1:].numpy() @ change / len(change)
+    expected = np.expm1(np.quantile(draws, (0.025, 0.975), method="nearest"))
+    assert result.interval("off", "fr", "fr") == pytest.approx(tuple(expected), abs=1e-6)
+    row = table[(table["off"] == "fr") & (table["measured"] == "fr")].iloc[0]
+    assert (row.low, row.high) == pytest.approx(result.interval("off", "fr", "fr"))
+    assert row.low <= row.change <= row.high
+    random = np.mean([result.nats(seed, "fr", "matched") for seed in ("0", "1")], 0)
+    assert result.on_target.loc["fr", "above"] == pytest.approx((change - random).mean())
+    earlier = {name: value for name, value in vars(result).items() if name != "losses"}
+    (tmp_path / "earlier.json").write_text(json.dumps(earlier))
+    opened = Perturbation.load(tmp_path / "earlier.json")
+    assert opened.change.equals(result.change) and opened.frame()[["low", "high"]].isna().all(axis=None)
+    with pytest.raises(ng.NeuroglotError, match="earlier version measured this and kept no losses"):
+        opened.contrast("fr", "fr", "en")
+
+
+def test_one_block_has_no_interval_and_one_seed_no_deviation():
+    model, corpus, neurons = tiny.model(), tiny.corpus(), some(tiny.model())
+    result = perturb(model, corpus, neurons, tokens=16, block=16, seeds=1, progress=False)
+    assert len(result.nats("fr", "fr")) == 1
+    assert result.frame()[["low", "high"]].isna().all(axis=None)
+    own = result.on_target
+    assert own["random"].notna().all() and own[["low", "high", "random_std", "above_low", "above_high"]].isna().all(
+        axis=None
+    )
+    found = result.contrast("fr", "fr", "en")
+    assert math.isfinite(found.difference) and math.isnan(found.p) and math.isnan(found.low)
+    said = " ".join(findings(result))
+    assert "not known" in said and "standard deviation" not in said and "above the" not in said
+
+
+def test_losses_of_blocks_and_tokens_are_those_of_perplexity():
+    model, corpus = tiny.model(), tiny.corpus()
+    expected = perplexity(model, corpus, block=16, progress=False)
+    blocks = block_losses(model, corpus, block=16, progress=False)
+    tokens = token_losses(model, corpus, tokens=100_000, block=16, progress=False)
+    assert blocks.groupby("language").nats.mean().map(math.exp).to_dict() == pytest.approx(expected)
+    assert tokens.groupby("language").nats.mean().map(math.exp).to_dict() == pytest.approx(expected)
+    one = tokens.groupby(["language", "block"], sort=False).nats.mean().reset_index()
+    pd.testing.assert_frame_equal(one, blocks[["language", "block", "nats"]], check_dtype=False)
+    place = tokens[(tokens.language == "fr") & (tokens.block == 1)]
+    piece = held_out_blocks(model, corpus, tokens=100_000, block=16)["fr"][1:2].long()
+    with torch.no_grad():
+        logits = model.network(piece).logits[0, :-1]
+    nats = torch.nn.functional.cross_entropy(logits.float(), piece[0, 1:], reduction="none")
+    assert (
+        place.nats.tolist() == pytest.approx(nats.tolist(), rel=1e-4) and place.token.tolist() == piece[0, 1:].tolist()
+    )
+    assert place.position.tolist() == list(range(1, 16))
 
 
 def test_nothing_off_changes_nothing():

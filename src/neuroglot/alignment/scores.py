@@ -71,7 +71,7 @@ def summary(
     Raises:
         NeuroglotError: one language or one sample, or a setting is out of range.
     """
-    weights = bootstrap_weights(len(samples), draws, seed)
+    weights = _weights(samples, draws, seed)
     pairs = whole_pairs(samples)
     rows = {"lrds": _with_interval(_lrds(pairs, weights), level), "sads": _with_interval(_sads(pairs, weights), level)}
     if threshold is not None:
@@ -93,7 +93,7 @@ def by_layer(
         similarity of different meanings in different languages.
     """
     check_comparable(samples)
-    weights = bootstrap_weights(len(samples), draws, seed)
+    weights = _weights(samples, draws, seed)
     rows = []
     for layer, pairs in enumerate(layer_pairs(samples)):
         scores = {"lrds": _lrds(pairs, weights), "sads": _sads(pairs, weights)}
@@ -110,6 +110,11 @@ def by_layer(
         for row, values in zip(rows, sizes.T, strict=True):
             row["sklr"], row["sklr_low"], row["sklr_high"] = _with_interval(values, level)
     return pd.DataFrame(rows, index=pd.RangeIndex(1, samples.layers + 1, name="layer"))
+
+
+def _weights(samples: Samples, draws: int, seed: int) -> Weights:
+    """Draws of the meanings; none of two meanings, since every draw that holds both gives the same value."""
+    return bootstrap_weights(len(samples), draws if len(samples) > 2 else 0, seed)
 
 
 def _lrds(pairs: Pairs, weights: Weights) -> Float64[Tensor, " draws"]:

@@ -95,6 +95,13 @@ def numbers(text: str, option: str) -> list[float]:
     return found
 
 
+def percent(change: float) -> str:
+    """A relative change as tables show it: `+12.3%`, `+∞`, and `–` for one that is not known."""
+    if math.isnan(change):
+        return "–"
+    return f"{change:+.1%}" if math.isfinite(change) else "+∞"
+
+
 def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> None:
     """Print columns of cells, right-aligned, with the rows' names in the first."""
     table = Table(corner, *(tag for tag in columns), box=None, pad_edge=False)

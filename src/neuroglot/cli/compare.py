@@ -141,8 +141,13 @@ def print_summary(summary: "pd.DataFrame", budget: float) -> None:
         "on target, nats": [f"{value:.2f}" for value in shown.on_target],
         "off target, nats": [f"{value:.3f}" for value in shown.off_target],
         "selectivity": [f"{value:.1f}" for value in shown.selectivity],
-        "95 %": [f"{a:.1f} to {b:.1f}" for a, b in zip(shown.selectivity_low, shown.selectivity_high, strict=True)],
+        "95 %": [
+            "" if a != a else f"{a:.1f} to {b:.1f}"
+            for a, b in zip(shown.selectivity_low, shown.selectivity_high, strict=True)
+        ],
         "diagonal-dominant": [f"{value}" for value in shown.diagonal_dominant],
         "rank r": [f"{value:.2f}".replace("nan", "") for value in shown.relation.tolist()],
     }
     print_table(cells, "method", rows)
+    if shown.selectivity_low.isna().all():
+        out.print("no interval is known where a language has one block of held-out text; give more --tokens")

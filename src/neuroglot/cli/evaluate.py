@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, checked, print_table, split
+from neuroglot.cli.app import app, checked, percent, print_table, split
 from neuroglot.cli.options import (
     CorpusArgument,
     DeviceOption,
@@ -64,5 +64,5 @@ def perplexity(
     if masks:
         rows.append("change")
         for tag, column in cells.items():
-            column.append(f"{values[1][tag] / values[0][tag] - 1:+.1%}")
+            column.append(percent(values[1][tag] / values[0][tag] - 1))
     print_table(cells, "perplexity", rows)

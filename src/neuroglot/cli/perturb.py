@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroglot.cli.app import app, out, print_table
+from neuroglot.cli.app import app, out, percent, print_table
 from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, MethodOption, RunArgument, Seeds, TrustOption
 
 if TYPE_CHECKING:
@@ -25,6 +25,14 @@ def perturb(
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,
     seeds: Seeds = 3,
+    size_matched: Annotated[
+        bool | None,
+        typer.Option(
+            "--size-matched/--no-size-matched",
+            help="Measure random sets of each language's own size too, so many seeds. [default: of regions only]",
+            show_default=False,
+        ),
+    ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Ablate each language's neurons and measure every language's perplexity, beside a random baseline.
@@ -41,23 +49,32 @@ def perturb(
     if corpus is not None:
         check_corpus(corpus)
     model = current.load_model()
-    result = perturb_run(current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
+    result = perturb_run(
+        current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus, matched=size_matched
+    )
     print_change(current, method, result)
     out.print(f"next: neuroglot report {run}")
 
 
 def print_change(run: "Run", method: str, result: "Perturbation") -> None:
-    """Print the matrix, with the random rows' mean and deviation, and where it is."""
+    """Print the matrix, with the random rows' mean and deviation, the effects on target, and where it is."""
+    from neuroglot.figures.words import baseline_findings, on_target_texts
+
     change: pd.DataFrame = result.change
     random = result.random_change
     rivals = {"random": random, "size-matched": result.matched_change}
     rows = [*change.index]
-    cells = {tag: [f"{value:+.1%}" for value in change[tag]] for tag in change.columns}
+    cells = {tag: [percent(value) for value in change[tag]] for tag in change.columns}
     for name, rival in rivals.items():
         if not rival.empty:
             shown = ["mean"] if rival.loc["std"].isna().all() else ["mean", "std"]  # one draw has no deviation
             rows += [name, "± std"][: len(shown)]
             for tag, column in cells.items():
-                column += [f"{float(rival[tag][row]):+.1%}" if tag in rival else "" for row in shown]
+                column += [percent(float(rival[tag][row])) if tag in rival else "" for row in shown]
     print_table(cells, "off \\ measured", rows)
+    names, *columns = zip(*on_target_texts(result), strict=True)
+    heads = ["neurons", "change", "95 %", "random", "± std", "ΔNLL beyond it", "its 95 %"]
+    print_table({head: [*cells] for head, cells in zip(heads, columns, strict=True)}, "on target", [*names])
+    for sentence in baseline_findings(result):
+        out.print(sentence, highlight=False)
     out.print(f"wrote {run.perturbation_path(method)}")

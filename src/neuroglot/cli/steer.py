@@ -96,7 +96,7 @@ def steer(
         Run.open(run).check_recorded()
     if bake is not None and bake.exists():
         raise NeuroglotError(f"{bake} exists; choose another --bake.")
-    how = {"method": steer, "site": site, "strength": strength, "when": when}
+    how: dict[str, Any] = {"method": steer, "site": site, "strength": strength, "when": when}
     from neuroglot.edit.recipes import Recipe
 
     steering_settings(layers, None, **how)  # what is wrong with it is said before anything is recorded

@@ -19,11 +19,14 @@ from neuroglot.evaluate.benchmarks.harness import TaskScore as TaskScore
 from neuroglot.evaluate.benchmarks.harness import tasks as tasks
 from neuroglot.evaluate.benchmarks.table import TaskTable as TaskTable
 from neuroglot.evaluate.benchmarks.table import measure_tasks as measure_tasks
+from neuroglot.evaluate.likelihood.perplexity import block_losses as block_losses
 from neuroglot.evaluate.likelihood.perplexity import perplexity as perplexity
+from neuroglot.evaluate.likelihood.perplexity import token_losses as token_losses
 from neuroglot.evaluate.likelihood.sample_perplexity import sample_perplexity as sample_perplexity
 from neuroglot.evaluate.steering.answers import degenerate as degenerate
 from neuroglot.evaluate.steering.answers import describe as describe
 from neuroglot.evaluate.steering.answers import summary as summary
+from neuroglot.evaluate.steering.answers import well_formed as well_formed
 from neuroglot.evaluate.steering.confusion import LanguageConfusion as LanguageConfusion
 from neuroglot.evaluate.steering.confusion import confusion_table as confusion_table
 from neuroglot.evaluate.steering.confusion import language_confusion as language_confusion
@@ -32,6 +35,9 @@ from neuroglot.evaluate.steering.continuations import continuations as continuat
 from neuroglot.evaluate.steering.forcing import Steering as Steering
 from neuroglot.evaluate.steering.forcing import deactivated as deactivated
 from neuroglot.evaluate.steering.forcing import force as force
+from neuroglot.evaluate.steering.mixing import foreign_words as foreign_words
+from neuroglot.evaluate.steering.mixing import mixed_words as mixed_words
+from neuroglot.evaluate.steering.refusals import refuses as refuses
 from neuroglot.evaluate.steering.search import grid as grid
 from neuroglot.evaluate.steering.search import search as search
 from neuroglot.evaluate.steering.tables import matrix as matrix
@@ -42,6 +48,8 @@ from neuroglot.languages.detection import LanguageIdentifier as LanguageIdentifi
 from neuroglot.languages.detection import mixed_script as mixed_script
 from neuroglot.languages.detection import scripts as scripts
 from neuroglot.languages.fasttext import FastTextIdentifier as FastTextIdentifier
+from neuroglot.stats import Contrast as Contrast
+from neuroglot.stats import contrast as contrast
 
 # names of earlier scripts
 Arm = Ablation

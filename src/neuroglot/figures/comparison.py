@@ -97,7 +97,7 @@ def _selectivity_line(axes: Axes, x: np.ndarray, rows: pd.DataFrame, colour: str
     low, high = rows.selectivity_low.to_numpy(dtype=float), rows.selectivity_high.to_numpy(dtype=float)
     shown = np.isfinite(value) & (value > 0)
     axes.plot(x[shown], value[shown], color=colour, marker="o", ms=3)
-    top = np.where(np.isfinite(high), high, 1e4)
+    top = np.where(np.isposinf(high), 1e4, high)  # an end that is not known draws nothing
     axes.fill_between(x[shown], np.maximum(low[shown], 0.1), top[shown], color=colour, alpha=0.12, lw=0)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Real
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.evaluate.ablation.perturbation import Perturbation
-from neuroglot.figures.words import change_text, ratio_ticks
+from neuroglot.figures.words import between_text, change_text, ratio_ticks
 from neuroglot.languages.tags import named
 
 __all__ = [
@@ -255,6 +255,11 @@ def perturbation_plot(result: Perturbation, *, highest: float | None = None) -> 
     text = [["" if np.isnan(ratio) else change_text(ratio - 1) for ratio in row] for row in ratios]
     custom = [[f"perplexity {ratio * result.intact[tag]:.4g}, intact {result.intact[tag]:.4g}"
                for tag, ratio in zip(tags, row, strict=True)] for row in ratios]  # fmt: skip
+    ends = result.intervals()
+    for off, row in zip(change.index, custom, strict=False):
+        for x, tag in enumerate(tags):
+            low, high = ends.get(("off", str(off), tag), (np.nan, np.nan))
+            row[x] += "" if np.isnan(low) else f"<br>95 % over blocks {between_text(low, high)}"
     plot = heatmap(
         logs,
         x=tags,

@@ -10,9 +10,12 @@ from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.languages.tags import language_name
 
 __all__ = [
+    "baseline_findings",
+    "between_text",
     "change_text",
     "diagonal_words",
     "findings",
+    "on_target_texts",
     "ratio_ticks",
     "share_diagonal_dominant",
     "target_words",
@@ -76,30 +79,81 @@ def findings(result: Perturbation) -> list[str]:
                     f"{language_name(tag)} is an exception: {language_name(most)} rises more "
                     f"({change_text(cells[most])}) than {language_name(tag)} itself ({change_text(cells[tag])})."
                 )
-    below = []
-    matched = result.matched_change
-    for tag in diagonal_dominant.index:
-        rival = matched if tag in matched else random
-        mean, std = rival.loc["mean", tag], rival.loc["std", tag]
-        if not change.loc[tag, tag] > mean + 3 * (std if std == std else 0):
-            below.append(language_name(tag))
-    means: list[float] = random.T["mean"].tolist()
-    said.append(
-        f"Random neurons, {result.sizes['random']} of them, change perplexity by "
-        f"{change_text(statistics.median(means))} in the median language (largest "
-        f"{change_text(max(means))})."
-    )
-    what = "the size-matched random baseline" if len(matched) and not matched.empty else "the random baseline"
-    seeds = f"3 standard deviations over {len(result.random)} seeds"
-    if below:
-        said.append(f"Not above {what} by {seeds}: {', '.join(below)}.")
+    means: list[float] = random.T["mean"].tolist() if len(result.random) else []
+    if means:
+        said.append(
+            f"Random neurons, {result.sizes['random']} of them, change perplexity by "
+            f"{change_text(statistics.median(means))} in the median language (largest "
+            f"{change_text(max(means))})."
+        )
+    return [*said, *baseline_findings(result)]
+
+
+def baseline_findings(result: Perturbation) -> list[str]:
+    """What can be said of the effects on target beside the random baseline: over seeds, and over blocks.
+
+    One seed has no deviation and one block no interval; then that is what is said.
+    """
+    own, seeds = result.on_target, len(result.matched or result.random)
+    if own.empty:
+        return []
+    what = "the size-matched random baseline" if result.matched else "the random baseline"
+    said = []
+    if seeds < 2:
+        which = "has one seed" if seeds else "was not measured"
+        said.append(f"{what[0].upper()}{what[1:]} {which}, so its spread is not known: measure three, --seeds 3.")
     else:
-        said.append(f"On target, every language is above {what} by {seeds}.")
+        over = f"3 standard deviations over {seeds} seeds"
+        below = own.index[~(own["change"] > own["random"] + 3 * own["random_std"])]
+        said.append(
+            f"Not above {what} by {over}: {_listed(below)}."
+            if len(below)
+            else f"On target, every language is above {what} by {over}."
+        )
+    if not result.losses:
+        said.append("No interval is known: an earlier version measured this. Measure again for intervals over blocks.")
+    elif own["above_low"].isna().all():
+        if seeds:
+            said.append("No interval is known: each language has one block of held-out text. Give more --tokens.")
+    else:
+        above = own["above_low"] > 0
+        said.append(
+            f"Over blocks of text, the 95 % interval of what is lost on target beyond {what} is above zero for "
+            f"{int(above.sum())} of {len(own)} languages"
+            + (f"; not for {_listed(own.index[~above])}." if not above.all() else ".")
+        )
     return said
 
 
+def on_target_texts(result: Perturbation) -> list[list[str]]:
+    """`Perturbation.on_target` as text: language, neurons, change, interval, baseline, deviation, ΔNLL, interval."""
+    rows = []
+    for tag, row in result.on_target.iterrows():
+        nats = f"{row['above_low']:+.3f} to {row['above_high']:+.3f}"
+        spread = row["random_std"]
+        rows.append(
+            [
+                language_name(str(tag)),
+                f"{int(row['neurons']):,}",
+                change_text(row["change"]),
+                between_text(row["low"], row["high"]),
+                change_text(row["random"]),
+                "–" if np.isnan(spread) else change_text(spread).removeprefix("+"),
+                "–" if np.isnan(row["above"]) else f"{row['above']:+.3f}",
+                "–" if np.isnan(row["above_low"]) else nats,
+            ]
+        )
+    return rows
+
+
+def _listed(tags: pd.Index) -> str:
+    return ", ".join(language_name(str(tag)) for tag in tags)
+
+
 def change_text(change: float) -> str:
-    """A relative change in at most five characters or so: +0.3%, +45%, ×27, ×3e5."""
+    """A relative change in at most five characters or so: +0.3%, +45%, ×27, ×3e5; a dash for what is not known."""
+    if np.isnan(change):
+        return "–"
     if not np.isfinite(change):
         return "∞"
     if change >= 9_999:
@@ -107,6 +161,11 @@ def change_text(change: float) -> str:
     if change > 9.995:
         return f"×{change + 1:,.0f}"
     return f"{change:+.0%}" if abs(change) >= 0.0995 else f"{change:+.1%}".replace("-0.0%", "0%").replace("+0.0%", "0%")
+
+
+def between_text(low: float, high: float) -> str:
+    """An interval of relative changes, such as `+12% to +45%`; a dash where it is not known."""
+    return "–" if np.isnan(low) or np.isnan(high) else f"{change_text(low)} to {change_text(high)}"
 
 
 def ratio_ticks(top: float) -> dict[float, str]:

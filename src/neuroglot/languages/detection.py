@@ -129,15 +129,33 @@ class LanguageIdentifier:
         possible = self._of_script.get(script, [])
         if len(possible) < 2:
             return possible[0] if possible else None
-        own = "".join(letter if _script(letter) in (script, None) else " " for letter in clean)
-        found = self._detector(script, possible).detect_language_of(" ".join(own.split()))
+        found = self._detector(script, possible).detect_language_of(_written_in(clean, script))
         return None if found is None else self._names[found]
+
+    def confidence(self, text: str, language: str) -> float:
+        """How likely a text is in a language, from 0 to 1, among those that its script leaves: lingua's confidence.
+
+        Where the script alone decides, or leaves one language, it is 1 or 0.
+        """
+        tag, found = _base(language), self(text)
+        clean, shares = letters(text), scripts(text)
+        script = next(iter(_writing(shares)), "")
+        possible = self._of_script.get(script, [])
+        if found is None or tag not in possible or tag not in self._known or len(possible) < 2 or script == "Han":
+            return float(found == tag)
+        detector = self._detector(script, possible)
+        return float(detector.compute_language_confidence(_written_in(clean, script), self._known[tag]))
 
     def _detector(self, script: str, possible: Sequence[str]) -> Any:
         if script not in self._detectors:
             languages = [self._known[tag] for tag in possible if tag in self._known]
             self._detectors[script] = _lingua().LanguageDetectorBuilder.from_languages(*languages).build()
         return self._detectors[script]
+
+
+def _written_in(text: str, script: str) -> str:
+    """The words of a text without letters of other scripts."""
+    return " ".join("".join(letter if _script(letter) in (script, None) else " " for letter in text).split())
 
 
 def _lingua() -> Any:

@@ -28,7 +28,7 @@ def compare_part(
     distance, budget = distances(result.languages), run.manifest.compare["budget"]
     summary = result.summary(distance)
     save_table(run, "compare", summary)
-    save_table(run, "compare-cells", result.changes())
+    save_table(run, "compare-cells", result.frame())
     likeness = pd.DataFrame(result.stability).T.rename_axis("choice").reset_index()
     save_table(run, "compare-likeness", likeness)
     source = run.manifest.model.source
@@ -97,6 +97,8 @@ def _number(value: float, digits: int) -> str:
 
 
 def _between(row: Mapping[Any, Any], name: str, digits: int) -> str:
+    if math.isnan(row[f"{name}_low"]):  # one block: no interval is known
+        return _number(row[name], digits)
     ends = f"{_number(row[f'{name}_low'], digits)} to {_number(row[f'{name}_high'], digits)}"
     return f"{_number(row[name], digits)} ({ends})"
 
@@ -106,6 +108,14 @@ def _findings(summary: pd.DataFrame, budget: float) -> list[str]:
     equal = summary[(summary.part == "all") & (summary.budget == budget)].set_index("method")
     said = []
     chosen = equal.drop(index=[name for name in ("random",) if name in equal.index])
+    unknown = chosen.selectivity_low.isna() & chosen.selectivity.notna()
+    if len(chosen) and unknown.all():
+        best = chosen.sort_values("selectivity", ascending=False).iloc[0]
+        return [
+            f"Highest is the selectivity of {method_title(str(best.name))}, {_number(best.selectivity, 1)}. A language "
+            "has one block of held-out text, so no interval is known, and nothing says that the order would hold on "
+            "other text. Compare again with more --tokens or a smaller --block."
+        ]
     sure = chosen[chosen.selectivity_low > 1]
     if len(sure):
         best = sure.sort_values("selectivity", ascending=False).iloc[0]

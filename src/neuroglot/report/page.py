@@ -15,7 +15,7 @@ from neuroglot.figures.neurons import layer_figure, overlap_figure, perturbation
 from neuroglot.figures.plotly import embedded, plotly_script
 from neuroglot.figures.screen import FONTS, layer_plot, overlap_plot, perturbation_plot
 from neuroglot.figures.style import save_figure
-from neuroglot.figures.words import findings
+from neuroglot.figures.words import findings, on_target_texts
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
 from neuroglot.report.alignment import alignment_section
@@ -88,13 +88,15 @@ def _method(run: Run, method: str) -> dict[str, Any]:
         shown["rows"] = len(Perturbation.load(path).off)  # it was stopped
     elif path.is_file():
         result = Perturbation.load(path)
-        _save_table(run, f"perturbation-{method}", result.table())
+        _save_table(run, f"perturbation-{method}", result.frame())
+        _save_table(run, f"on-target-{method}", result.on_target.reset_index())
         _save_table(run, f"change-{method}", result.change.rename_axis("off").reset_index())
         figure = perturbation_figure(result, f"Change of perplexity when {title} are off")
         shown["perturbation"] = _figure(run, figure, f"perturbation-{method}")
         shown["plots"]["perturbation"] = embedded({"": perturbation_plot(result)})
         shown["result"] = result
         shown["findings"] = findings(result)
+        shown["on_target"] = on_target_texts(result)
     return shown
 
 

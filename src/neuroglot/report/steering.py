@@ -91,13 +91,27 @@ def steering_findings(answers: pd.DataFrame) -> list[str]:
     else:
         beside = " and ".join(rivals)
         said.append(f"Every target is well above {beside}: at least half of the answers, and 25 points more.")
-    well_formed, repeating = float(overall["well_formed"]["both"]), overall["degenerate"].astype(float)
+    if pd.isna(overall["well_formed"]["both"]):
+        said.append(
+            "How many answers are well-formed is not known: an earlier version described them, which did not look for "
+            "words of another language or refusals. Steer again."
+        )
+        return said
     said.append(
-        f"Steered answers that are well-formed (in the target language, in one script, not repeating themselves): "
-        f"{well_formed:.0%}; "
-        f"repeating themselves: {repeating['both']:.0%}"
-        + (f" (intact {repeating['intact']:.0%})." if "intact" in conditions else ".")
+        "Steered answers that are well-formed (on target, in one script, without words of another language, no "
+        f"refusal, not repeating themselves): {float(overall['well_formed']['both']):.0%}."
     )
+    names = {
+        "mixed_words": "with words of another language",
+        "refusal": "refusals",
+        "degenerate": "repeating themselves",
+    }
+    faults = []
+    for fault, words in names.items():
+        rate = overall[fault].astype(float)
+        intact = f" (intact {rate['intact']:.0%})" if "intact" in conditions else ""
+        faults.append(f"{words} {rate['both']:.0%}{intact}")
+    said.append(f"Of the steered answers: {', '.join(faults)}.")
     return said
 
 

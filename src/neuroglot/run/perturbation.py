@@ -19,6 +19,7 @@ def perturb_run(
     seeds: int,
     corpus: str | None,
     languages: Sequence[str] | None = None,
+    matched: bool | None = None,
 ) -> "Perturbation":
     """Measure the perplexity-change matrix of a method's neurons and keep it in the run.
 
@@ -31,6 +32,7 @@ def perturb_run(
         seeds: see `evaluate.perturb`.
         corpus: measure on this text; by default what the run held out.
         languages: only these of it.
+        matched: size-matched random sets too; by default for regions only, which differ several times in size.
 
     Raises:
         NeuroglotError: the model is not the run's, it has no neurons of the method, or what `evaluate.perturb` raises.
@@ -38,6 +40,8 @@ def perturb_run(
     from neuroglot.corpus.load import load_corpus
     from neuroglot.evaluate.ablation.perturbation import perturb as measure
 
+    if matched is None:
+        matched = method == "regions"
     run.check(model)
     held_out = load_corpus(corpus, languages=languages) if corpus else run.manifest.text.load()[1]
     result = measure(
@@ -48,7 +52,7 @@ def perturb_run(
         block=block,
         seeds=seeds,
         random_row="next percent" if method == "regions" else "largest",  # each as its paper has it
-        matched=method == "regions",  # regions differ several times in size
+        matched=matched,
         resume=run.perturbation_path(method),
     )
     with run.changing() as manifest:
@@ -57,5 +61,6 @@ def perturb_run(
             "tokens": tokens,
             "block": result.block,
             "seeds": len(result.random),  # with those of earlier calls
+            "matched": bool(result.matched),
         }
     return result

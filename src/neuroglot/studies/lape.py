@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
@@ -14,7 +15,7 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.load import load_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.perturbation import Perturbation, perturb
-from neuroglot.evaluate.steering.answers import summary
+from neuroglot.evaluate.steering.answers import summary, well_formed
 from neuroglot.evaluate.steering.forcing import Forced, Prompts, Steering
 from neuroglot.evaluate.steering.judge import JudgeSettings
 from neuroglot.evaluate.steering.tables import matrix, repair
@@ -33,6 +34,7 @@ from neuroglot.run.identification import identify_run
 from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
 from neuroglot.run.steering import RunAnswers, first_prompts, judge_of
+from neuroglot.stats import spearman
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings
 from neuroglot.studies.study import Finding, Study, not_asked
 
@@ -179,7 +181,7 @@ class Lape(Study):
             leading[method] = share_diagonal_dominant(result)
             title = f"{method_title(method)} neurons of {self.settings.model.source} off: change of perplexity"
             figures[method] = perturbation_figure(result, title)
-            tables[method] = result.table()
+            tables[method] = result.frame()
             said.append(f"{method_title(method)}: {diagonal_words(result)}; {target_words(result)}.")
             if method == "lape":
                 random, sizes = result.random_change.loc["mean"].to_numpy(dtype=float), result.sizes
@@ -212,7 +214,7 @@ class Lape(Study):
             )  # fmt: skip
             del model
             name = Path(source).name
-            tables[name] = result.table()
+            tables[name] = result.frame()
             figures[name] = perturbation_figure(result, f"LAPE neurons of {name} off: change of perplexity")
             said.append(f"{name}: {diagonal_words(result)}; {target_words(result)}.")
             leading.append(share_diagonal_dominant(result))
@@ -226,11 +228,10 @@ class Lape(Study):
     def table_1(self) -> Finding:
         """Answers with each language's neurons off."""
         answers = self.answers_off
-        well_formed = answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"]
         rate, what = (
             ("well_formed", "share of well-formed answers") if self.asked.judge is None else ("score", "score, 1 to 10")
         )
-        wide: Any = answers.assign(well_formed=well_formed.astype(float)).pivot_table(rate, "off", "target", sort=False)
+        wide: Any = answers.assign(well_formed=well_formed(answers)).pivot_table(rate, "off", "target", sort=False)
         own = {tag: wide.loc[tag, tag] for tag in wide.columns if tag in wide.index}
         below = [tag for tag, value in own.items() if value < wide.loc["random", tag]]
         said = [
@@ -320,7 +321,7 @@ class Lape(Study):
         layers: Any = scores.by_layer(self.sentences)
         neurons = self.of("lape")
         ses, number = layers["ses"], neurons.counts().sum(axis=1)
-        rank = float(ses.rank().corr(pd.Series(number.to_numpy(), ses.index).rank()))
+        rank = spearman(torch.tensor(ses.to_numpy(dtype=float)), torch.tensor(number.to_numpy(dtype=float)))
         peak = int(ses.idxmax())
         said = [
             f"SES is {ses.iloc[0]:.3f} in the first layer, {ses.max():.3f} at its peak in layer {peak}, "
@@ -375,12 +376,12 @@ class Lape(Study):
         answers = self.forced(prompts, [how.target], ("intact", "both", "random"))
         conditions: tuple[Forced, ...] = ("intact", "both", "random")
         rate = {name: matrix(answers, name).to_numpy(dtype=float).item() for name in conditions}
-        well_formed: Any = summary(answers, ["condition"])["well_formed"]
+        formed: Any = summary(answers, ["condition"])["well_formed"]
         said = [
             f"Of {len(prompts[how.source])} questions in {language_name(how.source)}, answered in "
             f"{language_name(how.target)}: {rate['both']:.0%} steered, {rate['intact']:.0%} intact, "
             f"{rate['random']:.0%} "
-            f"with random neurons; steered and well-formed: {float(well_formed['both']):.0%}.",
+            f"with random neurons; steered and well-formed: {float(formed['both']):.0%}.",
         ]  # fmt: skip
         shown = answers[answers["condition"] == "both"][["prompt", "answer", "language"]]
         figure: Figure = forcing_figure(answers, "Share of answers in the target language")

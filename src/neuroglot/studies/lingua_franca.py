@@ -260,7 +260,8 @@ class LinguaFranca(Study):
             raise not_asked("xstorycloze.names")
         table = self.tasks(how.names, how)
         mean, error = float(table.value.mean()), float((table.stderr.astype(float) ** 2).sum() ** 0.5) / len(table)
-        said = [f"Mean accuracy {mean:.1%} ± {error:.1%} (standard error) over {len(table)} languages."]
+        known = f" ± {error:.1%} (standard error)" if error == error else ""  # one item has none
+        said = [f"Mean accuracy {mean:.1%}{known} over {len(table)} languages."]
         if any(name.startswith("smoke_") for name in how.names):
             said.append("Tasks named smoke_… are small sets of our own that only show that the path works: no "
                         "benchmark, and "

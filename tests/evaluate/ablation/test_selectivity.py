@@ -24,6 +24,8 @@ from neuroglot.evaluate.ablation.selectivity import (
 )
 from neuroglot.identify.ranking import rank
 from neuroglot.identify.selection import select_top
+from neuroglot.report.comparison import _findings as compare_findings
+from neuroglot.report.comparison import _rows as compare_rows
 
 D = torch.float64
 TAGS = ["en", "fr", "ru"]
@@ -183,6 +185,47 @@ def test_the_summary_has_intervals_around_its_numbers(measured, tmp_path):
     (tmp_path / "earlier.json").write_text(json.dumps(kept), encoding="utf-8")
     assert Comparison.load(tmp_path / "earlier.json").summary().equals(result.summary())
     assert len(result.changes()) == 2 * 9
+
+
+def test_one_block_prints_no_interval(measured):
+    _, _, result = measured
+    one = Comparison(
+        result.languages,
+        {tag: values[:1] for tag, values in result.intact.items()},
+        {
+            name: {off: {tag: values[:1] for tag, values in row.items()} for off, row in rows.items()}
+            for name, rows in result.off.items()
+        },
+        result.sizes,
+        result.conditions,
+        block=result.block,
+    )
+    table = one.summary()
+    assert table.selectivity.notna().any()
+    assert (
+        table[[f"{name}_{end}" for name in ("on_target", "selectivity", "coverage") for end in ("low", "high")]]
+        .isna()
+        .all(axis=None)
+    )
+    assert one.frame()[["nats_low", "nats_high"]].isna().all(axis=None)
+    said = compare_findings(table, 0.3)
+    assert "no interval is known" in said[0] and not any("95 %" in sentence for sentence in said)
+    shown = compare_rows(table, 0.3)
+    assert shown and not any(" to " in row["selectivity"] or "nan" in row["selectivity"] for row in shown)
+
+
+def test_cells_and_contrasts_are_those_of_blocks(measured):
+    _, _, result = measured
+    cell = result.frame().query("method == 'margin' and off == 'fr' and measured == 'ru'").iloc[0]
+    assert cell.nats_low <= cell.nats <= cell.nats_high
+    name = "margin 0.3 all"
+    assert cell.nats == pytest.approx(float(result.effects(name)[1, 2]))
+    found = result.contrast(name, "fr", "fr", "ru")
+    assert found.difference == pytest.approx(float(result.effects(name)[1, 1] - result.effects(name)[1, 2]))
+    same = result.contrast_sets(name, name, "fr")
+    assert (same.difference, same.p) == (0, 1)
+    with pytest.raises(ng.NeuroglotError, match="was not measured on de"):
+        result.contrast_sets(name, name, "fr", "de")
 
 
 def test_sets_of_another_model_or_language_are_refused(measured):

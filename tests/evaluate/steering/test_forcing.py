@@ -99,7 +99,9 @@ def test_each_language_with_each_language_off(model, neurons):
 
 def table_of(rows):
     columns = ["condition", "source", "target", "language", "degenerate", "nll", "tokens"]
-    table = pd.DataFrame(rows, columns=columns).assign(seed=0, prompt="p", answer="a", mixed_script=False)
+    table = pd.DataFrame(rows, columns=columns).assign(
+        seed=0, prompt="p", answer="a", mixed_script=False, mixed_words=False, refusal=False
+    )
     return table.assign(on_target=table["language"] == table["target"])
 
 

@@ -30,15 +30,15 @@ from neuroglot.evaluate.ablation.selectivity import (
     selectivity,
 )
 from neuroglot.evaluate.likelihood.perplexity import (
+    blocks_nll,
     finite_mean,
     held_out_blocks,
     increase_of,
     perplexity_of,
-    token_nll,
 )
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
-from neuroglot.stats import interval
+from neuroglot.stats import Contrast, contrast, interval, mean_interval
 from neuroglot.storage.results import JsonResult, ResultCache
 
 __all__ = ["ALL", "Ablation", "Comparison", "measure_conditions"]
@@ -144,7 +144,46 @@ class Comparison(JsonResult):
         size = max((max(self.sizes[name].values()) for name in random), default=0)
         tokens = {tag: len(values) * (self.block - 1) for tag, values in self.intact.items()}
         sizes = {**self.sizes[condition], "random": size}
-        return Perturbation(_perplexities(self.intact), perplexity[condition], drawn, sizes, tokens, self.block)
+        losses = {
+            INTACT: {"": self.intact},
+            "off": self.off[condition],
+            "random": {
+                str(seed): {tag: self.off[name][tag][tag] for tag in self.languages} for seed, name in enumerate(random)
+            },
+        }
+        return Perturbation(
+            _perplexities(self.intact), perplexity[condition], drawn, sizes, tokens, self.block, losses=losses
+        )
+
+    def contrast(
+        self, condition: str, off: str, more: str, less: str, *, level: float = 0.95, seed: int = 0
+    ) -> Contrast:
+        """Does a language's set do more to one language than to another? See `Perturbation.contrast`."""
+        return self.perturbation(condition).contrast(off, more, less, level=level, seed=seed)
+
+    def contrast_sets(
+        self, first: str, second: str, off: str, measured: str | None = None, *, level: float = 0.95, seed: int = 0
+    ) -> Contrast:
+        """Does one ablation's set of a language cost more than another's, on the same blocks?
+
+        Args:
+            first: an ablation, such as `margin 0.01 all`.
+            second: another, such as `lape 0.01 all`.
+            off: whose set is off, in both.
+            measured: on which language; by default the same.
+            level: of the interval.
+            seed: of the permutations and the bootstrap.
+
+        Raises:
+            NeuroglotError: an ablation or a language was not measured.
+        """
+        tag = measured or off
+        for name in (first, second):
+            if name not in self.off or tag not in self.off[name].get(off, {}):
+                raise NeuroglotError(
+                    f"{name!r} with {off} off was not measured on {tag}; it has {', '.join(self.off)}."
+                )
+        return contrast(self.off[first][off][tag], self.off[second][off][tag], matched=True, level=level, seed=seed)
 
     def summary(self, distance: Tensor | None = None, *, resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
         """One row an ablation: its sizes, and what its matrix says, with 95 % intervals over held-out blocks.
@@ -153,6 +192,7 @@ class Comparison(JsonResult):
         the largest of its row, `coverage` their share; `relation` see `relation_correlation`; `split_half` and `seeds`
         are the Jaccard indices of the sets that two halves of the text, or several seeds, give; `seconds` is what
         finding them took. The bootstrap draws blocks with replacement, in each language by itself, the same for all.
+        Where a language has one block only, no interval is known and all ends are NaN.
 
         Args:
             distance: (K, K) between languages, for the rank correlation.
@@ -167,6 +207,7 @@ class Comparison(JsonResult):
             weights[tag] = torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(
                 1, drawn, torch.full((resamples, count), 1 / count, dtype=torch.float64)
             )
+        known = min(map(len, self.intact.values())) > 1
         rows = []
         for condition, what in self.conditions.items():
             effects, draws = self.effects(condition), self._effects(condition, weights)
@@ -175,7 +216,7 @@ class Comparison(JsonResult):
             for name, measure in MEASURES.items():
                 row[name] = float(measure(effects))
                 # where nothing is lost off target the ratio is infinite, and so may the upper end be
-                low, high = interval(measure(draws), interpolation="nearest")
+                low, high = interval(measure(draws), interpolation="nearest") if known else (math.nan, math.nan)
                 row |= {f"{name}_low": low, f"{name}_high": high}
             row["diagonal_dominant"] = int(diagonal_dominant(effects).sum())
             row["relation"] = float("nan") if distance is None else relation_correlation(effects, distance)
@@ -185,25 +226,38 @@ class Comparison(JsonResult):
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def changes(self) -> pd.DataFrame:
-        """Every cell as one long table: method, budget, part, off, measured, neurons, perplexity, change, nats."""
+    def frame(self) -> pd.DataFrame:
+        """Every cell as one long table.
+
+        Columns: method, budget, part, off, neurons, measured, perplexity, change (relative, of the perplexity), nats
+        (the change of the loss), nats_low and nats_high (its 95 % bootstrap interval over blocks, NaN for one block).
+        """
         rows = []
         for condition, what in self.conditions.items():
+            ends = {}
+            for tag in self.languages:
+                after = torch.stack([_tensor(cells[tag]) for cells in self.off[condition].values()])
+                low, high = mean_interval(after - _tensor(self.intact[tag]))
+                ends[tag] = dict(zip(self.off[condition], zip(low.tolist(), high.tolist(), strict=True), strict=True))
             for off, cells in self.off[condition].items():
                 for tag, values in cells.items():
-                    before, after = _mean(self.intact[tag]), _mean(values)
+                    before, now = _mean(self.intact[tag]), _mean(values)
                     rows.append(
                         {
                             **what,
                             "off": off,
                             "neurons": self.sizes[condition][off],
                             "measured": tag,
-                            "perplexity": perplexity_of(after),
-                            "change": increase_of(after - before),
-                            "nats": after - before,
+                            "perplexity": perplexity_of(now),
+                            "change": increase_of(now - before),
+                            "nats": now - before,
+                            "nats_low": ends[tag][off][0],
+                            "nats_high": ends[tag][off][1],
                         }
                     )
         return pd.DataFrame(rows)
+
+    changes = frame  # as earlier scripts call it
 
 
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -310,13 +364,8 @@ def _block_losses(
 ) -> dict[str, list[float]]:
     """Mean negative log-likelihood (nats) of each block's tokens. Languages share batches, so that they are full."""
     together = torch.cat(list(blocks.values()))
-    found: list[Tensor] = []
-    for batch in together.to(model.device).split(max(1, batch_tokens // together.shape[1])):
-        states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
-        targets = batch[:, 1:].flatten().to(states.device, torch.int64)
-        found.append(token_nll(model, states, targets).view(len(batch), -1).mean(1))
-        advance(batch.numel(), "")
-    by_language = torch.cat(found).split([len(piece) for piece in blocks.values()])
+    found = torch.cat([nll.mean(1) for nll in blocks_nll(model, together, "", batch_tokens, advance)])
+    by_language = found.split([len(piece) for piece in blocks.values()])
     for tag, values in zip(blocks, by_language, strict=True):
         finite_mean(model, float(values.sum()), len(values), tag)
     return {tag: values.tolist() for tag, values in zip(blocks, by_language, strict=True)}

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
@@ -16,6 +18,9 @@ from neuroglot.tokens.shards import too_short
 
 __all__ = [
     "SHORTEST_BLOCK",
+    "block_losses",
+    "block_nll",
+    "blocks_nll",
     "check_fills",
     "finite_mean",
     "held_out_blocks",
@@ -24,7 +29,7 @@ __all__ = [
     "perplexity",
     "perplexity_of",
     "sum_nll",
-    "token_nll",
+    "token_losses",
 ]
 
 LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
@@ -115,7 +120,70 @@ def increase_of(nats: float) -> float:
         return math.inf
 
 
+def block_losses(
+    model: Model,
+    corpus: Corpus,
+    *,
+    tokens: int = 100_000,
+    block: int | None = None,
+    batch_tokens: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The loss of every block that `perplexity` reads, whose arguments and errors these are.
+
+    Returns:
+        A row a block: language, block (from 0), tokens (how many are predicted), nats (the mean negative
+        log-likelihood of one of them). Blocks are of one size, so exp of a language's mean is its perplexity.
+    """
+    blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
+    parts = []
+    with token_progress("losses", sum(piece.numel() for piece in blocks.values()), shown=progress) as advance:
+        for tag, piece in blocks.items():
+            nats = block_nll(model, piece, tag, batch_tokens, advance)
+            predicted = piece.shape[1] - 1
+            parts.append(pd.DataFrame({"language": tag, "block": range(len(nats)), "tokens": predicted, "nats": nats}))
+    return pd.concat(parts, ignore_index=True)
+
+
 @torch.inference_mode()
+def token_losses(
+    model: Model,
+    corpus: Corpus,
+    *,
+    tokens: int = 10_000,
+    block: int | None = None,
+    batch_tokens: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The loss of every token that `perplexity` predicts, whose arguments and errors these are.
+
+    Returns:
+        A row a token: language, block (from 0), position in it (0 is never predicted), token (its number), text (as the
+        tokenizer writes it alone), nats (its negative log-likelihood given what stands before it in the block).
+    """
+    blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
+    parts = []
+    with token_progress("losses", sum(piece.numel() for piece in blocks.values()), shown=progress) as advance:
+        for tag, piece in blocks.items():
+            nats = torch.cat([nll.flatten() for nll in blocks_nll(model, piece, tag, batch_tokens, advance)]).cpu()
+            finite_mean(model, float(nats.sum()), len(nats), tag)
+            count, width = piece.shape[0], piece.shape[1] - 1
+            number = piece[:, 1:].flatten().tolist()
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "language": tag,
+                        "block": np.repeat(np.arange(count), width),
+                        "position": np.tile(np.arange(1, width + 1), count),
+                        "token": number,
+                        "text": model.tokenizer.batch_decode([[token] for token in number]),
+                        "nats": nats.numpy(),
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
 def mean_nll(
     model: Model,
     blocks: Int[Tensor, "blocks block"],
@@ -125,18 +193,48 @@ def mean_nll(
 ) -> float:
     """Mean negative log-likelihood (nats) of a block's tokens, each given those before it, over all blocks.
 
-    The logits are made and reduced a few tokens at a time; sums are float64.
+    Raises:
+        NeuroglotError: a logit is not a number.
+    """
+    losses = block_nll(model, blocks, language, batch_tokens, advance)
+    return math.fsum(losses) / len(losses)
+
+
+@torch.inference_mode()
+def block_nll(
+    model: Model,
+    blocks: Int[Tensor, "blocks block"],
+    language: str,
+    batch_tokens: int | None = None,
+    advance: Callable[[int, str], None] = lambda tokens, what: None,
+) -> list[float]:
+    """Mean negative log-likelihood (nats) of the tokens of each block.
+
+    The logits are made and reduced a few tokens at a time; means are float64.
 
     Raises:
         NeuroglotError: a logit is not a number.
     """
-    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    means = torch.cat([nll.mean(1) for nll in blocks_nll(model, blocks, language, batch_tokens, advance)])
+    finite_mean(model, float(means.sum()), len(means), language)
+    losses: list[float] = means.tolist()
+    return losses
+
+
+def blocks_nll(
+    model: Model,
+    blocks: Tensor,
+    language: str,
+    batch_tokens: int | None,
+    advance: Callable[[int, str], None],
+) -> Iterator[Float64[Tensor, "some predicted"]]:
+    """The negative log-likelihood (nats) of every predicted token, a batch of blocks after another; not checked."""
     for batch in blocks.to(model.device).split(max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])):
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(states.device, torch.int64)
-        total += sum_nll(model, states, targets).to(total.device)
+        found = torch.cat([nll.to(states.device, torch.float64) for nll in _token_nll(model, states, targets)])
+        yield found.view(len(batch), -1)
         advance(batch.numel(), language)
-    return finite_mean(model, float(total), blocks.shape[0] * (blocks.shape[1] - 1), language)
 
 
 def sum_nll(
@@ -147,13 +245,6 @@ def sum_nll(
     for nll in _token_nll(model, states, targets):
         total += nll.sum(dtype=torch.float64).to(total.device)
     return total
-
-
-def token_nll(
-    model: Model, states: Float[Tensor, "tokens width"], targets: Int[Tensor, " tokens"]
-) -> Float64[Tensor, " tokens"]:
-    """The negative log-likelihood (nats) of each target, on the CPU, from last hidden states."""
-    return torch.cat([nll.double().cpu() for nll in _token_nll(model, states, targets)])
 
 
 def _token_nll(model: Model, states: Tensor, targets: Tensor) -> Iterator[Float[Tensor, " some"]]:

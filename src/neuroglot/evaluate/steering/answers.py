@@ -7,10 +7,12 @@ import pandas as pd
 import torch
 
 from neuroglot.evaluate.likelihood.perplexity import perplexity_of, sum_nll
+from neuroglot.evaluate.steering.mixing import mixed_words
+from neuroglot.evaluate.steering.refusals import refuses
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script
 from neuroglot.models.model import Model
 
-__all__ = ["answer_nll", "degenerate", "describe", "summary"]
+__all__ = ["answer_nll", "degenerate", "describe", "summary", "well_formed"]
 
 
 def degenerate(text: str, *, share: float = 0.5) -> bool:
@@ -54,7 +56,7 @@ def answer_nll(model: Model, answers: Sequence[str], *, batch: int = 16) -> list
 def describe(
     model: Model, answers: Sequence[str], target: str, identify: LanguageIdentifier, *, perplexity: bool = True
 ) -> pd.DataFrame:
-    """A row an answer: answer, language, on_target, mixed_script, degenerate, nll, tokens.
+    """A row an answer: answer, language, on_target, mixed_script, mixed_words, refusal, degenerate, nll, tokens.
 
     Args:
         model: intact; the perplexity is by it.
@@ -71,6 +73,8 @@ def describe(
             "language": [language or "" for language in languages],
             "on_target": [language == target.split("-")[0] for language in languages],
             "mixed_script": [mixed_script(answer) for answer in answers],
+            "mixed_words": [mixed_words(answer, target, identify) for answer in answers],
+            "refusal": [refuses(answer) for answer in answers],
             "degenerate": [degenerate(answer) for answer in answers],
             "nll": [nll for nll, _ in likely],
             "tokens": [tokens for _, tokens in likely],
@@ -78,30 +82,37 @@ def describe(
     )
 
 
+FAULTS = ("mixed_script", "mixed_words", "refusal", "degenerate")
+"""What a well-formed answer is not, each a column of described answers."""
+
+
+def well_formed(answers: pd.DataFrame) -> pd.Series:
+    """Of each described answer, 1.0 if it is on target, in one script, free of words of another language, no refusal
+    and does not repeat itself, 0.0 if not; NaN where an earlier version described it, which did not look for all that.
+    """
+    if not set(FAULTS) <= {*answers.columns}:
+        return pd.Series(math.nan, index=answers.index)
+    return (answers["on_target"] & ~answers[list(FAULTS)].astype(bool).any(axis=1)).astype(float)
+
+
 def summary(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Rates of groups of described answers.
 
     Returns:
         Indexed by `by`: answers; on_target, the share in the target language; off_target, the share identified as
-        another; undetermined, the share that is too short or empty to tell; mixed_script and degenerate, shares;
-        well_formed, the share in the target language that is neither; perplexity of the group's tokens, under the
-        intact model.
+        another; undetermined, the share that is too short or empty to tell; mixed_script, mixed_words, refusal and
+        degenerate, shares; well_formed, the share on target with none of these faults; perplexity of the group's
+        tokens, under the intact model. Rates of faults that an earlier version did not look for are NaN.
     """
     table = answers.assign(
         off_target=~answers["on_target"] & (answers["language"] != ""),
         undetermined=answers["language"] == "",
-        well_formed=answers["on_target"] & ~answers["mixed_script"] & ~answers["degenerate"],
+        well_formed=well_formed(answers),
+        **{fault: math.nan for fault in FAULTS if fault not in answers},
     )
     groups = table.groupby(list(by), sort=False)
-    result = groups.agg(
-        answers=("answer", "size"),
-        on_target=("on_target", "mean"),
-        off_target=("off_target", "mean"),
-        undetermined=("undetermined", "mean"),
-        mixed_script=("mixed_script", "mean"),
-        degenerate=("degenerate", "mean"),
-        well_formed=("well_formed", "mean"),
-    )
+    rates = ("on_target", "off_target", "undetermined", *FAULTS, "well_formed")
+    result = groups.agg(answers=("answer", "size"), **{rate: (rate, "mean") for rate in rates})
     sums = groups[["nll", "tokens"]].sum(min_count=1)
     mean = sums["nll"] / sums["tokens"].where(sums["tokens"] > 0)
     result["perplexity"] = mean.map(perplexity_of)
