@@ -1,8 +1,11 @@
 """A run directory: who may change run.json when, what allows code to run, and when a run is begun."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from commands import neuroglot, refused
@@ -158,3 +161,41 @@ def test_changed_settings_are_refused_before_the_model_is_opened(checkpoint, cor
     monkeypatch.setattr(ModelSettings, "load", lambda *_, **__: pytest.fail("the model was opened"))
     command = ["record", checkpoint, corpus, "--out", tmp_path / "run", "--block", 64]
     assert "record.block (was 32, now 64)" in refused(monkeypatch, capsys, *command)
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+NEUROGLOT = [sys.executable, "-m", "neuroglot.cli"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_that_the_same_command_goes_on(checkpoint, tmp_path):
+    """As a terminal sends it: to the command and to the processes that read ahead for it."""
+    (tmp_path / "corpus").mkdir()
+    for tag, word in {"en": "the cats sat on the mat ", "fr": "çà et là un été "}.items():
+        (tmp_path / "corpus" / f"{tag}.txt").write_text((word * 40 + "\n") * 2_000, encoding="utf-8")
+    command = [*NEUROGLOT, "record", checkpoint, tmp_path / "corpus", "-o", tmp_path / "run", "--block", "32",
+               "--shard-tokens", "2048", "--readers", "2"]  # fmt: skip
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        shards = tmp_path / "run" / "recording" / "shards"
+        while not list(shards.glob("*.safetensors")):  # from which it goes on
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.endswith("stopped; the same command goes on from what is finished.\n") and "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_two_commands_on_one_run_at_once_both_leave_their_results(checkpoint, corpus, tmp_path):
+    run = tmp_path / "run"
+    neuroglot("record", checkpoint, corpus, "--out", run, "--block", 32, "--tokens", 2000)
+    neuroglot("identify", run, "--top-fraction", 0.2, "--activity-quantile", 0.6)
+    neuroglot("identify", run, "--method", "random")
+    how = ["--block", "32", "--seeds", "1"]
+    both = [subprocess.Popen([*NEUROGLOT, "perturb", str(run), "--method", name, *how]) for name in ("lape", "random")]
+    assert [process.wait() for process in both] == [0, 0]
+    assert set(Run.open(run).manifest.perturb) == {"lape", "random"}
