@@ -49,6 +49,7 @@ def test_a_line_at_the_start_one_a_language_and_else_one_a_minute(clock, capfd):
         "recording zh: 77 %, 10 tokens/s, 2 min left",
         "recording zh: 87 %, 10 tokens/s, 79 s left",
         "recording zh: 97 %, 10 tokens/s, 19 s left",
+        "recording: done, 6,000 tokens in 10 min",
     ]
 
 
@@ -75,6 +76,7 @@ def test_hours_are_told_as_hours_and_a_total_may_become_known_later(clock, capfd
         "recording en: 0 %, 1 tokens/s, 9 h 59 min left",
         "recording en: 3 %, 1 tokens/s, 60 min left",
         "recording en: 100 %, 60 tokens/s",
+        "recording: done, 3,720 tokens in 3 min",
     ]
 
 
@@ -86,6 +88,7 @@ def test_things_are_counted(clock, capfd):
     assert capfd.readouterr().err.splitlines() == [
         "tuning: 0 % of 300 steps",
         "tuning fr: 33 %, 100 of 300 steps, 20 s left",
+        "tuning: done, 101 steps in 10 s",
     ]
 
 
@@ -130,8 +133,10 @@ def test_a_file_gets_plain_lines(forced, tmp_path):
         "recording: 0 % of 100 tokens",
         "recording en: 50 %",
         "recording fr: 100 %",
+        "recording: done",
         "tasks: 0 % of 2 tasks",
         "tasks belebele: 50 %",
+        "tasks: done",
     ]
 
 

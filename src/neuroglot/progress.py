@@ -1,6 +1,7 @@
 """Progress of long work, on the error stream: bars on a terminal, plain lines where it goes to a log.
 
-A log has a line at the start of each work, one whenever a language is first heard of, and else one a minute at most.
+A log has a line at the start and at the end of each work, one whenever a language is first heard of, and else one a
+minute at most.
 """
 
 import sys
@@ -133,6 +134,8 @@ def _progress(
 
         yield advance
         progress.update(number, description=title)
+        if log is not None:
+            log.ended()
 
 
 class _Log:
@@ -141,7 +144,7 @@ class _Log:
     def __init__(self, title: str, task: Task, column: TokenRate | Count, clock: Clock):
         self.title, self.task, self.column, self.clock = title, task, column, clock
         self.seen = {""}
-        self.last = clock()
+        self.began = self.last = clock()
         _write(f"{title}: 0 % of {task.total or 0:,.0f} {column.unit}")
 
     def advanced(self, what: str) -> None:
@@ -153,6 +156,14 @@ class _Log:
         self.last = now
         said = [f"{self.task.percentage:.0f} %", self.column.render(self.task).plain, _left(self.task)]
         _write(f"{self.title} {what}".rstrip() + ": " + ", ".join(filter(None, said)))
+
+    def ended(self) -> None:
+        """Write the line of the end: what was done, and how long it took."""
+        seconds = self.clock() - self.began
+        took = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        if seconds >= 5400:
+            took = f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+        _write(f"{self.title}: done, {self.task.completed:,.0f} {self.column.unit} in {took}")
 
 
 def _speed(task: Task) -> float | None:

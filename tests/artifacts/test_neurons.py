@@ -81,6 +81,66 @@ def test_published_files_are_checked(tmp_path):
         ng.NeuronSet.load(tmp_path / "none.neuron.pth", languages=["en"], shape=(1, 9))
 
 
+def test_the_bytes_say_which_format_it_is_and_the_name_does_not(tmp_path):
+    neurons = made(0)
+    for saved, name in [
+        ("n.neuron.pth", "clas-llama-1"),
+        ("n.safetensors", "n.pth"),
+        ("m.neuron.pth", "x.safetensors"),
+    ]:
+        path = neurons.save(tmp_path / saved).rename(tmp_path / name)
+        assert ng.NeuronSet.load(path, languages=TAGS[:3], shape=(4, 9)) == neurons
+    rows = [[row.nonzero().flatten() for row in layers] for layers in neurons.mask]
+    torch.save(rows, tmp_path / "old", _use_new_zipfile_serialization=False)
+    assert ng.NeuronSet.load(tmp_path / "old", languages=TAGS[:3], shape=(4, 9)) == neurons
+    torch.save([[row.tolist() for row in layers] for layers in rows], tmp_path / "lists")
+    assert ng.NeuronSet.load(tmp_path / "lists", languages=TAGS[:3], shape=(4, 9)) == neurons
+    torch.save([tuple(row.to(torch.int16) for row in layers) for layers in rows], tmp_path / "short")
+    assert ng.NeuronSet.load(tmp_path / "short", languages=TAGS[:3], shape=(4, 9)) == neurons
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        torch.tensor([0.9, 3.0]),  # scores; cut to whole numbers they would be neurons 0 and 3
+        torch.tensor([True, False, True]),  # a mask; as numbers it would be neurons 1 and 0
+        torch.tensor([[0, 3]]),
+        [0.5, 1.0],
+        [True, False],
+        ["3"],
+        None,
+        7,
+        {"3": 1},
+        [2**70],
+        torch.tensor([1 + 2j]),
+    ],
+    ids=repr,
+)
+def test_what_is_no_list_of_whole_numbers_is_refused(tmp_path, row):
+    torch.save([[row]], tmp_path / "n")
+    with pytest.raises(ng.NeuroglotError, match="layer 1 of en: indices of neurons are a list of whole numbers, not"):
+        ng.NeuronSet.load(tmp_path / "n", languages=["en"], shape=(1, 9))
+
+
+def test_other_contents_are_refused_in_a_sentence(tmp_path):
+    def sentence(held):
+        torch.save(held, tmp_path / "n")
+        with pytest.raises(ng.NeuroglotError) as error:
+            ng.NeuronSet.load(tmp_path / "n", languages=["en"], shape=(1, 9))
+        return str(error.value)
+
+    assert "names neuron -1" in sentence([[torch.tensor([-1, 2])]])
+    assert "names neuron 9" in sentence([[torch.tensor([9])]])
+    assert "no list of layers for en but Tensor" in sentence([torch.tensor([1])])
+    assert "no list of languages but dict" in sentence({"en": [[1]]})
+    assert "no list of languages but Tensor" in sentence(torch.zeros(1, 1, 9))
+    assert "holds 0 languages, but 1" in sentence([])
+    for content in (b"", b"PK\x03\x04", b"\x80", b"\x80\x02]q\x00.", b"{}", bytes(range(256))):
+        (tmp_path / "n").write_bytes(content)
+        with pytest.raises(ng.NeuroglotError):
+            ng.NeuronSet.load(tmp_path / "n", languages=["en"], shape=(1, 9))
+
+
 def test_masks_are_checked(tmp_path):
     for mask, languages in [
         (torch.zeros(1, 2, 3), ["en"]),

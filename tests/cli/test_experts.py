@@ -103,5 +103,6 @@ def test_bad_input(run, monkeypatch, capsys, tmp_path):
         monkeypatch, capsys, "experts", run, "--experts", 5
     )
     assert "one language and one choice" in refused(monkeypatch, capsys, "prune", run, "-o", tmp_path / "x")
-    assert "choose a lower threshold" in refused(monkeypatch, capsys, "prune", run, "--threshold", "1.1")
+    assert "takes shares from 0 to 1" in refused(monkeypatch, capsys, "prune", run, "--threshold", "1.1")
+    assert "choose a lower threshold" in refused(monkeypatch, capsys, "prune", run, "--threshold", "1.0")
     assert "takes numbers" in refused(monkeypatch, capsys, "prune", run, "--share", "many")

@@ -56,7 +56,7 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert "Say the language" in say(PROMPT)
     assert "prompt is empty" in say(" ", "--to", "fr")
-    assert "have no zh" in say(PROMPT, "--to", "zh", "--run", run)
+    assert "has not recorded zh" in say(PROMPT, "--to", "zh", "--run", run)
     assert "built-in corpus has no de" in say(PROMPT, "--to", "de")
     assert "is not a run" in say(PROMPT, "--to", "fr", "--run", tmp_path)
     assert "not a recipe file" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors")
@@ -85,9 +85,17 @@ def test_generation_measures_and_reports(run, tmp_path):
     assert len(pd.read_csv(run / "tables" / "answers-off-mine.csv")) == 5 * 3 * 2
     cells = set((run / "steering" / "cells").iterdir())
     assert neuroglot(*arguments) == said and set((run / "steering" / "cells").iterdir()) == cells
+    before = (run / "tables" / "answers-mine.csv").read_bytes()
+    less = (*arguments[:-1], "--conditions", "intact", "--sources", "en,fr", "--targets", "en,fr", "--limit", 1)
+    asked = neuroglot(*less, "--ask")  # another question has tables of its own
+    assert "answers-mine-asked.csv" in asked and (run / "tables" / "answers-mine-asked.csv").is_file()
+    other = neuroglot(*less)
+    (name,) = {file.name for file in (run / "tables").glob("answers-mine-*.csv")} - {"answers-mine-asked.csv"}
+    assert name in other and neuroglot(*less) == other
+    assert (run / "tables" / "answers-mine.csv").read_bytes() == before
     neuroglot("report", run)
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "Steering: mine" in page and 'dir="auto"' in page and 'lang="ru"' in page
+    assert "Steering: mine" in page and "Steering: mine-asked" in page and 'dir="auto"' in page and 'lang="ru"' in page
     assert (run / "figures" / "steering-mine.png").is_file()
     earlier = shutil.copytree(run, tmp_path / "earlier")  # whose tables have the column `arm`
     answers.rename(columns={"condition": "arm"}).to_csv(earlier / "tables" / "answers-mine.csv", index=False)

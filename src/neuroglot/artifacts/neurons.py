@@ -1,13 +1,13 @@
 """Sets of neurons by language: their algebra and their files."""
 
-import pickle
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.recording import Recording
@@ -178,51 +178,105 @@ class NeuronSet:
     def load(
         cls, path: str | Path, *, languages: Sequence[str] | None = None, shape: tuple[int, int] | None = None
     ) -> "NeuronSet":
-        """Read a `.safetensors` or a published `.neuron.pth`.
+        """Read a `.safetensors`, or a file as the LAPE authors publish them. Its bytes say which it is, not its name.
+
+        A published file is what `torch.save` writes: for each language, for each layer, the integer indices of its
+        neurons. It holds neither the languages nor the shape.
 
         Args:
             path: the file.
-            languages: the languages in the file's order (`.neuron.pth`), or those wanted (`.safetensors`).
-            shape: layers and neurons a layer, (L, N): needed for `.neuron.pth`, checked otherwise.
+            languages: the languages in the file's order (published), or those wanted (`.safetensors`).
+            shape: layers and neurons a layer, (L, N): needed for a published file, checked otherwise.
 
         Raises:
-            NeuroglotError: the file is missing or damaged, or its indices do not fit the languages or the shape.
+            NeuroglotError: the file is missing or damaged, is of neither kind, holds anything but lists of indices, or
+                does not fit the languages or the shape.
         """
         path = Path(path)
-        if path.name.endswith(".pth"):
+        if _is_pickled(path):
             return cls._load_published(path, languages, shape)
         tensors, about = load_tensors(path, KIND, VERSION)
-        neurons = cls(tensors["mask"], about.pop("languages"), about)
+        tags = about.pop("languages", None)
+        if "mask" not in tensors or not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise NeuroglotError(f"{path} is damaged: it lacks the mask or the languages of neurons; make it again.")
+        neurons = cls(tensors["mask"], tags, about)
         if shape is not None and tuple(shape) != neurons.shape:
             raise NeuroglotError(f"{path} is for {neurons.shape} layers and neurons, not {tuple(shape)}.")
         return neurons if languages is None else neurons.select(languages)
 
     @classmethod
     def _load_published(cls, path: Path, languages: Sequence[str] | None, shape: tuple[int, int] | None) -> "NeuronSet":
+        indices = _unpickled(path)
         if languages is None or shape is None:
             raise NeuroglotError(
-                f"{path} holds neither languages nor shape; give them: languages=['en', …], shape=(layers, neurons)."
+                f"{path} holds {len(indices)} sets and says neither languages nor shape; give them, in the file's "
+                "order: languages=['en', …], shape=(layers, neurons); or neuroglot identify RUN --import FILE "
+                "--languages en,…."
             )
-        if not path.is_file():
-            raise NeuroglotError(f"{path} does not exist; give the path of a {PUBLISHED} file.")
-        try:
-            indices = torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise NeuroglotError(f"{path} is damaged or holds more than tensors; download it again.") from error
-        if not isinstance(indices, list) or len(indices) != len(languages):
-            count = len(indices) if isinstance(indices, list) else "no list of"
-            raise NeuroglotError(f"{path} holds {count} languages, but {len(languages)} were named.")
+        if len(indices) != len(languages):
+            raise NeuroglotError(f"{path} holds {len(indices)} languages, but {len(languages)} were named.")
         layers, width = shape
         mask = torch.zeros(len(languages), layers, width, dtype=torch.bool)
         for tag, rows, of_language in zip(languages, indices, mask, strict=True):
-            if not isinstance(rows, list | tuple) or len(rows) != layers:
+            if not isinstance(rows, list | tuple):
+                raise NeuroglotError(f"{path} has no list of layers for {tag} but {type(rows).__name__}.")
+            if len(rows) != layers:
                 raise NeuroglotError(f"{path} has {len(rows)} layers for {tag}, but the shape says {layers}.")
             for layer, (row, chosen) in enumerate(zip(rows, of_language, strict=True), start=1):
-                index = torch.as_tensor(row, dtype=torch.int64).flatten()
+                index = _indices(row, f"{path}, layer {layer} of {tag}")
                 if len(index) and not 0 <= int(index.min()) <= int(index.max()) < width:
+                    wrong = int(index.min()) if int(index.min()) < 0 else int(index.max())
                     raise NeuroglotError(
-                        f"{path} names neuron {int(index.max())} in layer {layer} of {tag}, but the shape says there "
-                        f"are {width}; give the right shape."
+                        f"{path} names neuron {wrong} in layer {layer} of {tag}, but the shape says there are {width}; "
+                        "give the right shape."
                     )
                 chosen[index] = True
         return cls(mask, languages, {"method": "published", "file": path.name})
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether a file is what `torch.save` writes: a ZIP archive, or a pickle in earlier versions.
+
+    Raises:
+        NeuroglotError: there is no such file, or it cannot be read.
+    """
+    if not path.is_file():
+        raise NeuroglotError(f"{path} does not exist; give the path of a file of neurons.")
+    try:
+        with path.open("rb") as file:
+            begin = file.read(9)
+    except OSError as error:
+        raise NeuroglotError(f"{path} cannot be read: {error.strerror or error}.") from error
+    header = begin[8:9] == b"{"  # of safetensors, after its length, which may be any bytes
+    return not header and (begin[:4] == b"PK\x03\x04" or begin[:1] == b"\x80")
+
+
+def _unpickled(path: Path) -> list[Any]:
+    """The outer list of a published file; nothing in it is run."""
+    try:
+        with path.open("rb") as file:  # of a path, torch would go by its name
+            found = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # someone else's bytes: the unpickler raises whatever it meets
+        raise NeuroglotError(f"{path} is damaged or holds more than tensors; download it again.") from error
+    if not isinstance(found, list | tuple):
+        raise NeuroglotError(
+            f"{path} holds no list of languages but {type(found).__name__}; a file of neurons is, for each language, "
+            "for each layer, a list of indices."
+        )
+    return list(found)
+
+
+def _indices(row: Any, where: str) -> Int64[Tensor, " chosen"]:
+    """A layer's indices: whole numbers in one row. Shares, masks and scores are not taken for them.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if isinstance(row, list | tuple) and all(isinstance(value, int) and not isinstance(value, bool) for value in row):
+        with suppress(ValueError, RuntimeError, OverflowError):  # beyond 64 bits
+            return torch.tensor(row, dtype=torch.int64)
+    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if isinstance(row, Tensor) and (row.dtype in whole or not row.numel()) and row.ndim <= 1 and not row.is_sparse:
+        return row.reshape(-1).to(torch.int64)
+    kind = f"{row.dtype} of shape {tuple(row.shape)}" if isinstance(row, Tensor) else type(row).__name__
+    raise NeuroglotError(f"{where}: indices of neurons are a list of whole numbers, not {kind}.")

@@ -13,6 +13,7 @@ from neuroglot.cli.options import (
     RunArgument,
     Seeds,
     TextColumnOption,
+    TrustOption,
 )
 from neuroglot.cli.perturb import print_change
 
@@ -35,6 +36,7 @@ def align(
     seeds: Seeds = 3,
     prompts: Annotated[int, typer.Option(min=0, help="Prompts a language to continue with its region ablated.")] = 2,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write after each.")] = 32,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Compare a parallel corpus's samples across languages: similarity map, LRDS, SADS, SES, dominance, key regions.
 
@@ -45,8 +47,9 @@ def align(
     from neuroglot.run.perturbation import perturb_run
     from neuroglot.run.settings import AlignSettings
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_recorded()
+    current.check_model()
     settings = AlignSettings(
         corpus=corpus,
         text_column=text_column,

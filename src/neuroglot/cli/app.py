@@ -4,22 +4,52 @@ import math
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from typer.core import TyperGroup
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning, validated
-from neuroglot.progress import on_terminal
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help should not
     from pydantic import BaseModel
 
 S = TypeVar("S", bound="BaseModel")
 
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Other libraries' bars and log lines, which would break into ours; read when a library is first imported."""
+
+STOPPED = 130
+"""The exit status of what Ctrl-C ended, as shells have it."""
+
+
+class Commands(TyperGroup):
+    """All commands. Ctrl-C ends any of them with a sentence; Typer's own ending says nothing of what is kept."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the line names."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            stopped()
+
+
+def stopped() -> NoReturn:
+    """End, and say how to go on."""
+    err.print("stopped; the same command goes on from what is finished.", highlight=False, soft_wrap=True)
+    sys.exit(STOPPED)
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -65,6 +95,13 @@ def numbers(text: str, option: str) -> list[float]:
     return found
 
 
+def percent(change: float) -> str:
+    """A relative change as tables show it: `+12.3%`, `+∞`, and `–` for one that is not known."""
+    if math.isnan(change):
+        return "–"
+    return f"{change:+.1%}" if math.isfinite(change) else "+∞"
+
+
 def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> None:
     """Print columns of cells, right-aligned, with the rows' names in the first."""
     table = Table(corner, *(tag for tag in columns), box=None, pad_edge=False)
@@ -84,14 +121,13 @@ def main() -> None:
             err.print(f"[yellow]note:[/yellow] {message}", highlight=False, soft_wrap=True)
 
     warnings.showwarning = show
-    if not on_terminal():  # bars of libraries would fill a log
-        os.environ.setdefault("TQDM_DISABLE", "1")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except NeuroglotError as error:
         err.print("[red]error:[/red]", end=" ")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from what is finished.")
-        sys.exit(130)
+    except KeyboardInterrupt:  # before the command began
+        stopped()

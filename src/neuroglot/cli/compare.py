@@ -7,7 +7,14 @@ import typer
 
 from neuroglot.cli.app import app, checked, numbers, out, print_table, split
 from neuroglot.cli.methods import MethodCommand
-from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, LanguageColumnOption, RunArgument, TextColumnOption
+from neuroglot.cli.options import (
+    HeldOutBlock,
+    HeldOutTokens,
+    LanguageColumnOption,
+    RunArgument,
+    TextColumnOption,
+    TrustOption,
+)
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -55,6 +62,7 @@ def compare(
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
     defaults: Annotated[bool, typer.Option(help="Measure what each method chooses by itself.")] = True,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Find neurons by every method, as many for each language, and measure which harm their own language alone.
 
@@ -63,18 +71,20 @@ def compare(
     from neuroglot.corpus.load import check_corpus, load_corpus
     from neuroglot.run.directory import Run
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_recorded()
+    current.check_model()
     if corpus is not None:
         check_corpus(corpus)
     budgets, lengths = numbers(curve or "", "--curve"), numbers(texts or "", "--texts")
+    chosen, near = split(methods), split(close)
+    _check_choices(chosen, near, budget, budgets, lengths)
     text = current.manifest.text.load()[0]
     variants = {} if tuned is None else _tuned(tuned, text.languages)
     from neuroglot.languages.genealogy import distances
-    from neuroglot.run.comparison import CompareSettings, compare_run
+    from neuroglot.run.comparison import CompareSettings, check_methods, compare_run
     from neuroglot.run.evidence import possible
 
-    chosen = split(methods)
     if chosen is None:
         chosen, left = possible(current, text, variants)
         for sentence in left:
@@ -85,7 +95,7 @@ def compare(
         budget=budget,
         curve=budgets,
         texts=lengths,
-        close=split(close),
+        close=near,
         defaults=defaults,
         seeds=seeds,
         tokens=tokens,
@@ -93,13 +103,32 @@ def compare(
         samples=samples,
         tuned=variants,
     )
-    model = current.manifest.model.load()
+    check_methods(current, text, settings)
+    model = current.load_model()
     current.check(model)
     other = None if corpus is None else load_corpus(corpus, text_column=text_column, language_column=language_column)
     result = compare_run(current, model, settings, corpus=other)
     print_summary(result.summary(distances(result.languages)), budget)
     out.print(f"wrote {current.comparison_path}")
     out.print(f"next: neuroglot report {run}")
+
+
+def _check_choices(
+    methods: list[str] | None, close: list[str] | None, budget: float, curve: list[float], texts: list[float]
+) -> None:
+    """Refuse unknown methods, and budgets and lengths that are none, before torch is imported."""
+    from neuroglot.identify.registry import described, names
+
+    for name in [*(methods or ()), *(close or ())]:
+        described(name)
+    apart = [name for name in close or () if name not in (methods or names())]
+    if apart:
+        raise NeuroglotError(f"--close names {apart[0]}, which --methods leaves out; name it in both.")
+    for option, values in {"--budget": [budget], "--curve": curve}.items():
+        if wrong := [value for value in values if not 0 < value <= 1]:
+            raise NeuroglotError(f"{option} takes shares of all neurons above 0, up to 1, not {wrong[0]:g}.")
+    if wrong := [value for value in texts if value < 1 or value != int(value)]:
+        raise NeuroglotError(f"--texts takes numbers of tokens such as 500,1000, not {wrong[0]:g}.")
 
 
 def _tuned(folder: Path, languages: tuple[str, ...]) -> dict[str, str]:

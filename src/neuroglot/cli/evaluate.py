@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, checked, print_table, split
+from neuroglot.cli.app import app, checked, percent, print_table, split
 from neuroglot.cli.options import (
     CorpusArgument,
     DeviceOption,
@@ -16,6 +16,7 @@ from neuroglot.cli.options import (
     LanguagesOption,
     ModelArgument,
     TextColumnOption,
+    TrustOption,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -41,6 +42,7 @@ def perplexity(
     language_column: LanguageColumnOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Perplexity of each language of a corpus, and with `--neurons FILE --off fr` how much it changes."""
     from neuroglot.corpus.load import load_corpus
@@ -48,7 +50,7 @@ def perplexity(
 
     if (neurons is None) != (off is None):
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
-    settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
+    settings = checked(ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     settings.check_source()
     text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)
     from neuroglot.artifacts.neurons import NeuronSet
@@ -56,7 +58,7 @@ def perplexity(
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
 
     masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
-    loaded = settings.load()
+    loaded = settings.load(trust_remote_code=trust_remote_code)
     rows, values = ["intact"], [measure(loaded, text, tokens=tokens, block=block)]
     if masks:
         with intervene(loaded, *map(Deactivate, masks)):
@@ -66,5 +68,5 @@ def perplexity(
     if masks:
         rows.append("change")
         for tag, column in cells.items():
-            column.append(f"{values[1][tag] / values[0][tag] - 1:+.1%}")
+            column.append(percent(values[1][tag] / values[0][tag] - 1))
     print_table(cells, "perplexity", rows)

@@ -15,6 +15,7 @@ from neuroglot.cli.options import (
     SteerOption,
     StrengthOption,
     TextColumnOption,
+    TrustOption,
     WhenOption,
 )
 from neuroglot.cli.steer import steering_settings
@@ -74,15 +75,23 @@ def generation(
         str | None,
         typer.Option(help="Its endpoint. [default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]", show_default=False),
     ] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Ask in one language, steer to another, and measure whether the model obeys and still makes sense.
 
     Can be stopped and started again: finished answers and scores are kept.
     """
+    from neuroglot.corpus.load import check_corpus
+    from neuroglot.languages.tags import language_tag
     from neuroglot.run.directory import Run
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_neurons(method)
+    current.check_recorded()
+    current.check_model()
+    check_corpus(prompts)
+    for tag in [*(split(sources) or ()), *(split(targets) or ())]:
+        language_tag(tag)
     from neuroglot.evaluate.steering.forcing import CONDITIONS
     from neuroglot.evaluate.steering.judge import JudgeSettings
     from neuroglot.generation.engine import Generation

@@ -7,7 +7,7 @@ import typer
 
 from neuroglot.cli.app import checked, numbers, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
-from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds
+from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds, TrustOption
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def tasks(
     ] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Score a model on tasks of EleutherAI's lm-evaluation-harness: intact, ablated, pruned, each beside random.
 
@@ -78,8 +79,10 @@ def tasks(
     if bool(rules) != bool(prune):
         raise NeuroglotError("--prune and --threshold, --share or --budget go together: whose experts, and which.")
     chosen = split(names) or []
-    current = _run(run_or_model)
-    settings = checked(ModelSettings, source=run_or_model, dtype=dtype, device=device)
+    current = _run(run_or_model, trust_remote_code)
+    settings = checked(
+        ModelSettings, source=run_or_model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+    )
     if current is None:
         settings.check_source()
         if prune or off not in (None, "none"):
@@ -89,8 +92,9 @@ def tasks(
     elif folder is not None or device is not None or dtype != "auto":
         raise NeuroglotError(f"{run_or_model} is a run, which has its own model and place; leave --out, --dtype and "
                              "--device out.")  # fmt: skip
-    if current is not None and off != "none":
-        current.check_neurons(method)
+    if current is not None:
+        current.check_model()
+        _check_languages(current, method, off, split(prune))
     from neuroglot.evaluate.benchmarks.harness import load_tasks
     from neuroglot.run.tasks import measure_and_keep, tasks_of_run
 
@@ -116,7 +120,7 @@ def tasks(
         print_scores(table, current.path)
         out.print(f"next: neuroglot report {run_or_model}")
         return
-    model = settings.load()
+    model = settings.load(trust_remote_code=trust_remote_code)
     place = folder or Path("runs") / f"{Path(run_or_model).stem}-tasks"
     print_scores(measure_and_keep(model, chosen, [], how, place), place)
 
@@ -131,7 +135,7 @@ def print_scores(table: "TaskTable", folder: Path) -> None:
     for task in table.tasks:
         by_row = summary[summary.task == task].set_index("condition")
         cells[task] = [_cell(by_row.loc[row]) if row in by_row.index else "" for row in rows]
-    print_table(cells, "score, %", rows)
+    print_table(cells, "score (shares in %)", rows)
     said = ["* differs from intact on the same items (McNemar, p < 0.05, each cell by itself); ± is over seeds"]
     if any(task.startswith("smoke_") for task in table.tasks):
         said.append("smoke_… are small built-in sets that only show that the path works; they are no benchmark")
@@ -140,14 +144,34 @@ def print_scores(table: "TaskTable", folder: Path) -> None:
         out.print(line, soft_wrap=True)
 
 
-def _run(path: str) -> "Run | None":
+def _run(path: str, trust_remote_code: bool) -> "Run | None":
     from neuroglot.run.directory import Run
 
-    return Run.open(path) if (Path(path) / "run.json").is_file() else None
+    return Run.open(path, trust_remote_code=trust_remote_code) if (Path(path) / "run.json").is_file() else None
+
+
+def _check_languages(run: "Run", method: str, off: str | None, prune: list[str] | None) -> None:
+    """Refuse languages that the run has no neurons or no experts of, before tasks are read and a model is opened."""
+    from neuroglot.languages.tags import language_tag
+
+    switched = [] if off == "none" else [language_tag(tag) for tag in split(off) or ()]
+    kept = [language_tag(tag) for tag in prune or ()]
+    if off != "none":
+        run.check_neurons(method)
+    if kept:
+        run.check_experts()
+    if switched:
+        run.neurons(method).check_languages(switched)
+    if kept and (unknown := [tag for tag in kept if tag not in run.expert_recording.languages]):
+        have = ", ".join(run.expert_recording.languages)
+        raise NeuroglotError(f"{run.path} has not counted experts in {unknown[0]}; it has {have}.")
 
 
 def _cell(row: Any) -> str:
-    value = f"{100 * row['value']:.1f}"
+    def shown(value: float) -> str:
+        return f"{100 * value:.1f}" if row["unit"] == "share" else f"{value:.4g}"
+
+    value = shown(row["value"])
     if row["std"] == row["std"] and row["std"] is not None:
-        return f"{value} ± {100 * row['std']:.1f}"
+        return f"{value} ± {shown(row['std'])}"
     return value + ("*" if row["p"] is not None and row["p"] == row["p"] and row["p"] < 0.05 else "")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, checked, numbers, out
-from neuroglot.cli.options import RunArgument
+from neuroglot.cli.options import RunArgument, TrustOption
 
 
 @app.command()
@@ -19,6 +19,7 @@ def experts(
         str | None,
         typer.Option(help="Count the same experts in this tuned variant of the model, too.", show_default=False),
     ] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Group neurons into experts, count how often each language activates them, and compare the languages.
 
@@ -27,18 +28,22 @@ def experts(
     from neuroglot.run.directory import Run
     from neuroglot.run.settings import ExpertSettings
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
+    current.check_recorded()
+    current.check_model()
     settings = checked(ExpertSettings, experts=number, kind=kind, seed=seed, top=numbers(top, "--top"))
     variant = current.manifest.model.model_copy(update={"source": tuned, "revision": None})
     if tuned is not None:
         variant.check_source()
     from neuroglot.run.experts import record_experts, record_tuned
 
-    model = current.manifest.model.load()
+    model = current.load_model()
     made = record_experts(current, model, current.manifest.text.load()[0], settings)
     out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")
     if tuned is not None:
         del model  # two models at once may not fit
-        changed = record_tuned(current, variant, variant.load(), current.manifest.text.load()[0])
+        changed = record_tuned(
+            current, variant, variant.load(trust_remote_code=trust_remote_code), current.manifest.text.load()[0]
+        )
         out.print(f"counted them in {tuned}, {len(changed.languages)} languages: {run / 'experts' / 'tuned'}")
     out.print(f"next: neuroglot report {run}, or neuroglot prune {run}")

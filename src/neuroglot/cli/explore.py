@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, out
-from neuroglot.cli.options import RunArgument
+from neuroglot.cli.options import RunArgument, TrustOption
 
 
 @app.command()
@@ -16,11 +16,12 @@ def explore(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 7860,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Look at a run in the browser: atlas, lab, matrices, alignment, pruning. Ctrl-C ends it."""
     from neuroglot.run.directory import Run
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
     from neuroglot.explorer.app import explore as show
 
     out.print(f"opening {run}; Ctrl-C ends it")

@@ -8,6 +8,7 @@ import typer
 from neuroglot.cli.app import app, out, print_table, split
 from neuroglot.cli.methods import IdentifyCommand
 from neuroglot.cli.options import MethodOption, RunArgument
+from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
     from neuroglot.artifacts.neurons import NeuronSet
@@ -23,12 +24,17 @@ def identify(
         Path | None,
         typer.Option(
             "--import",
-            help="Take someone else's neurons, a .safetensors or .neuron.pth, as the method `imported`.",
+            help="Take someone else's neurons, a .safetensors or a file as the LAPE authors publish them, whatever its "
+            "name, as the method `imported`.",
             show_default=False,
         ),
     ] = None,
     languages: Annotated[
-        str | None, typer.Option(help="The languages of a .neuron.pth, in its order.", show_default=False)
+        str | None,
+        typer.Option(
+            help="With --import: the languages of a published file, in its order, since nothing in it says so.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Find each language's neurons in a recording. Takes seconds; try other settings as you like.
@@ -39,6 +45,10 @@ def identify(
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import identify_run, keep_neurons
 
+    if languages is not None and file is None:
+        raise NeuroglotError(
+            "--languages names the languages of a file that --import reads; a method finds those that were recorded."
+        )
     current = Run.open(run)
     current.check_recorded()
     if file is not None:

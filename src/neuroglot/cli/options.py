@@ -53,6 +53,13 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, cuda:1, mps … [default: a GPU if there is one]", show_default=False),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that comes with the checkpoint. No run directory and no settings file can say so instead.",
+    ),
+]
 SteerOption = Annotated[
     str, typer.Option("--steer", help="What is done to the target's neurons: replace, raise, add, difference or scale.")
 ]

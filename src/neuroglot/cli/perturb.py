@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroglot.cli.app import app, out, print_table
+from neuroglot.cli.app import app, out, percent, print_table
 from neuroglot.cli.options import (
     HeldOutBlock,
     HeldOutTokens,
@@ -13,6 +13,7 @@ from neuroglot.cli.options import (
     RunArgument,
     Seeds,
     TextColumnOption,
+    TrustOption,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def perturb(
             show_default=False,
         ),
     ] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Ablate each language's neurons and measure every language's perplexity, beside a random baseline.
 
@@ -52,11 +54,12 @@ def perturb(
     from neuroglot.run.directory import Run
     from neuroglot.run.perturbation import perturb_run
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_neurons(method)
+    current.check_model()
     if corpus is not None:
         check_corpus(corpus)
-    model = current.manifest.model.load()
+    model = current.load_model()
     result = perturb_run(
         current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus, text_column=text_column,
         language_column=language_column, matched=size_matched,
@@ -73,13 +76,13 @@ def print_change(run: "Run", method: str, result: "Perturbation") -> None:
     random = result.random_change
     rivals = {"random": random, "size-matched": result.matched_change}
     rows = [*change.index]
-    cells = {tag: [f"{value:+.1%}" for value in change[tag]] for tag in change.columns}
+    cells = {tag: [percent(value) for value in change[tag]] for tag in change.columns}
     for name, rival in rivals.items():
         if not rival.empty:
             shown = ["mean"] if rival.loc["std"].isna().all() else ["mean", "std"]  # one draw has no deviation
             rows += [name, "± std"][: len(shown)]
             for tag, column in cells.items():
-                column += [f"{float(rival[tag][row]):+.1%}" if tag in rival else "" for row in shown]
+                column += [percent(float(rival[tag][row])) if tag in rival else "" for row in shown]
     print_table(cells, "off \\ measured", rows)
     names, *columns = zip(*on_target_texts(result), strict=True)
     heads = ["neurons", "change", "95 %", "random", "± std", "ΔNLL beyond it", "its 95 %"]

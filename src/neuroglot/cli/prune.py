@@ -1,12 +1,13 @@
 """`neuroglot prune`: a smaller model that keeps what a language uses."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from neuroglot.cli.app import app, numbers, out, print_table, split
-from neuroglot.cli.options import RunArgument, Seeds
+from neuroglot.cli.options import RunArgument, Seeds, TrustOption
 from neuroglot.errors import NeuroglotError
 
 
@@ -47,12 +48,15 @@ def prune(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Measure on so many held-out samples of each language.")] = 1_000,
     seeds: Seeds = 3,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Keep only the experts that a language uses, measure what that costs beside random ones, and write the model."""
+    from neuroglot.languages.tags import language_tag
     from neuroglot.run.directory import Run
 
-    current = Run.open(run)
+    current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_experts()
+    current.check_model()
     if max_perplexity_increase is None and not (threshold or share or budget):
         threshold = "0.05,0.01"
     rules = [
@@ -61,12 +65,16 @@ def prune(
         if text
         for value in numbers(text, f"--{name}")
     ]
-    chosen = split(languages) or list(current.expert_recording.languages)
+    _check_choices(rules, max_perplexity_increase, salience, folder, gguf)
+    counted = current.expert_recording.languages
+    chosen = [language_tag(tag) for tag in split(languages) or counted]
+    if unknown := [tag for tag in chosen if tag not in counted]:
+        raise NeuroglotError(f"{run} has not counted experts in {unknown[0]}; it has {', '.join(counted)}.")
     if folder is not None and (len(chosen), len(rules) + (max_perplexity_increase is not None)) != (1, 1):
         raise NeuroglotError("--out writes one model: give one language and one choice of experts.")
     from neuroglot.run.pruning import prune_run
 
-    model = current.manifest.model.load()
+    model = current.load_model()
     table, written = prune_run(
         current, model, chosen, rules, limit=max_perplexity_increase, salience=salience, samples=samples, seeds=seeds,
         path=folder, gguf=gguf,
@@ -77,3 +85,23 @@ def prune(
     out.print(f"wrote {run / 'experts' / 'pruning.csv'}")
     for line in written:
         out.print(line)
+
+
+def _check_choices(
+    rules: list[tuple[str, float]], limit: float | None, salience: str, folder: Path | None, gguf: Path | None
+) -> None:
+    """Refuse shares that are none, an unknown salience, and a place that is taken, before a model is opened."""
+    for name, value in rules:
+        if not 0 <= value <= 1 or (name == "share" and value == 0) or (name == "budget" and value == 1):
+            ends = {"threshold": "from 0 to 1", "share": "above 0, up to 1", "budget": "from 0, below 1"}[name]
+            raise NeuroglotError(f"--{name} takes shares {ends}, not {value:g}.")
+    if limit is not None and not math.isfinite(limit):
+        raise NeuroglotError("--max-perplexity-increase takes a number such as 0.05.")
+    if folder is not None and folder.exists():
+        raise NeuroglotError(f"{folder} exists; choose another --out.")
+    if gguf is not None and not gguf.is_file():
+        raise NeuroglotError(f"There is no file {gguf}; give the intact model's .gguf file.")
+    from neuroglot.experts.keep import SALIENCES
+
+    if salience not in SALIENCES:
+        raise NeuroglotError(f"--salience takes {', '.join(SALIENCES)}, not {salience!r}.")

@@ -14,6 +14,7 @@ from neuroglot.cli.options import (
     ModelArgument,
     OutOption,
     TextColumnOption,
+    TrustOption,
 )
 from neuroglot.cli.settings_options import command_with
 from neuroglot.errors import NeuroglotError
@@ -83,7 +84,7 @@ def record(
         bool, typer.Option("--dry-run", help="Say what it would take (shards, bytes, time), and write nothing.")
     ] = False,
     device_map: Annotated[str | None, typer.Option(help="Spread a large model over devices: auto.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+    trust_remote_code: TrustOption = False,
     **asked: Any,
 ) -> None:
     """Read a corpus once and keep the statistics of every neuron, by language.
@@ -170,7 +171,7 @@ def print_forecast(
     from neuroglot.run.recording import languages_to_record
 
     to_record = languages_to_record(text)
-    model = model_settings.load()
+    model = model_settings.load(trust_remote_code=model_settings.trust_remote_code)
     # how neurons are grouped changes neither bytes nor time
     grouped = partition(model, recording.experts.experts, kind="contiguous") if recording.experts else None
     with status("reading the corpus and timing one shard"):

@@ -18,6 +18,7 @@ from neuroglot.cli.options import (
     SiteOption,
     SteerOption,
     StrengthOption,
+    TrustOption,
     WhenOption,
 )
 from neuroglot.cli.record import print_recorded
@@ -70,6 +71,7 @@ def steer(
     ] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Answer a prompt in the language of your choice, side by side with the answer of the model as it is.
 
@@ -90,20 +92,23 @@ def steer(
         raise NeuroglotError("The prompt is empty; give it some text.")
     if save is not None and save.suffix != ".safetensors":
         raise NeuroglotError(f"{save.name} should end in .safetensors.")
-    settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
+    settings = checked(ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     settings.check_source()
     if run is not None:
         Run.open(run).check_recorded()
+    if bake is not None and bake.exists():
+        raise NeuroglotError(f"{bake} exists; choose another --bake.")
+    how: dict[str, Any] = {"method": steer, "site": site, "strength": strength, "when": when}
     from neuroglot.edit.recipes import Recipe
 
+    steering_settings(layers, None, **how)  # what is wrong with it is said before anything is recorded
     made = Recipe.load(recipe) if recipe is not None else None
     loaded: Model | None = None
     if made is None:
         assert to is not None
-        how = {"method": steer, "site": site, "strength": strength, "when": when}
         made, loaded = _from_run(run, settings, prompt, to, source, method, layers, how)
     if loaded is None:
-        loaded = settings.load()
+        loaded = settings.load(trust_remote_code=trust_remote_code)
     made.check(loaded)
     _show(
         loaded, made, prompt, tokens=tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed,
@@ -130,8 +135,6 @@ def _from_run(
     from neuroglot.languages.tags import closest
     from neuroglot.run.directory import Run, default_folder
     from neuroglot.run.identification import beyond_recording, identify_run
-    from neuroglot.run.recording import begin_run
-    from neuroglot.run.settings import RunRecordSettings, TextSettings
 
     loaded = None
     folder = run or default_folder(settings.source, "starter")
@@ -140,27 +143,20 @@ def _from_run(
             raise NeuroglotError(
                 f"{method} needs {lack}, which the run that is made here has not; make one that has it and give --run."
             )
-        text = TextSettings(source="starter")
-        if closest(to, text.load()[0].languages) is None:
-            raise NeuroglotError(
-                f"There is no run of {settings.source} in {folder}, and the built-in corpus has no {to}; record text "
-                f"that has it (neuroglot record {settings.source} CORPUS --out RUN; neuroglot identify RUN) and give "
-                "--run RUN."
-            )
-        err.print(
-            f"recording {settings.source} on the built-in corpus, once, into {folder}", highlight=False, soft_wrap=True
-        )
-        begun, loaded, made = begin_run(folder, settings, text, RunRecordSettings(block=128, tokens=6_000))
-        print_recorded(begun, made)
+        loaded = _record_default(folder, settings, to, layers, how)
     found = Run.open(folder)
-    if run is None and not found.neurons_path(method).is_file():
+    recording = found.recording
+    how_raised = steering_settings(layers, recording.layers, **how)
+    if closest(to, recording.languages) is None:
+        raise NeuroglotError(f"{folder} has not recorded {to}; it has {', '.join(recording.languages)}.")
+    if not found.neurons_path(method).is_file() and beyond_recording(method) is None:  # it takes milliseconds
         print_neurons(found, method, identify_run(found, method, {}))
-    neurons, recording = found.neurons(method), found.recording
+    neurons = found.neurons(method)
     neurons.check_languages([closest(to, neurons.languages) or to])
     off = None if source == "none" else source
     if source is None:
         off = _spoken(LanguageIdentifier(neurons.languages)(prompt), neurons.languages, to)
-    return steering_settings(layers, recording.layers, **how).recipe(recording, neurons, to, off), loaded
+    return how_raised.recipe(recording, neurons, to, off), loaded
 
 
 def _spoken(detected: str | None, languages: Sequence[str], to: str) -> str | None:
@@ -178,14 +174,45 @@ def _spoken(detected: str | None, languages: Sequence[str], to: str) -> str | No
     return found if found is None or closest(found, [to]) is None else None
 
 
-def steering_settings(layers: str | None, depth: int, *, method: str, **how: Any) -> "Steering":
-    """How the target is raised, from the options of that."""
+def _record_default(
+    folder: Path, settings: "ModelSettings", to: str, layers: str | None, how: dict[str, Any]
+) -> "Model":
+    """Make the run that `steer` takes if it is told of none; the model, which is open then."""
+    from neuroglot.languages.tags import closest
+    from neuroglot.run.directory import Run
+    from neuroglot.run.recording import record_run
+    from neuroglot.run.settings import RunRecordSettings, TextSettings
+
+    text, asked = TextSettings(source="starter"), RunRecordSettings(block=128, tokens=6_000)
+    to_record = text.load()[0]
+    if closest(to, to_record.languages) is None:
+        raise NeuroglotError(
+            f"There is no run of {settings.source} in {folder}, and the built-in corpus has no {to}; record text "
+            f"that has it (neuroglot record {settings.source} CORPUS --out RUN; neuroglot identify RUN) and give "
+            "--run RUN."
+        )
+    run = Run.prepare(folder, settings, text, asked)
+    count = len(to_record.languages)
+    err.print(
+        f"{folder} is not there: recording up to {count * asked.tokens:,} tokens of the built-in corpus in {count} "
+        "languages with this model, once (about a minute for 0.3 B parameters on two cores; the bar says how long is "
+        "left). With --run RUN a run of your own is taken.",
+        highlight=False, soft_wrap=True, markup=False,
+    )  # fmt: skip
+    model = run.load_model()
+    steering_settings(layers, model.layers, **how)
+    print_recorded(run, record_run(run.begin(), model, to_record))
+    return model
+
+
+def steering_settings(layers: str | None, depth: int | None, *, method: str, **how: Any) -> "Steering":
+    """How the target is raised, from the options of that; `depth` is the model's number of layers, if that is known."""
     from neuroglot.edit.steering import METHODS, layer_numbers
     from neuroglot.evaluate.steering.forcing import Steering
 
     if method not in METHODS:
         raise NeuroglotError(f"--steer takes {', '.join(METHODS)}, not {method!r}.")
-    return checked(Steering, method=method, layers=layer_numbers(layers, depth), **how)
+    return checked(Steering, method=method, layers=layer_numbers(layers, depth or 1_000_000), **how)
 
 
 def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from neuroglot.cli.app import app, err, out, print_table, split
-from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, OutOption
+from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, OutOption, TrustOption
 from neuroglot.errors import NeuroglotError
 
 study = typer.Typer(
@@ -59,9 +59,12 @@ def _add(name: str, about: str) -> None:
         language_column: LanguageColumnOption = None,
         dtype: DtypeOption = "auto",
         device: DeviceOption = None,
+        trust_remote_code: TrustOption = False,
     ) -> None:
         columns = {"text_column": text_column, "language_column": language_column}
-        study_run(name, model, corpus, folder, preset, settings, only, languages, columns, dtype, device)
+        study_run(
+            name, model, corpus, folder, preset, settings, only, languages, columns, dtype, device, trust_remote_code
+        )
 
 
 _add("lape", "Language-Specific Neurons (Tang et al., ACL 2024): LAPE, what breaks, where, and steering.")
@@ -95,6 +98,7 @@ def study_run(
     columns: dict[str, str | None],
     dtype: str,
     device: str | None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Measure what is missing, and write the page."""
     from neuroglot.corpus.load import check_corpus
@@ -136,7 +140,7 @@ def study_run(
     from neuroglot.studies.registry import STUDIES
 
     kind = STUDIES[name]
-    said = read_settings(kind.Settings, text, source, instead)
+    said = read_settings(kind.Settings, text, source, instead, trust_remote_code=trust_remote_code)
     where = folder or default_folder(said.model.source, said.text.source)
     if folder is None:
         where = where.with_name(f"{name}-{where.name}")

@@ -16,6 +16,7 @@ from neuroglot.edit.interventions import Deactivate, Intervention
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.steering import Method, steer
 from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.likelihood.perplexity import perplexity_of
 from neuroglot.evaluate.steering.answers import answer_nll
 from neuroglot.explorer.run_view import drawn
 from neuroglot.generation.huggingface import generate
@@ -151,7 +152,7 @@ def answers(
                     )
                 seconds = time.perf_counter() - begun
                 nats, predicted = answer_nll(model, [text])[0]
-                perplexity = math.exp(nats / predicted) if predicted else math.nan
+                perplexity = perplexity_of(nats / predicted) if predicted else math.nan
                 language, undetermined = _language(text, languages)
                 done = replace(start, text=text, done=True, seconds=seconds, tokens=count, perplexity=perplexity)
                 queue.put((place, replace(done, language=language, undetermined=undetermined)))

@@ -67,7 +67,7 @@ class RunView:
             NeuroglotError: it cannot be opened, or has other weights than those recorded.
         """
         if self._model is None:
-            model = self.run.manifest.model.load()
+            model = self.run.load_model()
             if self.recording is not None:
                 self.run.check(model, self.recording)
             self._model = model
@@ -79,8 +79,9 @@ class RunView:
         if self._model is not None:
             return self._model.tokenizer
         how = self.run.manifest.model
+        trusted = how.trust_remote_code and self.run.trust_remote_code
         try:
-            return load_tokenizer(how.source, revision=how.revision, trust_remote_code=how.trust_remote_code)
+            return load_tokenizer(how.source, revision=how.revision, trust_remote_code=trusted)
         except NeuroglotError:
             return None
 

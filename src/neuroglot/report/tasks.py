@@ -39,15 +39,16 @@ def _cell(row: Any) -> dict[str, str]:
     """A cell's score and, below it, its error and its difference from intact."""
     if row is None:
         return {"value": "", "below": ""}
-    value = f"{100 * row.value:.1f}"
+    times, form = (100, ".1f") if getattr(row, "unit", "share") == "share" else (1, ".4g")  # its metric's own
+    value = f"{times * row.value:{form}}"
     if row.seeds:
-        return {"value": f"{value} ± {100 * row.std:.1f}" if row.std == row.std else value, "below": ""}
-    error = f"± {100 * row.stderr:.1f}" if row.stderr == row.stderr else ""
+        return {"value": f"{value} ± {times * row.std:{form}}" if row.std == row.std else value, "below": ""}
+    error = f"± {times * row.stderr:{form}}" if row.stderr == row.stderr else ""
     if row.low != row.low:
         return {"value": value, "below": error}
     p = "" if row.p != row.p else f", p = {row.p:.2g}"
     star = "*" if row.p < 0.05 else ""
-    return {"value": value + star, "below": f"{100 * row.low:+.0f} to {100 * row.high:+.0f}{p}"}
+    return {"value": value + star, "below": f"{times * row.low:+.3g} to {times * row.high:+.3g}{p}"}
 
 
 def _findings(summary: pd.DataFrame) -> list[str]:

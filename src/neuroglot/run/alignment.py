@@ -40,7 +40,7 @@ def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
     from neuroglot.identify.key_regions import key_regions
     from neuroglot.recording.record_samples import record_samples
 
-    model = run.manifest.model.load()
+    model = run.load_model()
     run.check(model)
     samples = record_samples(
         model,
@@ -57,8 +57,8 @@ def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
         warnings.warn(f"No regions. {error}", NeuroglotWarning, stacklevel=2)
     else:
         keep_neurons(run, "regions", regions, {"threshold": settings.threshold, "samples": len(samples)})
-    run.manifest.align = settings
-    run.save()
+    with run.changing() as manifest:
+        manifest.align = settings
     return Aligned(model, summary(samples), regions)
 
 

@@ -11,6 +11,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.comparison import ALL, Ablation, Comparison, measure_conditions
+from neuroglot.evaluate.likelihood.perplexity import SHORTEST_BLOCK, check_fills
 from neuroglot.identify.ranking import choose, rank
 from neuroglot.identify.registry import Method, find, names
 from neuroglot.identify.selection import select_top
@@ -18,7 +19,7 @@ from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.run.evidence import HALVES, EvidenceByPart, lacking
 
-__all__ = ["CompareSettings", "compare_run"]
+__all__ = ["CompareSettings", "check_methods", "compare_run"]
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -57,7 +58,8 @@ def compare_run(
 ) -> Comparison:
     """Find every method's neurons in the run's text with equal budgets, and measure them all on held-out text.
 
-    What is finished is kept in the run's `comparison/` and not done again.
+    What is finished is kept in the run's `comparison/` and not done again. What earlier calls measured with the same
+    model on the same blocks stays in the result beside what this one measures.
 
     Args:
         run: whose model and text.
@@ -70,7 +72,6 @@ def compare_run(
         NeuroglotError: a method is unknown or lacks what it needs, a budget is too small for one neuron, or the text is
             too short.
     """
-    methods = [find(name) for name in settings.methods]
     for share in (settings.budget, *settings.curve):
         if not 0 < share <= 1 or round(share * model.layers * model.neurons) < 1:
             raise NeuroglotError(
@@ -78,10 +79,9 @@ def compare_run(
                 "choose another."
             )
     text, held_out = run.manifest.text.load()
-    for method in methods:
-        if (sentence := lacking(method, run, text, settings.tuned)) is not None:
-            raise NeuroglotError(sentence)
+    methods = check_methods(run, text, settings)
     measured = held_out if corpus is None else corpus.select(text.languages)
+    _check_lengths(run, model, text, measured, settings)
     evidence = EvidenceByPart(
         run, model, text, methods, samples=settings.samples, tuned=settings.tuned, progress=progress
     )
@@ -96,10 +96,50 @@ def compare_run(
         progress=progress,
     )
     result.seconds = choices.seconds
-    result.save(run.comparison_path)
-    run.manifest.compare = settings.model_dump() | {"corpus": measured.name}
-    run.save()
+    with run.changing() as manifest:
+        asked = settings.model_dump() | {"corpus": measured.name}
+        before = _earlier(run, result)
+        if before is not None:
+            result.add(before)
+            asked["methods"] = list(dict.fromkeys([*manifest.compare.get("methods", []), *asked["methods"]]))
+        result.save(run.comparison_path)
+        manifest.compare = asked
     return result
+
+
+def check_methods(run: Run, text: Corpus, settings: CompareSettings) -> list[Method]:
+    """The methods, if each can be given what it needs; the model need not be open.
+
+    Raises:
+        NeuroglotError: a method is unknown, or lacks what it needs.
+    """
+    methods = [find(name) for name in settings.methods]
+    for method in methods:
+        if (sentence := lacking(method, run, text, settings.tuned)) is not None:
+            raise NeuroglotError(sentence)
+    return methods
+
+
+def _check_lengths(run: Run, model: Model, text: Corpus, measured: Corpus, settings: CompareSettings) -> None:
+    """Refuse text of which a language does not fill a block, before all of it is read: as much as a block is read.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    how = run.manifest.record
+    for part in (text.half(0), text.half(1)):
+        check_fills(model, part, how.block, how.tokens)
+    check_fills(model, measured, settings.block or SHORTEST_BLOCK, settings.tokens)
+
+
+def _earlier(run: Run, result: Comparison) -> Comparison | None:
+    """What earlier calls measured on the same text with the same model; None if nothing."""
+    try:
+        before = Comparison.load(run.comparison_path)
+    except NeuroglotError:  # none, or damaged: its cells are kept by themselves
+        return None
+    same = (before.settings, before.block, before.languages) == (result.settings, result.block, result.languages)
+    return before if same else None
 
 
 class _Choices:

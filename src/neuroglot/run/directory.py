@@ -15,6 +15,8 @@ report.html
 """
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +32,7 @@ from neuroglot.run.settings import (
     library_version,
 )
 from neuroglot.storage.atomic import DRAFT, save_text
+from neuroglot.storage.locks import LOCK, locked
 from neuroglot.storage.results import refuse_differing
 
 if TYPE_CHECKING:  # they need torch, and that there is no run should be said at once
@@ -39,6 +42,11 @@ if TYPE_CHECKING:  # they need torch, and that there is no run should be said at
     from neuroglot.models.model import Model
 
 __all__ = ["Run", "default_folder"]
+
+
+def _left_over(item: Path) -> bool:
+    """Whether a file is what stopped work leaves in a directory that was to become a run."""
+    return item.suffix == DRAFT or item.name == LOCK
 
 
 def default_folder(model: str, corpus: str) -> Path:
@@ -52,12 +60,15 @@ class Run:
 
     Attributes:
         path: the directory.
-        manifest: what `run.json` holds.
+        manifest: what `run.json` held when it was last read or changed here.
+        trust_remote_code: whether code that comes with the run's checkpoint may run. Whoever creates or opens the run
+            says so; what run.json says is a record of what was said then, and no consent.
     """
 
-    def __init__(self, path: Path, manifest: Manifest):
+    def __init__(self, path: Path, manifest: Manifest, *, trust_remote_code: bool = False):
         self.path = path
         self.manifest = manifest
+        self.trust_remote_code = trust_remote_code
 
     @classmethod
     def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RunRecordSettings) -> "Run":
@@ -65,6 +76,15 @@ class Run:
 
         Raises:
             NeuroglotError: `path` holds something else, or a run of other settings.
+        """
+        return cls.prepare(path, model, text, recording).begin()
+
+    @classmethod
+    def prepare(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RunRecordSettings) -> "Run":
+        """What `create` gives, and refuses, before anything is written: `begin` writes it.
+
+        Raises:
+            NeuroglotError: as `create`.
         """
         path = Path(path)
         manifest = Manifest(
@@ -77,36 +97,87 @@ class Run:
             record=recording,
         )
         if (path / "run.json").is_file():
-            old = cls.open(path)
+            old = cls.open(path, trust_remote_code=model.trust_remote_code)
             before, now = (each.model_dump(include={"model", "text", "record"}) for each in (old.manifest, manifest))
             refuse_differing(f"{path} is a run", before, now, "choose another --out, or delete it")
             return old
-        if path.exists() and (not path.is_dir() or any(item.suffix != DRAFT for item in path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(not _left_over(item) for item in path.iterdir())):
             raise NeuroglotError(f"{path} exists and is not a run; choose another --out.")
-        run = cls(path, manifest)
-        run.save()
-        return run
+        return cls(path, manifest, trust_remote_code=model.trust_remote_code)
+
+    def begin(self) -> "Run":
+        """Write run.json, if no process has done so."""
+        if (self.path / "run.json").is_file():
+            return self
+        with locked(self.path):
+            if not (self.path / "run.json").is_file():
+                self.save()
+                return self
+        was = self.manifest  # another process began it meanwhile
+        return self.prepare(self.path, was.model, was.text, was.record)
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
+    def open(cls, path: str | Path, *, trust_remote_code: bool = False) -> "Run":
         """Open a run.
+
+        Args:
+            path: the directory.
+            trust_remote_code: whether code that comes with the run's checkpoint may run; see `load_model`.
 
         Raises:
             NeuroglotError: `path` is no run, or its run.json is damaged.
         """
         path = Path(path)
         try:
-            return cls(path, Manifest.model_validate_json((path / "run.json").read_text(encoding="utf-8")))
+            manifest = Manifest.model_validate_json((path / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise NeuroglotError(
                 f"{path} is not a run (it has no run.json); make one with `neuroglot record`."
             ) from error
         except (ValidationError, OSError, UnicodeDecodeError) as error:
             raise NeuroglotError(f"{path / 'run.json'} is damaged; record again into another directory.") from error
+        return cls(path, manifest, trust_remote_code=trust_remote_code)
+
+    @contextmanager
+    def changing(self) -> Iterator[Manifest]:
+        """The manifest as run.json holds it now, to be changed inside the block and written when it ends well.
+
+        No other process changes it meanwhile, so that what each of them adds stays. Nothing is written where nothing is
+        changed.
+
+        Raises:
+            NeuroglotError: run.json is gone or damaged, or cannot be written.
+        """
+        with locked(self.path):
+            found = self.open(self.path).manifest
+            before = found.model_dump_json()
+            yield found
+            self.manifest = found
+            if found.model_dump_json() != before:
+                self.save()
 
     def save(self) -> None:
-        """Write run.json."""
+        """Write run.json as it is known here; what other processes have added to it is lost (see `changing`)."""
         save_text(self.path / "run.json", self.manifest.model_dump_json(indent=2))
+
+    # --- its model ---------------------------------------------------------------------------------------------------
+
+    def check_model(self) -> None:
+        """Refuse a model that is not where it was, or that comes with code which may not run; torch is not imported.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        self.manifest.model.check_source()
+        self.manifest.model.check_consent(self.trust_remote_code)
+
+    def load_model(self) -> "Model":
+        """Open the run's model.
+
+        Raises:
+            NeuroglotError: see `check_model` and `load_model`.
+        """
+        return self.manifest.model.load(trust_remote_code=self.trust_remote_code)
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 

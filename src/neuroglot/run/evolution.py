@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from pydantic import BaseModel, Field
 
 from neuroglot.alignment import scores
@@ -27,6 +28,10 @@ from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import refuse_differing, save_json
 
 __all__ = ["Checkpoint", "Evolution", "EvolveSettings", "evolve"]
+
+FAILURES = (NeuroglotError, OSError, torch.OutOfMemoryError, MemoryError)
+"""What can be the matter with a checkpoint: what is wrong with it in a sentence, files that cannot be read, and too
+little memory. Anything else is a fault of this program or of a task's, and ends the work."""
 
 
 class Checkpoint(BaseModel, frozen=True):
@@ -120,8 +125,8 @@ def evolve(
 ) -> Evolution:
     """Measure every checkpoint on the same samples. Finished ones are kept, so a stopped run goes on where it was.
 
-    A checkpoint that cannot be opened or measured is reported in the table's `error` and the others go on; it is
-    tried again the next time.
+    A checkpoint that cannot be opened or measured (see `FAILURES`) is reported in the table's `error` and the others go
+    on; it is tried again the next time.
 
     Args:
         checkpoints: directories, hub ids, `id@revision`, or `Checkpoint`s, in the order of training or of size.
@@ -149,12 +154,13 @@ def evolve(
             say(f"{index + 1} of {len(listed)}: {checkpoint.name}")
             try:
                 result = _measure(checkpoint, corpus, held_out, settings, tasks or {}, done)
-                save_json(path, {"asked": asked, **result})
-            except Exception as error:  # whatever goes wrong with one of them, the others go on
+            except FAILURES as error:  # with one of them, the others go on
                 lines = str(error).strip().splitlines()
                 reason = lines[0] if lines else type(error).__name__
                 result = {"row": {"error": reason}, "regions": None, "layers": None}
                 say(f"{checkpoint.name} failed: {reason}")
+            else:
+                save_json(path, {"asked": asked, **result})  # a full disk is no fault of the checkpoint
             gc.collect()
         result["row"] = {
             "checkpoint": checkpoint.name,

@@ -75,6 +75,6 @@ def record_tuned(
         examples=0,
         progress=progress,
     )
-    run.manifest.tuned = settings
-    run.save()
+    with run.changing() as manifest:
+        manifest.tuned = settings
     return made

@@ -65,18 +65,18 @@ def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[s
     with suppress(NeuroglotError):  # none, or damaged
         before = run.neurons(method)
     if before != neurons:  # drop first: stopped between the two, old neurons without measurements are left
-        if run.manifest.tasks:
-            from neuroglot.run.tasks import forget_tasks
+        with run.changing() as manifest:
+            if manifest.tasks:
+                from neuroglot.run.tasks import forget_tasks
 
-            forget_tasks(run, method)
-        if run.manifest.steering:
-            from neuroglot.run.steering import forget_answers
+                forget_tasks(run, method)
+            if manifest.steering:
+                from neuroglot.run.steering import forget_answers
 
-            forget_answers(run, method)
-        run.manifest.perturb.pop(method, None)
-        run.perturbation_path(method).unlink(missing_ok=True)
-        run.save()
+                forget_answers(run, manifest, method)
+            manifest.perturb.pop(method, None)
+            run.perturbation_path(method).unlink(missing_ok=True)
     neurons.save(run.neurons_path(method))
-    run.manifest.identify[method] = settings
-    run.save()
+    with run.changing() as manifest:
+        manifest.identify[method] = settings
     return neurons

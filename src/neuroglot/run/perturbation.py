@@ -63,12 +63,12 @@ def perturb_run(
         matched=matched,
         resume=run.perturbation_path(method),
     )
-    run.manifest.perturb[method] = {
-        "corpus": corpus or "held out",
-        "tokens": tokens,
-        "block": result.block,
-        "seeds": seeds,
-        "matched": bool(result.matched),
-    }
-    run.save()
+    with run.changing() as manifest:
+        manifest.perturb[method] = {
+            "corpus": corpus or "held out",
+            "tokens": tokens,
+            "block": result.block,
+            "seeds": len(result.random),  # with those of earlier calls
+            "matched": bool(result.matched),
+        }
     return result

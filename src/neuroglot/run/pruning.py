@@ -1,7 +1,7 @@
 """Pruning in a run: which experts each language keeps, what that costs, and the model that is left."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +15,7 @@ from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.edit.pruning import Size, largest_budget, prune, size
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
+from neuroglot.evaluate.likelihood.perplexity import increase_of
 from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
 from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
 from neuroglot.experts.keep import salience as measured_salience
@@ -23,6 +24,7 @@ from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.locks import locked
 
 __all__ = ["RULES", "expert_scores", "prune_run"]
 
@@ -86,8 +88,8 @@ def prune_run(
         keep[f"at most {limit:+.0%} by {salience}"] = found
     table = pruning_table(measure_pruning(model, held_out, partition, keep, samples=samples, seeds=seeds))
     _keep_table(run.path / "experts" / "pruning.csv", table)
-    run.manifest.prune = {"samples": samples, "seeds": seeds, "salience": salience}
-    run.save()
+    with run.changing() as manifest:
+        manifest.prune = {"samples": samples, "seeds": seeds, "salience": salience}
     if path is None:
         return table, []
     (only,) = (kept for of in keep.values() for kept in of.values())
@@ -113,7 +115,7 @@ def _at_most(
         def increase(budget: float, tag: str = tag, rows: list[Tensor] = rows, intact: float = intact) -> float:
             off = Deactivate(~partition.neurons(keep_budget(scores[tag], budget)))
             with intervene(model, off):
-                return math.expm1(min(mean_sample_nll(model, rows, tag) - intact, 700.0))
+                return increase_of(mean_sample_nll(model, rows, tag) - intact)
 
         budget = largest_budget(increase, limit, highest=min(0.9, 1 - 1 / partition.experts))
         found[tag] = keep_budget(scores[tag], budget)
@@ -122,12 +124,24 @@ def _at_most(
 
 def _keep_table(file: Path, table: pd.DataFrame) -> None:
     """Write a table of measurements; rows of other choices and languages that are there stay."""
-    if file.is_file():
-        old = pd.read_csv(file, keep_default_na=False)
-        done = set(zip(table.choice, table.language, strict=True))
-        stays = [key not in done for key in zip(old.choice, old.language, strict=True)]
-        table = pd.concat([old[stays], table])
-    save_text(file, table.to_csv(index=False, lineterminator="\n"))
+    with locked(file.parent):
+        text = table.to_csv(index=False, lineterminator="\n")
+        if file.is_file():
+            fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
+            text = replaced_rows(pd.read_csv(file, dtype=str, keep_default_na=False), fresh, ["choice", "language"])
+        save_text(file, text)
+
+
+def replaced_rows(old: pd.DataFrame, fresh: pd.DataFrame, key: list[str]) -> str:
+    """A table of cells as they are written, as CSV: what was measured again takes the place that it had.
+
+    So measuring the same again changes nothing, down to the order of the rows.
+    """
+    again = fresh.groupby(key, sort=False)
+    parts = [again.get_group(name) if name in again.groups else rows for name, rows in old.groupby(key, sort=False)]
+    had = set(old.groupby(key, sort=False).groups)
+    parts += [rows for name, rows in again if name not in had]
+    return str(pd.concat(parts).to_csv(index=False, lineterminator="\n"))
 
 
 def _write(model: Model, keep: Bool[Tensor, "layers neurons"], path: Path, gguf: Path | None) -> list[str]:

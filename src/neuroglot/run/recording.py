@@ -46,15 +46,24 @@ def begin_run(
     engine: "RayEngine | None" = None,
     readers: int | None = None,
 ) -> "tuple[Run, Model, Recording]":
-    """Make or reopen the run, and record what is missing."""
+    """Make or reopen the run, and record what is missing.
+
+    Raises:
+        NeuroglotError: `folder` holds something else or other settings, the text has one language only, which is said
+            before the model is opened; or the model cannot read blocks so long, which is said before a run is begun.
+    """
     model_settings.check_source()
+    run = Run.prepare(folder, model_settings, text, recording)
     to_record = languages_to_record(text)
     local = model_settings
     if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
         narrow = "bfloat16" if engine.gpus and local.dtype == "auto" else local.dtype
         local = local.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    model = local.load()
-    run = Run.create(folder, model_settings, text, recording)
+    model = local.load(trust_remote_code=local.trust_remote_code)
+    from neuroglot.tokens.packing import text_of_block
+
+    text_of_block(model, recording.block)
+    run = run.begin()
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 
 
@@ -69,8 +78,8 @@ def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> "tu
     first = parts[0].manifest
     if not (target / "run.json").is_file():
         run = Run.create(target, first.model, first.text, first.record)
-        run.manifest.experts = first.experts
-        run.save()
+        with run.changing() as manifest:
+            manifest.experts = first.experts
     from neuroglot.recording.shard_store import merge
 
     directories = dict.fromkeys(each.path.resolve() / "recording" for each in parts)
@@ -116,7 +125,8 @@ def make_partition(run: Run, model: "Model", settings: ExpertSettings) -> "Parti
 
     path = run.path / "experts" / "partition.safetensors"
     if not path.is_file():
-        partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
-    run.manifest.experts = settings
-    run.save()
+        with status(f"splitting the neurons of each layer into {settings.experts} experts"):
+            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+    with run.changing() as manifest:
+        manifest.experts = settings
     return run.partition

@@ -1,12 +1,14 @@
 """What was asked of a run: every setting, typed, each with its sentence."""
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import check_corpus, load_corpus
+from neuroglot.errors import NeuroglotError
 from neuroglot.models.sources import Dtype, Quantize, check_source
 from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from neuroglot.models.model import Model
 
 __all__ = ["WITH_EXPERTS", "AlignSettings", "ExpertSettings", "ModelSettings", "RunRecordSettings", "TextSettings"]
+
+DEVICE = re.compile("(cpu|cuda|mps|xpu|npu|hpu|meta)(:[0-9]{1,4})?")
+"""The devices of torch, which is not imported to check a name; that there is such a device is checked by `load`."""
 
 WITH_EXPERTS = ("active", "activation", "hidden", "magnitude")  # pruning ranks neurons by their magnitude
 
@@ -35,7 +40,14 @@ class ModelSettings(BaseModel):
     quantize: Quantize | None = None
     """Weights of 8bit or 4bit; needs bitsandbytes."""
     trust_remote_code: bool = False
-    """Whether code that comes with the checkpoint may run."""
+    """Whether code that comes with the checkpoint was allowed to run. In a file it allows nothing; see `load`."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str | None) -> str | None:
+        if device is not None and not DEVICE.fullmatch(device):
+            raise ValueError("takes cpu, cuda, cuda:1, mps, xpu …")
+        return device
 
     def check_source(self) -> None:
         """Refuse a source at which no model can be; torch is not imported.
@@ -45,11 +57,33 @@ class ModelSettings(BaseModel):
         """
         check_source(self.source)
 
-    def load(self) -> "Model":
-        """Open it, and say so, since that can take minutes."""
+    def check_consent(self, trust_remote_code: bool) -> None:
+        """Refuse a model that comes with code, unless this call, and no file, says that the code may run.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        if self.trust_remote_code and not trust_remote_code:
+            raise NeuroglotError(
+                f"{self.source} comes with code of its own, and no file can allow it to run; if you trust it, add "
+                "--trust-remote-code to this command (trust_remote_code=True from Python)."
+            )
+
+    def load(self, *, trust_remote_code: bool = False) -> "Model":
+        """Open it, and say so, since that can take minutes.
+
+        Args:
+            trust_remote_code: run code that comes with the checkpoint, if the settings say that it has some. It is
+                never taken from the settings alone, which may come from someone else's file.
+
+        Raises:
+            NeuroglotError: the model comes with code that may not run, or see `load_model`.
+        """
+        self.check_consent(trust_remote_code)
         with status(f"opening {self.source}"):
             from neuroglot.models.loading import load_model
 
+            _check_device(self.device)
             return load_model(
                 self.source,
                 revision=self.revision,
@@ -176,6 +210,19 @@ class Manifest(BaseModel):
     """How methods were compared, if they were."""
     steering: dict[str, dict[str, Any]] = {}
     """Prompts → how answers to them were steered and measured."""
+
+
+def _check_device(device: str | None) -> None:
+    """Refuse a device that this machine has not, or that torch was not built for."""
+    import torch
+
+    if device is None:
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise NeuroglotError(f"There is no device {device} here ({reason}); choose another --device.") from error
 
 
 def library_version(name: str) -> str:

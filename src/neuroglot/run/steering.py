@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, Field
@@ -11,7 +12,7 @@ from pydantic import BaseModel, Field
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.corpus.load import load_corpus
+from neuroglot.corpus.load import BUILT_IN, load_corpus
 from neuroglot.corpus.prompts import asking
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
@@ -23,7 +24,9 @@ from neuroglot.generation.engine import Generation
 from neuroglot.languages.tags import closest
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
+from neuroglot.run.settings import Manifest
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.results import digest_of_settings
 
 __all__ = [
     "RunAnswers",
@@ -77,9 +80,19 @@ class SteeringSettings(BaseModel):
     """Who scores them, if anyone does."""
 
     @property
-    def name(self) -> str:
-        """What the prompts are called in names of files."""
-        return Path(self.prompts).stem
+    def words(self) -> str:
+        """What the answers are called in names of files, as long as no others of the run are called so."""
+        method = [] if self.method == "lape" else [self.method]
+        return "-".join([Path(self.prompts).stem, *method, *(["asked"] if self.ask else [])])
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides the tables: not of how many prompts a forward pass has."""
+        said = self.model_dump(mode="json")
+        del said["generation"]["batch"]
+        if self.prompts not in BUILT_IN and Path(self.prompts).exists():
+            said["prompts"] = str(Path(self.prompts).resolve())
+        return digest_of_settings(said)
 
 
 @dataclass
@@ -193,31 +206,35 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
     if settings.search:
         sources = list(dict.fromkeys([*sources, *targets]))
     asked = corpus.select(sources)
+    for tag in targets if settings.ask else ():
+        asking(asked, tag)  # refuses a language that there is no «answer in …» for
     judge = judge_of(run, settings.judge)
-    model = run.manifest.model.load()
+    model = run.load_model()
     run.check(model)
     work = RunAnswers(run, model, recording, neurons, settings.generation, judge)
     how, tried, written = settings.how, None, []
+    name = _named(run, settings)
     prompts = first_prompts(asked, sources, settings.limit)
     if settings.search:
         how, tried = work.searched(prompts, targets, settings.max_loss)
-        written.append(_save(run, "steering-search", settings, tried))
+        written.append(_save(run, "steering-search", name, tried))
     answers = _answers(work, asked, targets, how, settings)
-    written.append(_save(run, "answers", settings, answers))  # before a judge may fail
+    written.append(_save(run, "answers", name, answers))  # before a judge may fail
     if judge is not None:
         answers = work.judged(answers)
-        _save(run, "answers", settings, answers)
+        _save(run, "answers", name, answers)
     off = None
     if settings.off:
         spoken = {tag: texts for tag, texts in prompts.items() if closest(tag, neurons.languages)}
         off = work.judged(work.switched_off(spoken))
-        written.append(_save(run, "answers-off", settings, off))
+        written.append(_save(run, "answers-off", name, off))
     rates = _rates(answers)
-    written.append(_save(run, "steering", settings, rates.reset_index()))
-    _remember(run, settings, how)
+    written.append(_save(run, "steering", name, rates.reset_index()))
+    with run.changing() as manifest:
+        manifest.steering[name] = _about(settings, how)
     result = Steered(how, answers, rates, tried, off, _repaired(answers, settings), written)
     if result.repaired is not None:
-        written.append(_save(run, "steering-repair", settings, result.repaired.reset_index()))
+        written.append(_save(run, "steering-repair", name, result.repaired.reset_index()))
     return result
 
 
@@ -254,28 +271,43 @@ def read_answers(path: Path) -> pd.DataFrame:
     return answers.rename(columns={"arm": "condition"})
 
 
-def forget_answers(run: Run, method: str) -> None:
+def forget_answers(run: Run, manifest: Manifest, method: str) -> None:
     """Drop the tables of answers that a method's neurons steered, since it has found others."""
-    for name in [name for name, asked in run.manifest.steering.items() if asked["neurons"] == method]:
+    for name in [name for name, asked in manifest.steering.items() if asked["neurons"] == method]:
         for kind in TABLES:
             _table(run, kind, name).unlink(missing_ok=True)
-        del run.manifest.steering[name]
+        del manifest.steering[name]
 
 
 def _table(run: Run, kind: str, name: str) -> Path:
     return run.path / "tables" / f"{kind}-{name}.csv"
 
 
-def _save(run: Run, kind: str, settings: SteeringSettings, table: pd.DataFrame) -> Path:
-    return save_text(_table(run, kind, settings.name), table.to_csv(index=False, lineterminator="\n"))
+def _save(run: Run, kind: str, name: str, table: pd.DataFrame) -> Path:
+    return save_text(_table(run, kind, name), table.to_csv(index=False, lineterminator="\n"))
 
 
-def _remember(run: Run, settings: SteeringSettings, how: Steering) -> None:
-    """Keep in run.json how the answers were made."""
-    run.manifest.steering[settings.name] = {
+def _named(run: Run, settings: SteeringSettings) -> str:
+    """What the tables of these settings are called; no other settings' are, so that none step on another's.
+
+    The first of a run to have its words for a name has them alone; others have six digits of their digest behind them.
+    """
+    with run.changing() as manifest:
+        taken = manifest.steering.get(settings.words)
+        name = settings.words
+        if taken is not None and taken.get("digest") != settings.digest:
+            name = f"{name}-{settings.digest[:6]}"
+        if name not in manifest.steering:  # taken at once, before another process asks
+            manifest.steering[name] = _about(settings, settings.how)
+    return name
+
+
+def _about(settings: SteeringSettings, how: Steering) -> dict[str, Any]:
+    """How the answers are made, as run.json keeps it."""
+    return {
         "prompts": settings.prompts, "limit": settings.limit, "neurons": settings.method, "asked": settings.ask,
-        "seeds": settings.seeds, "steering": how.model_dump(), "words": how.words(),
-        "generation": settings.generation.model_dump(),
-        "judge": None if settings.judge is None else settings.judge.model_dump(),
+        "seeds": settings.seeds, "steering": how.model_dump(mode="json"), "words": how.words(),
+        "generation": settings.generation.model_dump(mode="json"),
+        "judge": None if settings.judge is None else settings.judge.model_dump(mode="json"),
+        "digest": settings.digest,
     }  # fmt: skip
-    run.save()

@@ -16,8 +16,9 @@ from neuroglot.evaluate.benchmarks.table import TaskTable, measure_tasks
 from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
-from neuroglot.run.pruning import RULES, expert_scores
+from neuroglot.run.pruning import RULES, expert_scores, replaced_rows
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.locks import locked
 
 __all__ = [
     "forget_tasks",
@@ -115,25 +116,24 @@ def keep_tables(folder: Path, table: TaskTable) -> None:
     Rows of other tasks and conditions that are there stay.
     """
     frames = (table.summary(), table.table(), table.items())
-    for path, frame in zip(table_paths(folder), frames, strict=True):
-        text = frame.to_csv(index=False, lineterminator="\n")
-        if path.is_file():
-            fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
-            old = read_scores(path, dtype=str)
-            now = set(zip(fresh.condition, fresh.task, strict=True))
-            stays = [key not in now for key in zip(old.condition, old.task, strict=True)]
-            text = pd.concat([old[stays], fresh]).to_csv(index=False, lineterminator="\n")
-        save_text(path, text)
+    with locked(folder):
+        for path, frame in zip(table_paths(folder), frames, strict=True):
+            text = frame.to_csv(index=False, lineterminator="\n")
+            if path.is_file():
+                fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
+                text = replaced_rows(read_scores(path, dtype=str), fresh, ["condition", "task"])
+            save_text(path, text)
 
 
 def forget_tasks(run: Run, method: str) -> None:
     """Drop what tasks measured with a method's neurons, since it has found others."""
-    for file in (run.path / "tasks").glob(f"*/*-off-{method}.json"):
-        file.unlink()
-    for path in (run.path / "tables").glob("tasks*.csv"):
-        old = read_scores(path, dtype=str)
-        stays = ~old.condition.str.endswith(f" off, {method}")
-        save_text(path, old[stays].to_csv(index=False, lineterminator="\n"))
+    with locked(run.path):
+        for file in (run.path / "tasks").glob(f"*/*-off-{method}.json"):
+            file.unlink()
+        for path in (run.path / "tables").glob("tasks*.csv"):
+            old = read_scores(path, dtype=str)
+            stays = ~old.condition.str.endswith(f" off, {method}")
+            save_text(path, old[stays].to_csv(index=False, lineterminator="\n"))
 
 
 def tasks_of_run(
@@ -154,15 +154,16 @@ def tasks_of_run(
     neurons = run.neurons(method) if switched else None
     if rules:
         run.check_experts()
-    model = run.manifest.model.load()
+    model = run.load_model()
     run.check(model)
     conditions = [] if neurons is None else off_conditions(neurons, off, method=method, seeds=seeds)
     if rules:
         conditions += pruned_conditions(run, model, prune, rules, seeds=seeds, own=own)
     table = measure_and_keep(model, names, conditions, how, run.path)
     entry = {"tasks": table.tasks, "rows": list(table.neurons), "method": method if switched else None, **how}
-    run.manifest.tasks = [old for old in run.manifest.tasks if old != entry] + [entry]
-    run.save()
+    with run.changing() as manifest:
+        if entry not in manifest.tasks:
+            manifest.tasks.append(entry)
     return table
 
 

@@ -86,10 +86,11 @@ class LinguaFranca(Study):
         """The samples."""
         how = self.settings.parallel
         samples = self.samples(how)
-        self.run.manifest.align = AlignSettings(
-            corpus=how.corpus, samples=how.samples, max_tokens=how.max_tokens, threshold=self.settings.regions.threshold
-        )
-        self.run.save()
+        with self.run.changing() as manifest:
+            manifest.align = AlignSettings(
+                corpus=how.corpus, samples=how.samples, max_tokens=how.max_tokens,
+                threshold=self.settings.regions.threshold,
+            )  # fmt: skip
         return samples
 
     @cached_property

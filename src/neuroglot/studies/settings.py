@@ -74,7 +74,12 @@ def preset(study: str, name: str) -> str:
 
 
 def read_settings(
-    kind: type[StudySettings], text: str, name: str, instead: Mapping[str, Mapping[str, Any]] | None = None
+    kind: type[StudySettings],
+    text: str,
+    name: str,
+    instead: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> StudySettings:
     """Settings from the text of a TOML file.
 
@@ -83,17 +88,22 @@ def read_settings(
         text: of the file.
         name: of the file, for errors.
         instead: section → values that replace the file's, such as `{"model": {"source": …}}`.
+        trust_remote_code: whether code that comes with the checkpoint may run, if the file says that it has some. A
+            file alone allows nothing.
 
     Raises:
-        NeuroglotError: it is no TOML, or a setting is missing, unknown or out of range; the sentence names it.
+        NeuroglotError: it is no TOML, a setting is missing, unknown or out of range (the sentence names it), or the
+            model comes with code that may not run.
     """
     try:
         said = tomllib.loads(text)
         for section, values in (instead or {}).items():
             said[section] = {**said.get(section, {}), **values}
-        return kind(**said)
+        settings = kind(**said)
     except tomllib.TOMLDecodeError as error:
         raise NeuroglotError(f"{name} is not TOML: {error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise NeuroglotError(f"{name}, {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    settings.model.check_consent(trust_remote_code)
+    return settings

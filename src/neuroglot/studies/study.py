@@ -93,7 +93,7 @@ class Study:
     @cached_property
     def model(self) -> Model:
         """The model, opened when first needed."""
-        return self.settings.model.load()
+        return self.run.load_model()
 
     @cached_property
     def text(self) -> tuple[Corpus, Corpus]:

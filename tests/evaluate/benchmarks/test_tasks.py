@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import neuroglot as ng
 from neuroglot.evaluate.benchmarks import data
 from neuroglot.evaluate.benchmarks import table as task_table
-from neuroglot.evaluate.benchmarks.harness import load_tasks, wrap
+from neuroglot.evaluate.benchmarks.harness import Item, TaskScore, load_tasks, wrap
 from neuroglot.stats import mcnemar, paired
 
 LANGUAGES = ("en", "fr", "es", "zh", "vi", "id")
@@ -327,6 +327,29 @@ def test_the_table_by_hand(model):
     assert summary.loc["random off", "std"] == pytest.approx(np.std(two, ddof=1))
     assert pd.isna(summary.loc["random off", "p"]) and summary.loc["random off", "seeds"] == 2
     assert len(measured.items()) == 4 * 24 * 2  # two metrics
+
+
+def scored(metric, items, value):
+    """A task's score, as the harness would have given it."""
+    each = [Item(i, f"{i}", "", [], {metric: score}) for i, score in enumerate(items)]
+    return TaskScore("t", "1", 0, {metric: value}, {}, each)
+
+
+def test_a_difference_has_the_sign_and_the_unit_of_its_metric():
+    likely, less = [-1.0, -2.0, -3.0, -4.0], [-2.0, -3.0, -3.5, -6.0]
+    perplexity = [float(np.exp(-np.mean(items))) for items in (likely, less)]
+    metric = "perplexity,none"
+    intact, off = scored(metric, likely, perplexity[0]), scored(metric, less, perplexity[1])
+    found = task_table.difference(intact, off, metric)
+    assert found["difference"] == pytest.approx(perplexity[1] - perplexity[0]) and found["difference"] > 0
+    assert 0 < found["low"] <= found["difference"] <= found["high"] and (found["gained"], found["lost"]) == (0, 4)
+    table = task_table.TaskTable({("intact", None, "t"): intact, ("off", None, "t"): off}, {"intact": 0, "off": 1})
+    assert list(table.table()["unit"]) == ["", ""] and list(table.summary()["unit"]) == ["", ""]
+    yes, no = scored("acc,none", [1.0, 1.0, 0.0], 2 / 3), scored("acc,none", [1.0, 0.0, 0.0], 1 / 3)
+    found = task_table.difference(yes, no, "acc,none")
+    assert found["difference"] == pytest.approx(-1 / 3) and (found["gained"], found["lost"]) == (0, 1)
+    other = scored("f1,none", [1.0, 0.0, 1.0], 0.8), scored("f1,none", [1.0, 0.0, 0.0], 0.5)
+    assert task_table.difference(*other, "f1,none") == {"difference": pytest.approx(-0.3)}  # no interval is made up
 
 
 def test_rows_only_on_their_own_tasks(model):

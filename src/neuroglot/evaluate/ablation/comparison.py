@@ -29,7 +29,13 @@ from neuroglot.evaluate.ablation.selectivity import (
     relation_correlation,
     selectivity,
 )
-from neuroglot.evaluate.likelihood.perplexity import blocks_nll, finite_mean, held_out_blocks, perplexity_of
+from neuroglot.evaluate.likelihood.perplexity import (
+    blocks_nll,
+    finite_mean,
+    held_out_blocks,
+    increase_of,
+    perplexity_of,
+)
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.stats import Contrast, contrast, interval, mean_interval
@@ -97,6 +103,14 @@ class Comparison(JsonResult):
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     block: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+
+    def add(self, before: "Comparison") -> None:
+        """Take in what an earlier one measured on the same blocks, and first; what both have stays as it is here."""
+        for name in ("off", "sizes", "conditions"):
+            setattr(self, name, {**getattr(before, name), **getattr(self, name)})
+        self.seconds |= before.seconds  # a second time, most of it is only read
+        both = {choice: before.stability.get(choice, {}) | found for choice, found in self.stability.items()}
+        self.stability = {**before.stability, **both}
 
     def effects(self, condition: str) -> Float64[Tensor, "languages languages"]:
         """Nats a token that are lost: row = whose set is off, column = language measured."""
@@ -235,7 +249,7 @@ class Comparison(JsonResult):
                             "neurons": self.sizes[condition][off],
                             "measured": tag,
                             "perplexity": perplexity_of(now),
-                            "change": perplexity_of(now - before) - 1,
+                            "change": increase_of(now - before),
                             "nats": now - before,
                             "nats_low": ends[tag][off][0],
                             "nats_high": ends[tag][off][1],

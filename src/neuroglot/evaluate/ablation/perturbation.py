@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
@@ -75,7 +76,8 @@ class Perturbation(JsonResult):
 
     def _spread(self, rows: dict[str, dict[str, float]]) -> pd.DataFrame:
         change = _table(rows) / pd.Series(self.intact) - 1 if rows else pd.DataFrame()
-        return pd.DataFrame({"mean": change.mean(), "std": change.std(ddof=1)}).T
+        spread = change.where(np.isfinite(change)).std(ddof=1, skipna=False)  # of an infinite one none is known
+        return pd.DataFrame({"mean": change.mean(), "std": spread}).T
 
     @property
     def diagonal_dominant(self) -> pd.Series:

@@ -1,6 +1,5 @@
 """What is left of a language when only some experts are: the papers' tables of pruning."""
 
-import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -10,6 +9,7 @@ from torch import Tensor
 from neuroglot.artifacts.partition import Partition
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
+from neuroglot.evaluate.likelihood.perplexity import perplexity_of
 from neuroglot.evaluate.likelihood.sample_perplexity import LENGTH, mean_sample_nll, tokenized_samples
 from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
@@ -66,7 +66,7 @@ def measure_pruning(
             with intervene(model, *off):
                 nll = mean_sample_nll(model, text[tag], tag, batch_tokens=batch_tokens, advance=advance)
             share = 1.0 if kept is None else float(kept.double().mean())
-            perplexity = math.exp(nll) if nll < 700 else math.inf
+            perplexity = perplexity_of(nll)
             rows.append(
                 {"choice": choice, "language": tag, "kind": kind, "seed": seed, "proportion": share,
                  "perplexity": perplexity}

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from neuroglot.edit.conditions import INTACT, Condition
@@ -22,6 +23,8 @@ from neuroglot.stats import paired
 from neuroglot.storage.results import refuse_differing
 
 __all__ = ["TaskTable", "measure_tasks"]
+
+RESAMPLES = 2_000  # of the bootstrap of a perplexity
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,12 @@ class TaskTable:
         """A row for every measurement, compared with the intact model on the same items.
 
         Columns: condition, neurons (how many are changed), seed, task, metric, items, fewshot, value, stderr (the
-        harness's); difference, low, high (95 % bootstrap), gained, lost, p (McNemar's exact test), empty for intact.
+        harness's), unit (`share` where value and items are from 0 to 1, else empty: the metric's own); and, empty for
+        intact, difference, low, high (95 % bootstrap), gained, lost (items), p (McNemar's exact test).
+
+        The difference is that of the value, in its unit and with its sign: for a perplexity, whose items are
+        log-likelihoods, it is positive where the text has become less likely. Where the value is neither the mean of
+        its items nor the perplexity that they give, there is no interval.
 
         Raises:
             NeuroglotError: the intact model was measured on other items.
@@ -56,16 +64,16 @@ class TaskTable:
                 row: dict[str, Any] = {
                     "condition": name, "neurons": self.neurons[name], "seed": seed, "task": task, "metric": metric,
                     "items": len(score.items), "fewshot": score.fewshot, "value": value,
-                    "stderr": score.stderr.get(metric),
+                    "stderr": score.stderr.get(metric), "unit": "share" if _is_share(score, metric) else "",
                 }  # fmt: skip
                 intact = self.scores.get((INTACT, None, task))
                 if name != INTACT and intact is not None and all(metric in item.scores for item in score.items):
                     if [item.digest for item in intact.items] != [item.digest for item in score.items]:
                         raise NeuroglotError(f"{task} was measured on other items for {name}; delete one and repeat.")
-                    row |= dataclasses.asdict(paired(intact.scores(metric), score.scores(metric)))
+                    row |= difference(intact, score, metric)
                 rows.append(row)
         columns = ["condition", "neurons", "seed", "task", "metric", "items", "fewshot", "value", "stderr",
-                   "difference", "low", "high", "gained", "lost", "p"]  # fmt: skip
+                   "unit", "difference", "low", "high", "gained", "lost", "p"]  # fmt: skip
         table = pd.DataFrame(rows, columns=columns)
         return table.astype({"seed": "Int64", "gained": "Int64", "lost": "Int64"})
 
@@ -86,7 +94,7 @@ class TaskTable:
     def summary(self) -> pd.DataFrame:
         """The papers' shape: a row for each condition and task, of the task's own metric; seeds as mean and std.
 
-        Columns: condition, neurons, task, metric, items, seeds, value, std (of the sample, over seeds), stderr,
+        Columns: condition, neurons, task, metric, items, seeds, value, std (of the sample, over seeds), stderr, unit,
         difference, low, high, p. Where there are seeds, value and difference are means, and only std says how sure.
         """
         full, rows = self.frame(), []
@@ -100,11 +108,40 @@ class TaskTable:
                     "condition": name, "neurons": first.neurons, "task": task, "metric": first.metric,
                     "items": first["items"], "seeds": seeds, "value": group.value.mean(),
                     "std": None if one else group.value.std(ddof=1),
-                    "stderr": first.stderr if one else None, "difference": group.difference.mean(),
+                    "stderr": first.stderr if one else None, "unit": first.unit, "difference": group.difference.mean(),
                     **{column: first[column] if one else None for column in ("low", "high", "p")},
                 }
             )  # fmt: skip
         return pd.DataFrame(rows)
+
+
+def difference(intact: TaskScore, score: TaskScore, metric: str) -> dict[str, Any]:
+    """How a metric differs from the intact model's, in its own unit and with its own sign; see `TaskTable.table`.
+
+    The harness says what a task's value is and what its items' scores are, and not how the one comes from the others.
+    So it is tried: the mean of the items, or the perplexity of their mean log-likelihood, must give the value of both.
+    """
+    before, after = (np.asarray(each.scores(metric), dtype=float) for each in (intact, score))
+    values = intact.metrics[metric], score.metrics[metric]
+    with np.errstate(over="ignore"):
+        if np.allclose((before.mean(), after.mean()), values, rtol=1e-6, atol=1e-9):
+            return dataclasses.asdict(paired(before.tolist(), after.tolist()))
+        perplexities = np.exp(-before.mean()), np.exp(-after.mean())
+        found = {"difference": values[1] - values[0]}
+        if not np.allclose(perplexities, values, rtol=1e-6):
+            return found
+        draws = np.random.default_rng(0)
+        drawn = [draws.integers(len(before), size=len(before)) for _ in range(RESAMPLES)]
+        changes = [np.exp(-after[index].mean()) - np.exp(-before[index].mean()) for index in drawn]
+    low, high = np.nanquantile(changes, (0.025, 0.975))
+    return found | {"low": float(low), "high": float(high), "gained": int((after > before).sum()),
+                    "lost": int((after < before).sum())}  # fmt: skip
+
+
+def _is_share(score: TaskScore, metric: str) -> bool:
+    """Whether a metric is a share, which tables show in per cent: neither its value nor an item is beyond 0 and 1."""
+    items = [item.scores[metric] for item in score.items if metric in item.scores]
+    return all(0 <= value <= 1 for value in [score.metrics[metric], *items])
 
 
 def measure_tasks(

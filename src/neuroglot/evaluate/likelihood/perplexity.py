@@ -13,14 +13,18 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
-from neuroglot.tokens.packing import pack, tokenize
+from neuroglot.tokens.packing import pack, text_of_block, tokenize
+from neuroglot.tokens.shards import too_short
 
 __all__ = [
+    "SHORTEST_BLOCK",
     "block_losses",
     "block_nll",
     "blocks_nll",
+    "check_fills",
     "finite_mean",
     "held_out_blocks",
+    "increase_of",
     "mean_nll",
     "perplexity",
     "perplexity_of",
@@ -30,6 +34,7 @@ __all__ = [
 
 LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
 AUTO_BLOCKS = (512, 256, 128, 64, 32)
+SHORTEST_BLOCK = AUTO_BLOCKS[-1]
 
 
 def perplexity(
@@ -78,12 +83,41 @@ def held_out_blocks(
         limit = getattr(model.text_config, "max_position_embeddings", None) or AUTO_BLOCKS[0]
         fitting = [size for size in AUTO_BLOCKS if size <= limit and shortest >= 4 * size]
         block = fitting[0] if fitting else AUTO_BLOCKS[-1]
+    check_fills(model, corpus, block, tokens)
     return {tag: pack(model, corpus[tag], tag, block=block, tokens=tokens) for tag in corpus.languages}
 
 
+def check_fills(model: Model, corpus: Corpus, block: int, tokens: int) -> None:
+    """Refuse a corpus of which a language is too short for one block. No more of each than a block is read.
+
+    Raises:
+        NeuroglotError: as said, or the model cannot read blocks so long.
+    """
+    text = text_of_block(model, block)
+    for tag in corpus.languages:
+        count = len(tokenize(model, corpus[tag], min(text, tokens)))
+        if count < text:
+            raise too_short(tag, count, tokens, block)
+
+
 def perplexity_of(nll: float) -> float:
-    """exp of a mean negative log-likelihood (nats); infinite where a float cannot hold it, NaN of NaN."""
-    return math.inf if nll >= 709 else math.exp(nll)
+    """exp of a mean negative log-likelihood in nats; infinite where it is beyond the largest float (from 709.8 on).
+
+    A model that is damaged enough gives its text such likelihoods. An infinite perplexity says so; one that is cut off
+    would be a wrong number.
+    """
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
+
+
+def increase_of(nats: float) -> float:
+    """The relative change of perplexity, exp − 1, that a change of the mean likelihood makes; see `perplexity_of`."""
+    try:
+        return math.expm1(nats)
+    except OverflowError:
+        return math.inf
 
 
 def block_losses(

@@ -1,6 +1,5 @@
 """Perplexity over samples that are not packed: each on its own, cut to a length."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.likelihood.perplexity import finite_mean, sum_nll
+from neuroglot.evaluate.likelihood.perplexity import finite_mean, perplexity_of, sum_nll
 from neuroglot.models.model import Model
 
 __all__ = ["TokenRows", "mean_sample_nll", "sample_perplexity", "tokenized_samples"]
@@ -84,4 +83,6 @@ def sample_perplexity(
         NeuroglotError: a language has no sample, or the model gives logits that are not numbers.
     """
     made = tokenized_samples(model, corpus, samples=samples, length=length)
-    return {tag: math.exp(mean_sample_nll(model, rows, tag, batch_tokens=batch_tokens)) for tag, rows in made.items()}
+    return {
+        tag: perplexity_of(mean_sample_nll(model, rows, tag, batch_tokens=batch_tokens)) for tag, rows in made.items()
+    }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from neuroglot.evaluate.likelihood.perplexity import sum_nll
+from neuroglot.evaluate.likelihood.perplexity import perplexity_of, sum_nll
 from neuroglot.evaluate.steering.mixing import mixed_words
 from neuroglot.evaluate.steering.refusals import refuses
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script
@@ -116,5 +116,5 @@ def summary(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     result = groups.agg(answers=("answer", "size"), **{rate: (rate, "mean") for rate in rates})
     sums = groups[["nll", "tokens"]].sum(min_count=1)
     mean = sums["nll"] / sums["tokens"].where(sums["tokens"] > 0)
-    result["perplexity"] = mean.clip(upper=700).map(math.exp)
+    result["perplexity"] = mean.map(perplexity_of)
     return result

@@ -1,0 +1,54 @@
+"""What can be known before the work is said before it: no model is opened, and nothing is left behind."""
+
+import shutil
+
+import pytest
+from commands import neuroglot, refused
+
+from neuroglot.run.settings import ModelSettings
+
+
+@pytest.fixture(scope="module")
+def run(recorded, tmp_path_factory):
+    run = shutil.copytree(recorded, tmp_path_factory.mktemp("before") / "run")
+    neuroglot("identify", run, "--top-fraction", 0.2, "--activity-quantile", 0.6)
+    neuroglot("experts", run, "--experts", 4, "--kind", "contiguous", "--top", 0.5)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("identify {run} --languages en,fr", "--languages names the languages of a file that --import reads"),
+        ("compare {run} --methods nosuch", "nosuch"),
+        ("compare {run} --methods pv", "pv needs a model tuned on each language"),
+        ("compare {run} --close nosuch", "nosuch"),
+        ("compare {run} --methods lape --close lap", "--close names lap, which --methods leaves out"),
+        ("compare {run} --budget 1.5", "--budget takes shares of all neurons above 0, up to 1, not 1.5"),
+        ("compare {run} --curve 0.1,0", "--curve takes shares of all neurons above 0, up to 1, not 0"),
+        ("compare {run} --texts 0.5", "--texts takes numbers of tokens"),
+        ("prune {run} --share 2", "--share takes shares above 0, up to 1, not 2"),
+        ("prune {run} --budget 1.5", "--budget takes shares from 0, below 1, not 1.5"),
+        ("prune {run} --salience nosuch", "--salience takes frequency, magnitude, active, not 'nosuch'"),
+        ("prune {run} -l sw", "has not counted experts in sw; it has en, fr, ru"),
+        ("prune {run} -l fr --share 0.5 --out {run}", "exists; choose another --out"),
+        ("prune {run} -l fr --share 0.5 --gguf {run}/none.gguf", "There is no file"),
+        ("evaluate tasks {run} --tasks smoke_xcsqa_fr --off sw", "have no sw"),
+        ("evaluate tasks {run} --tasks smoke_xcsqa_fr --prune sw --share 0.5", "has not counted experts in sw"),
+        ("evaluate generation {run} --prompts nowhere.txt", "There is no corpus at nowhere.txt"),
+        ("evaluate generation {run} --targets sw", "have no sw"),
+        ("steer {model} hello --to vi --steer push", "--steer takes raise, replace"),
+        ("steer {model} hello --to vi --layers 3-1", "layers takes numbers from 1"),
+        ("steer {model} hello --to vi --site nosuch", "--site"),
+        ("steer {model} hello --to sw --run {run}", "has not recorded sw; it has en, fr, ru"),
+        ("steer {model} hello --to fr --run {run} --bake {run}", "exists; choose another --bake"),
+        ("steer {model} hello --to vi --device nosuch", "--device takes cpu, cuda"),
+        ("record {model} starter --out {run}", "is a run with other settings"),
+    ],
+)
+def test_it_is_said_before_a_model_is_opened(run, checkpoint, command, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ModelSettings, "load", lambda *_, **__: pytest.fail("the model was opened"))
+    words = command.format(run=run, model=checkpoint).split()
+    assert said in refused(monkeypatch, capsys, *words)
+    assert not (tmp_path / "runs").exists()
