@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.body import few_tokens, last_hidden_states, logits_by_head, text_config
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
+from neuroglot.models.architecture.proof import prove_once
+from neuroglot.models.gguf import cache_directory
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 
@@ -37,12 +41,15 @@ class Model:
     """
 
     def __init__(self, network: nn.Module, tokenizer: Any, name: str | None = None):
+        network = getattr(network, "_orig_mod", network)  # that `torch.compile` wraps
         self.network: Any = network.eval()
         self.tokenizer = tokenizer
         config: Any = network.config
         self.name: str = name or getattr(config, "name_or_path", "") or config.model_type
         self.load_arguments: dict[str, Any] | None = None
         self.ffns: list[FFN] = find_ffns(network)
+        if self.device.type != "meta":
+            prove_once(network, self.ffns, cache_directory())
         self.prompt_tokens: int | None = None
         self._fingerprint: str | None = None
 
@@ -99,19 +106,14 @@ class Model:
     @property
     def text_config(self) -> Any:
         """The configuration of the language model, also where it is one part of a larger model."""
-        return self.network.config.get_text_config(decoder=True)
+        return text_config(self.network)
 
     def hidden_states(
         self, tokens: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "batch length width"]:
         """The last hidden states: everything but the language-model head."""
-        output = self.network.base_model(
-            input_ids=tokens.to(self.device),
-            attention_mask=None if mask is None else mask.to(self.device),
-            use_cache=False,
-        )
-        states: Tensor = output.last_hidden_state
-        return states
+        mask = None if mask is None else mask.to(self.device)
+        return last_hidden_states(self.network, tokens.to(self.device), mask)
 
     def save(self, path: str | Path) -> Path:
         """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced."""
@@ -121,7 +123,33 @@ class Model:
         return Path(path)
 
     def logits(self, states: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:
-        """The logits of last hidden states, with the scaling or soft cap that the architecture has."""
+        """The logits of last hidden states, with the scaling or soft cap that the architecture has.
+
+        Raises:
+            NeuroglotError: its head is something else than a function of its last hidden states.
+        """
+        return self._head(states)
+
+    @cached_property
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """The head: a projection and what the config says of it, where that gives the network's own logits."""
+        tokens = few_tokens(self.network)
+        with torch.no_grad():
+            states, whole = self.hidden_states(tokens), self.network(input_ids=tokens, use_cache=False).logits
+            for head in (self._projected, partial(logits_by_head, self.network)):
+                try:
+                    got = head(states)
+                except (RuntimeError, AttributeError, TypeError, KeyError, IndexError, ValueError):
+                    continue
+                near = got.shape == whole.shape and torch.allclose(got.to(whole), whole, rtol=1e-3, atol=1e-3)
+                if near or not bool(torch.isfinite(whole).all()):
+                    return head
+        raise NeuroglotError(
+            f"The logits of {self.text_config.model_type} are no function of its last hidden states that could be "
+            "found, so its perplexity cannot be measured; it can be recorded."
+        )
+
+    def _projected(self, states: Tensor) -> Tensor:
         projection = self.network.get_output_embeddings()
         logits: Tensor = projection(states.to(projection.weight.device))
         config = self.text_config

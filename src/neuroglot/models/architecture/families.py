@@ -1,6 +1,10 @@
-"""How each declared model family lays out its FFN."""
+"""How declared model families lay out their FFN: exact, and the oracle of what is discovered in others."""
 
 from dataclasses import dataclass
+
+from torch import nn
+
+from neuroglot.models.architecture.ffn import Layout, Rows
 
 __all__ = ["FAMILIES", "Family"]
 
@@ -32,6 +36,22 @@ class Family:
     def gated(self) -> bool:
         """Whether the FFN multiplies a gate into the activation."""
         return bool(self.gate)
+
+    def layout(self, layer: nn.Module) -> Layout:
+        """Where a layer of this family keeps its FFN.
+
+        Raises:
+            AttributeError: the layer has no such part.
+        """
+        down, up = layer.get_submodule(self.down), layer.get_submodule(self.up)
+        gate = layer.get_submodule(self.gate) if self.gate else None
+        rows = Rows(up)
+        if gate is up:  # the gate's rows first
+            size = int(up.out_features) // 2  # type: ignore[call-overload]
+            gate_rows, rows = Rows(up, 0, 1, size), Rows(up, size, 1, size)
+        else:
+            gate_rows = None if gate is None else Rows(gate)  # type: ignore[assignment]
+        return Layout(layer, layer.get_submodule(self.activation), down, rows, gate_rows, width=self.width)
 
 
 FAMILIES = (
