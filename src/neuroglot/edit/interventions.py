@@ -146,6 +146,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
             stack.enter_context(places.followed())
         for intervention in interventions:
             for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
+                chosen = chosen[: ffn.neurons]
                 if bool(chosen.any()):
                     edit = _edit(intervention, layer, chosen.nonzero().flatten())
                     if intervention.when != "both":

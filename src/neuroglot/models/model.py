@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from neuroglot.artifacts.widths import exists
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import few_tokens, last_hidden_states, logits_by_head, text_config
 from neuroglot.models.architecture.ffn import FFN
@@ -65,22 +66,23 @@ class Model:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How many neurons each layer has. They differ in a model that `prune` wrote so."""
+        """How many neurons each layer has. They differ in some architectures, and in a model that `prune` wrote so."""
         return tuple(ffn.neurons for ffn in self.ffns)
 
     @property
     def neurons(self) -> int:
-        """How many neurons a layer, N.
+        """How many neurons a layer, N; of the widest, where they differ: masks are (L, N), False beyond a width."""
+        return max(self.widths)
 
-        Raises:
-            NeuroglotError: the layers differ.
-        """
-        if len(set(self.widths)) > 1:
-            raise NeuroglotError(
-                f"The layers of {self.name} have from {min(self.widths)} to {max(self.widths)} neurons, since it was "
-                "pruned; it can be run and measured, but record the model that it was made from."
-            )
-        return self.widths[0]
+    @property
+    def uneven(self) -> tuple[int, ...] | None:
+        """The widths, where layers differ."""
+        return self.widths if len(set(self.widths)) > 1 else None
+
+    @property
+    def exists(self) -> Bool[Tensor, "layers neurons"]:
+        """Which entries of a mask (L, N) are neurons: all, unless layers differ in width."""
+        return exists(self.widths)
 
     @property
     def device(self) -> torch.device:

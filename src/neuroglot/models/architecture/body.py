@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["few_tokens", "last_hidden_states", "logits_by_head", "text_config"]
+__all__ = ["few_tokens", "is_causal", "last_hidden_states", "logits_by_head", "text_config"]
 
 
 def text_config(network: nn.Module) -> Any:
@@ -59,3 +59,15 @@ def few_tokens(network: nn.Module, count: int = 4) -> Int[Tensor, "1 count"]:
     whole: Any = network
     size = int(whole.get_input_embeddings().weight.shape[0])
     return (torch.arange(count) * 7 + 3).remainder(size)[None].to(whole.device)
+
+
+@torch.no_grad()
+def is_causal(network: nn.Module) -> bool:
+    """Whether what a network makes of a token is the same whatever comes after it."""
+    tokens = few_tokens(network)
+    if tokens.device.type == "meta":
+        return True
+    other = tokens.clone()
+    other[:, -1] = tokens[:, 0]
+    first, second = (last_hidden_states(network, each)[:, :-1].float() for each in (tokens, other))
+    return torch.allclose(first, second, rtol=1e-3, atol=1e-4)

@@ -1,11 +1,11 @@
 """Find the FFNs of an architecture that nobody has declared, from what one short forward pass computes.
 
 An FFN is a product with a matrix (the down-projection) whose input is an activation function of another such product
-(the only projection of a plain FFN, or the gate), or that times a third one (the up-projection). Everything between must
-act on each token alone, so a state-space model's scan or an attention's output is none. Names play no part.
+(the only projection of a plain FFN, or the gate), or that times a third one (the up-projection). Everything between
+must act on each token alone, so a state-space model's scan or an attention's output is none. Names play no part.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,29 +19,30 @@ from neuroglot.models.architecture.trace import Step, Trace, trace
 
 __all__ = ["Discovery", "discover"]
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # what moves values or leaves them as they are
-MOVES = frozenset(
-    "view reshape flatten unflatten squeeze unsqueeze transpose permute contiguous chunk split tensor_split narrow "
-    "getitem unbind to float half bfloat16 double type type_as dropout clone detach expand expand_as cat stack T t mT view_as "
-    "reshape_as split_with_sizes unsafe_chunk unsafe_split alias get requires_grad".split()
+MOVES = _names(
+    "view reshape flatten unflatten squeeze unsqueeze transpose permute contiguous chunk split tensor_split "
+    "narrow getitem unbind to float half bfloat16 double type type_as dropout clone detach expand expand_as cat "
+    "stack T t mT view_as reshape_as split_with_sizes unsafe_chunk unsafe_split alias get requires_grad"
 )
 # what changes a value by a constant or bounds it, which makes no activation function
-CONSTANT = frozenset(
-    "mul add sub rsub div neg clamp clip clamp_min clamp_max minimum maximum multiply nan_to_num".split()
-)
+CONSTANT = _names("mul add sub rsub div neg clamp clip clamp_min clamp_max minimum maximum multiply nan_to_num")
 # activation functions, and what they are written with
-ACTIVATIONS = frozenset(
+ACTIVATIONS = _names(
     "relu relu6 gelu silu swish sigmoid logsigmoid tanh softplus elu selu celu leaky_relu mish hardswish hardtanh "
-    "hardsigmoid erf exp expm1 prelu rrelu softsign threshold where special_erf xielu quick_gelu".split()
+    "hardsigmoid erf exp expm1 prelu rrelu softsign threshold where special_erf xielu quick_gelu"
 )
 # what an activation function or a norm is written with besides
-OTHERS = frozenset(
-    "pow square rsqrt sqrt mean var std sum norm abs layer_norm rms_norm var_mean rpow reciprocal log log1p sign gt lt "
-    "ge le linalg_vector_norm masked_fill amax max topk kthvalue eq ne quantile min".split()
+OTHERS = _names(
+    "pow square rsqrt sqrt mean var std sum norm abs layer_norm rms_norm var_mean rpow reciprocal log log1p sign "
+    "gt lt ge le linalg_vector_norm masked_fill amax max topk kthvalue eq ne quantile min"
 )
-NORMS = frozenset(
-    "mean var std sum norm layer_norm rms_norm var_mean linalg_vector_norm rsqrt topk kthvalue amax".split()
-)
+NORMS = _names("mean var std sum norm layer_norm rms_norm var_mean linalg_vector_norm rsqrt topk kthvalue amax")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _up_to_product(step: Step) -> tuple[Step, set[str]] | None:
     while True:
         if step.function == "matrix":
             return None
-        if _is_product(step) or _path(step) is not None and not _is_product(_unscaled(step)):
+        if _is_product(step) or (_path(step) is not None and not _is_product(_unscaled(step))):
             return step, between
         if step.function not in MOVES | CONSTANT | OTHERS or not step.inputs:
             return None

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.body import few_tokens, last_hidden_states, text_config
+from neuroglot.models.architecture.body import few_tokens, is_causal, last_hidden_states, text_config
 from neuroglot.models.architecture.discovery import discover
 from neuroglot.models.architecture.families import FAMILIES, Family
 from neuroglot.models.architecture.ffn import FFN
@@ -55,7 +55,11 @@ def discovered(network: nn.Module) -> list[FFN]:
     """
     kind = text_config(network).model_type
     try:
+        if getattr(text_config(network), "is_decoder", None) is False and not is_causal(network):
+            raise _reads_ahead(kind)
         found = discover(network, lambda: last_hidden_states(network, few_tokens(network)))
+    except NeuroglotError:
+        raise
     except Exception as error:  # whatever an unknown architecture raises when it is given nothing but tokens
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NeuroglotError(f"{kind} cannot be run on tokens alone ({words}); {SUPPORTED}.") from error
@@ -66,6 +70,13 @@ def discovered(network: nn.Module) -> list[FFN]:
             f"another, so there are no neurons to record; {SUPPORTED}."
         )
     return [FFN(layout) for layout in found.layouts]
+
+
+def _reads_ahead(kind: str) -> NeuroglotError:
+    return NeuroglotError(
+        f"This {kind} reads a text in both directions, so it is no causal language model; set is_decoder to true in "
+        "its config.json if it was trained as one."
+    )
 
 
 def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
