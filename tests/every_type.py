@@ -62,8 +62,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "xmod": {"languages": ["en"], "default_language": "en"},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
-    "minicpm3": {"head_dim": 16},
-    "youtu": {"head_dim": 16},
+    "minicpm3": {"num_key_value_heads": 4},
+    "youtu": {"num_key_value_heads": 4, "head_dim": 8},
     "bamba": {"attn_layer_indices": [1, 3]},
     "gemma3": {"vision_config": {"num_hidden_layers": 1, "hidden_size": 16, "image_size": 14, "intermediate_size": 16}},
     "reformer": {
@@ -143,7 +143,14 @@ def _default(made: Any) -> dict[str, Any]:
     config = made()
     names = [name for name in dir(type(config)) if name in getattr(type(config), "__dataclass_fields__", {})]
     fields = getattr(type(config), "__dataclass_fields__", {})
-    return {name: getattr(config, name, None) for name in {**fields, **dict.fromkeys(names)}}
+    return {name: _value(config, name) for name in {**fields, **dict.fromkeys(names)}}
+
+
+def _value(config: Any, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except Exception:  # a value that differs between layers
+        return None
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,7 @@ def _counts(model: ng.Model) -> str | None:
         ]
     blocks = torch.randint(3, 250, (6, 16), generator=torch.Generator().manual_seed(3))
     work = Work(("active", "hidden"), None, (), 64, Provenance(model="", fingerprint="", tokenizer="", block=16))
-    recording = record_shard(model, Shard("", "en", blocks), work.kept(model), work)
+    recording = record_shard(model, Shard("en", 0, "", blocks), work.kept(model), work)
     for handle in handles:
         handle.remove()
     for layer, width in enumerate(model.widths):
@@ -247,6 +254,9 @@ def _ablation(model: ng.Model) -> str | None:
     up-projection, and at its hidden site a zeroed column of the down-projection.
     """
     chosen = (torch.rand(model.layers, model.neurons, generator=torch.Generator().manual_seed(2)) < 0.3) & model.exists
+    first: dict[int, int] = {}
+    for layer, ffn in enumerate(model.ffns):  # Zamba's layers share their weights
+        chosen[layer] = chosen[first.setdefault(ffn.down_columns.data_ptr(), layer)]
     intact = model.hidden_states(TOKENS).clone()
     for site in ("activation", "hidden"):
         with ng.intervene(model, ng.Deactivate(chosen, site=site)):

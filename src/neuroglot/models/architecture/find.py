@@ -2,19 +2,20 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import few_tokens, is_causal, last_hidden_states, text_config
 from neuroglot.models.architecture.discovery import discover
-from neuroglot.models.architecture.families import FAMILIES, Family
+from neuroglot.models.architecture.families import Family, declared
 from neuroglot.models.architecture.ffn import FFN
 
-__all__ = ["SUPPORTED", "find_ffns"]
+__all__ = ["check_config", "discovered", "find_ffns"]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
 
-SUPPORTED = "docs/supported.md lists what can be used"
+SUPPORTED = "see docs/supported.md for what can be used"
 
 
 def find_ffns(network: nn.Module) -> list[FFN]:
@@ -32,7 +33,7 @@ def find_ffns(network: nn.Module) -> list[FFN]:
             f"{kind} is a native mixture of experts, whose neurons are not all used by every token; Neuroglot reads "
             "dense FFNs only for now, so choose a dense model."
         )
-    family = next((family for family in FAMILIES if kind in family.types), None)
+    family = declared(kind)
     if family is not None:
         return _declared(network, family, kind)
     return discovered(network)
@@ -92,3 +93,28 @@ def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
             f"This {kind} model shares one activation module between layers; its layers cannot be told apart."
         )
     return ffns
+
+
+def check_config(config: Any, name: str) -> None:
+    """Refuse a model that cannot be used from its configuration alone, before any weight is fetched.
+
+    The network is built without weights, which takes a second for a large one.
+
+    Raises:
+        NeuroglotError: it is no causal language model, a native mixture of experts, or has no FFN.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        if not hasattr(config, "auto_map"):
+            raise NeuroglotError(
+                f"{name} is of type {config.model_type}, which is no causal language model; {SUPPORTED}."
+            )
+        return  # its own code says what it is
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    try:
+        find_ffns(network)
+    except NeuroglotError as error:
+        if error.__cause__ is None:  # it was looked at, where a cause says that it could not be without weights
+            raise

@@ -18,6 +18,7 @@ from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["prove", "prove_once"]
 
+TOKENS = 4  # that are read
 ROWS = 16  # of a down-projection that are multiplied again
 SLOW = 0.3  # seconds from which a proof is kept on disk
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}  # of the largest value; others have 8 bits or 11
@@ -41,7 +42,7 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
         for check in checks:
             check.attach(stack)
         stack.enter_context(torch.no_grad())
-        last_hidden_states(network, few_tokens(network))
+        last_hidden_states(network, few_tokens(network, TOKENS))
     for check in checks:
         if wrong := check.what_failed():
             raise NeuroglotError(
@@ -131,6 +132,8 @@ class _Check:
         activation, entered, output = (self.seen[name][0].float() for name in ("activation", "entered", "output"))
         if activation.shape[-1] != ffn.neurons or entered.shape[-1] != ffn.neurons:
             return f"its activation has {activation.shape[-1]} numbers a token where {ffn.neurons} enter it"
+        if activation.numel() != TOKENS * ffn.neurons:
+            return f"{activation.numel() // ffn.neurons} positions pass it where {TOKENS} tokens were read"
         if not bool(torch.isfinite(entered).all() & torch.isfinite(activation).all()):
             return None  # weights that give no numbers prove nothing, and recording refuses them
         if bool(entered[..., self.first].any()):
