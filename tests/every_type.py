@@ -76,6 +76,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 
+# state-space models, which have no FFN to find
+WITHOUT_FFN = ("mamba", "mamba2", "falcon_mamba")
+
+
 class CannotBuild(Exception):
     """A type of which no small model was made, with the reason."""
 
