@@ -1,4 +1,4 @@
-"""Write docs/supported.md: every causal type of transformers, tried by the code that tests them (tests/every_type.py)."""
+"""Write docs/supported.md: every causal type of transformers, tried as tests/every_type.py tries them."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 HEAD = """# Supported models
 
-Written by `make models`, which builds a small random model of every causal type of transformers {version} and tries on it
-what is promised: the FFNs are found and proved, a recording's counts equal a plain loop, neurons that are switched off
+Written by `make models`, which builds a small random model of every causal type of transformers {version} and
+tries on it what is promised: the FFNs are found and proved, a recording's counts equal a plain loop, neurons that are switched off
 equal zeroed weights, and the model is as it was afterwards. [How that works](families.md).
 
 | what | types |
@@ -22,8 +22,8 @@ equal zeroed weights, and the model is as it was afterwards. [How that works](fa
 
 ## Recorded
 
-*Activation* is the module that gives it, or the function where it is called in line. `ppl` is missing where the head is no
-function of the last hidden states alone, so perplexity cannot be measured.
+*Activation* is the module that gives it, or the function where it is called in line. `ppl` is missing where the head is
+no function of the last hidden states alone, so perplexity cannot be measured.
 
 | type | FFN | activation | ppl |
 |---|---|---|---|

@@ -138,6 +138,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
     Raises:
         NeuroglotError: neurons are not a boolean (L, N) of this model, or values are no such numbers.
     """
+    model.check_state()
     for intervention in interventions:
         check_intervention(intervention, model)
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from neuroglot.artifacts.partition import Kind, Partition
+from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.kmeans import balanced_kmeans
 from neuroglot.models.model import Model

@@ -53,6 +53,7 @@ class Model:
             prove_once(network, self.ffns, cache_directory())
         self.prompt_tokens: int | None = None
         self._fingerprint: str | None = None
+        self._fingerprint_of: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         least, most = min(self.widths), max(self.widths)
@@ -163,15 +164,46 @@ class Model:
             logits = torch.tanh(logits / cap) * cap
         return logits
 
+    def check_state(self, *, edited: bool = True) -> None:
+        """Refuse a state in which the same weights give other numbers.
+
+        Args:
+            edited: whether interventions may be in force.
+
+        Raises:
+            NeuroglotError: it is being trained (dropout), or computed in another type (autocast), or edited.
+        """
+        if any(module.training for module in self.network.modules()):
+            raise NeuroglotError(f"{self.name} is in training mode, where dropout is random; call network.eval().")
+        if torch.is_autocast_enabled(self.device.type):
+            raise NeuroglotError(
+                f"Autocast is on, so {self.name} would be computed in another type than its weights; leave it, or "
+                "load the model with that dtype."
+            )
+        if not edited and any(ffn.edited for ffn in self.ffns):
+            raise NeuroglotError(
+                f"An intervention is in force on {self.name}, and a recording would bear the intact model's name; "
+                "record outside the block, or bake the intervention and record that model."
+            )
+
     @property
     def fingerprint(self) -> str:
-        """A digest of the architecture and the weights, the same in float32 and bfloat16; taken once, and kept.
+        """A digest of the architecture and the weights, the same in float32 and bfloat16; kept until a weight changes.
 
         Every weight counts (in a sum of their bfloat16 bits), so a fine-tuned or edited model has another fingerprint.
         """
-        if self._fingerprint is None:
-            self._fingerprint = self._digest()
+        state = self._weights_state()
+        if self._fingerprint is None or state != self._fingerprint_of:
+            self._fingerprint, self._fingerprint_of = self._digest(), state
         return self._fingerprint
+
+    def _weights_state(self) -> tuple[Any, ...]:
+        """What changes when a weight is written to or replaced, but not when one is written through `.data`."""
+        return tuple(
+            (id(weight), weight.data_ptr() if weight.device.type != "meta" else 0,
+             0 if weight.is_inference() else weight._version)
+            for weight in self.network.parameters()
+        )  # fmt: skip
 
     def weights_changed(self) -> None:
         """Take the fingerprint anew when it is next asked for."""

@@ -69,6 +69,7 @@ def record_samples(
             activation is not a number, or `directory` holds other samples.
     """
     check_statistics(statistics)
+    model.check_state(edited=False)
     batch_tokens = batch_tokens or model.batch_tokens
     keys, texts = _choose(corpus, samples, seed, missing)
     rows = _tokens(model, texts, corpus.languages, keys, max_tokens)

@@ -107,11 +107,12 @@ def _ffn_of(down: Step, seen: Trace, names: dict[nn.Module, str]) -> Layout | st
     others = [path for path in paths if path not in acting]
     if len(acting) == 2 or not acting or any(path.functions & (OTHERS | ACTIVATIONS) for path in others):
         return None
-    gate, up = acting[0], (others or [None])[0]
+    gate, up = acting[0], others[0] if others else None
     width = _width_in(down.module)
-    rows = [_rows(path, width) for path in (gate, up) if path is not None]
+    found = [_rows(path, width) for path in (gate, up) if path is not None]
+    rows = [each for each in found if each is not None]
     sizes = [path.matrix.module for path in (gate, up) if path is not None]
-    if None in rows or any(_width_in(part) != _width_out(down.module) for part in sizes if part is not None):
+    if len(rows) < len(found) or any(_width_in(part) != _width_out(down.module) for part in sizes if part is not None):
         return None
     used = {module: seen.calls[module] for module in (down.module, *sizes) if module is not None}
     if max(used.values()) > 1:

@@ -53,7 +53,7 @@ class Family:
         gate = layer.get_submodule(self.gate) if self.gate else None
         rows = Rows(up)
         if gate is up:  # the gate's rows first
-            size = int(up.out_features) // 2  # type: ignore[call-overload]
+            size = up.get_parameter("weight").shape[0] // 2
             gate_rows, rows = Rows(up, 0, 1, size), Rows(up, size, 1, size)
         else:
             gate_rows = None if gate is None else Rows(gate)  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.sites import Edit, InlineCall, Site
+from neuroglot.models.architecture.sites import EAGER, Edit, InlineCall, Site
 
 __all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed"]
 
@@ -132,6 +132,11 @@ class FFN:
 
         return put_back
 
+    @property
+    def edited(self) -> bool:
+        """Whether an intervention is in force."""
+        return any(self._edits.values())
+
     @contextmanager
     def edit(self, site: Site, change: Edit) -> Iterator[None]:
         """Put `change(x)` in the place of the tensor `x` (…, neurons) at a site, inside the block.
@@ -144,6 +149,7 @@ class FFN:
         """
         if self.one_site:
             site = "activation"  # one tensor, and BLOOM may multiply it without calling its down-projection
+        EAGER.__enter__()
         mine = _Change(change, threading.get_ident())
         edits = self._edits[site]
         if not edits:
@@ -153,6 +159,7 @@ class FFN:
         try:
             yield
         finally:
+            EAGER.__exit__()
             layer.remove()
             edits.remove(mine)
             if not edits:
@@ -199,7 +206,14 @@ class FFN:
         handles: list[Any] = [self.activation.register_forward_hook(keep)]
         if not self.one_site:
             handles.append(self.down.register_forward_pre_hook(read))
-        return lambda: [handle.remove() for handle in handles] and None
+        EAGER.__enter__()
+
+        def stop() -> None:
+            EAGER.__exit__()
+            for handle in handles:
+                handle.remove()
+
+        return stop
 
 
 class _Change:
@@ -228,7 +242,7 @@ class _Change:
         """A hook that counts."""
 
         def hook(module: nn.Module, _: Any) -> None:
-            self.passes += module is layer
+            self.passes += module is layer and threading.get_ident() == self.thread
 
         return hook
 

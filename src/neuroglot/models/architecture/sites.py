@@ -1,17 +1,19 @@
 """The sites at which a neuron is read or written."""
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from neuroglot.models.architecture.trace import function_name
 
-__all__ = ["Edit", "InlineCall", "Site"]
+__all__ = ["EAGER", "Edit", "InlineCall", "Site"]
 
 Site = Literal["activation", "hidden"]
 
@@ -19,6 +21,35 @@ Site = Literal["activation", "hidden"]
 Edit = Callable[[Tensor], Tensor]
 
 Hook = Callable[[Any, Any, Tensor], Tensor | None]
+
+
+class _Eager:
+    """How many hooks need compiled networks to run as they are written."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        dynamo = sys.modules.get("torch._dynamo")  # nothing was compiled without it
+        with self._lock:
+            self._count += 1
+            if self._stance is None and dynamo is not None:
+                stance: Any = torch.compiler.set_stance("force_eager")
+                stance.__enter__()
+                self._stance = stance
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._count -= 1
+            if not self._count and self._stance is not None:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+
+EAGER = _Eager()
+"""Inside it a network that was compiled runs as it is written, since compiled code passes hooks by."""
 
 
 class InlineCall:

@@ -62,7 +62,8 @@ class Step:
             return value if given is old else given
 
         result = function(*map(put, args), **{name: put(each) for name, each in kwargs.items()})
-        return result if self.item is None else result[self.item]
+        replayed: Tensor = result if self.item is None else result[self.item]
+        return replayed
 
 
 @dataclass
