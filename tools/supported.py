@@ -9,8 +9,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 HEAD = """# Supported models
 
 Written by `make models`, which builds a small random model of every causal type of transformers {version} and
-tries on it what is promised: the FFNs are found and proved, a recording's counts equal a plain loop, neurons that are switched off
-equal zeroed weights, and the model is as it was afterwards. [How that works](families.md).
+tries on it what is promised: the FFNs are found and proved, a recording's counts equal a plain loop, neurons that are
+switched off equal zeroed weights, and the model is as it was afterwards. [How that works](families.md).
 
 | what | types |
 |---|---|

@@ -135,7 +135,18 @@ def test_uneven_layers_are_recorded_identified_and_edited(tmp_path):
     ):
         assert not bool(neurons.mask[:, beyond].any()) and bool(neurons.mask.any())
     assert set(ng.identify.random(recording, top_fraction=0.3).sizes().values()) == {round(0.3 * total)}
+    texts = tiny.corpus(4)
+    parallel = ng.Corpus({tag: list(texts[tag]) for tag in texts.languages}, name="p", parallel=True)
+    samples = ng.record_samples(model, parallel, progress=False)
+    assert not bool(samples.vectors.view(3, 4, model.layers, -1)[:, :, beyond].any())
     everything = torch.ones(model.layers, model.neurons, dtype=torch.bool)
+    some = neurons["en"]
+    with torch.no_grad(), ng.intervene(model, ng.Deactivate(some)):
+        expected = model.network(TOKENS).logits
+    for made in (ng.bake(model, some, tmp_path / "baked"), ng.prune(model, ~some, tmp_path / "pruned")):
+        again = ng.load_model(made)
+        with torch.no_grad():
+            torch.testing.assert_close(again.network(TOKENS).logits, expected, rtol=1e-3, atol=1e-3)
     assert int(ng.identify.random(recording, top_fraction=1.0)["en"].sum()) == total
     with torch.no_grad(), ng.intervene(model, ng.Deactivate(everything)):
         model.hidden_states(TOKENS)

@@ -33,6 +33,7 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
             all in memory, or `path` exists or cannot be written.
     """
     check_mask(keep, (model.layers, model.neurons))
+    keep = keep & model.exists
     path = Path(path)
     if path.exists():
         raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")

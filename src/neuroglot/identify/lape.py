@@ -3,7 +3,7 @@
 import warnings
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 1 << 18  # of (neurons, languages), so that a 70B model's tables 
 @method("lape", title="LAPE", needs=("active",))
 def _lape(recording: Recording) -> Scores:
     """Of the neurons with p > t in the language, the lowest entropy over languages of p, the share of active tokens."""
-    return _by_entropy(recording.mean("active"), recording)
+    return _by_entropy(recording.mean("active"), exists=recording.exists)
 
 
 @default_choice("lape")
@@ -49,7 +49,7 @@ def lape(recording: Recording, *, top_fraction: float = 0.01, activity_quantile:
 @method("lave", title="LAVE", needs=("activation",))
 def _lave(recording: Recording) -> Scores:
     """As LAPE, on mean activations in place of probabilities."""
-    return _by_entropy(recording.mean("activation").clamp_min(0), recording)
+    return _by_entropy(recording.mean("activation").clamp_min(0), exists=recording.exists)
 
 
 @default_choice("lave")
@@ -143,7 +143,11 @@ def _threshold(values: Float64[Tensor, "*neurons languages"], quantile: float) -
     return _smallest(values, round(quantile * values.numel()))
 
 
-def _by_entropy(values: Float64[Tensor, "layers neurons languages"], of: Recording, quantile: float = 0.95) -> Scores:
+def _by_entropy(
+    values: Float64[Tensor, "layers neurons languages"],
+    quantile: float = 0.95,
+    exists: Bool[Tensor, "layers neurons"] | None = None,
+) -> Scores:
     """Lowest entropy first, among the neurons above the threshold in that very language."""
-    above = values > _threshold(values if of.uneven is None else values[of.exists], quantile)
+    above = values > _threshold(values if exists is None or bool(exists.all()) else values[exists], quantile)
     return torch.where(above, -_exact_entropy(values)[..., None], NEVER).movedim(-1, 0).contiguous()

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from neuroglot.artifacts.widths import exists
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import few_tokens, last_hidden_states, logits_by_head, text_config
 from neuroglot.models.architecture.ffn import FFN
@@ -83,7 +82,7 @@ class Model:
     @property
     def exists(self) -> Bool[Tensor, "layers neurons"]:
         """Which entries of a mask (L, N) are neurons: all, unless layers differ in width."""
-        return exists(self.widths)
+        return torch.arange(self.neurons)[None] < torch.tensor(self.widths)[:, None]
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -29,23 +30,19 @@ class _Eager:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
-        self._stance: Any = None
+        self._stance = ExitStack()
 
     def __enter__(self) -> None:
-        dynamo = sys.modules.get("torch._dynamo")  # nothing was compiled without it
         with self._lock:
+            if not self._count and "torch._dynamo" in sys.modules:  # nothing was compiled without it
+                self._stance.enter_context(torch.compiler.set_stance("force_eager"))
             self._count += 1
-            if self._stance is None and dynamo is not None:
-                stance: Any = torch.compiler.set_stance("force_eager")
-                stance.__enter__()
-                self._stance = stance
 
     def __exit__(self, *_: Any) -> None:
         with self._lock:
             self._count -= 1
-            if not self._count and self._stance is not None:
-                self._stance.__exit__(None, None, None)
-                self._stance = None
+            if not self._count:
+                self._stance.close()
 
 
 EAGER = _Eager()
@@ -85,11 +82,11 @@ class InlineCall:
             if module is self.owner:  # and no copy of it
                 mode = _Watched(self)
                 self._modes.append(mode)
-                mode.__enter__()
+                mode.__enter__()  # type: ignore[no-untyped-call]
 
         def leave(module: nn.Module, _: Any, __: Any) -> None:
             if module is self.owner and self._modes:
-                self._modes.pop().__exit__(None, None, None)
+                self._modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
         self._attached = [
             self.owner.register_forward_pre_hook(enter),
