@@ -137,10 +137,12 @@ def test_uneven_layers_are_recorded_identified_and_edited(tmp_path):
     assert set(ng.identify.random(recording, top_fraction=0.3).sizes().values()) == {round(0.3 * total)}
     texts = tiny.corpus(4)
     parallel = ng.Corpus({tag: list(texts[tag]) for tag in texts.languages}, name="p", parallel=True)
-    samples = ng.record_samples(model, parallel, progress=False)
+    samples = ng.record_samples(model, parallel, states=False, progress=False)
+    with pytest.raises(ng.NeuroglotError, match="4 residual streams"):
+        ng.record_samples(model, parallel, states=True, progress=False)
     assert not bool(samples.vectors.view(3, 4, model.layers, -1)[:, :, beyond].any())
     everything = torch.ones(model.layers, model.neurons, dtype=torch.bool)
-    some = neurons["en"]
+    some = ng.identify.random(recording, top_fraction=0.3)["en"]
     with torch.no_grad(), ng.intervene(model, ng.Deactivate(some)):
         expected = model.network(TOKENS).logits
     for made in (ng.bake(model, some, tmp_path / "baked"), ng.prune(model, ~some, tmp_path / "pruned")):

@@ -85,7 +85,7 @@ def record_samples(
         "batch_tokens": batch_tokens,
     }
     shape = (len(corpus.languages), len(keys), model.layers * model.neurons)
-    state_shape = (*shape[:2], model.layers, _width(model))
+    state_shape = (*shape[:2], model.layers, _width(model) if states else 0)
 
     def made(vectors: np.ndarray, means: np.ndarray | None) -> Samples:
         recording = fill(

@@ -193,7 +193,7 @@ def _path(step: Step) -> _Path | None:
 
 def _columns(path: _Path) -> Tensor | None:
     """Which of its matrix's columns each column is; None where they are not one a column."""
-    columns = torch.arange(path.matrix.value.shape[-1]).expand(path.matrix.value.shape)
+    columns = torch.arange(path.matrix.value.shape[-1], device="cpu").expand(path.matrix.value.shape)
     done: dict[int, Tensor] = {id(path.matrix): columns}
     for step in _in_order(path):
         known = [done[id(each)] for each in step.inputs if id(each) in done]
@@ -238,7 +238,7 @@ def _rows(path: _Path, width: int) -> Rows | None:
         return None
     step = int(columns[1] - columns[0]) if width > 1 else 1
     first = int(columns[0])
-    if step < 1 or not torch.equal(columns, torch.arange(first, first + step * width, step)):
+    if step < 1 or not torch.equal(columns, torch.arange(first, first + step * width, step, device="cpu")):
         return None
     return Rows(path.matrix.module, first, step, width)
 

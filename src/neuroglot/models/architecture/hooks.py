@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 
 __all__ = ["observe_ffn", "observe_residual"]
@@ -33,6 +34,9 @@ def observe_residual(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]
     """Call `observe(layer, states)` with the residual stream that leaves every layer, inside the block.
 
     States are (batch, tokens, width), before any norm that follows the last layer. Read them, do not write to them.
+
+    Raises:
+        NeuroglotError: in the pass, where there are several streams side by side, as in Gemma 3n.
     """
     thread = get_ident()
     with ExitStack() as stack:
@@ -40,7 +44,16 @@ def observe_residual(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]
 
             def read(module: nn.Module, _: Any, output: Any, layer: int = layer, own: nn.Module = ffn.layer) -> None:
                 if module is own and get_ident() == thread:
-                    observe(layer, output[0] if isinstance(output, tuple) else output)
+                    observe(layer, _one_stream(output[0] if isinstance(output, tuple) else output))
 
             stack.callback(ffn.layer.register_forward_hook(read).remove)
         yield
+
+
+def _one_stream(states: Tensor) -> Tensor:
+    if states.ndim != 3:
+        raise NeuroglotError(
+            f"This model carries {len(states)} residual streams side by side, of which none is the state of a token; "
+            "leave states out."
+        )
+    return states
