@@ -278,8 +278,7 @@ def _kept_rows(
         return [(part.projection, neurons, "out") for part in parts]
     projection = up.projection
     _check_rows(projection, 2 * width)
-    rows = torch.arange(2 * width)
-    kept = [rows[part.index][neurons.cpu()] for part in sorted(parts, key=lambda part: part.first)]
+    kept = [part.first + part.step * neurons for part in sorted(parts, key=lambda part: part.first)]
     together = torch.stack(kept, 1).flatten() if up.step == 2 else torch.cat(kept)
     return [(projection, together, "out")]
 
