@@ -6,26 +6,19 @@ imported to convert, not to find.
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.caches import cache_directory
 
-__all__ = ["PACKAGED", "cache_directory", "check_installed", "converted", "gguf_file", "packaged"]
-
-
-def cache_directory() -> Path:
-    """Where converted models are kept."""
-    named = os.environ.get("NEUROGLOT_CACHE")
-    return Path(named) if named else user_cache_path("neuroglot", appauthor=False)
+__all__ = ["PACKAGED", "check_installed", "converted", "gguf_file", "packaged"]
 
 
 @dataclass(frozen=True)
