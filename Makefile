@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # On both cores: a file's tests in one worker, all tests of real models in one, which opens each model once.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo check test style architecture benchmarks clean
+.PHONY: demo check test style architecture models benchmarks clean
 
 demo: .venv/ready-demo
 	$(BIN)/neuroglot demo
@@ -24,6 +24,10 @@ style: .venv/ready-test
 
 architecture: .venv/ready-demo
 	$(BIN)/python tools/architecture.py
+
+# docs/supported.md, by trying every causal type that transformers knows
+models: .venv/ready-test
+	$(BIN)/python tools/supported.py
 
 # The demo's environment, and what the tests need on top of it. torch first: the constraints pin a release, so that no
 # other package pulls in another build of it.

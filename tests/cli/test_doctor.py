@@ -1,5 +1,6 @@
 """`neuroglot doctor`, the version in one place, and shell completion."""
 
+import json
 import os
 import re
 import subprocess
@@ -73,3 +74,21 @@ def test_the_shell_completes_commands(shell, expected):
     )  # fmt: skip
     assert expected in done.stdout, done.stderr
     assert "perturb" not in done.stdout
+
+
+def test_doctor_looks_at_a_model(checkpoint, monkeypatch, capsys):
+    from neuroglot import cli
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["neuroglot", "doctor", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, capsys.readouterr()
+
+    code, said = run(checkpoint)
+    assert not code and "llama, declared" in said.out and "3 of 24 neurons" in said.out and "zeroed column" in said.out
+    code, said = run(checkpoint, "--json")
+    found = json.loads(said.out)
+    assert found["widths"] == [24, 24, 24] and found["gated"] and found["sites"]["hidden"].startswith("input of")
+    code, said = run("/nowhere/model")
+    assert code == 2 and "There is no model at" in said.err

@@ -48,13 +48,17 @@ def test_a_pruned_model_is_the_masked_one(family, even, tmp_path):
         assert "neuroglot_widths" not in json.loads((path / "config.json").read_text())
 
 
-def test_a_model_of_unequal_layers_runs_but_is_not_recorded(tmp_path):
+def test_a_model_of_unequal_layers_runs_and_is_recorded(tmp_path):
     model = tiny.model()
     opened = ng.load_model(ng.prune(model, chosen(model, False), tmp_path / "pruned"))
     assert set(ng.evaluate.perplexity(opened, tiny.corpus(), block=16, progress=False)) == {"en", "fr", "ru"}
     assert "5 to 24 neurons" in repr(opened)
-    with pytest.raises(ng.NeuroglotError, match="record the model that it was made from"):
-        ng.experts.partition(opened, 4)
+    split = ng.experts.partition(opened, 4)
+    assert ((split.labels >= 0) == opened.exists).all()
+    recording = ng.record(opened, tiny.corpus(), partition=split, block=16, progress=False)
+    assert recording.widths == opened.widths and not bool(recording.active[~opened.exists].any())
+    found = ng.identify.lape(recording, top_fraction=0.2, activity_quantile=0.5)
+    assert found.widths == opened.widths and not bool(found.mask[:, ~opened.exists].any())
     opened.network.save_pretrained(tmp_path / "again")
     opened.tokenizer.save_pretrained(tmp_path / "again")
     assert ng.load_model(tmp_path / "again").fingerprint == opened.fingerprint

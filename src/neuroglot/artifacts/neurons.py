@@ -59,6 +59,11 @@ class NeuronSet:
         """Layers and neurons a layer, (L, N)."""
         return self.mask.shape[1], self.mask.shape[2]
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many neurons each layer has."""
+        return tuple(self.about.get("widths") or (self.shape[1],) * self.shape[0])
+
     def check_languages(self, languages: Sequence[str]) -> None:
         """Refuse languages that have no set here.
 

@@ -41,7 +41,7 @@ class Partition:
     """Which expert each neuron of one model belongs to.
 
     Attributes:
-        labels: (L, N) int64, from 0 to E - 1.
+        labels: (L, N) int64, from 0 to E - 1; -1 beyond the width of a narrower layer.
         experts: how many experts a layer, E.
         about: how it was made: kind, settings, the model's name and fingerprint (JSON).
 
@@ -53,7 +53,7 @@ class Partition:
         self.labels = torch.as_tensor(labels).to("cpu", torch.int64)
         self.experts = experts
         self.about = dict(about or {})
-        if self.labels.ndim != 2 or int(self.labels.min()) < 0 or int(self.labels.max()) >= experts:
+        if self.labels.ndim != 2 or int(self.labels.min()) < -1 or int(self.labels.max()) >= experts:
             raise NeuroglotError(
                 f"labels must be (layers, neurons) integers from 0 to {experts - 1}, not {tuple(self.labels.shape)} "
                 f"from {int(self.labels.min())} to {int(self.labels.max())}."
@@ -67,7 +67,7 @@ class Partition:
     @property
     def sizes(self) -> Int64[Tensor, "layers experts"]:
         """How many neurons each expert has."""
-        return torch.stack([row.bincount(minlength=self.experts) for row in self.labels])
+        return torch.stack([row[row >= 0].bincount(minlength=self.experts) for row in self.labels])
 
     def frame(self) -> pd.DataFrame:
         """A row a neuron: layer (from 1, as the papers count), neuron (from 0, as in the tensors), expert (from 0)."""
@@ -93,7 +93,7 @@ class Partition:
                 f"experts must be a boolean tensor ({len(self.labels)}, {self.experts}), not {experts.dtype} of "
                 f"{tuple(experts.shape)}."
             )
-        return experts.gather(1, self.labels)
+        return experts.gather(1, self.labels.clamp_min(0)) & (self.labels >= 0)
 
     def check(self, model: "ModelShape") -> None:
         """Refuse another model than the one it was made for.

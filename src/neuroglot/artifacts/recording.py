@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from pydantic import BaseModel
 from torch import Tensor
 
 from neuroglot.artifacts.examples import Examples
+from neuroglot.artifacts.widths import exists
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
@@ -57,6 +58,7 @@ class Recording:
         sums: by name of the statistic, (L, …, K): sums over those tokens; `active` is int64, the others float64.
         provenance: what it was made with; None if it came from counts alone.
         examples: each neuron's most active tokens, if they were asked for.
+        uneven: how many neurons each layer has, where that differs; sums are 0 beyond.
     """
 
     languages: tuple[str, ...]
@@ -64,6 +66,7 @@ class Recording:
     sums: Mapping[str, Tensor]
     provenance: Provenance | None = None
     examples: Examples | None = None
+    uneven: tuple[int, ...] | None = None
 
     @classmethod
     def from_counts(
@@ -109,8 +112,23 @@ class Recording:
 
     @property
     def neurons(self) -> int:
-        """How many neurons a layer, N."""
+        """How many neurons a layer, N; of the widest, where they differ."""
         return self.active.shape[1]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many neurons each layer has."""
+        return self.uneven or (self.neurons,) * self.layers
+
+    @property
+    def exists(self) -> Bool[Tensor, "layers neurons"]:
+        """Which entries of a table (L, N) are neurons: all, unless layers differ in width."""
+        return exists(self.widths)
+
+    @property
+    def about_widths(self) -> dict[str, Any]:
+        """What a NeuronSet found in it says of its layers, where they differ in width."""
+        return {} if self.uneven is None else {"widths": list(self.uneven)}
 
     @property
     def active(self) -> Int64[Tensor, "layers neurons languages"]:
@@ -199,7 +217,7 @@ class Recording:
         index = torch.tensor(places)
         sums = {name: values[..., index] for name, values in self.sums.items()}
         examples = None if self.examples is None else self.examples.select(places)
-        return Recording(tags, self.tokens[index], sums, self.provenance, examples)
+        return Recording(tags, self.tokens[index], sums, self.provenance, examples, self.uneven)
 
     def __add__(self, other: "Recording") -> "Recording":
         return Recording.merge([self, other])
@@ -240,6 +258,7 @@ class Recording:
             {name: torch.stack([sums[tag].pop(name) for tag in order], dim=-1) for name in first.sums},
             first.provenance,
             Examples.stack([examples[tag] for tag in order]) if examples else None,
+            first.uneven,
         )
 
     def _check_addable(self, other: "Recording") -> None:
@@ -251,6 +270,8 @@ class Recording:
         how = [None if each.examples is None else (each.examples.k, each.examples.text) for each in (self, other)]
         if how[0] != how[1]:
             differences.append("examples kept of a neuron")
+        if self.uneven != other.uneven:
+            differences.append("neurons of each layer")
         for name in sorted(set(self.sums) & set(other.sums)):
             mine, theirs = tuple(self.sums[name].shape[:-1]), tuple(other.sums[name].shape[:-1])
             if mine != theirs:
@@ -267,6 +288,8 @@ class Recording:
             "languages": self.languages,
             "provenance": self.provenance.model_dump() if self.provenance else None,
         }
+        if self.uneven is not None:
+            about["widths"] = self.uneven
         tensors = {"tokens": self.tokens, **self.sums}
         if self.examples is None:
             return save_tensors(path, KIND, 1, tensors, about)
@@ -287,7 +310,8 @@ class Recording:
         if "examples" in about:
             shards = tuple(tuple(names) for names in about["examples"]["shards"])
             examples = Examples(tensors.pop(VALUES), tensors.pop(PLACES), shards, about["examples"]["text"])
-        return cls(tuple(about["languages"]), tensors.pop("tokens"), tensors, provenance, examples)
+        uneven = tuple(about["widths"]) if about.get("widths") else None
+        return cls(tuple(about["languages"]), tensors.pop("tokens"), tensors, provenance, examples, uneven)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{tag} {int(n):,}" for tag, n in zip(self.languages, self.tokens, strict=True))

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -65,8 +66,16 @@ err = Console(stderr=True)
 @app.callback(invoke_without_command=True)
 def about(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    family: Annotated[
+        Path | None,
+        typer.Option("--family", help="A TOML file that describes model families (docs/families.md).", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Find, measure and edit the language neurons of an LLM."""
+    if family is not None:
+        from neuroglot.models.architecture.families import declare, read_families
+
+        declare(*read_families(family))
     if version:
         from neuroglot import __version__
 

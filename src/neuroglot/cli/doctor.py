@@ -1,4 +1,7 @@
-"""`neuroglot doctor`: what is installed, what it runs on, and what is missing."""
+"""`neuroglot doctor`: what is installed and what is missing; what was found in a model."""
+
+import json
+from typing import Annotated
 
 import typer
 
@@ -6,8 +9,18 @@ from neuroglot.cli.app import app, err, out
 
 
 @app.command()
-def doctor() -> None:
-    """Show versions, devices, caches, and which optional parts are missing and how to get them."""
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A model to look at: what was found in it and what it can do.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show versions, devices, caches, and which optional parts are missing and how to get them; or look at a model."""
+    if model is not None:
+        return _model(model, as_json)
+    from dataclasses import asdict
+
     from neuroglot.cli.installation import examine
 
     found = examine()
@@ -18,18 +31,49 @@ def doctor() -> None:
         for name, words in rows.items():
             out.print(f"  {name.ljust(wide)}  {words}", markup=False, highlight=False)
 
-    lines("versions", found.versions)
-    lines("devices", {words.partition(": ")[0]: words.partition(": ")[2] for words in found.devices})
-    lines("caches", found.places)
-    lines("packaged weights", {
-        name: "installed" if how is None else f"missing: {how}" for name, how in found.weights.items()
-    })  # fmt: skip
-    lines("optional parts", {
-        extra.name: f'missing {", ".join(extra.missing)}: pip install "neuroglot[{extra.name}]"'
-        if extra.missing else "installed"
-        for extra in found.extras
-    })  # fmt: skip
+    if as_json:
+        out.print_json(json.dumps(asdict(found)))
+    else:
+        lines("versions", found.versions)
+        lines("devices", {words.partition(": ")[0]: words.partition(": ")[2] for words in found.devices})
+        lines("caches", found.places)
+        lines("packaged weights", {
+            name: "installed" if how is None else f"missing: {how}" for name, how in found.weights.items()
+        })  # fmt: skip
+        lines("optional parts", {
+            extra.name: f'missing {", ".join(extra.missing)}: pip install "neuroglot[{extra.name}]"'
+            if extra.missing else "installed"
+            for extra in found.extras
+        })  # fmt: skip
     for words in found.broken:
         err.print(f"[red]missing:[/red] {words}, which Neuroglot needs: pip install --upgrade neuroglot")
     if found.broken:
         raise typer.Exit(1)
+
+
+def _model(source: str, as_json: bool) -> None:
+    from neuroglot.models.sources import check_source
+
+    check_source(source)
+    from neuroglot.models.description import describe
+    from neuroglot.models.loading import load_model
+
+    found = describe(load_model(source))
+    if as_json:
+        out.print_json(json.dumps(found.as_json()))
+        return
+    least, most = min(found.widths), max(found.widths)
+    rows = {
+        "architecture": f"{found.architecture}, {found.found}",
+        "layers": f"{found.layers} of {most if least == most else f'{least} to {most}'} neurons",
+        "FFN": "gated" if found.gated else "plain",
+        "activation": found.sites["activation"],
+        "hidden": found.sites["hidden"],
+        "proof": found.proof,
+        "bake": found.bake,
+        "prune": found.prune,
+        "GGUF": found.gguf,
+    }
+    out.print(found.name, style="bold", markup=False, highlight=False)
+    for name, words in rows.items():
+        out.print(f"  {name.ljust(12)}  {words}", markup=False, highlight=False)

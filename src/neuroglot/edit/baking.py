@@ -55,7 +55,7 @@ def bake(
         if bool(shift.any()):
             undo += _give_biases(model)
         for ffn, more, constant in zip(model.ffns, gain, shift, strict=True):
-            undo += _write(ffn, more, constant)
+            undo += _write(ffn, more[: ffn.neurons], constant[: ffn.neurons])
         model.save(path)
     finally:
         for step_back in reversed(undo):

@@ -138,6 +138,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
     Raises:
         NeuroglotError: neurons are not a boolean (L, N) of this model, or values are no such numbers.
     """
+    model.check_state()
     for intervention in interventions:
         check_intervention(intervention, model)
     with ExitStack() as stack:
@@ -146,6 +147,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
             stack.enter_context(places.followed())
         for intervention in interventions:
             for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
+                chosen = chosen[: ffn.neurons]
                 if bool(chosen.any()):
                     edit = _edit(intervention, layer, chosen.nonzero().flatten())
                     if intervention.when != "both":

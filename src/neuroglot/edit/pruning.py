@@ -33,6 +33,7 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
             all in memory, or `path` exists or cannot be written.
     """
     check_mask(keep, (model.layers, model.neurons))
+    keep = keep & model.exists
     path = Path(path)
     if path.exists():
         raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
@@ -41,7 +42,7 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
-    said = model.ffns[0].family.width
+    said = model.ffns[0].layout.width
     even = len(set(widths)) == 1 and bool(said)
     with ExitStack() as restore:
         for ffn, kept in zip(model.ffns, keep, strict=True):

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from neuroglot.artifacts.partition import Kind, Partition
+from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.kmeans import balanced_kmeans
 from neuroglot.models.model import Model
@@ -42,15 +43,16 @@ def partition(
     Raises:
         NeuroglotError: there are more experts than neurons, or the labels do not fit.
     """
-    layers, width = model.layers, model.neurons
+    width = min(model.widths)
     if not 1 <= experts <= width:
         raise NeuroglotError(f"{width} neurons cannot be split into {experts} experts; ask for 1 to {width}.")
     if (labels is None) == (kind == "labels"):
         raise NeuroglotError('labels are given with kind="labels", and with that kind only.')
     about = {"kind": kind, "model": model.name, "fingerprint": model.fingerprint}
     if labels is not None:
-        if tuple(labels.shape) != (layers, width):
-            raise NeuroglotError(f"labels must be ({layers}, {width}), one for each neuron, not {tuple(labels.shape)}.")
+        shape = (model.layers, model.neurons)
+        if tuple(labels.shape) != shape:
+            raise NeuroglotError(f"labels must be {shape}, one for each neuron, not {tuple(labels.shape)}.")
         own = Partition(labels, experts, about)
         uneven = (own.sizes.amax(1) - own.sizes.amin(1) > 1).nonzero().flatten().tolist()
         if equal and uneven:
@@ -60,13 +62,13 @@ def partition(
                 "make them equal, or say equal=False."
             )
         return own
-    even = torch.arange(width) * experts // width
+    even = [torch.arange(each) * experts // each for each in model.widths]
     if kind == "contiguous":
-        return Partition(even.expand(layers, -1).clone(), experts, about)
+        return Partition(_labels(even), experts, about)
     if kind == "random":
         generator = torch.Generator().manual_seed(seed)
-        shuffled = [even[torch.randperm(width, generator=generator)] for _ in range(layers)]
-        return Partition(torch.stack(shuffled), experts, {**about, "seed": seed})
+        shuffled = [each[torch.randperm(len(each), generator=generator)] for each in even]
+        return Partition(_labels(shuffled), experts, {**about, "seed": seed})
     rows = []
     with progress_bar(f"splitting neurons into {experts} experts", layers, unit="layers", shown=progress) as advance:
         for ffn in model.ffns:
@@ -76,7 +78,12 @@ def partition(
             points = normalize(weight.float(), dim=1) if normalise else weight.float()
             rows.append(balanced_kmeans(points, experts, seed).cpu())
             advance(1, "")
-    return Partition(torch.stack(rows), experts, {**about, "seed": seed, "normalise": normalise})
+    return Partition(_labels(rows), experts, {**about, "seed": seed, "normalise": normalise})
+
+
+def _labels(layers: list[Tensor]) -> Int64[Tensor, "layers neurons"]:
+    """One table of all layers, -1 beyond the width of a narrower one."""
+    return padded([each + 1 for each in layers]) - 1
 
 
 @torch.no_grad()
@@ -91,7 +98,7 @@ def reorder(model: Model, split: Partition) -> Partition:
     """
     split.check(model)
     for ffn, labels in zip(model.ffns, split.labels, strict=True):
-        ffn.keep(labels.argsort(stable=True))
+        ffn.keep(labels[: ffn.neurons].argsort(stable=True))
     model.weights_changed()  # they lie in another order now
     about = {**split.about, "fingerprint": model.fingerprint}
     return Partition(split.labels.sort(dim=1).values, split.experts, about)

@@ -11,4 +11,4 @@ def _scores(evidence: Evidence) -> Scores:
     assert evidence.labels is not None
     first = next(name for name in evidence.recording.sums if name.startswith(EXPERTS))  # the first share or number
     frequency = evidence.recording.mean(first).movedim(-1, 0)  # languages, layers, experts
-    return frequency.gather(2, evidence.labels.expand(len(frequency), -1, -1))
+    return frequency.gather(2, evidence.labels.clamp_min(0).expand(len(frequency), -1, -1))

@@ -4,6 +4,7 @@ import warnings
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.widths import within
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import Scores
@@ -31,11 +32,12 @@ def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
     if not 0 <= threshold < 1:
         raise NeuroglotError(f"threshold must be at least 0 and below 1, not {threshold}.")
     neurons = NeuronSet(
-        _scores(recording) > threshold,
+        within(_scores(recording), recording.widths) > threshold,
         recording.languages,
         {
             "method": "lap",
             "threshold": threshold,
+            **recording.about_widths,
             "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
         },
     )

@@ -3,7 +3,7 @@
 import warnings
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 1 << 18  # of (neurons, languages), so that a 70B model's tables 
 @method("lape", title="LAPE", needs=("active",))
 def _lape(recording: Recording) -> Scores:
     """Of the neurons with p > t in the language, the lowest entropy over languages of p, the share of active tokens."""
-    return _by_entropy(recording.mean("active"))
+    return _by_entropy(recording.mean("active"), exists=recording.exists)
 
 
 @default_choice("lape")
@@ -49,7 +49,7 @@ def lape(recording: Recording, *, top_fraction: float = 0.01, activity_quantile:
 @method("lave", title="LAVE", needs=("activation",))
 def _lave(recording: Recording) -> Scores:
     """As LAPE, on mean activations in place of probabilities."""
-    return _by_entropy(recording.mean("activation").clamp_min(0))
+    return _by_entropy(recording.mean("activation").clamp_min(0), exists=recording.exists)
 
 
 @default_choice("lave")
@@ -100,11 +100,13 @@ def _lowest_entropy(
     if not 0 < top_fraction <= 1 or not 0 < activity_quantile <= 1:
         raise NeuroglotError("top_fraction and activity_quantile must be above 0 and at most 1.")
     layers, width = recording.layers, recording.neurons
+    places = recording.exists.flatten().nonzero().flatten()  # of the neurons in a table of the widest layer's width
     values = recording.mean(statistic).clamp_min_(0).reshape(layers * width, len(languages))
+    values = values if recording.uneven is None else values[places]
     threshold = _threshold(values, activity_quantile)
     above = values > threshold
     candidates = above.any(1).nonzero().flatten()
-    wanted = round(top_fraction * layers * width)
+    wanted = round(top_fraction * len(places))
     if len(candidates) < wanted:
         warnings.warn(
             f"{method} found {len(candidates)} neurons where {wanted} were asked for: no other exceeds {threshold:.3g} "
@@ -114,7 +116,7 @@ def _lowest_entropy(
         )
     chosen = candidates[_lowest(values[candidates], wanted)]
     mask = torch.zeros(len(languages), layers * width, dtype=torch.bool)
-    mask[:, chosen] = above[chosen].T
+    mask[:, places[chosen]] = above[chosen].T
     return NeuronSet(
         mask.view(len(languages), layers, width),
         languages,
@@ -123,6 +125,7 @@ def _lowest_entropy(
             "top_fraction": top_fraction,
             "activity_quantile": activity_quantile,
             "threshold": float(threshold),
+            **recording.about_widths,
             "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
         },
     )
@@ -140,7 +143,11 @@ def _threshold(values: Float64[Tensor, "*neurons languages"], quantile: float) -
     return _smallest(values, round(quantile * values.numel()))
 
 
-def _by_entropy(values: Float64[Tensor, "layers neurons languages"], quantile: float = 0.95) -> Scores:
+def _by_entropy(
+    values: Float64[Tensor, "layers neurons languages"],
+    quantile: float = 0.95,
+    exists: Bool[Tensor, "layers neurons"] | None = None,
+) -> Scores:
     """Lowest entropy first, among the neurons above the threshold in that very language."""
-    above = values > _threshold(values, quantile)
+    above = values > _threshold(values if exists is None or bool(exists.all()) else values[exists], quantile)
     return torch.where(above, -_exact_entropy(values)[..., None], NEVER).movedim(-1, 0).contiguous()

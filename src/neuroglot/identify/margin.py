@@ -51,9 +51,9 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
     apart = low - _highest_other(high)
     written = recording.mean("hidden").abs()
     share = written / written.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    little = LITTLE / recording.neurons
+    little = LITTLE / torch.tensor(recording.widths, dtype=torch.float64)[:, None, None]  # an even share of its layer
     ratio = ((share + little) / (_highest_other(share) + little)).log()
-    last = -math.log1p(1 / little)  # no ratio is below this
+    last = -math.log1p(recording.neurons / LITTLE)  # no ratio is below this
     return torch.where(apart > 0, ratio, last + apart).movedim(-1, 0).contiguous()
 
 
@@ -76,7 +76,7 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
     if not 0 < top_fraction <= 1:
         raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
     scores = margins(recording)
-    wanted = round(top_fraction * scores[0].numel())
+    wanted = round(top_fraction * sum(recording.widths))
     neurons = select_top(
         torch.where(scores > 0, scores, NEVER),
         recording.languages,
@@ -86,6 +86,7 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
             "top_fraction": top_fraction,
             "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
         },
+        recording.widths,
     )
     short = {tag: count for tag, count in neurons.sizes().items() if count < wanted}
     if short:

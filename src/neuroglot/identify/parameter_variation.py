@@ -87,7 +87,7 @@ def variation_rates(
     """
     start, variants = _opened(base, tuned)
     layers = start.layout
-    result = torch.zeros(len(variants), len(layers), layers[0].neurons, dtype=torch.float64)
+    result = torch.zeros(len(variants), len(layers), max(layer.neurons for layer in layers), dtype=torch.float64)
     with progress_bar("reading", len(layers) * len(variants), unit="layers", shown=progress) as advance:
         for i, layer in enumerate(layers):
             names = dict.fromkeys(layer.ffn)
@@ -95,7 +95,7 @@ def variation_rates(
             size = layer.by_neuron({name: weight.abs() for name, weight in before.items()}).sum(1, dtype=torch.float64)
             for k, (tag, variant) in enumerate(variants.items()):
                 change = {name: (variant.weight(name) - before[name]).abs_() for name in names}
-                result[k, i] = layer.by_neuron(change).sum(1, dtype=torch.float64) / size
+                result[k, i, : layer.neurons] = layer.by_neuron(change).sum(1, dtype=torch.float64) / size
                 advance(1, tag)
     result = result.nan_to_num_(nan=0.0, posinf=0.0)  # a neuron whose base weights are all zero has no rate
     for tag, rates in zip(variants, result, strict=True):

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.widths import exists
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.registry import method
-from neuroglot.identify.selection import Evidence, Scores
+from neuroglot.identify.selection import NEVER, Evidence, Scores
 
 __all__ = ["generator_of", "random"]
 
@@ -30,14 +31,16 @@ def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int
     if not 0 < top_fraction <= 1:
         raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
     if isinstance(like, NeuronSet):
-        (layers, width), sizes = like.shape, like.sizes()
+        sizes = like.sizes()
     else:
-        layers, width = like.layers, like.neurons
-        sizes = dict.fromkeys(like.languages, round(top_fraction * layers * width))
-    mask = torch.zeros(len(sizes), layers * width, dtype=torch.bool)
+        sizes = dict.fromkeys(like.languages, round(top_fraction * sum(like.widths)))
+    there = exists(like.widths)
+    places = there.flatten().nonzero().flatten()
+    mask = torch.zeros(len(sizes), there.numel(), dtype=torch.bool)
     for row, (tag, size) in zip(mask, sizes.items(), strict=True):
-        row[_order(layers * width, tag, seed)[:size]] = True
-    return NeuronSet(mask.view(len(sizes), layers, width), tuple(sizes), {"method": "random", "seed": seed})
+        row[places[_order(len(places), tag, seed)[:size]]] = True
+    uneven = {"widths": list(like.widths)} if len(set(like.widths)) > 1 else {}
+    return NeuronSet(mask.view(-1, *there.shape), tuple(sizes), {"method": "random", "seed": seed, **uneven})
 
 
 def generator_of(language: str, seed: int) -> torch.Generator:
@@ -54,6 +57,8 @@ def _order(neurons: int, language: str, seed: int) -> Int64[Tensor, " neurons"]:
 @method("random", needs=("seed",))
 def _scores(evidence: Evidence) -> Scores:
     """A random order, each language's own."""
-    layers, width = evidence.recording.layers, evidence.recording.neurons
-    orders = [_order(layers * width, tag, evidence.seed) for tag in evidence.recording.languages]
-    return torch.stack([-order.argsort().double().view(layers, width) for order in orders])
+    there = evidence.recording.exists
+    scores = torch.full((len(evidence.recording.languages), *there.shape), NEVER, dtype=torch.float64)
+    for row, tag in zip(scores, evidence.recording.languages, strict=True):
+        row[there] = -_order(int(there.sum()), tag, evidence.seed).argsort().double()
+    return scores

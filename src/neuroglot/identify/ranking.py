@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import EXPERTS, Recording
+from neuroglot.artifacts.widths import within
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import EVIDENCE, Method, find, known, names
 from neuroglot.identify.selection import Evidence, Scores, select_top
@@ -51,8 +52,8 @@ def choose(method: str, evidence: Evidence, **settings: Any) -> NeuronSet:
     scores = rank(method, replace(evidence, seed=how.get("seed", evidence.seed)))
     provenance = evidence.recording.provenance
     about = {"method": method, **how, "fingerprint": provenance.fingerprint if provenance else None}
-    neurons = select_top(scores, evidence.recording.languages, how["top_fraction"], about)
-    wanted = round(how["top_fraction"] * scores[0].numel())
+    neurons = select_top(scores, evidence.recording.languages, how["top_fraction"], about, evidence.recording.widths)
+    wanted = round(how["top_fraction"] * sum(evidence.recording.widths))
     if short := [f"{count} in {tag}" for tag, count in neurons.sizes().items() if count < wanted]:
         warnings.warn(
             f"{method} found fewer than the {wanted} neurons asked for: {', '.join(short)}.",
@@ -95,7 +96,7 @@ def _checked(scores: Any, method: Method, recording: Recording) -> Scores:
         raise NeuroglotError(
             f"The scores of {method.name} hold NaN, which has no rank; give −inf to a neuron that is never chosen."
         )
-    return scores.detach().to("cpu", torch.float64)
+    return within(scores.detach().to("cpu", torch.float64), recording.widths)
 
 
 class _Ways(Mapping[str, Callable[..., Any]]):

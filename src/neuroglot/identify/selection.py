@@ -1,7 +1,7 @@
 """The neurons that score highest: one choice for every method."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
+from neuroglot.artifacts.widths import within
 from neuroglot.errors import NeuroglotError
 
 __all__ = ["Evidence", "Scores", "select_top"]
@@ -42,18 +43,24 @@ class Evidence:
 
 
 def select_top(
-    scores: Scores, languages: tuple[str, ...], share: float, about: Mapping[str, Any] | None = None
+    scores: Scores,
+    languages: tuple[str, ...],
+    share: float,
+    about: Mapping[str, Any] | None = None,
+    widths: Sequence[int] | None = None,
 ) -> NeuronSet:
     """The `round(share · all)` neurons that score highest for each language; of equal ones the first.
 
-    A language for which fewer have a score above −∞ gets fewer.
+    A language for which fewer have a score above −∞ gets fewer. With `widths`, only what lies within a layer's counts.
 
     Raises:
         NeuroglotError: `share` is not in (0, 1].
     """
     if not 0 < share <= 1:
         raise NeuroglotError(f"A budget is a share of all neurons, above 0 and at most 1, not {share:g}.")
-    flat = scores.flatten(1)
-    order = flat.sort(dim=1, descending=True, stable=True).indices[:, : round(share * flat.shape[1])]
+    if widths is not None and len(set(widths)) > 1:
+        scores, about = within(scores, widths), {**(about or {}), "widths": list(widths)}
+    flat, count = scores.flatten(1), scores[0].numel() if widths is None else sum(widths)
+    order = flat.sort(dim=1, descending=True, stable=True).indices[:, : round(share * count)]
     mask = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True) & (flat > NEVER)
     return NeuronSet(mask.view(scores.shape), languages, about)

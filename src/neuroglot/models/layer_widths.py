@@ -4,11 +4,12 @@ Their `config.json` says how many each layer has, under `neuroglot_widths`. They
 narrowed before the weights are read.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from neuroglot.models.architecture.find import find_ffns
+from neuroglot.models.architecture.find import check_config, find_ffns
 
 __all__ = ["WIDTHS", "opener"]
 
@@ -20,6 +21,8 @@ def opener(path: str, revision: str | None = None, trust_remote_code: bool = Fal
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    if not Path(path).exists() or type(config) not in AutoModelForCausalLM._model_mapping:
+        check_config(config, path)
     if getattr(config.get_text_config(decoder=True), WIDTHS, None) is None:
         return AutoModelForCausalLM
     architecture: Any = AutoModelForCausalLM._model_mapping[type(config)]

@@ -79,6 +79,8 @@ def load_model(
                 **extra,
             )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except NeuroglotError:
+        raise
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
         raise NeuroglotError(_why_not_opened(name, path, error)) from error
     if loading["missing_keys"]:

@@ -2,17 +2,21 @@
 
 import hashlib
 import json
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.body import few_tokens, last_hidden_states, logits_by_head, text_config
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
+from neuroglot.models.architecture.proof import prove_once
+from neuroglot.models.gguf import cache_directory
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 
@@ -37,14 +41,18 @@ class Model:
     """
 
     def __init__(self, network: nn.Module, tokenizer: Any, name: str | None = None):
+        network = getattr(network, "_orig_mod", network)  # that `torch.compile` wraps
         self.network: Any = network.eval()
         self.tokenizer = tokenizer
         config: Any = network.config
         self.name: str = name or getattr(config, "name_or_path", "") or config.model_type
         self.load_arguments: dict[str, Any] | None = None
         self.ffns: list[FFN] = find_ffns(network)
+        if self.device.type != "meta":
+            prove_once(network, self.ffns, cache_directory())
         self.prompt_tokens: int | None = None
         self._fingerprint: str | None = None
+        self._fingerprint_of: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         least, most = min(self.widths), max(self.widths)
@@ -58,22 +66,23 @@ class Model:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How many neurons each layer has. They differ in a model that `prune` wrote so."""
+        """How many neurons each layer has. They differ in some architectures, and in a model that `prune` wrote so."""
         return tuple(ffn.neurons for ffn in self.ffns)
 
     @property
     def neurons(self) -> int:
-        """How many neurons a layer, N.
+        """How many neurons a layer, N; of the widest, where they differ: masks are (L, N), False beyond a width."""
+        return max(self.widths)
 
-        Raises:
-            NeuroglotError: the layers differ.
-        """
-        if len(set(self.widths)) > 1:
-            raise NeuroglotError(
-                f"The layers of {self.name} have from {min(self.widths)} to {max(self.widths)} neurons, since it was "
-                "pruned; it can be run and measured, but record the model that it was made from."
-            )
-        return self.widths[0]
+    @property
+    def uneven(self) -> tuple[int, ...] | None:
+        """The widths, where layers differ."""
+        return self.widths if len(set(self.widths)) > 1 else None
+
+    @property
+    def exists(self) -> Bool[Tensor, "layers neurons"]:
+        """Which entries of a mask (L, N) are neurons: all, unless layers differ in width."""
+        return torch.arange(self.neurons)[None] < torch.tensor(self.widths)[:, None]
 
     @property
     def device(self) -> torch.device:
@@ -99,19 +108,14 @@ class Model:
     @property
     def text_config(self) -> Any:
         """The configuration of the language model, also where it is one part of a larger model."""
-        return self.network.config.get_text_config(decoder=True)
+        return text_config(self.network)
 
     def hidden_states(
         self, tokens: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "batch length width"]:
         """The last hidden states: everything but the language-model head."""
-        output = self.network.base_model(
-            input_ids=tokens.to(self.device),
-            attention_mask=None if mask is None else mask.to(self.device),
-            use_cache=False,
-        )
-        states: Tensor = output.last_hidden_state
-        return states
+        mask = None if mask is None else mask.to(self.device)
+        return last_hidden_states(self.network, tokens.to(self.device), mask)
 
     def save(self, path: str | Path) -> Path:
         """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced."""
@@ -121,7 +125,33 @@ class Model:
         return Path(path)
 
     def logits(self, states: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:
-        """The logits of last hidden states, with the scaling or soft cap that the architecture has."""
+        """The logits of last hidden states, with the scaling or soft cap that the architecture has.
+
+        Raises:
+            NeuroglotError: its head is something else than a function of its last hidden states.
+        """
+        return self._head(states)
+
+    @cached_property
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """The head: a projection and what the config says of it, where that gives the network's own logits."""
+        tokens = few_tokens(self.network)
+        with torch.no_grad():
+            states, whole = self.hidden_states(tokens), self.network(input_ids=tokens, use_cache=False).logits
+            for head in (self._projected, partial(logits_by_head, self.network)):
+                try:
+                    got = head(states)
+                except (RuntimeError, AttributeError, TypeError, KeyError, IndexError, ValueError):
+                    continue
+                near = got.shape == whole.shape and torch.allclose(got.to(whole), whole, rtol=1e-3, atol=1e-3)
+                if near or not bool(torch.isfinite(whole).all()):
+                    return head
+        raise NeuroglotError(
+            f"The logits of {self.text_config.model_type} are no function of its last hidden states that could be "
+            "found, so its perplexity cannot be measured; it can be recorded."
+        )
+
+    def _projected(self, states: Tensor) -> Tensor:
         projection = self.network.get_output_embeddings()
         logits: Tensor = projection(states.to(projection.weight.device))
         config = self.text_config
@@ -133,15 +163,46 @@ class Model:
             logits = torch.tanh(logits / cap) * cap
         return logits
 
+    def check_state(self, *, edited: bool = True) -> None:
+        """Refuse a state in which the same weights give other numbers.
+
+        Args:
+            edited: whether interventions may be in force.
+
+        Raises:
+            NeuroglotError: it is being trained (dropout), or computed in another type (autocast), or edited.
+        """
+        if any(module.training for module in self.network.modules()):
+            raise NeuroglotError(f"{self.name} is in training mode, where dropout is random; call network.eval().")
+        if torch.is_autocast_enabled(self.device.type):
+            raise NeuroglotError(
+                f"Autocast is on, so {self.name} would be computed in another type than its weights; leave it, or "
+                "load the model with that dtype."
+            )
+        if not edited and any(ffn.edited for ffn in self.ffns):
+            raise NeuroglotError(
+                f"An intervention is in force on {self.name}, and a recording would bear the intact model's name; "
+                "record outside the block, or bake the intervention and record that model."
+            )
+
     @property
     def fingerprint(self) -> str:
-        """A digest of the architecture and the weights, the same in float32 and bfloat16; taken once, and kept.
+        """A digest of the architecture and the weights, the same in float32 and bfloat16; kept until a weight changes.
 
         Every weight counts (in a sum of their bfloat16 bits), so a fine-tuned or edited model has another fingerprint.
         """
-        if self._fingerprint is None:
-            self._fingerprint = self._digest()
+        state = self._weights_state()
+        if self._fingerprint is None or state != self._fingerprint_of:
+            self._fingerprint, self._fingerprint_of = self._digest(), state
         return self._fingerprint
+
+    def _weights_state(self) -> tuple[Any, ...]:
+        """What changes when a weight is written to or replaced, but not when one is written through `.data`."""
+        return tuple(
+            (id(weight), weight.data_ptr() if weight.device.type != "meta" else 0,
+             0 if weight.is_inference() else weight._version)
+            for weight in self.network.parameters()
+        )  # fmt: skip
 
     def weights_changed(self) -> None:
         """Take the fingerprint anew when it is next asked for."""

@@ -69,6 +69,7 @@ def record_samples(
             activation is not a number, or `directory` holds other samples.
     """
     check_statistics(statistics)
+    model.check_state(edited=False)
     batch_tokens = batch_tokens or model.batch_tokens
     keys, texts = _choose(corpus, samples, seed, missing)
     rows = _tokens(model, texts, corpus.languages, keys, max_tokens)
@@ -84,7 +85,7 @@ def record_samples(
         "batch_tokens": batch_tokens,
     }
     shape = (len(corpus.languages), len(keys), model.layers * model.neurons)
-    state_shape = (*shape[:2], model.layers, _width(model))
+    state_shape = (*shape[:2], model.layers, _width(model) if states else 0)
 
     def made(vectors: np.ndarray, means: np.ndarray | None) -> Samples:
         recording = fill(

@@ -134,6 +134,7 @@ def work_of(model: Model, asked: RecordSettings, batch_tokens: int) -> Work:
         NeuroglotError: a statistic is unknown, the partition is of another model, `top` names no number of its experts.
     """
     check_statistics(asked.statistics)
+    model.check_state(edited=False)
     if not asked.statistics:
         raise NeuroglotError("No statistic is to be recorded; name one at least.")
     if asked.partition is not None:

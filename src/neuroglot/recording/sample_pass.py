@@ -152,14 +152,15 @@ class _Pooling:
     def run(self, batch: _Batch) -> None:
         """Read a batch."""
         self._batch, count, layers = batch, len(batch.tokens), self.model.layers
-        self._vectors = torch.empty(count, layers * self.model.neurons, device=self.model.device)
+        self._vectors = torch.zeros(count, layers * self.model.neurons, device=self.model.device)
         if self.width is not None:
             self._states = torch.empty(count, layers, self.width, device=self.model.device)
         self.model.hidden_states(batch.tokens, None if batch.mask is None else batch.mask.long())
 
     def _observe(self, layer: int, activation: Tensor, hidden: Tensor) -> None:
         neurons = self.model.neurons
-        self._vectors[:, layer * neurons : (layer + 1) * neurons] = self._batch.mean(hidden)
+        first, width = layer * neurons, self.model.ffns[layer].neurons  # what lies beyond stays 0
+        self._vectors[:, first : first + width] = self._batch.mean(hidden)
         if self.kept is not None:
             self.kept.add(layer, self._batch.text(activation), self._batch.text(hidden))
 

@@ -96,4 +96,5 @@ def record_shard(
         {name: sums.unsqueeze(-1) for name, sums in flushed.items()},
         work.provenance,
         None if keys is None else examples_of_shard(keys, shard.name, text),
+        model.uneven,
     )

@@ -174,7 +174,7 @@ class _Choices:
         """The neurons that a method takes first, by the evidence of a part."""
         model, text = self.evidence.model, self.evidence.text
         about = {"method": method.name, "budget": share, "part": part, "fingerprint": model.fingerprint}
-        sets = select_top(self._scores(method, part), text.languages, share, about)
+        sets = select_top(self._scores(method, part), text.languages, share, about, model.widths)
         return Ablation(method.name, share, part, sets, measured)
 
     def _scores(self, method: Method, part: str) -> Tensor:

@@ -5,11 +5,11 @@ from io import StringIO
 from pathlib import Path
 
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from neuroglot.artifacts.partition import Partition
+from neuroglot.artifacts.widths import padded
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.edit.pruning import Size, largest_budget, prune, size
@@ -166,7 +166,7 @@ def expert_scores(run: Run, model: Model) -> Callable[[str, str], Float64[Tensor
     recording, partition = run.expert_recording, run.partition
     assert run.manifest.experts is not None
     top = run.manifest.experts.top[0]
-    norms = torch.stack([ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns])
+    norms = padded([ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns])
 
     def scores(tag: str, kind: str) -> Float64[Tensor, "layers experts"]:
         return measured_salience(recording, partition, tag, kind=kind, down_norms=norms, top=top)

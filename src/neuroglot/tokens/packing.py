@@ -39,6 +39,7 @@ def text_of_block(model: Model, block: int) -> int:
         NeuroglotError: the model cannot read blocks so long.
     """
     limit = getattr(model.text_config, "max_position_embeddings", None) or block
+    limit = block if limit < 1 else limit  # XLNet says -1: none
     if not 2 <= block <= limit:
         raise NeuroglotError(f"block must be from 2 to {limit} tokens for {model.name}, not {block}.")
     return block - (model.bos is not None)

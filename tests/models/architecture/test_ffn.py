@@ -110,7 +110,7 @@ def test_model_is_restored_after_an_exception():
     with torch.no_grad():
         before = model.network(TOKENS).logits
         with pytest.raises(KeyError), ng.intervene(model, ng.Deactivate(everything)):
-            assert hooks(model) == 3
+            assert hooks(model) == 6  # a layer's site, and one that counts whether it ran
             raise KeyError
         assert hooks(model) == 0
         assert torch.equal(model.network(TOKENS).logits, before)
@@ -153,13 +153,6 @@ class Other(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-
-
-def test_unknown_architecture_is_refused():
-    from transformers import AutoConfig
-
-    with pytest.raises(ng.NeuroglotError, match=r"'mpt'.*llama.*docs/families.md"):
-        find_ffns(Other(AutoConfig.for_model("mpt")))
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "deepseek_v3"])

@@ -1,8 +1,18 @@
-"""How each declared model family lays out its FFN."""
+"""How declared model families lay out their FFN: exact, and the oracle of what is discovered in others."""
 
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
 
-__all__ = ["FAMILIES", "Family"]
+from torch import nn
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.ffn import Layout, Rows
+from neuroglot.plugins import load_plugin, plugins
+
+__all__ = ["FAMILIES", "Family", "declare", "declared", "read_families"]
+
+GROUP = "neuroglot.families"
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,22 @@ class Family:
         """Whether the FFN multiplies a gate into the activation."""
         return bool(self.gate)
 
+    def layout(self, layer: nn.Module) -> Layout:
+        """Where a layer of this family keeps its FFN.
+
+        Raises:
+            AttributeError: the layer has no such part.
+        """
+        down, up = layer.get_submodule(self.down), layer.get_submodule(self.up)
+        gate = layer.get_submodule(self.gate) if self.gate else None
+        rows = Rows(up)
+        if gate is up:  # the gate's rows first
+            size = up.get_parameter("weight").shape[0] // 2
+            gate_rows, rows = Rows(up, 0, 1, size), Rows(up, size, 1, size)
+        else:
+            gate_rows = None if gate is None else Rows(gate)  # type: ignore[assignment]
+        return Layout(layer, layer.get_submodule(self.activation), down, rows, gate_rows, width=self.width)
+
 
 FAMILIES = (
     Family(
@@ -52,3 +78,51 @@ FAMILIES = (
     ),
     Family(("gpt_neox",), "mlp.act", down="mlp.dense_4h_to_h", up="mlp.dense_h_to_4h"),
 )  # fmt: skip
+
+_own: list[Family] = []
+
+
+def declare(*families: Family) -> None:
+    """Add families of your own; they come before those that Neuroglot declares.
+
+    An installed package does so by an entry point in the group `neuroglot.families` that names a `Family`.
+    """
+    _own[:0] = families
+
+
+def declared(kind: str) -> Family | None:
+    """The family that a `model_type` was declared to be of, if any."""
+    offered = []
+    for entry in plugins(GROUP):
+        family = load_plugin(entry)
+        if not isinstance(family, Family):
+            raise NeuroglotError(f"The entry point {entry.name} in {GROUP} is a {type(family).__name__} and no Family.")
+        offered.append(family)
+    return next((family for family in (*_own, *offered, *FAMILIES) if kind in family.types), None)
+
+
+def read_families(path: str | Path) -> list[Family]:
+    """The families that a TOML file describes, each a table `[[family]]` with the fields of `Family`.
+
+    Raises:
+        NeuroglotError: it cannot be read, or a table lacks a field or has an unknown one.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("family", [])
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise NeuroglotError(f"{path} cannot be read as TOML ({error}).") from error
+    known = [field.name for field in fields(Family)]
+    if not isinstance(tables, list) or not tables:
+        raise NeuroglotError(f"{path} has no table [[family]]; see docs/families.md.")
+    families = []
+    for table in tables:
+        lacking = [name for name in ("types", "activation", "down", "up") if name not in table]
+        unknown = [name for name in table if name not in known]
+        wrong = [name for name, value in table.items() if not isinstance(value, list if name == "types" else str)]
+        if lacking or unknown or wrong:
+            raise NeuroglotError(
+                f"A family of {path} {'lacks ' + lacking[0] if lacking else 'cannot have ' + (unknown or wrong)[0]}; "
+                f"it has types, a list, and {', '.join(known[1:])}, which are text."
+            )
+        families.append(Family(**{**table, "types": tuple(table["types"])}))
+    return families

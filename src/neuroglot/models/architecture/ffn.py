@@ -1,60 +1,99 @@
-"""Where the FFN neurons of a model are. The only module that knows architectures.
+"""The FFN of a layer: the weights of its neurons, and the sites at which they are read and written.
 
-A model family is one short declaration in `FAMILIES`. From it follow, for every layer, the two sites at which a neuron
-is read or written (DESIGN: *activation* and *hidden*) and the weights that belong to it. To add a family, see
-`docs/families.md`.
-
-Sites. In a gated FFN, `down(act(gate x) * up x)`, the activation site is the output of the activation module and the
-hidden site is the input of the down-projection. In a plain FFN, `down(act(fc x))`, they are one tensor, read and
-written at the output of the activation module.
+In a gated FFN, `down(act(gate x) * up x)`, the activation site is the output of the activation function and the hidden
+site is the input of the down-projection. In a plain FFN, `down(act(fc x))`, they are one tensor, read and written at
+the output of the activation function. Where a norm stands before the down-projection, the hidden site is after it.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from neuroglot.models.architecture.families import Family
-from neuroglot.models.architecture.sites import Edit, Site
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.sites import EAGER, Edit, InlineCall, Site
 
-__all__ = ["FFN", "is_matrix", "is_transposed"]
+__all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed"]
+
+Observer = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a projection, one a neuron: all of them, or a half of a fused one."""
+
+    projection: nn.Module
+    first: int = 0
+    step: int = 1
+    count: int | None = None
+
+    @property
+    def index(self) -> slice:
+        """Of its rows."""
+        return slice(self.first, None if self.count is None else self.first + self.step * self.count, self.step)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one layer keeps its FFN, however that was found.
+
+    Attributes:
+        layer: the decoder layer it is part of.
+        activation: what gives the activation: a module, or a call in the forward of one.
+        down: the down-projection.
+        up: the rows of the up-projection of a gated FFN, or of the only projection (fc1) of a plain one.
+        gate: the rows of the gate projection; None in a plain FFN.
+        normed: whether a norm stands between the product and the down-projection, as BitNet's does.
+        width: the config's name for the neurons a layer; empty where that is not known.
+    """
+
+    layer: nn.Module
+    activation: nn.Module | InlineCall
+    down: nn.Module
+    up: Rows
+    gate: Rows | None = None
+    normed: bool = False
+    width: str = ""
 
 
 class FFN:
     """The FFN of one layer: its neurons' weights, and hooks on its sites.
 
     Attributes:
-        family: how its architecture lays it out.
+        layout: where its parts are.
         gated: whether a gate is multiplied into the activation.
+        one_site: whether the activation is what enters the down-projection.
         layer: the decoder layer it is part of.
         neurons: how many hidden units it has.
     """
 
-    def __init__(self, family: Family, layer: nn.Module):
-        self.family = family
-        self.gated = family.gated
-        self.layer = layer
-        self.activation = layer.get_submodule(family.activation)
-        self.down = layer.get_submodule(family.down)
-        self._up = layer.get_submodule(family.up)
-        self._gate = layer.get_submodule(family.gate) if family.gate else None
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self.gated = layout.gate is not None
+        self.one_site = not self.gated and not layout.normed
+        self.layer = layout.layer
+        self.activation = layout.activation
+        self.down = layout.down
+        self._up, self._gate = layout.up, layout.gate
         # in_features, since the weight of a quantised layer is packed; GPT-2's Conv1D has none
         self.neurons = int(getattr(self.down, "in_features", 0) or self.down_columns.shape[1])
-        self._edits: dict[Site, list[Edit]] = {"activation": [], "hidden": []}
+        self._edits: dict[Site, list[_Change]] = {"activation": [], "hidden": []}
+        self._hooks: dict[Site, Any] = {}
 
     @property
     def up_rows(self) -> Float[Tensor, "neurons width"]:
         """The up-projection's rows (gated) or fc1's (plain), one a neuron; a view of the weights."""
-        return _rows(self._up)[-self.neurons :]  # a fused matrix holds the gate's rows first
+        return _rows(self._up.projection)[self._up.index]
 
     @property
     def gate_rows(self) -> Float[Tensor, "neurons width"] | None:
         """The gate projection's rows, one a neuron; a view of the weights; None in a plain FFN."""
-        return None if self._gate is None else _rows(self._gate)[: self.neurons]
+        return None if self._gate is None else _rows(self._gate.projection)[self._gate.index]
 
     @property
     def down_columns(self) -> Float[Tensor, "width neurons"]:
@@ -64,56 +103,148 @@ class FFN:
     @property
     def projections(self) -> list[nn.Module]:
         """The modules that hold its weights: gate, if it has one, up and down; a fused one comes twice."""
-        return [part for part in (self._gate, self._up, self.down) if part is not None]
+        return [*([self._gate.projection] if self._gate else []), self._up.projection, self.down]
 
     def keep(self, neurons: Int64[Tensor, " kept"]) -> Callable[[], None]:
         """Keep these neurons only, in this order, and give a function that puts all of them back.
 
         All of them in another order leave what the FFN computes as it was, to rounding.
+
+        Raises:
+            NeuroglotError: its projection holds other things besides, or a norm over all neurons follows.
         """
-        first = neurons
-        if self._gate is self._up:  # one matrix holds the gate's rows and then the up-projection's
-            first = torch.cat([neurons, neurons + self.neurons])
-        before = self.neurons
-        undo = [_narrow(self._up, first, "out"), _narrow(self.down, neurons, "in")]
-        if self._gate is not None and self._gate is not self._up:
-            undo.append(_narrow(self._gate, neurons, "out"))
+        before = self.neurons, self._up, self._gate
+        wanted = [(self.down, neurons, "in"), *_kept_rows(self._up, self._gate, neurons, self.neurons)]
+        if self.layout.normed:
+            raise NeuroglotError(
+                "A norm over all neurons stands before this model's down-projections, so none can be taken out alone; "
+                "deactivate them instead."
+            )
+        undo = [_narrow(projection, index, side) for projection, index, side in wanted]
+        if self._gate is not None and self._gate.projection is self._up.projection:
+            self._gate, self._up = (_scaled(part, len(neurons)) for part in (self._gate, self._up))
         self.neurons = len(neurons)
 
         def put_back() -> None:
-            self.neurons = before
+            self.neurons, self._up, self._gate = before
             for step in undo:
                 step()
 
         return put_back
+
+    @property
+    def edited(self) -> bool:
+        """Whether an intervention is in force."""
+        return any(self._edits.values())
 
     @contextmanager
     def edit(self, site: Site, change: Edit) -> Iterator[None]:
         """Put `change(x)` in the place of the tensor `x` (…, neurons) at a site, inside the block.
 
         Nested edits of a site apply in the order they were made, and all of them before any observer sees the tensor.
+        Blocks may be left in any order. A copy of the model that is made inside the block is not edited.
+
+        Raises:
+            NeuroglotError: the layer ran and the site was not passed, or another thread runs the model.
         """
-        if not self.gated:
+        if self.one_site:
             site = "activation"  # one tensor, and BLOOM may multiply it without calling its down-projection
+        EAGER.__enter__()
+        mine = _Change(change, threading.get_ident())
         edits = self._edits[site]
-        handle = None if edits else self._hook(site, edits)
-        edits.append(change)
+        if not edits:
+            self._hooks[site] = self._hook(site)
+        edits.append(mine)
+        layer = self.layer.register_forward_pre_hook(mine.layer_ran(self.layer))
         try:
             yield
         finally:
-            edits.remove(change)
-            if handle is not None:
-                handle.remove()
+            EAGER.__exit__()
+            layer.remove()
+            edits.remove(mine)
+            if not edits:
+                self._hooks.pop(site).remove()
+        if mine.passes and not mine.acted:
+            raise NeuroglotError(
+                "An intervention did not act: the layer ran and the place of its neurons was not passed. Something "
+                "(a compiled or fused kernel) has taken its place; use the network as transformers opens it."
+            )
 
-    def _hook(self, site: Site, edits: list["Edit"]) -> RemovableHandle:
-        def apply(x: Tensor) -> Tensor:
-            for change in edits:
-                x = change(x)
+    def _hook(self, site: Site) -> Any:
+        where: Any = self.down if site == "hidden" else self.activation
+
+        def apply(module: Any, x: Tensor) -> Tensor:
+            if module is where:  # and no copy of it
+                for each in self._edits[site]:
+                    x = each.made(x)
             return x
 
         if site == "hidden":
-            return self.down.register_forward_pre_hook(lambda _, inputs: (apply(inputs[0]), *inputs[1:]), prepend=True)
-        return self.activation.register_forward_hook(lambda _, __, output: apply(output), prepend=True)
+            return where.register_forward_pre_hook(lambda m, inputs: (apply(m, inputs[0]), *inputs[1:]), prepend=True)
+        return where.register_forward_hook(lambda m, _, output: apply(m, output), prepend=True)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Call `observer(activation, hidden)` in every forward pass of this thread, until what is given is called.
+
+        Both tensors are (…, neurons), in the model's dtype on the layer's device, after any intervention in force.
+        They are the model's own: read them, do not write to them.
+        """
+        thread = threading.get_ident()
+        kept: list[Tensor] = []
+
+        def keep(module: Any, _: Any, output: Tensor) -> None:
+            if module is self.activation and threading.get_ident() == thread:
+                if self.one_site:
+                    observer(output, output)
+                else:
+                    kept[:] = [output]
+
+        def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if module is self.down and threading.get_ident() == thread:
+                observer(kept.pop(), inputs[0])
+
+        handles: list[Any] = [self.activation.register_forward_hook(keep)]
+        if not self.one_site:
+            handles.append(self.down.register_forward_pre_hook(read))
+        EAGER.__enter__()
+
+        def stop() -> None:
+            EAGER.__exit__()
+            for handle in handles:
+                handle.remove()
+
+        return stop
+
+
+class _Change:
+    """One edit in force.
+
+    Attributes:
+        passes: how often the layer ran.
+        acted: whether the edit did.
+    """
+
+    def __init__(self, change: Edit, thread: int):
+        self.change, self.thread = change, thread
+        self.passes, self.acted = 0, False
+
+    def made(self, x: Tensor) -> Tensor:
+        """The tensor after it."""
+        if threading.get_ident() != self.thread:
+            raise NeuroglotError(
+                "Another thread has interventions in force on this model; run it in the thread that opened them, or "
+                "load the model once for each thread."
+            )
+        self.acted = True
+        return self.change(x)
+
+    def layer_ran(self, layer: nn.Module) -> Callable[[nn.Module, Any], None]:
+        """A hook that counts."""
+
+        def hook(module: nn.Module, _: Any) -> None:
+            self.passes += module is layer and threading.get_ident() == self.thread
+
+        return hook
 
 
 def is_transposed(projection: nn.Module) -> bool:
@@ -124,8 +255,9 @@ def is_transposed(projection: nn.Module) -> bool:
 
 
 def is_matrix(module: nn.Module) -> bool:
-    """Whether a module multiplies with a matrix."""
-    return isinstance(module, nn.Linear) or is_transposed(module)
+    """Whether a module multiplies with a matrix, packed ones among them."""
+    features = hasattr(module, "in_features") and hasattr(module, "out_features") and hasattr(module, "weight")
+    return isinstance(module, nn.Linear) or features or is_transposed(module)
 
 
 def _rows(projection: nn.Module) -> Tensor:
@@ -133,6 +265,36 @@ def _rows(projection: nn.Module) -> Tensor:
     weight = projection.weight
     assert isinstance(weight, Tensor)
     return weight.T if is_transposed(projection) else weight
+
+
+def _kept_rows(
+    up: Rows, gate: Rows | None, neurons: Tensor, width: int
+) -> list[tuple[nn.Module, Tensor, Literal["in", "out"]]]:
+    """Which outputs of which projections belong to some of the neurons."""
+    parts = [part for part in (gate, up) if part is not None]
+    if len({id(part.projection) for part in parts}) == len(parts):
+        for part in parts:
+            _check_rows(part.projection, width)
+        return [(part.projection, neurons, "out") for part in parts]
+    projection = up.projection
+    _check_rows(projection, 2 * width)
+    kept = [part.first + part.step * neurons for part in sorted(parts, key=lambda part: part.first)]
+    together = torch.stack(kept, 1).flatten() if up.step == 2 else torch.cat(kept)
+    return [(projection, together, "out")]
+
+
+def _check_rows(projection: nn.Module, expected: int) -> None:
+    if _rows(projection).shape[0] != expected:
+        raise NeuroglotError(
+            "The projection that holds this model's neurons holds other things besides, so none can be taken out; "
+            "deactivate them instead."
+        )
+
+
+def _scaled(part: Rows, after: int) -> Rows:
+    """The same part of a fused projection when there are fewer neurons."""
+    first = part.first if part.step == 2 or not part.first else after
+    return Rows(part.projection, first, part.step, after)
 
 
 def _narrow(projection: nn.Module, index: Tensor, side: Literal["in", "out"]) -> Callable[[], None]:

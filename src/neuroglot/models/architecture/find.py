@@ -2,41 +2,88 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.families import FAMILIES
+from neuroglot.models.architecture.body import few_tokens, is_causal, last_hidden_states, text_config
+from neuroglot.models.architecture.discovery import discover
+from neuroglot.models.architecture.families import Family, declared
 from neuroglot.models.architecture.ffn import FFN
 
-__all__ = ["find_ffns"]
+__all__ = ["check_config", "discovered", "find_ffns"]
+
+EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
+
+SUPPORTED = "see docs/supported.md for what can be used"
 
 
 def find_ffns(network: nn.Module) -> list[FFN]:
     """The FFNs of a Hugging Face causal language model, from the input to the output.
 
+    A declared family's are where its declaration says; others are discovered from a short forward pass.
+
     Raises:
-        NeuroglotError: the architecture is not one of `FAMILIES`, is a native mixture of experts, or does not look
-            like its family.
+        NeuroglotError: the architecture is a native mixture of experts, does not look like its family, or has no FFN
+            that can be found.
     """
-    config: Any = network.config
-    config = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    kind = config.model_type
-    experts = next((k for k in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(config, k, 0)), None)
-    if experts or "moe" in kind:
+    kind = text_config(network).model_type
+    if is_mixture(network):
         raise NeuroglotError(
             f"{kind} is a native mixture of experts, whose neurons are not all used by every token; Neuroglot reads "
             "dense FFNs only for now, so choose a dense model."
         )
-    family = next((family for family in FAMILIES if kind in family.types), None)
-    if family is None:
-        known = sorted(name for family in FAMILIES for name in family.types)
-        raise NeuroglotError(
-            f"The architecture {kind!r} is not known; known are {', '.join(known)}. "
-            "A family is a few lines in families.py: see docs/families.md."
-        )
+    family = declared(kind)
+    if family is not None:
+        return _declared(network, family, kind)
+    return discovered(network)
+
+
+def is_mixture(network: nn.Module) -> bool:
+    """Whether a network is a native mixture of experts: it has modules of experts, or none at all and says so."""
+    if any(name.rpartition(".")[2] in EXPERTS for name, _ in network.named_modules()):
+        return True
+    config = text_config(network)
+    says = any(getattr(config, name, 0) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    return says and not any(True for _ in network.children())
+
+
+def discovered(network: nn.Module) -> list[FFN]:
+    """The FFNs that a short forward pass shows, whatever is declared.
+
+    Raises:
+        NeuroglotError: it cannot be run on a few tokens, or there are none.
+    """
+    kind = text_config(network).model_type
     try:
-        layers = network.get_decoder().get_submodule(family.layers)  # type: ignore[operator]
-        ffns = [FFN(family, layer) for layer in layers]
+        if getattr(text_config(network), "is_decoder", None) is False and not is_causal(network):
+            raise _reads_ahead(kind)
+        found = discover(network, lambda: last_hidden_states(network, few_tokens(network)))
+    except NeuroglotError:
+        raise
+    except Exception as error:  # whatever an unknown architecture raises when it is given nothing but tokens
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NeuroglotError(f"{kind} cannot be run on tokens alone ({words}); {SUPPORTED}.") from error
+    if not found.layouts:
+        why = f" ({found.doubts[0]})" if found.doubts else ""
+        raise NeuroglotError(
+            f"No FFN was found in {kind}{why}: no layer multiplies an activation function of one projection into "
+            f"another, so there are no neurons to record; {SUPPORTED}."
+        )
+    return [FFN(layout) for layout in found.layouts]
+
+
+def _reads_ahead(kind: str) -> NeuroglotError:
+    return NeuroglotError(
+        f"This {kind} reads a text in both directions, so it is no causal language model; set is_decoder to true in "
+        "its config.json if it was trained as one."
+    )
+
+
+def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
+    try:
+        layers = network.get_decoder().get_submodule(family.layers)
+        ffns = [FFN(family.layout(layer)) for layer in layers]
     except AttributeError as error:
         raise NeuroglotError(
             f"This {kind} model is not built as its family is ({error}); see docs/families.md to describe it."
@@ -46,3 +93,28 @@ def find_ffns(network: nn.Module) -> list[FFN]:
             f"This {kind} model shares one activation module between layers; its layers cannot be told apart."
         )
     return ffns
+
+
+def check_config(config: Any, name: str) -> None:
+    """Refuse a model that cannot be used from its configuration alone, before any weight is fetched.
+
+    The network is built without weights, which takes a second for a large one.
+
+    Raises:
+        NeuroglotError: it is no causal language model, a native mixture of experts, or has no FFN.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        if not hasattr(config, "auto_map"):
+            raise NeuroglotError(
+                f"{name} is of type {config.model_type}, which is no causal language model; {SUPPORTED}."
+            )
+        return  # its own code says what it is
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    try:
+        find_ffns(network)
+    except NeuroglotError as error:
+        if error.__cause__ is None:  # it was looked at, where a cause says that it could not be without weights
+            raise

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 
 __all__ = ["observe_ffn", "observe_residual"]
@@ -19,27 +21,12 @@ def observe_ffn(ffns: Sequence[FFN], observe: Observer) -> Iterator[None]:
     """Call `observe(layer, activation, hidden)` for every layer of every forward pass inside the block.
 
     Both tensors are (…, neurons), in the model's dtype on the layer's device, after any intervention in force. They
-    are the model's own: read them, do not write to them.
+    are the model's own: read them, do not write to them. Passes of other threads, and of copies, are not seen.
     """
     with ExitStack() as stack:
         for layer, ffn in enumerate(ffns):
-            for handle in _observe_layer(layer, ffn, observe):
-                stack.callback(handle.remove)
+            stack.callback(ffn.observe(partial(observe, layer)))
         yield
-
-
-def _observe_layer(layer: int, ffn: FFN, observe: Observer) -> list[RemovableHandle]:
-    if not ffn.gated:
-        return [ffn.activation.register_forward_hook(lambda _, __, output: observe(layer, output, output))]
-    kept: list[Tensor] = []
-
-    def keep(_: nn.Module, __: Any, output: Tensor) -> None:
-        kept[:] = [output]
-
-    def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        observe(layer, kept.pop(), inputs[0])
-
-    return [ffn.activation.register_forward_hook(keep), ffn.down.register_forward_pre_hook(read)]
 
 
 @contextmanager
@@ -47,12 +34,26 @@ def observe_residual(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]
     """Call `observe(layer, states)` with the residual stream that leaves every layer, inside the block.
 
     States are (batch, tokens, width), before any norm that follows the last layer. Read them, do not write to them.
+
+    Raises:
+        NeuroglotError: in the pass, where there are several streams side by side, as in Gemma 3n.
     """
+    thread = get_ident()
     with ExitStack() as stack:
         for layer, ffn in enumerate(ffns):
 
-            def read(_: nn.Module, __: Any, output: Any, layer: int = layer) -> None:
-                observe(layer, output[0] if isinstance(output, tuple) else output)
+            def read(module: nn.Module, _: Any, output: Any, layer: int = layer, own: nn.Module = ffn.layer) -> None:
+                if module is own and get_ident() == thread:
+                    observe(layer, _one_stream(output[0] if isinstance(output, tuple) else output))
 
             stack.callback(ffn.layer.register_forward_hook(read).remove)
         yield
+
+
+def _one_stream(states: Tensor) -> Tensor:
+    if states.ndim != 3:
+        raise NeuroglotError(
+            f"This model carries {len(states)} residual streams side by side, of which none is the state of a token; "
+            "leave states out."
+        )
+    return states

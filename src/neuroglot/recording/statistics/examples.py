@@ -7,6 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from neuroglot.artifacts.examples import LOW, VALUE, Examples
+from neuroglot.artifacts.widths import padded
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.recording.statistics.reductions import Values, keep_highest
 from neuroglot.recording.statistics.sums import Statistic
@@ -39,7 +40,7 @@ class TopExamples(Statistic):
 
     def flush(self) -> dict[str, Tensor]:
         """`examples`: the integers, (L, N, k) int64, highest first; it starts again from nothing."""
-        highest = torch.stack([keys.cpu() for keys in self._keys if keys is not None])
+        highest = padded([keys.cpu() for keys in self._keys if keys is not None])
         self._keys, self._seen = [None] * len(self._keys), [0] * len(self._seen)
         return {self.name: highest}
 

@@ -42,7 +42,7 @@ class Experts(Statistic):
             )
         self.names = tuple(f"{EXPERTS}{entry:g}" for entry in top)
         self._layers, self._experts = len(ffns), experts
-        self._groups = [Groups(row, experts) for row in labels]
+        self._groups = [Groups(row[: ffn.neurons], experts) for row, ffn in zip(labels, ffns, strict=True)]
         self._scores = torch.empty(0, 0)  # (tokens, layers · experts) of the batch that is being read
         self._counts: list[Tensor] | None = None
 

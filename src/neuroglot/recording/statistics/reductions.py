@@ -6,6 +6,7 @@ each sequence, then over them; that is also what the kernels are tested against.
 """
 
 import importlib.util
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -158,12 +159,13 @@ def keep_highest(values: Values, keys: Int64[Tensor, "neurons k"], seen: int) ->
     return keys
 
 
-_kept: dict[torch.device, Tensor] = {}
+_kept = threading.local()
 
 
 def _buffer(values: Tensor) -> Tensor:
     """A float32 tensor of the same shape, kept from call to call: allocating it would cost more than the sum."""
-    kept = _kept.get(values.device)
+    buffers: dict[torch.device, Tensor] = _kept.__dict__.setdefault("buffers", {})  # each thread's own
+    kept = buffers.get(values.device)
     if kept is None or kept.shape != values.shape:
-        kept = _kept[values.device] = torch.empty(values.shape, dtype=torch.float32, device=values.device)
+        kept = buffers[values.device] = torch.empty(values.shape, dtype=torch.float32, device=values.device)
     return kept

@@ -6,9 +6,9 @@ A statistic reduces the activations of a batch, on the device where they are, in
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.recording.statistics.reductions import SUMS, Values, sum_tokens
@@ -58,7 +58,7 @@ class Sums(Statistic):
         self._totals[layer] = sums if before is None else [a.add_(b) for a, b in zip(before, sums, strict=True)]
 
     def flush(self) -> dict[str, Tensor]:
-        """The totals so far, each (L, N)."""
+        """The totals so far, each (L, N), 0 beyond a layer's width."""
         layers = [totals for totals in self._totals if totals is not None]
         self._totals = [None] * len(self._totals)
-        return {name: torch.stack([sums[i].cpu() for sums in layers]) for i, name in enumerate(self.names)}
+        return {name: padded([sums[i].cpu() for sums in layers]) for i, name in enumerate(self.names)}

@@ -1,0 +1,32 @@
+"""Layers of different widths in one table: what lies beyond a layer's width is no neuron.
+
+Masks and sums are (L, …) of the widest layer's width. Beyond a layer's own width they are False or 0, and no share,
+quantile or budget counts it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+from torch.nn.functional import pad
+
+__all__ = ["exists", "padded", "within"]
+
+
+def exists(widths: Sequence[int]) -> Bool[Tensor, "layers neurons"]:
+    """Which entries of a table (L, max width) are neurons."""
+    return torch.arange(max(widths))[None] < torch.tensor(widths)[:, None]
+
+
+def padded(layers: Sequence[Tensor]) -> Tensor:
+    """One tensor a layer, (N of the layer, …), as one table (L, max N, …), with zeros beyond."""
+    most = max(len(each) for each in layers)
+    return torch.stack([pad(each, (0, 0) * (each.ndim - 1) + (0, most - len(each))) for each in layers])
+
+
+def within(scores: Float64[Tensor, "languages layers neurons"], widths: Sequence[int]) -> Tensor:
+    """Scores with −∞ beyond each layer's width, where nothing is ever chosen."""
+    if len(set(widths)) == 1:
+        return scores
+    return scores.masked_fill(~exists(widths), -torch.inf)
