@@ -74,6 +74,12 @@ def record(
     ] = False,
     device_map: Annotated[str | None, typer.Option(help="Spread a large model over devices: auto.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
+    bos: Annotated[
+        str, typer.Option(help="What begins a text: auto (the tokenizer's own rule), always (the BOS it names), never.")
+    ] = "auto",
+    count_first: Annotated[
+        bool, typer.Option("--count-first", help="Count the first token of a text that no BOS stands before.")
+    ] = False,
     **asked: Any,
 ) -> None:
     """Read a corpus once and keep the statistics of every neuron, by language.
@@ -94,6 +100,8 @@ def record(
         device_map=device_map,
         quantize=quantize,
         trust_remote_code=trust_remote_code,
+        bos=bos,
+        count_first=count_first,
     )
     text = checked(TextSettings, source=corpus, languages=split(languages), text_column=text_column, hold_out=hold_out)
     counted = None if experts is None else {"experts": experts}

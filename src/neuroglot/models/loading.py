@@ -10,6 +10,7 @@ from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import opener
 from neuroglot.models.model import Model
 from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
+from neuroglot.models.tokenization import Bos
 from neuroglot.progress import without_bars
 
 __all__ = ["load_model", "load_tokenizer"]
@@ -25,6 +26,8 @@ def load_model(
     offload_folder: str | Path | None = None,
     quantize: Quantize | None = None,
     trust_remote_code: bool = False,
+    bos: Bos = "auto",
+    count_first: bool = False,
 ) -> Model:
     """Open a model.
 
@@ -39,6 +42,10 @@ def load_model(
         offload_folder: where `device_map` puts what fits neither on GPUs nor in memory.
         quantize: weights of `8bit` or `4bit` (NF4), packed as they are read; needs bitsandbytes.
         trust_remote_code: run Python code that comes with the checkpoint.
+        bos: what stands before every text, wherever the model reads one: `auto` is the tokenizer's own rule, `always`
+            the BOS that it names, `never` nothing.
+        count_first: count the first token of a text that nothing stands before. By default it is left out of every
+            statistic, as BOS is, since attention uses it as BOS is used.
 
     Raises:
         NeuroglotError: nothing is there, it is damaged, it lacks weights, or its architecture is not supported.
@@ -51,6 +58,8 @@ def load_model(
         "offload_folder": offload_folder,
         "quantize": quantize,
         "trust_remote_code": trust_remote_code,
+        "bos": bos,
+        "count_first": count_first,
     }
     if is_adapter(source):
         return _merged(Path(source), how)
@@ -85,7 +94,7 @@ def load_model(
             f"{name} lacks weights that its architecture has ({sorted(loading['missing_keys'])[0]} …); it is "
             "incomplete or its config.json belongs to another model."
         )
-    model = Model(network, tokenizer, name=name)
+    model = Model(network, tokenizer, name=name, bos=bos, count_first=count_first)
     model.load_arguments = how | {
         "source": name,
         "revision": revision,
@@ -113,7 +122,7 @@ def _merged(path: Path, how: dict[str, Any]) -> Model:
     except NeuroglotError as error:
         raise NeuroglotError(f"{path} is an adapter without its base: {error}") from error
     network = peft.PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
-    merged = Model(network, model.tokenizer, name=str(path))
+    merged = Model(network, model.tokenizer, str(path), bos=how["bos"], count_first=how["count_first"])
     merged.load_arguments = how | {"source": str(path), "revision": None}
     return merged
 
