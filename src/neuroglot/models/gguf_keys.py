@@ -181,7 +181,15 @@ def _heads(header: Header, said: dict[str, Any], config: dict[str, Any]) -> None
     if said.get("attention.value_length", length) != length:
         raise _refused(header, "attention.value_length", said["attention.value_length"])
     natural = length * heads == said["embedding_length"]
-    if not natural and header.architecture not in ("llama", "deci", "qwen3", "qwen3moe", "gemma2", "gemma3", "nemotron"):
+    if not natural and header.architecture not in (
+        "llama",
+        "deci",
+        "qwen3",
+        "qwen3moe",
+        "gemma2",
+        "gemma3",
+        "nemotron",
+    ):
         raise _refused(header, "attention.key_length", length)
     if natural and header.architecture in ("qwen2", "qwen2moe", "phi3", "falcon", "stablelm", "starcoder2"):
         config.pop("head_dim", None)  # these take it from the other two

@@ -36,7 +36,7 @@ def load_model(
             ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached. A peft adapter's directory opens
             its base with the adapter merged into it.
         revision: the branch, tag or commit of a hub id.
-        dtype: of the weights. `auto` is float32 on a CPU, and the checkpoint's own elsewhere.
+        dtype: of the weights. `auto` is float32 on a CPU, and elsewhere the checkpoint's own (of GGUF bfloat16).
         device: `cpu`, `cuda`, `cuda:1`, `mps` …; by default a GPU if there is one.
         device_map: spread a model over several devices, as `accelerate` does (`auto`); instead of `device`.
         offload_folder: where `device_map` puts what fits neither on GPUs nor in memory.
@@ -69,7 +69,8 @@ def load_model(
     elif device is not None:
         raise NeuroglotError("device and device_map say the same thing in two ways; give one of them.")
     on_cpu = device_map == {"": "cpu"}
-    weights: Any = {"auto": torch.float32 if on_cpu else "auto"}.get(dtype) or getattr(torch, dtype)
+    elsewhere = torch.bfloat16 if name in PACKAGED or name.endswith(".gguf") else "auto"  # the cache holds float32
+    weights: Any = {"auto": torch.float32 if on_cpu else elsewhere}.get(dtype) or getattr(torch, dtype)
     extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
     if quantize is not None:
         extra["quantization_config"] = _quantization(quantize, weights)
