@@ -28,7 +28,7 @@ def by_brute_force(model: ng.Model, corpus: ng.Corpus, block: int, tokens: int =
         size = block - before
         seen: list = [[], []]
         for start in range(0, len(ids) // size * size, size):
-            row = [*model.begin] + ids[start : start + size]
+            row = [*model.begin, *ids[start : start + size]]
             got: list = []
             with observe_ffn(model.ffns, lambda i, a, h, got=got: got.append((a, h))), torch.no_grad():
                 model.network(torch.tensor([row]))

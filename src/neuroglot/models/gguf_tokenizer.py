@@ -30,7 +30,7 @@ def tokenizer_of(header: Header) -> Any:
     Raises:
         NeuroglotError: the file has no vocabulary, or one that is cut into words in a way that is not known.
     """
-    from tokenizers import pre_tokenizers
+    from tokenizers import decoders, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
 
@@ -58,8 +58,6 @@ def tokenizer_of(header: Header) -> Any:
     named = {name: said[key] for key, name in _NAMES.items() if key in said}
     if kind == "llama" and "merges" not in named:
         named["merges"] = _merges(header, said)
-        if header.architecture.startswith("gemma"):
-            named["tokens"] = [_spaced(token) for token in said["tokens"]]
     backend, _ = mapping.convert_gguf_tokenizer(header.architecture, named)
     if kind == "gpt2" and rule in DIGITS_APART:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -67,7 +65,7 @@ def tokenizer_of(header: Header) -> Any:
         )
     if kind == "llama" and not header.architecture.startswith("gemma") and not said.get("add_space_prefix", True):
         backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
-        backend.decoder = _without_strip(backend.decoder)
+        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     special = {
         f"{name}_token": said["tokens"][said[f"{key}_token_id"]]
         for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
@@ -119,10 +117,3 @@ def _merges(header: Header, said: dict[str, Any]) -> list[str]:
         found += [(rank[token], i, len(token) - i, token) for i in cuts]
     found.sort(key=lambda each: each[:3], reverse=True)
     return [f"{token[:i]} {token[i:]}" for _, i, _, token in found]
-
-
-def _without_strip(decoder: Any) -> Any:
-    """A decoder that keeps the first blank, which is the text's own."""
-    from tokenizers import decoders
-
-    return decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
