@@ -1,7 +1,8 @@
 """GGUF files, and the weights that installed packages ship as such.
 
-Unpacking a GGUF file takes a while, so each is converted once, into a checkpoint in the cache that opens in seconds. The cache is `$NEUROGLOT_CACHE`, or `neuroglot` in the user's cache directory. torch and transformers are
-imported to convert, not to find.
+Unpacking a GGUF file takes a while, so each is converted once, into a checkpoint in the cache that opens in seconds.
+The cache is `$NEUROGLOT_CACHE`, or `neuroglot` in the user's cache directory. torch and transformers are imported to
+convert, not to find.
 """
 
 import hashlib

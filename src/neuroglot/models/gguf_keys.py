@@ -84,8 +84,10 @@ NEUTRAL: dict[str, Any] = {
 """A key that the config has no name for → the value with which it changes nothing."""
 
 SILENT = ("rope.scaling.finetuned", "tensor_data_layout", "attention.value_length", "attention.head_count_kv")
-HANDLED = ("rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
-           "attention.sliding_window_pattern", "use_parallel_residual", "feed_forward_length", "context_length")  # fmt: skip
+HANDLED = (
+    "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
+    "attention.sliding_window_pattern", "use_parallel_residual", "feed_forward_length", "context_length",
+)  # fmt: skip
 PARTIAL = ("phi3", "stablelm", "nemotron")  # rotary embeddings may turn a part of a head only
 ROPE_FACTORS = "rope_freqs.weight"
 

@@ -58,6 +58,8 @@ def tokenizer_of(header: Header) -> Any:
     named = {name: said[key] for key, name in _NAMES.items() if key in said}
     if kind == "llama" and "merges" not in named:
         named["merges"] = _merges(header, said)
+    if kind == "gpt2":
+        named.setdefault("merges", [])  # without any, a character is a token
     backend, _ = mapping.convert_gguf_tokenizer(header.architecture, named)
     if kind == "gpt2" and rule in DIGITS_APART:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
