@@ -44,11 +44,19 @@ def _threads(request):
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def _text_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _own_datasets_cache(tmp_path, monkeypatch):
+def _own_datasets_cache(tmp_path, _text_cache, monkeypatch):
     import datasets
 
+    from neuroglot.corpus import columns
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    monkeypatch.setattr(columns, "cache_directory", lambda: _text_cache)
 
 
 @pytest.fixture(scope="session")

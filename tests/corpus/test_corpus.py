@@ -226,6 +226,23 @@ def test_one_dataset_a_language(tmp_path):
     assert texts(corpus) == {"en": ["one"], "fr": ["un"]}
 
 
+def test_a_language_column_of_a_dataset(tmp_path):
+    rows = [{"lang": tag, "text": text} for tag, text in (("fra", "un"), ("en", "one"), ("FR", "deux"), ("und", "?"))]
+    path = dataset(tmp_path / "web", {"default": rows})
+    corpus = ng.load_corpus(f"hf:{path}", languages=["fr", "en"], language_column="lang")
+    assert texts(corpus) == {"fr": ["un", "deux"], "en": ["one"]}
+    with pytest.raises(ng.NeuroglotError, match="say which languages its column lang has"):
+        ng.load_corpus(f"hf:{path}", language_column="lang")
+    with pytest.raises(ng.NeuroglotError, match="no column 'locale'; it has lang, text"):
+        ng.load_corpus(f"hf:{path}", languages=["fr"], language_column="locale")
+
+
+def test_numbers_in_a_dataset_are_refused(tmp_path):
+    path = dataset(tmp_path / "wiki", {"fr": [{"text": 12}]})
+    with pytest.raises(ng.NeuroglotError, match="text is a number"):
+        ng.load_corpus(f"hf:{path}")
+
+
 def test_hub_refusals(tmp_path):
     path = dataset(tmp_path / "wiki", {"fr": [{"body": "un"}]})
     with pytest.raises(ng.NeuroglotError, match="no column 'text'; it has body"):

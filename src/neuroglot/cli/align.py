@@ -6,7 +6,14 @@ import typer
 
 from neuroglot.cli.app import app, out, print_table
 from neuroglot.cli.identify import print_neurons
-from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument, Seeds
+from neuroglot.cli.options import (
+    HeldOutBlock,
+    HeldOutTokens,
+    LanguageColumnOption,
+    RunArgument,
+    Seeds,
+    TextColumnOption,
+)
 from neuroglot.cli.perturb import print_change
 
 
@@ -20,6 +27,8 @@ def align(
     samples: Annotated[int, typer.Option(min=2, help="Read at most so many samples.")] = 100,
     max_tokens: Annotated[int, typer.Option(min=1, help="Cut a sample after so many tokens.")] = 200,
     threshold: Annotated[float, typer.Option(min=0, help="z-score of a key region's neurons.")] = 2.0,
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
     measure: Annotated[bool, typer.Option(help="Ablate the regions: perplexity and continuations.")] = True,
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,
@@ -38,7 +47,14 @@ def align(
 
     current = Run.open(run)
     current.check_recorded()
-    settings = AlignSettings(corpus=corpus, samples=samples, max_tokens=max_tokens, threshold=threshold)
+    settings = AlignSettings(
+        corpus=corpus,
+        text_column=text_column,
+        language_column=language_column,
+        samples=samples,
+        max_tokens=max_tokens,
+        threshold=threshold,
+    )
     aligned = align_run(current, settings)
     if aligned.regions is not None:
         print_neurons(current, "regions", aligned.regions)

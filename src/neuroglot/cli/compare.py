@@ -7,7 +7,7 @@ import typer
 
 from neuroglot.cli.app import app, checked, numbers, out, print_table, split
 from neuroglot.cli.methods import MethodCommand
-from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, RunArgument
+from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, LanguageColumnOption, RunArgument, TextColumnOption
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def compare(
     block: HeldOutBlock = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many rows of random neurons.")] = 3,
     samples: Annotated[int, typer.Option(min=2, help="At most so many samples of a parallel corpus.")] = 100,
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
     defaults: Annotated[bool, typer.Option(help="Measure what each method chooses by itself.")] = True,
 ) -> None:
     """Find neurons by every method, as many for each language, and measure which harm their own language alone.
@@ -93,7 +95,8 @@ def compare(
     )
     model = current.manifest.model.load()
     current.check(model)
-    result = compare_run(current, model, settings, corpus=None if corpus is None else load_corpus(corpus))
+    other = None if corpus is None else load_corpus(corpus, text_column=text_column, language_column=language_column)
+    result = compare_run(current, model, settings, corpus=other)
     print_summary(result.summary(distances(result.languages)), budget)
     out.print(f"wrote {current.comparison_path}")
     out.print(f"next: neuroglot report {run}")

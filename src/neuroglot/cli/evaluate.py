@@ -12,8 +12,10 @@ from neuroglot.cli.options import (
     DtypeOption,
     HeldOutBlock,
     HeldOutTokens,
+    LanguageColumnOption,
     LanguagesOption,
     ModelArgument,
+    TextColumnOption,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -35,6 +37,8 @@ def perplexity(
     ] = None,
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
 ) -> None:
@@ -46,7 +50,7 @@ def perplexity(
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
     settings = checked(ModelSettings, source=model, dtype=dtype, device=device)
     settings.check_source()
-    text = load_corpus(corpus, languages=split(languages))
+    text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)
     from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.edit.interventions import Deactivate, intervene
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure

@@ -7,12 +7,14 @@ import typer
 from neuroglot.cli.app import checked, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import (
+    LanguageColumnOption,
     LayersOption,
     MethodOption,
     RunArgument,
     SiteOption,
     SteerOption,
     StrengthOption,
+    TextColumnOption,
     WhenOption,
 )
 from neuroglot.cli.steer import steering_settings
@@ -36,6 +38,8 @@ def generation(
     targets: Annotated[
         str | None, typer.Option(help="Languages to answer in. [default: the neurons']", show_default=False)
     ] = None,
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
     method: MethodOption = "lape",
     steer: SteerOption = "replace",
     site: SiteOption = "activation",
@@ -90,6 +94,8 @@ def generation(
     recording = current.recording
     settings = SteeringSettings(
         prompts=prompts,
+        text_column=text_column,
+        language_column=language_column,
         sources=split(sources),
         targets=split(targets),
         method=method,

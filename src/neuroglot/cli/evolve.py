@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, checked, err, out, print_table, split
-from neuroglot.cli.options import DeviceOption, DtypeOption, HeldOutBlock, HeldOutTokens, LanguagesOption
+from neuroglot.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    HeldOutBlock,
+    HeldOutTokens,
+    LanguageColumnOption,
+    LanguagesOption,
+    TextColumnOption,
+)
 
 
 @app.command()
@@ -23,6 +31,8 @@ def evolve(
     threshold: Annotated[float, typer.Option(min=0, help="z-score of a key region's neurons.")] = 2.0,
     tokens: HeldOutTokens = 20_000,
     block: HeldOutBlock = None,
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
 ) -> None:
@@ -32,7 +42,14 @@ def evolve(
     """
     from neuroglot.corpus.load import load_corpus
 
-    read, held_out = load_corpus(corpus, languages=split(languages)).split(5)
+    text = load_corpus(
+        corpus,
+        languages=split(languages),
+        parallel=True,
+        text_column=text_column,
+        language_column=language_column,
+    )
+    read, held_out = text.split(5)
     read.check_parallel()
     from neuroglot.report.evolution import evolution_report
     from neuroglot.run.evolution import EvolveSettings

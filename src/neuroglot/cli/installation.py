@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from neuroglot import __version__
-from neuroglot.models.gguf import PACKAGED, cache_directory
+from neuroglot.models.gguf import PACKAGED
+from neuroglot.storage.caches import cache_directory
 
 __all__ = ["Examination", "Extra", "examine"]
 

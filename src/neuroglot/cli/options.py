@@ -18,6 +18,11 @@ CorpusArgument = Annotated[
         "column a language; hf:DATASET; or starter, the built-in corpus."
     ),
 ]
+TextColumnOption = Annotated[str, typer.Option(help="The column that holds the text.")]
+LanguageColumnOption = Annotated[
+    str | None,
+    typer.Option(help="The column that says the language. [default: language or lang]", show_default=False),
+]
 RunArgument = Annotated[
     Path, typer.Argument(help="The run directory that `neuroglot record` made.", show_default=False)
 ]

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuroglot.cli.app import app, out, print_table
-from neuroglot.cli.options import HeldOutBlock, HeldOutTokens, MethodOption, RunArgument, Seeds
+from neuroglot.cli.options import (
+    HeldOutBlock,
+    HeldOutTokens,
+    LanguageColumnOption,
+    MethodOption,
+    RunArgument,
+    Seeds,
+    TextColumnOption,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +33,8 @@ def perturb(
     tokens: HeldOutTokens = 100_000,
     block: HeldOutBlock = None,
     seeds: Seeds = 3,
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
 ) -> None:
     """Ablate each language's neurons and measure every language's perplexity, beside a random baseline.
 
@@ -39,7 +49,10 @@ def perturb(
     if corpus is not None:
         check_corpus(corpus)
     model = current.manifest.model.load()
-    result = perturb_run(current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus)
+    result = perturb_run(
+        current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus, text_column=text_column,
+        language_column=language_column,
+    )  # fmt: skip
     print_change(current, method, result)
     out.print(f"next: neuroglot report {run}")
 

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuroglot.cli.app import checked, out, split
-from neuroglot.cli.options import CorpusArgument, DeviceOption, DtypeOption, LanguagesOption, ModelArgument, OutOption
+from neuroglot.cli.options import (
+    CorpusArgument,
+    DeviceOption,
+    DtypeOption,
+    LanguageColumnOption,
+    LanguagesOption,
+    ModelArgument,
+    OutOption,
+    TextColumnOption,
+)
 from neuroglot.cli.settings_options import command_with
 from neuroglot.errors import NeuroglotError
 
@@ -34,7 +43,8 @@ def record(
         int | None,
         typer.Option(min=1, help="Count the activations of so many experts a layer in the same pass; see experts."),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
@@ -103,7 +113,14 @@ def record(
         bos=bos,
         count_first=count_first,
     )
-    text = checked(TextSettings, source=corpus, languages=split(languages), text_column=text_column, hold_out=hold_out)
+    text = checked(
+        TextSettings,
+        source=corpus,
+        languages=split(languages),
+        text_column=text_column,
+        language_column=language_column,
+        hold_out=hold_out,
+    )
     counted = None if experts is None else {"experts": experts}
     recording = checked(RunRecordSettings, **asked, experts=counted)
     model_settings.check_source()

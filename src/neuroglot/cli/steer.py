@@ -1,5 +1,7 @@
 """`neuroglot steer`: a model's answer in the language of choice, beside the one it gives by itself."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +21,7 @@ from neuroglot.cli.options import (
     WhenOption,
 )
 from neuroglot.cli.record import print_recorded
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 
 if TYPE_CHECKING:
     from neuroglot.edit.recipes import Recipe
@@ -125,7 +127,7 @@ def _from_run(
 ) -> "tuple[Recipe, Model | None]":
     """The recipe from a run; from the default run, which is made if it is not there."""
     from neuroglot.languages.detection import LanguageIdentifier
-    from neuroglot.languages.tags import language_tag
+    from neuroglot.languages.tags import closest
     from neuroglot.run.directory import Run, default_folder
     from neuroglot.run.identification import beyond_recording, identify_run
     from neuroglot.run.recording import begin_run
@@ -139,7 +141,7 @@ def _from_run(
                 f"{method} needs {lack}, which the run that is made here has not; make one that has it and give --run."
             )
         text = TextSettings(source="starter")
-        if language_tag(to) not in text.load()[0].languages:
+        if closest(to, text.load()[0].languages) is None:
             raise NeuroglotError(
                 f"There is no run of {settings.source} in {folder}, and the built-in corpus has no {to}; record text "
                 f"that has it (neuroglot record {settings.source} CORPUS --out RUN; neuroglot identify RUN) and give "
@@ -154,12 +156,26 @@ def _from_run(
     if run is None and not found.neurons_path(method).is_file():
         print_neurons(found, method, identify_run(found, method, {}))
     neurons, recording = found.neurons(method), found.recording
-    neurons.check_languages([to])
+    neurons.check_languages([closest(to, neurons.languages) or to])
     off = None if source == "none" else source
     if source is None:
-        spoken = LanguageIdentifier(neurons.languages)(prompt)
-        off = spoken if spoken in neurons.languages and spoken != language_tag(to) else None
+        off = _spoken(LanguageIdentifier(neurons.languages)(prompt), neurons.languages, to)
     return steering_settings(layers, recording.layers, **how).recipe(recording, neurons, to, off), loaded
+
+
+def _spoken(detected: str | None, languages: Sequence[str], to: str) -> str | None:
+    """The language to ablate: the prompt's, if there are neurons of it and it is not the target's."""
+    from neuroglot.languages.tags import closest, named
+
+    found = None if detected is None else closest(detected, languages)
+    if found is None:
+        seen = "The prompt's language cannot be told" if detected is None else f"The prompt is in {named(detected)}"
+        warnings.warn(
+            f"{seen}, and there are neurons of {', '.join(languages)}, so nothing is ablated; say which with --from.",
+            NeuroglotWarning,
+            stacklevel=2,
+        )
+    return found if found is None or closest(found, [to]) is None else None
 
 
 def steering_settings(layers: str | None, depth: int, *, method: str, **how: Any) -> "Steering":

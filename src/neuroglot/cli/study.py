@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from neuroglot.cli.app import app, err, out, print_table, split
-from neuroglot.cli.options import DeviceOption, DtypeOption, OutOption
+from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, OutOption
 from neuroglot.errors import NeuroglotError
 
 study = typer.Typer(
@@ -38,6 +38,10 @@ StudyLanguages = Annotated[
     typer.Option("--languages", "-l", help="Only these: en,fr,zh. [default: the settings']", show_default=False),
 ]
 
+StudyTextColumn = Annotated[
+    str | None, typer.Option(help="The column that holds the text. [default: the settings']", show_default=False)
+]
+
 
 def _add(name: str, about: str) -> None:
     """The command of one paper; all have the same options."""
@@ -51,10 +55,13 @@ def _add(name: str, about: str) -> None:
         settings: SettingsOption = None,
         only: OnlyOption = None,
         languages: StudyLanguages = None,
+        text_column: StudyTextColumn = None,
+        language_column: LanguageColumnOption = None,
         dtype: DtypeOption = "auto",
         device: DeviceOption = None,
     ) -> None:
-        study_run(name, model, corpus, folder, preset, settings, only, languages, dtype, device)
+        columns = {"text_column": text_column, "language_column": language_column}
+        study_run(name, model, corpus, folder, preset, settings, only, languages, columns, dtype, device)
 
 
 _add("lape", "Language-Specific Neurons (Tang et al., ACL 2024): LAPE, what breaks, where, and steering.")
@@ -85,6 +92,7 @@ def study_run(
     settings: Path | None,
     only: str | None,
     languages: str | None,
+    columns: dict[str, str | None],
     dtype: str,
     device: str | None,
 ) -> None:
@@ -110,7 +118,10 @@ def study_run(
         check_source(model)
     if corpus is not None:
         check_corpus(corpus, split(languages))
-    instead: dict[str, dict[str, Any]] = {"model": {}, "text": {}}
+    instead: dict[str, dict[str, Any]] = {
+        "model": {},
+        "text": {option: column for option, column in columns.items() if column is not None},
+    }
     if model is not None:
         instead["model"]["source"] = model
     if dtype != "auto":

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages.tags import language_tag
+from neuroglot.languages.tags import is_language, language_tag
 
 __all__ = ["Corpus", "Documents"]
 
@@ -48,6 +48,8 @@ class Corpus:
             language_tag(tag): texts if isinstance(texts, Documents) else Documents(_reader(texts))
             for tag, texts in documents.items()
         }
+        if other := [tag for tag in documents if not is_language(tag)]:
+            raise NeuroglotError(f"{other[0]!r} is not a language tag of text; leave it out.")
         if len(self._documents) < len(documents):
             raise NeuroglotError(f"{name} has two names for one language among {', '.join(documents)}; keep one.")
 

@@ -1,9 +1,10 @@
 """Datasets of the Hugging Face hub as a corpus, streamed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
+from neuroglot.corpus.columns import text_of
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.quiet import quiet
 from neuroglot.errors import NeuroglotError
@@ -12,7 +13,9 @@ from neuroglot.languages.tags import is_language, language_tag
 __all__ = ["open_hub"]
 
 
-def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "text") -> Corpus:
+def open_hub(
+    name: str, languages: Sequence[str] | None, text_column: str = "text", language_column: str | None = None
+) -> Corpus:
     """Stream a dataset of the hub (or a local dataset directory), language by language.
 
     `name` is `DATASET?config=…&column=…&split=…&revision=…`, where each part may hold `{language}`. Examples, each the
@@ -23,6 +26,8 @@ def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "tex
     - `openlanguagedata/flores_plus?config={language}&split=dev`: parallel, say so with `parallel=True`;
     - `org/table?column=sentence_{language}`: one column a language (parallel);
     - `bigscience-data/roots_{language}_wikipedia`: one dataset a language.
+
+    With a language column, the rows of each of `languages` are picked from one stream, whatever their tag's spelling.
 
     Raises:
         NeuroglotError: the hub or the dataset cannot be reached, or its languages cannot be found.
@@ -50,7 +55,21 @@ def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "tex
             raise NeuroglotError(
                 f"hf:{name} has no column {field!r}; it has {', '.join(opened.column_names)}; add ?column=NAME."
             )
-        return Documents(lambda: (row[field] for row in opened))
+        return Documents(lambda: (text_of(row[field], field, "a row of the dataset") for row in opened))
+
+    if language_column is not None:
+        if not languages:
+            raise NeuroglotError(f"hf:{name} is streamed, so say which languages its column {language_column} has.")
+        rows = _reach(
+            name,
+            lambda: datasets.load_dataset(
+                dataset, options.get("config"), split=split, revision=revision, streaming=True
+            ),
+        )
+        for field in (language_column, column):
+            if rows.column_names is not None and field not in rows.column_names:
+                raise NeuroglotError(f"hf:{name} has no column {field!r}; it has {', '.join(rows.column_names)}.")
+        return Corpus({tag: Documents(_rows_in(rows, language_column, column, tag)) for tag in languages})
 
     templated = "{language}" in dataset + column + options.get("config", "")
     if templated:
@@ -72,6 +91,16 @@ def open_hub(name: str, languages: Sequence[str] | None, text_column: str = "tex
         {tag: stream(tag, config) for tag, config in configs.items()},
         parallel="{language}" in column and "{language}" not in dataset + options.get("config", ""),
     )
+
+
+def _rows_in(rows: Any, language: str, text: str, tag: str) -> Callable[[], Iterator[str | None]]:
+    """The texts of the rows whose language column says this language."""
+    wanted = language_tag(tag)
+
+    def is_wanted(cell: Any) -> bool:
+        return isinstance(cell, str) and is_language(cell) and language_tag(cell) == wanted
+
+    return lambda: (text_of(row[text], text, "a row of the dataset") for row in rows if is_wanted(row[language]))
 
 
 def _language_of_config(config: str) -> str | None:

@@ -1,11 +1,13 @@
 """Instructions and their answers by language, in the shapes that people publish them in."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from neuroglot.corpus.directories import files_by_language
+from neuroglot.corpus.formats import json_rows
+from neuroglot.corpus.local import LANGUAGE_COLUMNS, column_named
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import is_language, language_tag
 
@@ -28,7 +30,7 @@ def load_instructions(source: str | Path, languages: Sequence[str] | None = None
         source: one of
 
             - `starter`: the built-in pairs, aligned: pair *i* asks and answers the same in every language;
-            - a directory of `{language}.jsonl` files, one pair a line;
+            - a directory of `{language}.jsonl` files, one pair a line; they may be packed (`fr.jsonl.gz`);
             - a `.jsonl` file whose lines have a `language`, too; or, aligned, `{"key": …, "instruction": {language: …},
               "output": {language: …}}` a line;
             - `hf:NAME`, a dataset on the hub or a local dataset directory; `{language}` in the name stands for the tag,
@@ -52,8 +54,8 @@ def load_instructions(source: str | Path, languages: Sequence[str] | None = None
     if name.startswith("hf:"):
         found = _from_hub(name[3:], wanted)
     elif Path(source).is_dir():
-        paths = [path for path in sorted(Path(source).glob("*.jsonl")) if is_language(path.stem)]
-        found = {language_tag(path.stem): [_pair(row, at) for at, row in _lines(path)] for path in paths}
+        paths = files_by_language(Path(source), wanted, ["json"])
+        found = {tag: [_pair(row, at) for at, row in _lines(path)] for tag, path in paths.items()}
     elif Path(source).is_file():
         found = {}
         for at, row in _lines(Path(source)):
@@ -76,31 +78,19 @@ def load_instructions(source: str | Path, languages: Sequence[str] | None = None
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's place and object."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise NeuroglotError(f"{path} is not UTF-8; save it as UTF-8.") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        at = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise NeuroglotError(f"{at}: not valid JSON ({error.msg} at column {error.colno}).") from error
-        if not isinstance(row, dict):
-            raise NeuroglotError(f"{at}: not a JSON object; write one {{…}} a line.")
-        yield at, row
+    return ((f"{path}, line {number}", row) for number, row in json_rows(path))
 
 
 def _tagged(row: Mapping[str, Any], at: str) -> Iterator[tuple[str, Pair]]:
     """The pairs of a line that says which language, or of an aligned line."""
     if isinstance(row.get("instruction"), dict):
+        outputs = row.get("output")
+        if not isinstance(outputs, dict):
+            raise NeuroglotError(f"{at}: instruction is an object of languages, so output must be one, too.")
         for tag, instruction in row["instruction"].items():
-            sides = {"instruction": instruction, "output": (row.get("output") or {}).get(tag)}
-            yield _tag(tag, at), _pair(sides, at)
+            yield _tag(tag, at), _pair({"instruction": instruction, "output": outputs.get(tag)}, at)
         return
-    tag = row.get("language") or row.get("lang")
+    tag = next((row[name] for kind in LANGUAGE_COLUMNS if (name := column_named(list(row), kind)) and row[name]), None)
     if tag is None:
         raise NeuroglotError(f"{at}: which language is not said; add `language`, or put it in a directory as fr.jsonl.")
     yield _tag(tag, at), _pair(row, at)
@@ -116,13 +106,16 @@ def _pair(row: Mapping[str, Any], at: str) -> Pair:
     """A pair of either shape."""
     turns = row.get("messages") or row.get("conversations")
     if turns:
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise NeuroglotError(f"{at}: a conversation is a list of objects of role and content.")
         said = [(turn.get("role") or turn.get("from"), turn.get("content") or turn.get("value")) for turn in turns]
         answers = [i for i, (who, _) in enumerate(said) if who in ("assistant", "gpt", "model")]
         if not answers or answers[-1] == 0 or not all(isinstance(text, str) for _, text in said):
             raise NeuroglotError(f"{at}: a conversation needs a question and an assistant's answer after it.")
         return Pair("\n\n".join(text for _, text in said[: answers[-1]]), said[answers[-1]][1])
-    instruction, more, answer = row.get("instruction"), row.get("input") or "", row.get("output") or row.get("response")
-    if not isinstance(instruction, str) or not isinstance(answer, str) or not instruction.strip() or not answer.strip():
+    parts = [row.get("instruction"), row.get("input") or "", row.get("output") or row.get("response")]
+    instruction, more, answer = (part if isinstance(part, str) else "" for part in parts)
+    if not instruction.strip() or not answer.strip() or not isinstance(parts[1], str):
         raise NeuroglotError(f"{at}: neither instruction and output, nor messages of a user and an assistant.")
     return Pair(f"{instruction}\n\n{more}" if more else instruction, answer)
 

@@ -5,8 +5,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.directories import open_directory
 from neuroglot.corpus.hub import open_hub
-from neuroglot.corpus.local import open_directory, open_table
+from neuroglot.corpus.local import open_table
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 
@@ -37,6 +38,7 @@ def load_corpus(
     languages: Sequence[str] | None = None,
     parallel: bool | None = None,
     text_column: str = "text",
+    language_column: str | None = None,
 ) -> Corpus:
     """Open text by language.
 
@@ -46,30 +48,36 @@ def load_corpus(
             - `starter`: the built-in parallel corpus of short sentences in 12 languages; `questions` and `openings`: as
               parallel, to be answered and to be continued;
             - a directory of one file a language, named by its tag: `fr.txt` (a document a line), `fr.jsonl`,
-              `fr.csv`, `fr.tsv` or `fr.parquet` (a text column);
+              `fr.csv`, `fr.tsv` or `fr.parquet` (a text column); any but Parquet may be packed (`fr.txt.gz`);
             - a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a `language` and a text column; or with one column a
               language (parallel); or, as JSON, with `{"key": …, "text": {language: text}}` a line (parallel);
             - `hf:NAME`, a dataset on the hub or a local dataset directory, streamed; see `open_hub`.
         languages: keep only these, in this order. Needed where the source cannot list them.
         parallel: whether document *i* means the same in every language. By default known from the layout (False for
             a directory); True for a directory makes unequal lengths an error.
-        text_column: the column that holds text where the layout has one.
+        text_column: the column that holds text where the layout has one. Capitals and outer blanks do not count.
+        language_column: the column that says the language; by default `language` or `lang`, if there is one.
 
     Raises:
         NeuroglotError: nothing is there, or it is empty, badly encoded, malformed, misaligned or has a duplicate key;
             the sentence names the file and line.
+
+    Warns:
+        NeuroglotWarning: some of it was left out, or two spellings of one language were taken for one.
     """
     check_corpus(source, languages)
     name = str(source)
     if name in BUILT_IN:
         source = Path(str(files("neuroglot.corpus") / "starter" / BUILT_IN[name]))
     if name.startswith("hf:"):
-        corpus = open_hub(name[3:], languages, text_column)
+        corpus = open_hub(name[3:], languages, text_column, language_column)
         corpus.parallel = corpus.parallel if parallel is None else parallel
     elif Path(source).is_dir():
+        if language_column is not None:
+            raise NeuroglotError(f"{source} is a directory of one file a language, so no column says it; leave it out.")
         corpus = open_directory(Path(source), languages, bool(parallel), text_column)
     else:
-        corpus = open_table(Path(source), parallel, text_column)
+        corpus = open_table(Path(source), parallel, text_column, language_column, languages)
     corpus.name = name
     if languages is not None:
         corpus = corpus.select(languages)

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages.tags import language_tag
+from neuroglot.languages.tags import closest
 
 __all__ = ["answer_in", "asking"]
 
@@ -25,17 +25,17 @@ def answer_in(target: str, *, said_in: str) -> str:
         NeuroglotError: it is not built in for one of the two.
     """
     sentences = _sentences()
-    for tag in (target, said_in):
-        if language_tag(tag) not in sentences:
-            raise NeuroglotError(f"There is no «answer in» for {tag}, only for {', '.join(sentences)}.")
-    return sentences[language_tag(said_in)][language_tag(target)]
+    found = {tag: closest(tag, sentences) for tag in (target, said_in)}
+    if missing := [tag for tag, near in found.items() if near is None]:
+        raise NeuroglotError(f"There is no «answer in» for {missing[0]}, only for {', '.join(sentences)}.")
+    return sentences[str(found[said_in])][str(found[target])]
 
 
 def asking(prompts: Corpus, target: str) -> Corpus:
     """The prompts, each followed by the sentence in its own language that asks for an answer in the target's."""
 
     def with_request(tag: str) -> list[str | None]:
-        space = "" if tag in ("zh", "ja") else " "
+        space = "" if closest(tag, ("zh", "ja")) else " "
         request = answer_in(target, said_in=tag)
         return [None if text is None else f"{text}{space}{request}" for text in prompts[tag].aligned()]
 

@@ -11,7 +11,7 @@ from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, R
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages.tags import language_tag
+from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
 
 __all__ = ["METHODS", "Method", "layer_numbers", "steer"]
@@ -56,7 +56,8 @@ def steer(
 ) -> Recipe:
     """A recipe that has a model answer in a language.
 
-    First the source language's neurons are switched off, if one is named (those that are the target's too are left to
+    A language may be named with another region or script than its neurons are: those of `zh-CN` are of `zh`. First the
+    source language's neurons are switched off, if one is named (those that are the target's too are left to
     the target), then the target's are changed by their values in the recording.
 
     Args:
@@ -94,21 +95,24 @@ def steer(
     steps: list[Intervention] = []
     target = torch.zeros_like(chosen)
     if to is not None:
-        target = neurons[to] & chosen
+        target = neurons[_as_tagged(to, neurons.languages)] & chosen
         if not bool(target.any()):
             raise NeuroglotError(
                 f"These neurons have none for {to} in these layers, so nothing can be raised; identify more, "
                 "with a larger top_fraction."
             )
     if source is not None:
-        steps.append(Deactivate(neurons[source] & chosen & ~target, site=site, when=when))
+        steps.append(
+            Deactivate(neurons[_as_tagged(source, neurons.languages)] & chosen & ~target, site=site, when=when)
+        )
     if to is not None:
         if method == "scale":
             steps.append(Scale(target, float(strength), site=site, when=when))
         else:
             mean = recording.language_difference if method == "difference" else recording.language_mean
             kind = {"raise": Raise, "replace": Replace}.get(method, Add)
-            steps.append(kind(target, mean(to, site), strength, site=site, when=when))
+            values = mean(_as_tagged(to, recording.languages), site)
+            steps.append(kind(target, values, strength, site=site, when=when))
     about = {
         "model": recording.provenance.model,
         "to": None if to is None else language_tag(to),
@@ -121,3 +125,8 @@ def steer(
         "neurons": neurons.about.get("method"),
     }
     return Recipe(steps, recording.provenance.fingerprint, about)
+
+
+def _as_tagged(language: str, tags: Sequence[str]) -> str:
+    """The tag that a language has among these; itself if it has none, which is then refused where it is looked up."""
+    return closest(language, tags) or language

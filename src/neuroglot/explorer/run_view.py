@@ -12,7 +12,6 @@ from markupsafe import Markup
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.corpus.load import load_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import direction, language_name
 from neuroglot.models.loading import load_tokenizer
@@ -101,7 +100,7 @@ class RunView:
         if settings is None or samples is None:
             return {}
         try:
-            corpus = load_corpus(settings.corpus) if settings.corpus else self.run.manifest.text.load()[0]
+            corpus = settings.load(self.run.manifest.text)
             wanted = set(samples.keys)
             found = {}
             for key, texts in corpus.samples():

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import langcodes
+from langcodes import Language
 
 from neuroglot.errors import NeuroglotError, require
+from neuroglot.languages.tags import language_tag
 
 __all__ = ["LanguageIdentifier", "letters", "mixed_script", "scripts"]
 
@@ -99,14 +100,18 @@ class LanguageIdentifier:
 
     def __init__(self, languages: Sequence[str]):
         tags = [_base(tag) for tag in languages]
+        written = {_base(tag): _own_script(language_tag(tag)) for tag in languages}
         self.languages = tuple(dict.fromkeys([*tags, *OTHERS]))
         known = {language.iso_code_639_1.name.lower(): language for language in _lingua().Language.all()}
         known |= {"no": known["nb"], "fil": known["tl"]}
+        for tag, script in written.items():
+            if script != _own_script(tag):  # lingua reads a language in its own script only: Serbian not in Latin
+                known.pop(tag, None)
         self._of_script: dict[str, list[str]] = {}
         for tag in self.languages:
-            self._of_script.setdefault(_own_script(tag), []).append(tag)
+            self._of_script.setdefault(written.get(tag) or _own_script(tag), []).append(tag)
         for tag in tags:
-            rivals = self._of_script[_own_script(tag)]
+            rivals = self._of_script[written[tag]]
             if tag not in known and len(rivals) > 1:
                 raise NeuroglotError(
                     f"No library here tells {tag} from {', '.join(rival for rival in rivals if rival != tag)}, which "
@@ -117,7 +122,10 @@ class LanguageIdentifier:
         self._detectors: dict[str, Any] = {}
 
     def __call__(self, text: str) -> str | None:
-        """The language tag of a text; None if it has too few letters to tell."""
+        """The language of a text, without script and region; None if it has too few letters to tell.
+
+        `closest` finds the tag among others that it is, as `zh` is `zh-CN`.
+        """
         clean = letters(text)
         if _weight(clean) < SHORTEST:
             return None
@@ -145,9 +153,9 @@ def _lingua() -> Any:
 
 
 def _base(tag: str) -> str:
-    return str(langcodes.Language.get(langcodes.standardize_tag(tag)).language)
+    return str(Language.get(language_tag(tag)).language)
 
 
 def _own_script(tag: str) -> str:
-    code = langcodes.Language.get(tag).maximize().script or ""
+    code = Language.get(tag).maximize().script or ""
     return _SCRIPTS.get(code, code)

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import langcodes
 import torch
 from jaxtyping import Float64
+from langcodes import Language
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.languages.tags import language_tag
 
 __all__ = ["Genealogy", "distances", "genealogy", "relatedness"]
 
@@ -52,13 +53,16 @@ _TABLE = {
     "Basque": {"Basque": "eu"},
 }
 _PLACES = {
-    tag: (family, genus) for family, genera in _TABLE.items() for genus, tags in genera.items() for tag in tags.split()
+    language_tag(tag): (family, genus)
+    for family, genera in _TABLE.items()
+    for genus, tags in genera.items()
+    for tag in tags.split()
 }
 
 
 def genealogy(tag: str) -> Genealogy | None:
     """The family, genus and script (ISO 15924) of a language; None if the table does not have it."""
-    language = langcodes.Language.get(tag)
+    language = Language.get(language_tag(tag))
     place = _PLACES.get(language.language or "")
     return None if place is None else Genealogy(*place, language.maximize().script or "")
 

@@ -6,29 +6,22 @@ convert, not to find.
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.gguf_header import parts_of
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.caches import cache_directory
 
-__all__ = ["PACKAGED", "cache_directory", "check_installed", "converted", "gguf_file", "packaged"]
+__all__ = ["PACKAGED", "check_installed", "converted", "gguf_file", "packaged"]
 
 CONVERSION = 2
 """Of the rules of conversion: what earlier ones made is not opened."""
-
-
-def cache_directory() -> Path:
-    """Where converted models are kept."""
-    named = os.environ.get("NEUROGLOT_CACHE")
-    return Path(named) if named else user_cache_path("neuroglot", appauthor=False)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,7 @@ class Aligned:
 
 def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
     """Record the samples and find the regions, if the threshold can be reached."""
-    from neuroglot.corpus.load import load_corpus
-
-    corpus = load_corpus(settings.corpus) if settings.corpus else run.manifest.text.load()[0]
+    corpus = settings.load(run.manifest.text)
     corpus.check_parallel()
     from neuroglot.alignment.scores import summary
     from neuroglot.identify.key_regions import key_regions

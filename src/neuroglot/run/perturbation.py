@@ -19,6 +19,8 @@ def perturb_run(
     seeds: int,
     corpus: str | None,
     languages: Sequence[str] | None = None,
+    text_column: str = "text",
+    language_column: str | None = None,
 ) -> "Perturbation":
     """Measure the perplexity-change matrix of a method's neurons and keep it in the run.
 
@@ -31,6 +33,8 @@ def perturb_run(
         seeds: see `evaluate.perturb`.
         corpus: measure on this text; by default what the run held out.
         languages: only these of it.
+        text_column: of it; see `load_corpus`.
+        language_column: of it; see `load_corpus`.
 
     Raises:
         NeuroglotError: the model is not the run's, it has no neurons of the method, or what `evaluate.perturb` raises.
@@ -39,7 +43,11 @@ def perturb_run(
     from neuroglot.evaluate.ablation.perturbation import perturb as measure
 
     run.check(model)
-    held_out = load_corpus(corpus, languages=languages) if corpus else run.manifest.text.load()[1]
+    held_out = (
+        load_corpus(corpus, languages=languages, text_column=text_column, language_column=language_column)
+        if corpus
+        else run.manifest.text.load()[1]
+    )
     result = measure(
         model,
         held_out,

@@ -77,6 +77,8 @@ class TextSettings(BaseModel):
     """The languages to keep, in this order; all of them by default."""
     text_column: str = "text"
     """The column that holds the text."""
+    language_column: str | None = None
+    """The column that says the language; by default `language` or `lang`, if there is one."""
     hold_out: int = Field(5, ge=2)
     """Every n-th document is not recorded but kept for measuring."""
 
@@ -90,7 +92,9 @@ class TextSettings(BaseModel):
 
     def load(self) -> tuple[Corpus, Corpus]:
         """The text to record and the text held out."""
-        corpus = load_corpus(self.source, languages=self.languages, text_column=self.text_column)
+        corpus = load_corpus(
+            self.source, languages=self.languages, text_column=self.text_column, language_column=self.language_column
+        )
         return corpus.split(self.hold_out)
 
 
@@ -126,12 +130,24 @@ class AlignSettings(BaseModel):
 
     corpus: str | None = None
     """The parallel corpus; by default what the run recorded."""
+    text_column: str = "text"
+    """The column of it that holds the text."""
+    language_column: str | None = None
+    """The column of it that says the language; by default `language` or `lang`, if there is one."""
     samples: int | None = Field(100, ge=2)
     """At most so many samples."""
     max_tokens: int | None = Field(200, ge=1)
     """Cut a sample after so many tokens."""
     threshold: float = Field(2.0, ge=0)
     """Of the key regions, in standard deviations."""
+
+    def load(self, recorded: TextSettings) -> Corpus:
+        """The parallel corpus, which may be what was recorded."""
+        if self.corpus is None:
+            return recorded.load()[0]
+        return load_corpus(
+            self.corpus, parallel=True, text_column=self.text_column, language_column=self.language_column
+        )
 
 
 class Manifest(BaseModel):

@@ -13,12 +13,14 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import load_corpus
 from neuroglot.corpus.prompts import asking
+from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.forcing import CONDITIONS, Forced, Prompts, Steering, deactivated, force
 from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
 from neuroglot.evaluate.steering.search import grid, search
 from neuroglot.evaluate.steering.tables import repair
 from neuroglot.generation.engine import Generation
+from neuroglot.languages.tags import closest
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
@@ -43,6 +45,10 @@ class SteeringSettings(BaseModel):
 
     prompts: str = "openings"
     """questions, openings, or a file or folder of prompts as a corpus is."""
+    text_column: str = "text"
+    """The column of it that holds the text."""
+    language_column: str | None = None
+    """The column of it that says the language; by default `language` or `lang`, if there is one."""
     sources: list[str] | None = None
     """Languages to ask in; by default the neurons' that have prompts."""
     targets: list[str] | None = None
@@ -174,10 +180,16 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
             and the answers are kept.
     """
     neurons = run.neurons(settings.method)
-    targets = settings.targets or list(neurons.languages)
+    targets = [closest(tag, neurons.languages) or tag for tag in settings.targets or neurons.languages]
     neurons.check_languages(targets)
-    corpus = load_corpus(settings.prompts)
-    sources = settings.sources or [tag for tag in neurons.languages if tag in corpus.languages]
+    corpus = load_corpus(settings.prompts, text_column=settings.text_column, language_column=settings.language_column)
+    sources = settings.sources or [found for tag in neurons.languages if (found := closest(tag, corpus.languages))]
+    if not sources:
+        raise NeuroglotError(
+            f"{settings.prompts} has prompts in {', '.join(corpus.languages)}, and there are neurons of "
+            f"{', '.join(neurons.languages)}; give prompts in a language of the neurons, or name --sources."
+        )
+    sources = list(dict.fromkeys(sources))
     if settings.search:
         sources = list(dict.fromkeys([*sources, *targets]))
     asked = corpus.select(sources)
@@ -197,7 +209,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
         _save(run, "answers", settings, answers)
     off = None
     if settings.off:
-        spoken = {tag: texts for tag, texts in prompts.items() if tag in neurons.languages}
+        spoken = {tag: texts for tag, texts in prompts.items() if closest(tag, neurons.languages)}
         off = work.judged(work.switched_off(spoken))
         written.append(_save(run, "answers-off", settings, off))
     rates = _rates(answers)

@@ -8,6 +8,7 @@ import torch
 
 from neuroglot.evaluate.likelihood.perplexity import sum_nll
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script
+from neuroglot.languages.tags import closest
 from neuroglot.models.model import Model
 
 __all__ = ["answer_nll", "degenerate", "describe", "summary"]
@@ -65,7 +66,7 @@ def describe(
         {
             "answer": list(answers),
             "language": [language or "" for language in languages],
-            "on_target": [language == target.split("-")[0] for language in languages],
+            "on_target": [language is not None and closest(language, [target]) is not None for language in languages],
             "mixed_script": [mixed_script(answer) for answer in answers],
             "degenerate": [degenerate(answer) for answer in answers],
             "nll": [nll for nll, _ in likely],

@@ -26,7 +26,7 @@ from neuroglot.generation.engine import Generation
 from neuroglot.generation.huggingface import generate
 from neuroglot.identify.random_neurons import random
 from neuroglot.languages.detection import LanguageIdentifier
-from neuroglot.languages.tags import language_tag
+from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
@@ -146,7 +146,7 @@ def _condition(
     target: str,
     how: Steering,
 ) -> Condition:
-    off = None if source == target or source not in neurons.languages else source
+    off = None if closest(source, [target]) else closest(source, neurons.languages)
     raised, switched = {
         "intact": (None, None),
         "source off": (None, off),
