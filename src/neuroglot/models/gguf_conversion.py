@@ -88,7 +88,7 @@ def _weights(header: Header, network: Any, settings: dict[str, Any]) -> dict[str
             read_ones = dict(pool.map(read, wanted))
     except (ValueError, NotImplementedError, KeyError, IndexError) as error:
         raise NeuroglotError(f"{header.path} has a tensor that cannot be read ({error}).") from error
-    weights = {name: weight for name, weight in read_ones.items() if name} | gathered["tensors"]
+    weights: dict[str, Any] = {name: weight for name, weight in read_ones.items() if name} | gathered["tensors"]
     for name, weight in weights.items():
         if name in shapes and tuple(weight.shape) != shapes[name]:
             raise NeuroglotError(

@@ -45,7 +45,8 @@ class GgufTensor:
 
         kind = gguf.GGMLQuantizationType(self.kind)
         if kind.name in ("F64", "I8", "I16", "I32", "I64"):
-            return self.data.view(kind.name.lower().replace("i", "int").replace("f", "float")).reshape(self.shape)
+            form = kind.name.lower().replace("i", "int").replace("f", "float")
+            return np.asarray(self.data.view(form).reshape(self.shape))
         if kind.name in ("F32", "F16"):
             return np.asarray(self.data.view(f"float{kind.name[1:]}").reshape(self.shape), dtype=np.float32)
         rows = self.data.reshape(gguf.quant_shape_to_byte_shape(self.shape, kind))

@@ -120,8 +120,8 @@ def config_of(header: Header) -> dict[str, Any]:
     if not {"block_count", "embedding_length", "attention.head_count"} <= said.keys():
         raise NeuroglotError(f"{header.path} does not say how many layers, heads and dimensions it has; it is damaged.")
     config["model_type"] = ARCHITECTURES[architecture]
-    if name := keys.get("general.name"):
-        config["_model_name_or_path"] = name
+    if title := keys.get("general.name"):
+        config["_model_name_or_path"] = title
     for token in ("bos", "eos", "unknown", "padding"):
         if (number := keys.get(f"tokenizer.ggml.{token}_token_id")) is not None:
             config[{"unknown": "unk", "padding": "pad"}.get(token, token) + "_token_id"] = number
