@@ -29,7 +29,7 @@ def checkpoint(path: Path) -> Path:
     names = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytewise = Tokenizer(BPE({name: index for index, name in enumerate([*names, "<s>"])}, []))
     bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=bytewise, bos_token="<s>").save_pretrained(path)
+    PreTrainedTokenizerFast(tokenizer_object=bytewise, bos_token="<s>", add_bos_token=True).save_pretrained(path)
     size = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
     torch.manual_seed(0)
     config = AutoConfig.for_model("llama", vocab_size=257, max_position_embeddings=512, **size)

@@ -119,7 +119,7 @@ def sentences(given: Setting) -> Iterator[Row]:
     model = given.model
     texts = sorted(list(given.corpus["en"])[:48], key=len)
     parallel = ng.Corpus({"en": texts}, parallel=True)
-    first = [] if model.bos is None else [model.bos]
+    first = list(model.begin)
     rows = [torch.tensor([first + model.tokenizer(text, add_special_tokens=False)["input_ids"]]) for text in texts]
     rows.sort(key=lambda row: -row.shape[1])
     groups: list[list[Tensor]] = [[]]

@@ -23,7 +23,7 @@ def tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
     bytewise = Tokenizer(BPE(vocabulary, []))
     bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytewise.decoder = decoders.ByteLevel()
-    special = {"bos_token": "<s>"} if bos else {}
+    special = {"bos_token": "<s>", "add_bos_token": True} if bos else {}
     return PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token="</s>", pad_token="</s>", **special)
 
 

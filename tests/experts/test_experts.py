@@ -98,7 +98,7 @@ def by_plain_loops(model, blocks, split, size):
     with observe_ffn(model.ffns, lambda i, a, h: seen.append(h.reshape(*blocks.shape, -1))), torch.no_grad():
         model.hidden_states(blocks)
     for b in range(blocks.shape[0]):
-        for t in range(0 if model.bos is None else 1, blocks.shape[1]):
+        for t in range(model.uncounted, blocks.shape[1]):
             ranked = []
             for layer in range(model.layers):
                 scores = [0.0] * split.experts

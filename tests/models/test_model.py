@@ -109,7 +109,7 @@ def test_packaged_weights_that_are_not_installed(monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "does not exist"), (b"", "not a GGUF file"), (b"GGUF\x03\0\0\0\x01", "cannot be read as a model")],
+    [(None, "does not exist"), (b"", "not a GGUF file"), (b"GGUF\x03\0\0\0\x01", "is damaged")],
 )
 def test_gguf_files_that_are_none(tmp_path, monkeypatch, content, sentence):
     monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
@@ -133,7 +133,7 @@ def test_a_published_checksum_is_held_against_the_file(tmp_path, monkeypatch):
 CONVERT_SLOWLY = """
 import sys, time
 from pathlib import Path
-from neuroglot.models import gguf
+from neuroglot.models import gguf, gguf_conversion
 
 path, log = sys.argv[1:]
 
@@ -145,7 +145,7 @@ def convert(file, target):
         draft.mkdir()
         (draft / "config.json").write_text("{}")
 
-gguf._convert = convert
+gguf_conversion.convert = convert
 assert (gguf.converted(Path(path)) / "config.json").is_file()
 """
 

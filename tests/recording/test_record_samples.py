@@ -22,7 +22,7 @@ def model(example):
     torch.manual_seed(0)
     corpus = ng.Corpus(TEXTS, parallel=True)
     network = example.llama(258, width=16, layers=3, neurons=24, heads=2)
-    return ng.Model(network, example.byte_pairs(corpus, 258), name="random")
+    return ng.Model(network, example.byte_pairs(corpus, 258), name="random", bos="always")
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_samples_are_the_first_or_drawn_in_order(model, corpus):
 
 def test_long_samples_are_refused_or_cut(model):
     corpus = ng.Corpus({"en": ["a" * 600, "b"], "fr": ["c", "d"]}, parallel=True, keys=["long", "short"])
-    with pytest.raises(ng.NeuroglotError, match=r"Sample long in en has 600 tokens.*max_tokens=511"):
+    with pytest.raises(ng.NeuroglotError, match=r"Sample long in en has more tokens.*max_tokens=511"):
         ng.record_samples(model, corpus, progress=False)
     cut = ng.record_samples(model, corpus, max_tokens=5, progress=False)
     vector, _ = by_hand(model, "a" * 5)

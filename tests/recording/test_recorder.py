@@ -18,17 +18,17 @@ NAMES = ("active", "activation", "hidden")
 
 def by_brute_force(model: ng.Model, corpus: ng.Corpus, block: int, tokens: int = 10**6):
     """Block by block, every activation kept whole, then looped over."""
-    first = 0 if model.bos is None else 1
+    before, first = len(model.begin), model.uncounted
     sums = {name: [] for name in NAMES}
     counts = []
     for tag in corpus.languages:
         ids = [i for text in corpus[tag] for i in model.tokenizer(text + "\n", add_special_tokens=False)["input_ids"]][
             :tokens
         ]
-        size = block - first
+        size = block - before
         seen: list = [[], []]
         for start in range(0, len(ids) // size * size, size):
-            row = ([model.bos] if first else []) + ids[start : start + size]
+            row = [*model.begin, *ids[start : start + size]]
             got: list = []
             with observe_ffn(model.ffns, lambda i, a, h, got=got: got.append((a, h))), torch.no_grad():
                 model.network(torch.tensor([row]))

@@ -85,6 +85,12 @@ def record(
     ] = False,
     device_map: Annotated[str | None, typer.Option(help="Spread a large model over devices: auto.")] = None,
     trust_remote_code: TrustOption = False,
+    bos: Annotated[
+        str, typer.Option(help="What begins a text: auto (the tokenizer's own rule), always (the BOS it names), never.")
+    ] = "auto",
+    count_first: Annotated[
+        bool, typer.Option("--count-first", help="Count the first token of a text that no BOS stands before.")
+    ] = False,
     **asked: Any,
 ) -> None:
     """Read a corpus once and keep the statistics of every neuron, by language.
@@ -105,6 +111,8 @@ def record(
         device_map=device_map,
         quantize=quantize,
         trust_remote_code=trust_remote_code,
+        bos=bos,
+        count_first=count_first,
     )
     text = checked(
         TextSettings,

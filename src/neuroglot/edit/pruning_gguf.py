@@ -57,6 +57,8 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
     except (ValueError, OSError, IndexError) as error:
         raise NeuroglotError(f"{source} is not a GGUF file, or is damaged ({error}).") from error
     architecture = str(_value(reader, "general.architecture"))
+    if (count := _value(reader, "split.count")) not in (None, 0, 1):
+        raise NeuroglotError(f"{source} is one of {count} parts of a split file; join them (gguf-split --merge) first.")
     _check(reader, source, architecture, keep)
     filled = [-(-int(width) // BLOCK) * BLOCK for width in keep.sum(1)]
     if len(set(filled)) > 1 and architecture in PER_LAYER:
@@ -66,6 +68,8 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
     kept = [row.nonzero().flatten().numpy() for row in keep.cpu()]
     with atomic_path(path) as draft:
         writer = gguf.GGUFWriter(draft, target)
+        if alignment := _value(reader, "general.alignment"):
+            writer.data_alignment = int(alignment)  # type: ignore[call-overload]
         _copy_fields(reader, writer, architecture, target, filled)
         tensors = []
         for tensor in reader.tensors:
@@ -102,8 +106,8 @@ def _check(reader: gguf.GGUFReader, source: Path, architecture: str, keep: Tenso
 def _copy_fields(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, old: str, new: str, filled: list[int]) -> None:
     """Everything that the header says, under the architecture's name, with the new widths."""
     for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
+        if name.startswith(("GGUF.", "split.")) or name == "general.architecture":
+            continue  # one file is written, whatever was read
         renamed = re.sub(rf"^{re.escape(old)}\.", f"{new}.", name)
         if name == f"{old}.feed_forward_length":
             if len(set(filled)) == 1:

@@ -209,10 +209,8 @@ def _adapted(model: Model, settings: TuneSettings) -> Any:
 
 def _row(model: Model, pair: Pair, limit: int) -> dict[str, list[int]]:
     """A pair's tokens, with labels for the answer and the end only."""
-    encode = model.tokenizer.encode
-    asked = encode(f"{pair.instruction}\n\n", add_special_tokens=False)
-    answer = encode(pair.answer, add_special_tokens=False)
-    begin = [] if model.bos is None else [model.bos]
+    asked, answer = model.encode([f"{pair.instruction}\n\n", pair.answer])
+    begin = list(model.begin)
     end = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
     tokens = [*begin, *asked, *answer, *end][:limit]
     silent = len(begin) + len(asked)

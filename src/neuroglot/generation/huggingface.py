@@ -36,7 +36,7 @@ def generate(
 
     Args:
         model: intact or changed.
-        prompts: texts; BOS is put before each where the tokenizer defines one.
+        prompts: texts; BOS is put before each where the tokenizer puts one.
         tokens: at most so many new ones each; an end-of-sequence token ends it sooner.
         repetition_penalty: logits of tokens that are in the prompt or the answer are divided by it (multiplied where
             negative); 1 does nothing, the LAPE paper takes 1.1 (§3.1).
@@ -115,10 +115,7 @@ def _encode(model: Model, prompts: Sequence[str], chat: bool) -> list[list[int]]
             if texts
             else []
         )
-    bos = [] if model.bos is None else [model.bos]
-    if not prompts:
-        return []
-    return [bos + ids for ids in model.tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"]]
+    return [[*model.begin, *ids] for ids in model.encode(prompts)]
 
 
 class _Repetition:

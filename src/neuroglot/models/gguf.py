@@ -1,8 +1,8 @@
 """GGUF files, and the weights that installed packages ship as such.
 
-transformers takes a minute to unpack a GGUF file, so each is converted once, into a checkpoint in the cache that opens
-in seconds. The cache is `$NEUROGLOT_CACHE`, or `neuroglot` in the user's cache directory. torch and transformers are
-imported to convert, not to find.
+Unpacking a GGUF file takes a while, so each is converted once, into a checkpoint in the cache that opens in seconds.
+The cache is `$NEUROGLOT_CACHE`, or `neuroglot` in the user's cache directory. torch and transformers are imported to
+convert, not to find.
 """
 
 import hashlib
@@ -14,11 +14,14 @@ from pathlib import Path
 from filelock import FileLock
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.progress import without_bars
+from neuroglot.models.gguf_header import parts_of
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
 
 __all__ = ["PACKAGED", "check_installed", "converted", "gguf_file", "packaged"]
+
+CONVERSION = 2
+"""Of the rules of conversion: what earlier ones made is not opened."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,12 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
             raise NeuroglotError(f"{file} is not a GGUF file, or is damaged; download it again.")
         handle.seek(0)
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    if len(parts := parts_of(file)) > 1:
+        whole = hashlib.sha256(digest.encode())
+        for part in parts[1:]:
+            with part.open("rb") as handle:
+                whole.update(hashlib.file_digest(handle, "sha256").digest())
+        digest = whole.hexdigest()
     if expected_sha256 is None:
         expected_sha256 = _published_sha256(file)
     if expected_sha256 not in (None, digest):
@@ -117,12 +126,14 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if not target.is_dir():
-            _convert(file, target)
+            from neuroglot.models.gguf_conversion import convert
+
+            convert(file, target)
     return target
 
 
 def _target(file: Path, sha256: str) -> Path:
-    return cache_directory() / "models" / f"{file.stem}-{sha256[:16]}"
+    return cache_directory() / "models" / f"{file.stem}-{sha256[:16]}-{CONVERSION}"
 
 
 def _published_sha256(file: Path) -> str | None:
@@ -132,30 +143,3 @@ def _published_sha256(file: Path) -> str | None:
         return None
     lines = (line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines())
     return next((parts[0] for parts in lines if len(parts) == 2 and parts[1].lstrip("*").strip() == file.name), None)
-
-
-def _convert(file: Path, target: Path) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    try:
-        # float32: a dequantised weight does not fit a half-precision float exactly
-        packed = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        config = AutoConfig.from_pretrained(**where)
-    except Exception as error:  # a damaged file trips the reader anywhere
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise NeuroglotError(
-            f"{file} cannot be read as a model ({reason}); it is damaged or of an architecture that "
-            "transformers cannot open from GGUF."
-        ) from error
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(packed.state_dict(), assign=True)
-    plain.tie_weights()
-    with atomic_path(target) as draft, without_bars():
-        plain.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)

@@ -11,7 +11,7 @@ import torch
 
 from neuroglot.models.architecture.find import check_config, find_ffns
 
-__all__ = ["WIDTHS", "opener"]
+__all__ = ["WIDTHS", "narrowed", "opener"]
 
 WIDTHS = "neuroglot_widths"
 
@@ -23,9 +23,14 @@ def opener(path: str, revision: str | None = None, trust_remote_code: bool = Fal
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     if not Path(path).exists() or type(config) not in AutoModelForCausalLM._model_mapping:
         check_config(config, path)
+    return narrowed(AutoModelForCausalLM, config)
+
+
+def narrowed(usual: Any, config: Any) -> Any:
+    """The class that makes a network of a config: the usual one, unless its layers differ in width."""
     if getattr(config.get_text_config(decoder=True), WIDTHS, None) is None:
-        return AutoModelForCausalLM
-    architecture: Any = AutoModelForCausalLM._model_mapping[type(config)]
+        return usual
+    architecture: Any = usual._model_mapping[type(config)]
 
     def narrow(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         architecture.__init__(self, config, *args, **kwargs)

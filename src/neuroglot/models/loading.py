@@ -10,6 +10,7 @@ from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import opener
 from neuroglot.models.model import Model
 from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
+from neuroglot.models.tokenization import Bos
 from neuroglot.progress import without_bars
 from neuroglot.storage.hub import hub_refusal
 
@@ -26,6 +27,8 @@ def load_model(
     offload_folder: str | Path | None = None,
     quantize: Quantize | None = None,
     trust_remote_code: bool = False,
+    bos: Bos = "auto",
+    count_first: bool = False,
 ) -> Model:
     """Open a model.
 
@@ -34,12 +37,16 @@ def load_model(
             ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached. A peft adapter's directory opens
             its base with the adapter merged into it.
         revision: the branch, tag or commit of a hub id.
-        dtype: of the weights. `auto` is float32 on a CPU, and the checkpoint's own elsewhere.
+        dtype: of the weights. `auto` is float32 on a CPU, and elsewhere the checkpoint's own (of GGUF bfloat16).
         device: `cpu`, `cuda`, `cuda:1`, `mps` …; by default a GPU if there is one.
         device_map: spread a model over several devices, as `accelerate` does (`auto`); instead of `device`.
         offload_folder: where `device_map` puts what fits neither on GPUs nor in memory.
         quantize: weights of `8bit` or `4bit` (NF4), packed as they are read; needs bitsandbytes.
         trust_remote_code: run Python code that comes with the checkpoint.
+        bos: what stands before every text, wherever the model reads one: `auto` is the tokenizer's own rule, `always`
+            the BOS that it names, `never` nothing.
+        count_first: count the first token of a text that nothing stands before. By default it is left out of every
+            statistic, as BOS is, since attention uses it as BOS is used.
 
     Raises:
         NeuroglotError: nothing is there, it is damaged, it lacks weights, or its architecture is not supported.
@@ -52,6 +59,8 @@ def load_model(
         "offload_folder": offload_folder,
         "quantize": quantize,
         "trust_remote_code": trust_remote_code,
+        "bos": bos,
+        "count_first": count_first,
     }
     if is_adapter(source):
         return _merged(Path(source), how)
@@ -61,7 +70,8 @@ def load_model(
     elif device is not None:
         raise NeuroglotError("device and device_map say the same thing in two ways; give one of them.")
     on_cpu = device_map == {"": "cpu"}
-    weights: Any = {"auto": torch.float32 if on_cpu else "auto"}.get(dtype) or getattr(torch, dtype)
+    elsewhere = torch.bfloat16 if name in PACKAGED or name.endswith(".gguf") else "auto"  # the cache holds float32
+    weights: Any = {"auto": torch.float32 if on_cpu else elsewhere}.get(dtype) or getattr(torch, dtype)
     extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
     if quantize is not None:
         extra["quantization_config"] = _quantization(quantize, weights)
@@ -88,7 +98,7 @@ def load_model(
             f"{name} lacks weights that its architecture has ({sorted(loading['missing_keys'])[0]} …); it is "
             "incomplete or its config.json belongs to another model."
         )
-    model = Model(network, tokenizer, name=name)
+    model = Model(network, tokenizer, name=name, bos=bos, count_first=count_first)
     model.load_arguments = how | {
         "source": name,
         "revision": revision,
@@ -116,7 +126,7 @@ def _merged(path: Path, how: dict[str, Any]) -> Model:
     except NeuroglotError as error:
         raise NeuroglotError(f"{path} is an adapter without its base: {error}") from error
     network = peft.PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
-    merged = Model(network, model.tokenizer, name=str(path))
+    merged = Model(network, model.tokenizer, str(path), bos=how["bos"], count_first=how["count_first"])
     merged.load_arguments = how | {"source": str(path), "revision": None}
     return merged
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from neuroglot.models.architecture.body import few_tokens, last_hidden_states, l
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.proof import prove_once
-from neuroglot.models.gguf import cache_directory
+from neuroglot.models.tokenization import Bos, beginning, encode
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.caches import cache_directory
 
 __all__ = ["Model"]
 
@@ -32,6 +33,7 @@ class Model:
         network: the Hugging Face model, in evaluation mode.
         tokenizer: its tokenizer.
         name: what it is called in results.
+        count_first: whether the first token of a text that nothing stands before is counted in statistics.
         ffns: the FFN of each layer.
         prompt_tokens: how many positions are the prompt, while `prompt_length` says so.
         load_arguments: of `load_model`, if that made it, so that another process can.
@@ -40,12 +42,22 @@ class Model:
         NeuroglotError: the architecture is not supported.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: Any, name: str | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenizer: Any,
+        name: str | None = None,
+        *,
+        bos: Bos = "auto",
+        count_first: bool = False,
+    ):
         network = getattr(network, "_orig_mod", network)  # that `torch.compile` wraps
         self.network: Any = network.eval()
         self.tokenizer = tokenizer
         config: Any = network.config
         self.name: str = name or getattr(config, "name_or_path", "") or config.model_type
+        self.count_first = count_first
+        self._bos: Bos = bos
         self.load_arguments: dict[str, Any] | None = None
         self.ffns: list[FFN] = find_ffns(network)
         if self.device.type != "meta":
@@ -96,9 +108,45 @@ class Model:
 
     @property
     def bos(self) -> int | None:
-        """The token that begins every block, where the tokenizer defines one."""
-        token: int | None = self.tokenizer.bos_token_id
-        return token
+        """The token that begins every text, where the tokenizer puts one there, or was to be made to."""
+        return self.begin[0] if self.begin else None
+
+    @cached_property
+    def begin(self) -> tuple[int, ...]:
+        """All tokens that stand before every text: BOS, nothing, or more than one (GLM); see `beginning`.
+
+        Raises:
+            NeuroglotError: BOS is to be put there always, but the tokenizer names none.
+        """
+        return beginning(self.tokenizer, self._bos)
+
+    @property
+    def uncounted(self) -> int:
+        """How many tokens at the start of a block or sample no statistic counts.
+
+        They are those of `begin`. Where nothing stands before a text, its first token is the attention sink in BOS's
+        place, and is not counted either, unless `count_first`.
+        """
+        return len(self.begin) or int(not self.count_first)
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens it can read at once, where its config says so."""
+        limit: int | None = getattr(self.text_config, "max_position_embeddings", None)
+        return limit if limit and limit > 0 else None  # XLNet says -1: none
+
+    def check_length(self, tokens: int, what: str, remedy: str) -> None:
+        """Refuse a text that is longer than what the model can read.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        if self.context is not None and tokens > self.context:
+            raise NeuroglotError(f"{what} has {tokens} tokens, and {self.name} reads {self.context}; {remedy}.")
+
+    def encode(self, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
+        """The tokens of each text, at most `limit`, without `begin`; nothing that a text spells is special."""
+        return encode(self.tokenizer, texts, limit)
 
     @property
     def vocabulary(self) -> int:
@@ -231,9 +279,12 @@ class Model:
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        """A digest of the vocabulary and the beginning-of-sequence rule."""
+        """A digest of the vocabulary, of what texts begin with, and of whether that is counted."""
         vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
-        return hashlib.sha256(json.dumps([vocabulary, self.bos]).encode()).hexdigest()[:32]
+        rule: list[Any] = [vocabulary, self.bos]  # with one BOS as it always was, so that old recordings go on
+        if len(self.begin) != 1:
+            rule += [list(self.begin), self.uncounted]
+        return hashlib.sha256(json.dumps(rule).encode()).hexdigest()[:32]
 
 
 def _offloaded(network: Any, name: str) -> Tensor | None:

@@ -134,7 +134,7 @@ def forecast(model: Model, corpus: Corpus, **settings: Any) -> Forecast:
     work = work_of(model, asked, model.batch_tokens)
     with TemporaryDirectory(prefix="neuroglot-") as folder:
         readings = readings_of(model, corpus, Path(folder) / "text", asked, only=1)
-        with PackedText(readings, model.bos, 0) as text:
+        with PackedText(readings, model.begin, 0) as text:
             first = next(text.shards())
             read = text.wait()
             total = text.total

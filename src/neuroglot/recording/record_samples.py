@@ -42,8 +42,8 @@ def record_samples(
 ) -> Samples:
     """Run every sample of a parallel corpus through the model and keep one vector of each (Zeng et al. 2025, §3.1).
 
-    Samples are never packed. Each begins with BOS where the tokenizer defines one; neither BOS nor padding is
-    counted. The language-model head is never run.
+    Samples are never packed. Each begins with BOS where the tokenizer puts one; neither BOS (without one, the first
+    token: see `Model.uncounted`) nor padding is counted. The language-model head is never run.
 
     Args:
         model: whose neurons.
@@ -156,24 +156,30 @@ def _tokens(
     keys: Sequence[str],
     max_tokens: int | None,
 ) -> Rows:
-    bos = 0 if model.bos is None else 1
-    limit = getattr(model.text_config, "max_position_embeddings", None)
+    bos = len(model.begin)
+    limit = None if model.context is None else model.context - bos
+    least = model.uncounted - bos + 1
     rows: Rows = []
     for tag in languages:
-        encoded = model.tokenizer([text[tag] for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
-        cut = [list(ids[:max_tokens]) for ids in encoded]
+        enough = max_tokens or (None if limit is None else limit + 1)  # of one that is too long no more is read
+        cut = model.encode([str(text[tag]) for text in texts], enough)
         for key, ids in zip(keys, cut, strict=True):
             if not ids:
                 raise NeuroglotError(f"Sample {key} in {tag} has no tokens; leave it out.")
+            if len(ids) < least:
+                raise NeuroglotError(
+                    f"Sample {key} in {tag} has one token only, and {model.name} has no BOS: the first token of a text "
+                    "is not counted; leave the sample out, or open the model with count_first."
+                )
             if max(ids) >= model.vocabulary:
                 raise NeuroglotError(
                     f"The tokenizer gives token {max(ids)}, but the model {model.name} knows {model.vocabulary}; they "
                     "do not belong together."
                 )
-            if limit and len(ids) + bos > limit:
+            if limit is not None and len(ids) > limit:
                 raise NeuroglotError(
-                    f"Sample {key} in {tag} has {len(ids)} tokens, more than {model.name} can read ({limit} with BOS); "
-                    f"cut samples with max_tokens={limit - bos}."
+                    f"Sample {key} in {tag} has more tokens than {model.name} can read ({limit} beside BOS); "
+                    f"cut samples with max_tokens={limit}."
                 )
         rows.append(cut)
     return rows

@@ -55,7 +55,7 @@ def record(model: Model, corpus: Corpus, **settings: Any) -> Recording:
     readers = asked.readers_of(len(corpus.languages))
     with ExitStack() as stack:
         folder = Path(asked.directory or stack.enter_context(TemporaryDirectory(prefix="neuroglot-")))
-        text = PackedText(readings_of(model, corpus, folder / "text", asked), model.bos, readers)
+        text = PackedText(readings_of(model, corpus, folder / "text", asked), model.begin, readers)
         store = ShardStore(folder, _plan(model, corpus, asked, work))
         finished = store.finished()
         if finished is None:

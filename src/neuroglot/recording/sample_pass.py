@@ -55,25 +55,26 @@ def fill(
     Raises:
         NeuroglotError: an activation is not a number.
     """
-    bos = [] if model.bos is None else [model.bos]
+    begin = list(model.begin)
     pooling = _Pooling(
         model, Sums(model.ffns, statistics) if statistics else None, None if states is None else states.shape[3]
     )
     recordings = []
-    total = sum(len(bos) + len(ids) for of_language in rows for ids in of_language)
+    total = sum(len(begin) + len(ids) for of_language in rows for ids in of_language)
     with token_progress("samples", total, shown=progress) as advance, ExitStack() as stack:
         pooling.attach(stack)
         for k, (tag, of_language) in enumerate(zip(languages, rows, strict=True)):
             store: Callable[[], None] = lambda: None  # noqa: E731 (keeps the batch before, while the device reads on)
-            for chosen in _batches([len(bos) + len(ids) for ids in of_language], batch_tokens):
-                batch = _Batch.of([bos + of_language[i] for i in chosen], len(bos), model.device)
+            for chosen in _batches([len(begin) + len(ids) for ids in of_language], batch_tokens):
+                batch = _Batch.of([begin + of_language[i] for i in chosen], model.uncounted, model.device)
                 pooling.run(batch)
                 store()
                 store = pooling.send(vectors[k], None if states is None else states[k], chosen, tag, keys)
                 advance(batch.read, tag)
             store()
             if pooling.kept is not None:
-                count = torch.tensor([sum(map(len, of_language))])
+                skipped = model.uncounted - len(begin)
+                count = torch.tensor([sum(len(ids) - skipped for ids in of_language)])
                 sums = {name: total.unsqueeze(-1) for name, total in pooling.kept.flush().items()}
                 recordings.append(Recording((tag,), count, sums, provenance))
     return Recording.merge(recordings) if recordings else None
@@ -88,30 +89,30 @@ class _Batch:
     """What is no padding; None where nothing is padding."""
     read: int
     """Tokens, padding not among them."""
-    bos: int
-    """How many tokens come before the text: 1 or 0."""
+    first: int
+    """How many tokens at the start are not counted."""
     counted: Bool[Tensor, "samples 1 length"]
-    """What is neither BOS nor padding, on the model's device."""
+    """What is neither the start nor padding, on the model's device."""
     lengths: Int[Tensor, "samples 1"]
     """Tokens that count, on the model's device."""
     places: Int[Tensor, " tokens"] | None
     """Of the tokens that count among all, on the model's device; None where nothing is padding."""
 
     @classmethod
-    def of(cls, texts: Sequence[list[int]], bos: int, device: torch.device) -> "_Batch":
-        """The batch of texts that begin with BOS where there is one."""
+    def of(cls, texts: Sequence[list[int]], first: int, device: torch.device) -> "_Batch":
+        """The batch of texts whose `first` tokens are not counted."""
         longest = max(map(len, texts))
         ends = torch.tensor([len(ids) for ids in texts])[:, None]
         mask = torch.arange(longest)[None] < ends
-        counted = mask & (torch.arange(longest)[None] >= bos)
+        counted = mask & (torch.arange(longest)[None] >= first)
         even = bool(mask.all())
         return cls(
             tokens=torch.tensor([ids + [0] * (longest - len(ids)) for ids in texts]),
             mask=None if even else mask,
             read=int(mask.sum()),
-            bos=bos,
+            first=first,
             counted=counted[:, None].to(device),
-            lengths=(ends - bos).to(device),
+            lengths=(ends - first).to(device),
             places=None if even else counted.flatten().nonzero().squeeze(1).to(device),
         )
 
@@ -128,7 +129,7 @@ class _Batch:
     def text(self, values: Tensor) -> Tensor:
         """The values of the tokens that count, as a statistic takes them."""
         if self.places is None:
-            return values.view(*self.tokens.shape, -1)[:, self.bos :]
+            return values.view(*self.tokens.shape, -1)[:, self.first :]
         return values.reshape(self.tokens.numel(), -1).index_select(0, self.places.to(values.device))[None]
 
 

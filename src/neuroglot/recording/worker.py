@@ -65,11 +65,11 @@ def record_shard(
     Raises:
         NeuroglotError: an activation is not a number.
     """
-    first = 0 if model.bos is None else 1
+    first = model.uncounted
     shape = (0, 0)
 
     def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
-        # (batch, length, neurons), also where a family flattens its tokens; without BOS
+        # (batch, length, neurons), also where a family flattens its tokens; without what is not counted
         activation = activation.view(*shape, -1)[:, first:]
         hidden = hidden.view(*shape, -1)[:, first:]
         for statistic in kept:
@@ -95,6 +95,6 @@ def record_shard(
         torch.tensor([shard.blocks.shape[0] * text]),
         {name: sums.unsqueeze(-1) for name, sums in flushed.items()},
         work.provenance,
-        None if keys is None else examples_of_shard(keys, shard.name, text),
+        None if keys is None else examples_of_shard(keys, shard.name, text, shard.blocks.shape[1] - len(model.begin)),
         model.uneven,
     )

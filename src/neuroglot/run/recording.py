@@ -125,8 +125,8 @@ def make_partition(run: Run, model: "Model", settings: ExpertSettings) -> "Parti
 
     path = run.path / "experts" / "partition.safetensors"
     if not path.is_file():
-        with status(f"splitting the neurons of each layer into {settings.experts} experts"):
-            partition(model, settings.experts, kind=settings.kind, seed=settings.seed).save(path)
+        made = partition(model, settings.experts, kind=settings.kind, seed=settings.seed, progress=True)
+        made.save(path)
     with run.changing() as manifest:
         manifest.experts = settings
     return run.partition

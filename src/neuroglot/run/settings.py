@@ -10,6 +10,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import check_corpus, load_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.sources import Dtype, Quantize, check_source
+from neuroglot.models.tokenization import Bos
 from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
 
@@ -41,6 +42,10 @@ class ModelSettings(BaseModel):
     """Weights of 8bit or 4bit; needs bitsandbytes."""
     trust_remote_code: bool = False
     """Whether code that comes with the checkpoint was allowed to run. In a file it allows nothing; see `load`."""
+    bos: Bos = "auto"
+    """What begins every text: auto is the tokenizer's own rule, always the BOS that it names, never nothing."""
+    count_first: bool = False
+    """Count the first token of a text that nothing stands before."""
 
     @field_validator("device")
     @classmethod
@@ -92,6 +97,8 @@ class ModelSettings(BaseModel):
                 device_map=self.device_map,
                 quantize=self.quantize,
                 trust_remote_code=self.trust_remote_code,
+                bos=self.bos,
+                count_first=self.count_first,
             )
 
 

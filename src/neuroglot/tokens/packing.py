@@ -1,6 +1,6 @@
 """Documents joined and packed into blocks of tokens, as in pre-training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.tokens.shards import check_vocabulary, token_rows, too_short
 
-__all__ = ["pack", "text_of_block", "tokenize", "with_bos"]
+__all__ = ["blocks_of", "pack", "text_of_block", "tokenize"]
 
 
 def tokenize(model: Model, documents: Iterable[str], tokens: int) -> Int[Tensor, " tokens"]:
-    """The first `tokens` tokens of the documents, a line break after each, as one int32 row without special tokens.
+    """The first `tokens` tokens of the documents, a line break after each, as one int32 row; see `token_rows`.
 
     Raises:
         NeuroglotError: the tokenizer has tokens that the model does not.
@@ -33,23 +33,23 @@ def tokenize(model: Model, documents: Iterable[str], tokens: int) -> Int[Tensor,
 
 
 def text_of_block(model: Model, block: int) -> int:
-    """How many tokens of text a block of `block` tokens holds: all but BOS.
+    """How many tokens of text a block of `block` tokens holds: all but what begins it.
 
     Raises:
-        NeuroglotError: the model cannot read blocks so long.
+        NeuroglotError: the model cannot read blocks so long, or a block has no token to count.
     """
-    limit = getattr(model.text_config, "max_position_embeddings", None) or block
-    limit = block if limit < 1 else limit  # XLNet says -1: none
-    if not 2 <= block <= limit:
-        raise NeuroglotError(f"block must be from 2 to {limit} tokens for {model.name}, not {block}.")
-    return block - (model.bos is not None)
+    limit = model.context or max(2, block)
+    least = max(2, model.uncounted + 1)
+    if not least <= block <= limit:
+        raise NeuroglotError(f"block must be from {least} to {limit} tokens for {model.name}, not {block}.")
+    return block - len(model.begin)
 
 
-def with_bos(row: Int[Tensor, " tokens"], text: int, bos: int | None) -> Int[Tensor, "blocks block"]:
-    """Full blocks of `text` tokens, BOS before each where there is one; what is left over at the end is dropped."""
+def blocks_of(row: Int[Tensor, " tokens"], text: int, begin: Sequence[int]) -> Int[Tensor, "blocks block"]:
+    """Full blocks of `text` tokens, `begin` before each; what is left over at the end is dropped."""
     blocks = row[: len(row) // text * text].view(-1, text)
-    begin = torch.tensor([] if bos is None else [bos], dtype=torch.int32)
-    return torch.cat([begin.expand(len(blocks), -1), blocks], dim=1)
+    first = torch.tensor(begin, dtype=torch.int32)
+    return torch.cat([first.expand(len(blocks), -1), blocks], dim=1)
 
 
 def pack(
@@ -57,8 +57,7 @@ def pack(
 ) -> Int[Tensor, "blocks block"]:
     """At most `tokens` tokens of the documents, cut into full blocks; what is left over at the end is dropped.
 
-    A block is `block` tokens long, the first of them the BOS token where the tokenizer defines one. `tokens` counts
-    text, not BOS.
+    A block is `block` tokens long, `Model.begin` (BOS, as a rule) among them. `tokens` counts text alone.
 
     Raises:
         NeuroglotError: the text is too short for one block, or the model cannot read blocks so long.
@@ -67,4 +66,4 @@ def pack(
     row = tokenize(model, documents, tokens)
     if len(row) < text:
         raise too_short(language, len(row), tokens, block)
-    return with_bos(row, text, model.bos)
+    return blocks_of(row, text, model.begin)

@@ -19,7 +19,7 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import writing
 from neuroglot.storage.digests import digest_of, shard_name
-from neuroglot.tokens.packing import with_bos
+from neuroglot.tokens.packing import blocks_of
 from neuroglot.tokens.shards import Reading, TextOfLanguage
 
 __all__ = ["PackedText", "Shard", "in_part"]
@@ -50,16 +50,16 @@ class PackedText:
 
     Args:
         readings: the languages, in order.
-        bos: the token before each block, if there is one.
+        begin: the tokens before each block.
         readers: how many processes; 0 for none.
 
     Raises:
         NeuroglotError: what `Reading.run` raises.
     """
 
-    def __init__(self, readings: Sequence[Reading], bos: int | None, readers: int):
+    def __init__(self, readings: Sequence[Reading], begin: Sequence[int], readers: int):
         self.readings = readings
-        self.bos = bos
+        self.begin = begin
         self.read: dict[str, TextOfLanguage] = {}
         self._limit = readers
         self._waiting = list(readings)
@@ -132,7 +132,7 @@ class PackedText:
             with writing(path):
                 path.unlink()
             raise NeuroglotError(f"{path} was damaged and is removed; start again to go on from what is finished.")
-        return with_bos(torch.from_numpy(row), reading.text, self.bos)
+        return blocks_of(torch.from_numpy(row), reading.text, self.begin)
 
     def _look(self) -> None:
         """Collect what readers have finished, and start others on what waits."""

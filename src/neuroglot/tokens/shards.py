@@ -21,6 +21,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.tokenization import PIECE, encode, pieces
 from neuroglot.storage.atomic import atomic_path, save_text, writing
 from neuroglot.storage.digests import digest_of, shard_name
 
@@ -32,10 +33,31 @@ CHANGED = "the text in {} is not what was recorded here before; choose another d
 
 
 def token_rows(tokenizer: Any, documents: Iterable[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The documents a few at a time, with their tokens: a line break after each, one int32 row, no special tokens."""
+    """The documents a few at a time, with their tokens: a line break after each, one int32 row, no special tokens.
+
+    What is tokenised at once is bounded, whatever the documents' length (see `pieces`). A long document's first piece
+    comes with the document, and its other pieces with none.
+    """
     for batch in _batches(documents):
-        ids = tokenizer([document + "\n" for document in batch], add_special_tokens=False, verbose=False)["input_ids"]
-        yield batch, np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sum(map(len, ids)))
+        said = batch
+        for some in _bounded(piece for document in batch for piece in pieces(document + "\n")):
+            ids = encode(tokenizer, some)
+            yield said, np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sum(map(len, ids)))
+            said = []
+
+
+def _bounded(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts together, as long as they have no more characters than one piece may."""
+    some: list[str] = []
+    length = 0
+    for text in texts:
+        if some and length + len(text) > PIECE:
+            yield some
+            some, length = [], 0
+        some.append(text)
+        length += len(text)
+    if some:
+        yield some
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -20,6 +20,7 @@ import torch
 
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import beginning
 from neuroglot.progress import progress_bar
 from neuroglot.storage.results import readable, save_json
 
@@ -113,7 +114,8 @@ def tasks(
     """Score a model on tasks of the lm-evaluation-harness.
 
     The network that is loaded is the one that runs: no second copy of the weights, and interventions in force act.
-    The tokenizer's own rule decides on BOS, as when the harness opens the checkpoint itself (Gemma's adds it).
+    The tokenizer's own rule decides on BOS, as when the harness opens the checkpoint itself (Gemma's adds it), unless
+    the model was opened with another.
 
     Args:
         model: to score, as it is now.
@@ -224,9 +226,19 @@ def _items(samples: list[dict[str, Any]], metrics: dict[str, float]) -> list[Ite
 
 
 def wrap(model: Model, batch_size: int = 8) -> Any:
-    """The model as the harness takes it: `HFLM` around the loaded network itself."""
+    """The model as the harness takes it: `HFLM` around the loaded network itself.
+
+    Raises:
+        NeuroglotError: the tokenizer cannot be made to begin texts as the model was told to.
+    """
     network = harness("lm_eval.models.huggingface")
-    return network.HFLM(pretrained=model.network, tokenizer=model.tokenizer, batch_size=batch_size)
+    tokenizer = model.tokenizer
+    if beginning(tokenizer) != model.begin:  # the harness asks the tokenizer alone
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.add_bos_token = bool(model.begin)
+        if beginning(tokenizer) != model.begin:
+            raise NeuroglotError(f"The harness cannot begin texts as {model.name} was told to; leave bos at auto.")
+    return network.HFLM(pretrained=model.network, tokenizer=tokenizer, batch_size=batch_size)
 
 
 def harness(module: str) -> Any:

@@ -48,7 +48,7 @@ def perplexity(
 ) -> dict[str, float]:
     """Perplexity of each language: exp of the mean negative log-likelihood of a token, over packed blocks.
 
-    Run it inside `intervene` to measure a changed model. BOS begins every block where the tokenizer defines one, and
+    Run it inside `intervene` to measure a changed model. BOS begins every block where the tokenizer puts one, and
     is never predicted.
 
     Args:
@@ -80,7 +80,7 @@ def held_out_blocks(
     """The packed blocks of each language; see `perplexity` for the arguments and what is raised."""
     if block is None:
         shortest = min(len(tokenize(model, corpus[tag], 4 * AUTO_BLOCKS[0])) for tag in corpus.languages)
-        limit = getattr(model.text_config, "max_position_embeddings", None) or AUTO_BLOCKS[0]
+        limit = model.context or AUTO_BLOCKS[0]
         fitting = [size for size in AUTO_BLOCKS if size <= limit and shortest >= 4 * size]
         block = fitting[0] if fitting else AUTO_BLOCKS[-1]
     check_fills(model, corpus, block, tokens)

@@ -20,17 +20,18 @@ TokenRows = list[Int[Tensor, " _"]]  # each of its own length
 
 
 def tokenized_samples(model: Model, corpus: Corpus, *, samples: int, length: int = LENGTH) -> dict[str, TokenRows]:
-    """The first samples of each language, BOS in front where the tokenizer defines one, shortest first.
+    """The first samples of each language, BOS in front where the tokenizer puts one, shortest first.
 
     Raises:
-        NeuroglotError: no sample of a language has two tokens.
+        NeuroglotError: no sample of a language has two tokens, or the model cannot read samples so long.
     """
-    first = [] if model.bos is None else [model.bos]
+    first = list(model.begin)
+    model.check_length(length, "A sample of that length", f"use a length of at most {model.context}")
     result = {}
     for tag in corpus.languages:
         rows: TokenRows = []
         for text in corpus[tag]:
-            ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: length - len(first)]
+            (ids,) = model.encode([text], length - len(first))
             if len(first) + len(ids) >= 2:
                 rows.append(torch.tensor([*first, *ids]))
             if len(rows) == samples:

@@ -34,13 +34,9 @@ def answer_nll(model: Model, answers: Sequence[str], *, batch: int = 16) -> list
     A cheap signal of fluency when the model is intact: run it outside `intervene`. The prompt is left out, so that a
     fluent answer in another language than the question's is not called unlikely.
     """
-    start = [model.bos] if model.bos is not None else []
-    rows = [
-        torch.tensor(
-            start + model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.int64
-        )
-        for text in answers
-    ]
+    rows = [torch.tensor([*model.begin, *ids], dtype=torch.int64) for ids in model.encode(answers)]
+    for row in rows:
+        model.check_length(len(row), "An answer", "write shorter ones")
     results = [(0.0, 0)] * len(rows)
     readable = [i for i, row in enumerate(rows) if len(row) >= 2]
     for first in range(0, len(readable), batch):

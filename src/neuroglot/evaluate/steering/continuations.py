@@ -21,7 +21,7 @@ def beginnings(model: Model, corpus: Corpus, *, prompts: int = 3, tokens: int = 
     chosen = {}
     for tag in corpus.languages:
         texts = [text for text, _ in zip(corpus[tag], range(prompts), strict=False)]
-        encoded = model.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        encoded = model.encode(texts)
         cut = [model.tokenizer.decode(ids[: min(tokens, max(1, len(ids) // 2))]) for ids in encoded]
         chosen[tag] = [text.replace("\ufffd", "").rstrip() for text in cut]
     return chosen

@@ -45,8 +45,17 @@ class TopExamples(Statistic):
         return {self.name: highest}
 
 
-def examples_of_shard(keys: Int64[Tensor, "layers neurons k"], shard: str, text: int) -> Examples:
-    """What `TopExamples` kept of a shard."""
+def examples_of_shard(keys: Int64[Tensor, "layers neurons k"], shard: str, counted: int, text: int) -> Examples:
+    """What `TopExamples` kept of a shard.
+
+    Args:
+        keys: what it kept.
+        shard: its name.
+        counted: how many tokens a block were given to it, at the end of each block.
+        text: how many tokens of each block the shard's file holds.
+    """
     values = (keys >> VALUE).to(torch.int32).view(torch.float32)
-    places = torch.where(keys > 0, LOW - (keys & LOW), -1)
+    places = LOW - (keys & LOW)
+    places = places + (places // counted + 1) * (text - counted)
+    places = torch.where(keys > 0, places, -1)
     return Examples(values[None], places[None], ((shard,),), text)

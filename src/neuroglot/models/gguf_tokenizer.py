@@ -1,0 +1,121 @@
+"""The tokenizer that a GGUF file describes, as a fast tokenizer of transformers.
+
+transformers has the builders; they are given what was read here, so that the vocabulary is read once. What a builder
+leaves out (how digits are split, which space comes first, what control tokens are) is mended here or refused.
+"""
+
+from typing import Any
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.gguf_header import Header
+
+__all__ = ["tokenizer_of"]
+
+NORMAL, CONTROL = 1, 3
+GPT2_RULE = ("default", "gpt-2", "phi-2", "olmo", "gpt2", "jais", "mpt", "dolma", "roberta-bpe", "jina-es", "jina-de")
+DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+"""Rules of llama.cpp that cut as GPT-2 does, and besides make each digit a word of its own."""
+HARMLESS = {
+    "model", "pre", "tokens", "scores", "token_type", "merges", "add_bos_token", "add_eos_token", "add_sep_token",
+    "add_space_prefix", "token_type_count",
+}  # fmt: skip
+
+
+def tokenizer_of(header: Header) -> Any:
+    """The tokenizer.
+
+    It begins a text with BOS where `tokenizer.ggml.add_bos_token` says so, or, in a SentencePiece vocabulary, does not
+    say otherwise, as llama.cpp does.
+
+    Raises:
+        NeuroglotError: the file has no vocabulary, or one that is cut into words in a way that is not known.
+    """
+    from tokenizers import decoders, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
+
+    said = {
+        name.removeprefix("tokenizer.ggml."): value
+        for name, value in header.keys.items()
+        if name.startswith("tokenizer.ggml.")
+    }
+    kind, rule = said.get("model"), said.get("pre", "default")
+    if kind not in ("gpt2", "llama") or not said.get("tokens"):
+        raise NeuroglotError(f"{header.path} has a tokenizer of the kind {kind}, which is not read from GGUF.")
+    for name, value in said.items():
+        if name not in HARMLESS and not name.endswith(("_token_id", "_token_ids")):
+            if name in ("remove_extra_whitespaces", "precompiled_charsmap", "normalizer.lowercase") and not value:
+                continue
+            raise NeuroglotError(
+                f"{header.path} says tokenizer.ggml.{name}, which may change the tokens and is not read from GGUF."
+            )
+    known = {*GPT2_RULE, *DIGITS_APART, *mapping.GGUF_PRE_TOKENIZER_SPLITS}
+    if kind == "gpt2" and rule not in known:
+        raise NeuroglotError(
+            f"{header.path} cuts text into words by the rule {rule} (tokenizer.ggml.pre), which is not known here; "
+            "give the checkpoint that it was made from."
+        )
+    named = {name: said[key] for key, name in _NAMES.items() if key in said}
+    if kind == "llama" and "merges" not in named:
+        named["merges"] = _merges(header, said)
+    if kind == "gpt2":
+        named.setdefault("merges", [])  # without any, a character is a token
+    backend, _ = mapping.convert_gguf_tokenizer(header.architecture, named)
+    if kind == "gpt2" and rule in DIGITS_APART:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
+        )
+    if kind == "llama" and not header.architecture.startswith("gemma") and not said.get("add_space_prefix", True):
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
+        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    special = {
+        f"{name}_token": said["tokens"][said[f"{key}_token_id"]]
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+        if 0 <= said.get(f"{key}_token_id", -1) < len(said["tokens"])
+    }
+    begins = bool(said.get("add_bos_token", kind == "llama")) and "bos_token" in special
+    template = header.keys.get("tokenizer.chat_template")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=special.pop("bos_token", None),
+        eos_token=special.pop("eos_token", None),
+        add_bos_token=begins,
+        **special,
+        **({} if template is None else {"chat_template": template}),
+    )
+
+
+_NAMES = {
+    "model": "tokenizer_type", "pre": "pre_tokenizer_type", "tokens": "tokens", "scores": "scores",
+    "token_type": "token_type", "merges": "merges", "add_space_prefix": "add_prefix_space",
+}  # fmt: skip
+
+
+def _spaced(token: str) -> str:
+    """A token of blanks, as Gemma's tokenizer spells it."""
+    return "▁" * len(token) if " " in token and not token.strip() else token
+
+
+def _merges(header: Header, said: dict[str, Any]) -> list[str]:
+    """The merges that a SentencePiece vocabulary without any implies: every cut of a token into two others.
+
+    They come in the order of scores (in Gemma's, whose scores do not follow it, of the tokens), then of the lengths of
+    their parts. Control tokens are left out, so that no text becomes one of them by merging.
+    """
+    gemma = header.architecture.startswith("gemma")
+    tokens = [_spaced(token) for token in said["tokens"]] if gemma else said["tokens"]
+    types = said.get("token_type") or [NORMAL] * len(tokens)
+    number = {token: index for index, token in enumerate(tokens)}
+    rank = {t: -i for t, i in number.items()} if gemma else dict(zip(tokens, said["scores"], strict=True))
+    control = {token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL}
+    parts = {token for token in number.keys() - control if " " not in token}  # a text's blanks are ▁ by then
+    found: list[tuple[Any, ...]] = []
+    for token in number:
+        if len(token) < 2 or token not in parts:
+            continue
+        cuts = [i for i in range(1, len(token)) if token[:i] in parts and token[i:] in parts]
+        if len(cuts) > 1:
+            cuts.sort(key=lambda i: (number[token[:i]], number[token[i:]]))
+        found += [(rank[token], i, len(token) - i, token) for i in cuts]
+    found.sort(key=lambda each: each[:3], reverse=True)
+    return [f"{token[:i]} {token[i:]}" for _, i, _, token in found]

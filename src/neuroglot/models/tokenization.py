@@ -1,0 +1,134 @@
+"""How text becomes tokens: what a text begins with, that nothing in it is special, and how long ones are cut.
+
+The one place that says so for every part that reads text: recording, perplexity, samples, generation, tuning. Nothing
+here imports torch, since processes that only read text use it.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from neuroglot.errors import NeuroglotError
+
+__all__ = ["PIECE", "Bos", "beginning", "encode", "pieces"]
+
+Bos = Literal["auto", "always", "never"]
+
+PIECE = 1 << 18
+"""Characters of a document that are tokenised at once: a tokenizer needs some 300 bytes for each."""
+
+
+def beginning(tokenizer: Any, bos: Bos = "auto") -> tuple[int, ...]:
+    """The tokens that stand before every text: BOS, as a rule, or nothing.
+
+    Args:
+        tokenizer: whose.
+        bos: `auto` is the tokenizer's own rule: what it puts before a text when it is asked for special tokens. A
+            tokenizer that only names a BOS (BLOOM, GPT-2, SmolLM2) adds none. `always` is the BOS that it names, and
+            `never` is nothing.
+
+    Raises:
+        NeuroglotError: `always`, but the tokenizer names no BOS.
+    """
+    if bos == "never":
+        return ()
+    if bos == "always":
+        if tokenizer.bos_token_id is None:
+            raise NeuroglotError("The tokenizer names no BOS, so none can be put before a text; leave bos at auto.")
+        return (int(tokenizer.bos_token_id),)
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    dressed = list(tokenizer("a")["input_ids"])
+    for start in range(len(dressed) - len(bare) + 1):
+        if dressed[start : start + len(bare)] == bare:
+            return tuple(int(token) for token in dressed[:start])
+    return ()
+
+
+def encode(tokenizer: Any, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
+    """The tokens of texts, without special ones: a text that spells `<s>` or `<|endoftext|>` is read as it stands.
+
+    A text of more than 262,144 characters is tokenised in the `pieces` that it is cut into.
+
+    Args:
+        tokenizer: of the model.
+        texts: to tokenise.
+        limit: at most so many tokens of each; the rest of a long text is not read.
+    """
+    texts = list(texts)
+    if any(len(text) > PIECE for text in texts):
+        return [_long(tokenizer, text, limit) for text in texts]
+    return [ids[:limit] for ids in _plain(tokenizer, texts)]
+
+
+def pieces(text: str) -> Iterator[str]:
+    """A text in pieces of at most 262,144 characters; most are whole.
+
+    It is cut after the last line break that a visible character follows, where every tokenizer ends a token of its own
+    accord; in a text without one before a blank, and in a text without either anywhere.
+    """
+    start = 0
+    while len(text) - start > PIECE:
+        end = start + PIECE
+        cut = text.rfind("\n", start, end - 1)
+        while cut >= start and text[cut + 1].isspace():
+            cut = text.rfind("\n", start, cut)
+        cut = cut + 1 if cut >= start else text.rfind(" ", start + 1, end)
+        if cut <= start:
+            cut = end
+        yield text[start:cut]
+        start = cut
+    yield text[start:] if start else text
+
+
+def _long(tokenizer: Any, text: str, limit: int | None) -> list[int]:
+    ids: list[int] = []
+    for piece in pieces(text):
+        ids += _plain(tokenizer, [piece])[0]
+        if limit is not None and len(ids) >= limit:
+            break
+    return ids[:limit]
+
+
+def _plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    rows: list[list[int]] = _ids(tokenizer, texts)
+    special = _special(tokenizer)
+    if not special:
+        return rows
+    flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+    if not np.isin(flat, list(special)).any():
+        return rows
+    # a vocabulary may hold the spelling itself, and merges that lead to it: then it is read in two parts
+    return [
+        [token for part in _apart(text, special.values()) for token in _ids(tokenizer, [part])[0]]
+        if special.keys() & set(row)
+        else row
+        for text, row in zip(texts, rows, strict=True)
+    ]
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return [list(ids) for ids in encoded["input_ids"]]
+
+
+def _special(tokenizer: Any) -> dict[int, str]:
+    """Special tokens and their spellings. The token for what is unknown stands for text, and so is none of them."""
+    known = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    known |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return {index: token for index, token in known.items() if len(token) > 1 and index != tokenizer.unk_token_id}
+
+
+def _apart(text: str, spellings: Iterable[str]) -> list[str]:
+    """The text, cut behind the first character of each spelling in it."""
+    cuts = {0, len(text)}
+    for spelling in spellings:
+        at = text.find(spelling)
+        while at >= 0:
+            cuts.add(at + 1)
+            at = text.find(spelling, at + 1)
+    places = sorted(cuts)
+    return [text[first:last] for first, last in pairwise(places)]
