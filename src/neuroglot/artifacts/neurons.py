@@ -13,12 +13,22 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.storage.atomic import atomic_path
-from neuroglot.storage.tensors import load_tensors, save_tensors
+from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["NeuronSet"]
 
 KIND, VERSION = "neurons", 1
 PUBLISHED = ".neuron.pth"
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
 
 
 class NeuronSet:
@@ -148,7 +158,8 @@ class NeuronSet:
         if path.name.endswith(".pth"):
             return cls._load_published(path, languages, shape)
         tensors, about = load_tensors(path, KIND, VERSION)
-        neurons = cls(tensors["mask"], about.pop("languages"), about)
+        with whole(path, KIND):
+            neurons = cls(tensors["mask"], about.pop("languages"), about)
         if shape is not None and tuple(shape) != neurons.shape:
             raise NeuroglotError(f"{path} is for {neurons.shape} layers and neurons, not {tuple(shape)}.")
         return neurons if languages is None else neurons.select(languages)
@@ -163,7 +174,7 @@ class NeuronSet:
             raise NeuroglotError(f"{path} does not exist; give the path of a {PUBLISHED} file.")
         try:
             indices = torch.load(path, weights_only=True, map_location="cpu")
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        except UNREADABLE as error:
             raise NeuroglotError(f"{path} is damaged or holds more than tensors; download it again.") from error
         if not isinstance(indices, list) or len(indices) != len(languages):
             count = len(indices) if isinstance(indices, list) else "no list of"
@@ -172,12 +183,18 @@ class NeuronSet:
         mask = torch.zeros(len(languages), layers, width, dtype=torch.bool)
         for tag, rows, of_language in zip(languages, indices, mask, strict=True):
             if not isinstance(rows, list | tuple) or len(rows) != layers:
-                raise NeuroglotError(f"{path} has {len(rows)} layers for {tag}, but the shape says {layers}.")
+                count = len(rows) if isinstance(rows, list | tuple) else "no list of"
+                raise NeuroglotError(f"{path} has {count} layers for {tag}, but the shape says {layers}.")
             for layer, (row, chosen) in enumerate(zip(rows, of_language, strict=True), start=1):
-                index = torch.as_tensor(row, dtype=torch.int64).flatten()
+                with whole(path, KIND):
+                    index = torch.as_tensor(row)
+                    if index.numel() and (index.is_floating_point() or index.dtype == torch.bool):
+                        raise ValueError(f"layer {layer} of {tag} names neurons by {index.dtype}")
+                    index = index.flatten().to(torch.int64)
                 if len(index) and not 0 <= int(index.min()) <= int(index.max()) < width:
+                    beyond = int(index.max()) if int(index.max()) >= width else int(index.min())
                     raise NeuroglotError(
-                        f"{path} names neuron {int(index.max())} in layer {layer} of {tag}, but the shape says there "
+                        f"{path} names neuron {beyond} in layer {layer} of {tag}, but the shape says there "
                         f"are {width}; give the right shape."
                     )
                 chosen[index] = True

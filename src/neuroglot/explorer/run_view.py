@@ -89,7 +89,7 @@ class RunView:
     def samples(self) -> Samples | None:
         """The samples of a parallel corpus; None if there are none."""
         try:
-            return Samples.load(self.run.samples_path, check=False)
+            return Samples.load(self.run.samples_path)
         except NeuroglotError:
             return None
 

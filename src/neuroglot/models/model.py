@@ -15,6 +15,7 @@ from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.made import sign
 
 __all__ = ["Model"]
 
@@ -113,11 +114,18 @@ class Model:
         states: Tensor = output.last_hidden_state
         return states
 
-    def save(self, path: str | Path) -> Path:
-        """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced."""
+    def save(self, path: str | Path, made_from: str | None = None) -> Path:
+        """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced.
+
+        Args:
+            path: the directory.
+            made_from: a digest of what it was made from, kept beside it; see `storage.made`.
+        """
         with atomic_path(path) as draft, without_bars():
             self.network.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
+            if made_from is not None:
+                sign(draft, made_from)
         return Path(path)
 
     def logits(self, states: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:

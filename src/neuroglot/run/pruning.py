@@ -1,6 +1,7 @@
 """Pruning in a run: which experts each language keeps, what that costs, and the model that is left."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from neuroglot.artifacts.partition import Partition
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.edit.pruning import Size, largest_budget, prune, size
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
 from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
 from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
@@ -22,9 +23,9 @@ from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.tables import load_table, save_table
 
-__all__ = ["RULES", "expert_scores", "prune_run"]
+__all__ = ["RULES", "expert_scores", "prune_run", "pruning_measured"]
 
 Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
 
@@ -123,11 +124,28 @@ def _at_most(
 def _keep_table(file: Path, table: pd.DataFrame) -> None:
     """Write a table of measurements; rows of other choices and languages that are there stay."""
     if file.is_file():
-        old = pd.read_csv(file, keep_default_na=False)
-        done = set(zip(table.choice, table.language, strict=True))
-        stays = [key not in done for key in zip(old.choice, old.language, strict=True)]
-        table = pd.concat([old[stays], table])
-    save_text(file, table.to_csv(index=False, lineterminator="\n"))
+        try:
+            old = pruning_measured(file)
+        except NeuroglotError as error:
+            warnings.warn(f"{error} What it held of other choices is dropped.", NeuroglotWarning, stacklevel=3)
+        else:
+            done = set(zip(table.choice, table.language, strict=True))
+            stays = [key not in done for key in zip(old.choice, old.language, strict=True)]
+            table = pd.concat([old[stays], table])
+    save_table(file, table)
+
+
+def pruning_measured(file: Path) -> pd.DataFrame:
+    """The table of what pruning costs that a run keeps.
+
+    Raises:
+        NeuroglotError: it is damaged, or something else.
+    """
+    remedy = f"delete it and run `neuroglot prune {file.parent.parent}` again"
+    table = load_table(file, remedy, keep_default_na=False)
+    if missing := [name for name in ("choice", "language", "proportion", "experts", "original") if name not in table]:
+        raise NeuroglotError(f"{file} is missing or damaged (it has no column {missing[0]}); {remedy}.")
+    return table
 
 
 def _write(model: Model, keep: Bool[Tensor, "layers neurons"], path: Path, gguf: Path | None) -> list[str]:

@@ -21,7 +21,8 @@ from neuroglot.evaluate.steering.tables import repair
 from neuroglot.generation.engine import Generation
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.names import check_name
+from neuroglot.storage.tables import load_table, save_table
 
 __all__ = [
     "RunAnswers",
@@ -72,8 +73,12 @@ class SteeringSettings(BaseModel):
 
     @property
     def name(self) -> str:
-        """What the prompts are called in names of files."""
-        return Path(self.prompts).stem
+        """What the prompts are called in names of files.
+
+        Raises:
+            NeuroglotError: the file of prompts has a name that cannot be part of others.
+        """
+        return check_name(Path(self.prompts).stem)
 
 
 @dataclass
@@ -173,6 +178,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
         NeuroglotError: what is asked for is not there, which is said before the model is opened; or the judge fails,
             and the answers are kept.
     """
+    check_name(settings.name)
     neurons = run.neurons(settings.method)
     targets = settings.targets or list(neurons.languages)
     neurons.check_languages(targets)
@@ -238,7 +244,7 @@ def _repaired(answers: pd.DataFrame, settings: SteeringSettings) -> pd.DataFrame
 
 def read_answers(path: Path) -> pd.DataFrame:
     """The table of answers that a run keeps; earlier runs called the condition `arm`."""
-    answers = pd.read_csv(path, keep_default_na=False, dtype={"language": str})
+    answers = load_table(path, "run the same command again", keep_default_na=False, dtype={"language": str})
     return answers.rename(columns={"arm": "condition"})
 
 
@@ -255,7 +261,7 @@ def _table(run: Run, kind: str, name: str) -> Path:
 
 
 def _save(run: Run, kind: str, settings: SteeringSettings, table: pd.DataFrame) -> Path:
-    return save_text(_table(run, kind, settings.name), table.to_csv(index=False, lineterminator="\n"))
+    return save_table(_table(run, kind, settings.name), table)
 
 
 def _remember(run: Run, settings: SteeringSettings, how: Steering) -> None:

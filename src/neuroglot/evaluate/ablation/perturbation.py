@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.likelihood.perplexity import held_out_blocks, mean_nll
 from neuroglot.identify.random_neurons import random
 from neuroglot.models.model import Model
@@ -245,7 +247,11 @@ def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
 def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
     if resume is None or not Path(resume).is_file():
         return fresh
-    old = Perturbation.load(resume)
+    try:
+        old = Perturbation.load(resume)
+    except NeuroglotError as error:
+        warnings.warn(f"{error} This is done now.", NeuroglotWarning, stacklevel=3)
+        return fresh
     refuse_differing(
         f"{resume} was measured", old.settings, fresh.settings, "delete it to measure again, or name another file"
     )
