@@ -3,7 +3,6 @@
 import shlex
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -14,6 +13,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.load import load_corpus
 from neuroglot.errors import NeuroglotError
+from neuroglot.explorer.turns import Turns
 from neuroglot.languages.tags import direction, language_name
 from neuroglot.models.loading import load_tokenizer
 from neuroglot.models.model import Model
@@ -21,6 +21,8 @@ from neuroglot.run.directory import Run
 
 __all__ = ["RunView", "drawn", "note"]
 
+WAITING = 8
+"""How many may wait for the model, beside the one it writes for."""
 TEMPLATES = Environment(
     loader=PackageLoader("neuroglot.explorer"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
 )
@@ -32,12 +34,12 @@ class RunView:
 
     Attributes:
         run: the run.
-        busy: held by whoever makes the model write, since it can do one thing at a time.
+        turns: of those who make the model write, since it can do one thing at a time.
     """
 
     def __init__(self, run: Run, model: Model | None = None):
         self.run = run
-        self.busy = Lock()
+        self.turns = Turns(WAITING)
         self._model = model
 
     @cached_property

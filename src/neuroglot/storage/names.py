@@ -28,7 +28,7 @@ def check_name(text: str) -> str:
     """
     if not is_name(text):
         raise NeuroglotError(
-            f"{text[:80]!r} cannot be a name here: use letters, digits, spaces and . , + - _ ( ), and at most {LONGEST} "
+            f"{text[:80]!r} cannot be a name here: use letters, digits, spaces and . , + - _ ( ), at most {LONGEST} "
             "bytes."
         )
     return text
