@@ -124,9 +124,12 @@ class ShardStore:
         if not self._finished.is_file():
             return None
         try:
-            return Recording.load(self._finished)
+            recording = Recording.load(self._finished)
         except NeuroglotError as error:
             raise NeuroglotError(f"{self._finished} is damaged; delete it, and record again.") from error
+        if self._shards.exists():  # whoever finished it was stopped before they were dropped
+            self._drop()
+        return recording
 
     @property
     def keeps_text(self) -> bool:

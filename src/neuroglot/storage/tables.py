@@ -28,7 +28,7 @@ def save_table(path: str | Path, table: "pd.DataFrame | str") -> Path:
     known = [digest_of_bytes(text.encode())]
     if path.is_file():
         known += [found for found in [digest_of_bytes(path.read_bytes())] if found in _digests(path)]
-    save_text(_beside(path), "\n".join(known) + "\n")
+    save_text(_beside(path), "\n".join(dict.fromkeys(known)) + "\n")
     return save_text(path, text)
 
 

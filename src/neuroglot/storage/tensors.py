@@ -86,8 +86,10 @@ def whole(path: str | Path, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except NeuroglotError:
-        raise
+    except NeuroglotError as error:
+        if str(path) in str(error):
+            raise
+        raise NeuroglotError(f"{path} does not hold a whole {kind}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         missing = f"it lacks {said}" if isinstance(error, KeyError) else said[:160]
