@@ -10,20 +10,21 @@ import pytest
 
 from breaking.attempts import WHOLE, attempts
 
+QUICK = ["identify", "perturb", "experts", "prune", "steer", "align"]
+SLOW = ["compare", "report", "evolve", "tune"]
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("commands", [["identify", "perturb", "steer"], ["experts", "prune"], ["align", "compare"]])
-def test_a_killed_command_goes_on_to_the_same_files(tmp_path, commands):
+def test_a_killed_command_goes_on_to_the_same_files(tmp_path):
     """Asserted in there: no other bytes, nothing lost, no draft left."""
-    said = kills(tmp_path, attempts(3 * len(commands), 0), *commands)
-    assert all(said["killed"][name] >= 3 for name in commands)
+    said = kills(tmp_path, attempts(2 * len(QUICK), 0), *QUICK)
+    assert all(said["killed"][name] >= 2 for name in QUICK)
 
 
 @pytest.mark.skipif(not WHOLE, reason="make break: they take minutes")
-@pytest.mark.parametrize("command", ["report", "evolve", "tune"])
+@pytest.mark.parametrize("command", SLOW)
 def test_and_the_slow_ones(tmp_path, command):
-    needed = ["identify"] if command == "report" else []
-    assert kills(tmp_path, 40, *needed, command)["killed"][command] >= 15
+    assert kills(tmp_path, 60, command)["killed"][command] >= 40
 
 
 def kills(folder, wanted, *commands):
