@@ -40,6 +40,7 @@ MISTAKES = [
     "evaluate tasks /nowhere --tasks xnli_fr",
     "evaluate tasks a/model --tasks xnli_fr --prune fr",
     "evaluate generation /nowhere",
+    "evaluate confusion /nowhere",
     "evaluate perplexity /nowhere starter",
     "evaluate perplexity a/model /nowhere",
     "evaluate perplexity a/model starter --off fr",

@@ -24,6 +24,9 @@ from neuroglot.evaluate.likelihood.sample_perplexity import sample_perplexity as
 from neuroglot.evaluate.steering.answers import degenerate as degenerate
 from neuroglot.evaluate.steering.answers import describe as describe
 from neuroglot.evaluate.steering.answers import summary as summary
+from neuroglot.evaluate.steering.confusion import LanguageConfusion as LanguageConfusion
+from neuroglot.evaluate.steering.confusion import confusion_table as confusion_table
+from neuroglot.evaluate.steering.confusion import language_confusion as language_confusion
 from neuroglot.evaluate.steering.continuations import beginnings as beginnings
 from neuroglot.evaluate.steering.continuations import continuations as continuations
 from neuroglot.evaluate.steering.forcing import Steering as Steering
@@ -38,6 +41,7 @@ from neuroglot.generation.huggingface import generate as generate
 from neuroglot.languages.detection import LanguageIdentifier as LanguageIdentifier
 from neuroglot.languages.detection import mixed_script as mixed_script
 from neuroglot.languages.detection import scripts as scripts
+from neuroglot.languages.fasttext import FastTextIdentifier as FastTextIdentifier
 
 # names of earlier scripts
 Arm = Ablation

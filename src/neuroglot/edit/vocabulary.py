@@ -1,0 +1,196 @@
+"""Trim a model's vocabulary to what languages use: fewer rows in embedding and head, and a smaller tokenizer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.model import Model
+from neuroglot.models.vocabulary import needed_tokens, trim_tokenizer
+
+__all__ = ["kept_tokens", "trimmed"]
+
+Ids = Int64[np.ndarray, " kept"]
+
+
+def kept_tokens(model: Model, counts: Int64[np.ndarray, " tokens"], *, size: int | None = None) -> Ids:
+    """The tokens that a model keeps: the ones its text uses, and all that these and any other text need.
+
+    Args:
+        model: whose tokenizer it is.
+        counts: how often the text has each token; of a vocabulary's length or shorter.
+        size: at most so many tokens in all; the rarest go first. By default every token that occurs stays.
+
+    Returns:
+        Ids in ascending order.
+
+    Raises:
+        NeuroglotError: the tokenizer cannot be trimmed, or `size` is less than what must stay.
+    """
+    named = [i for i in _named(model) if i < model.vocabulary]
+    used = np.flatnonzero(counts)
+    everything = needed_tokens(model.tokenizer, used.tolist(), named)
+    if size is None or len(everything) <= size:
+        return everything
+    least = needed_tokens(model.tokenizer, [], named)
+    if size < len(least):
+        raise NeuroglotError(
+            f"{model.name} needs {len(least):,} tokens to read any text at all (bytes, special tokens); keep as "
+            f"many, not {size:,}."
+        )
+    ranked = used[np.argsort(-counts[used], kind="stable")]
+    low, high = 0, len(ranked)  # how many of the most frequent tokens fit, with what they are merged from
+    kept = least
+    while low < high:
+        middle = (low + high + 1) // 2
+        some = needed_tokens(model.tokenizer, ranked[:middle].tolist(), named)
+        if len(some) <= size:
+            low, kept = middle, some
+        else:
+            high = middle - 1
+    return kept
+
+
+@contextmanager
+def trimmed(model: Model, keep: Ids) -> Iterator[Model]:
+    """The model with these tokens only, inside the block: its embedding, its head, its tokenizer and its config.
+
+    A text whose tokens are all kept has the states it had; its logits are those of the kept tokens. Save it inside the
+    block. Afterwards the model is as it was.
+
+    Args:
+        model: whole and in memory.
+        keep: of `kept_tokens`.
+
+    Raises:
+        NeuroglotError: the tokenizer cannot be rewritten; or a weight other than an embedding and the head has the
+            vocabulary's size.
+    """
+    rows = model.vocabulary
+    network = model.network
+    index = torch.as_tensor(keep)
+    tables = _tables(network, rows)
+    tokenizer, old = trim_tokenizer(model.tokenizer, keep), model.tokenizer
+    new = {int(before): i for i, before in enumerate(keep)}
+    with ExitStack() as restore:
+        sliced: dict[int, nn.Parameter] = {}  # a tied weight is cut once, and stays tied
+        for module in tables:
+            restore.callback(_cut(module, index, sliced))
+        for config in _configs(network):
+            for name, value in list(vars(config).items()):
+                if name.startswith("vocab_size") and value == rows:
+                    restore.callback(_set(config, name, len(keep)))
+                elif _names_tokens(name):
+                    restore.callback(_set(config, name, _renumbered(value, new)))
+        model.tokenizer = tokenizer
+        _forget(model)
+
+        def put_back() -> None:
+            model.tokenizer = old
+            _forget(model)
+
+        restore.callback(put_back)
+        yield model
+
+
+def _forget(model: Model) -> None:
+    """What was kept of another tokenizer and other weights."""
+    model.__dict__.pop("tokenizer_fingerprint", None)
+    model.weights_changed()
+
+
+def _named(model: Model) -> list[int]:
+    """Every token id that the model's configs name."""
+    found: list[int] = []
+    for config in _configs(model.network):
+        for name, value in vars(config).items():
+            if _names_tokens(name):
+                found += _numbers(value)
+    return found
+
+
+def _numbers(value: Any) -> list[int]:
+    """The whole numbers in a setting, however deep they lie."""
+    if isinstance(value, (list, tuple)):
+        return [number for each in value for number in _numbers(each)]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else []
+
+
+def _configs(network: Any) -> list[Any]:
+    """The config, the configs inside it, and the generation config."""
+    whole = network.config
+    inner = [part for part in vars(whole).values() if hasattr(part, "model_type")]
+    generation = getattr(network, "generation_config", None)
+    return [whole, *inner, *([generation] if generation is not None else [])]
+
+
+def _names_tokens(name: str) -> bool:
+    return name.endswith(("token_id", "token_ids", "token_index", "suppress_tokens"))
+
+
+def _renumbered(value: Any, new: dict[int, int]) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_renumbered(each, new) for each in value if not isinstance(each, int) or each in new]
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return new.get(value)
+    return value
+
+
+def _tables(network: Any, rows: int) -> list[nn.Module]:
+    """The embeddings and the head; nothing else may have a row a token."""
+    head = network.get_output_embeddings()
+    found = [module for name, module in network.named_modules() if _is_table(name, module, head, rows)]
+    known = {id(weight) for module in found for weight in module.parameters(recurse=False)}
+    for name, weight in [*network.named_parameters(), *network.named_buffers()]:
+        if id(weight) not in known and rows in weight.shape and "pos" not in name and _says_tokens(name, weight, rows):
+            raise NeuroglotError(
+                f"{name} has one value a token ({rows:,}) and is neither an embedding nor the head; this model's "
+                "vocabulary cannot be trimmed."
+            )
+    return found
+
+
+def _is_table(name: str, module: nn.Module, head: Any, rows: int) -> bool:
+    if module is head:
+        return True
+    return isinstance(module, nn.Embedding) and module.num_embeddings == rows and "pos" not in name
+
+
+def _says_tokens(name: str, weight: Tensor, rows: int) -> bool:
+    """Whether a weight of the vocabulary's size is about tokens; in a tiny model a width can be as large by chance."""
+    return weight.shape[-1] == rows if weight.ndim < 2 or weight.shape[0] == 1 else "embed" in name or "head" in name
+
+
+def _cut(module: Any, index: Tensor, sliced: dict[int, nn.Parameter]) -> Callable[[], None]:
+    """Keep these rows of an embedding or a head, and give a function that puts all of them back."""
+    size = "num_embeddings" if hasattr(module, "num_embeddings") else "out_features"
+    undo = [_set(module, size, len(index))]
+    for name in ("weight", "bias"):
+        whole = getattr(module, name, None)
+        if whole is None:
+            continue
+        if id(whole) not in sliced:
+            rows = whole.detach().index_select(0, index.to(whole.device))
+            sliced[id(whole)] = nn.Parameter(rows, requires_grad=whole.requires_grad)
+        undo.append(_set(module, name, sliced[id(whole)]))
+    padding = getattr(module, "padding_idx", None)
+    if padding is not None:
+        place = (index == padding).nonzero().flatten().tolist()
+        undo.append(_set(module, "padding_idx", place[0] if place else None))
+
+    def put_back() -> None:
+        for step in undo:
+            step()
+
+    return put_back
+
+
+def _set(thing: Any, name: str, value: Any) -> Callable[[], None]:
+    old = getattr(thing, name)
+    setattr(thing, name, value)
+    return lambda: setattr(thing, name, old)
