@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from queue import Queue
@@ -110,7 +110,7 @@ def answers(
     chat: bool = False,
     languages: Sequence[str] = (),
     seconds: float = SECONDS,
-) -> Iterator[tuple[Answer, Answer]]:
+) -> Generator[tuple[Answer, Answer], None, None]:
     """The intact and the edited answer, as they grow; at the end with time, language and perplexity.
 
     The model writes one after the other, in a thread that ends with the iterator.

@@ -1,6 +1,6 @@
 """Turns: one model, one answer at a time, and a line of those who wait for it."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from threading import Condition
 
 from neuroglot.errors import NeuroglotError
@@ -25,7 +25,7 @@ class Turns:
         with self._changed:
             return len(self._line)
 
-    def wait(self, patience: float = 1.0) -> Iterator[int]:
+    def wait(self, patience: float = 1.0) -> Generator[int, None, None]:
         """Stand in the line, and be served as long as the iterator lives: close it to leave, at any time.
 
         Args:
