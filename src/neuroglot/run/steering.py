@@ -27,7 +27,7 @@ from neuroglot.run.directory import Run
 from neuroglot.run.settings import Manifest
 from neuroglot.storage.names import check_name
 from neuroglot.storage.results import digest_of_settings
-from neuroglot.storage.tables import load_table
+from neuroglot.storage.tables import load_table, save_table
 
 __all__ = [
     "RunAnswers",
