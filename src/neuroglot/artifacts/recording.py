@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float64, Int64
 from pydantic import BaseModel
@@ -18,6 +17,9 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["EXPERTS", "Provenance", "Recording"]
 
@@ -165,13 +167,15 @@ class Recording:
         """p[i, j, k]: the share of language k's tokens on which neuron j of layer i is active (LAPE, eq. 4)."""
         return self.mean("active")
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """A row a neuron and language: what a table or a figure of one's own begins with.
 
         Columns: layer (from 1, as the papers count), neuron (from 0, as in the tensors), language, tokens (counted in
         the language), probability, entropy (nats, of the neuron's probabilities normalised over the languages: the same
         in all its rows, NaN where it is active nowhere), and the mean of every other statistic of neurons, by its name.
         """
+        import pandas as pd
+
         layers, neurons, count = self.active.shape
         spread = entropy(self.probabilities).unsqueeze(-1).expand(layers, neurons, count)
         columns = {"probability": self.probabilities, "entropy": spread}

@@ -16,7 +16,8 @@ from neuroglot.models.architecture.body import few_tokens, last_hidden_states, l
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.proof import prove_once
-from neuroglot.models.tokenization import Bos, beginning, encode
+from neuroglot.models.sources import Bos
+from neuroglot.models.tokenization import beginning, encode
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory

@@ -9,8 +9,7 @@ from pydantic import BaseModel, Field, field_validator
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import check_corpus, load_corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.sources import Dtype, Quantize, check_source
-from neuroglot.models.tokenization import Bos
+from neuroglot.models.sources import Bos, Dtype, Quantize, check_source
 from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
 from neuroglot.storage.names import Name
