@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from neuroglot.artifacts.examples import Examples
-from neuroglot.artifacts.widths import exists
+from neuroglot.artifacts.widths import check_widths, exists
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
@@ -315,7 +315,7 @@ class Recording:
             if "examples" in about:
                 shards = tuple(tuple(names) for names in about["examples"]["shards"])
                 examples = Examples(tensors.pop(VALUES), tensors.pop(PLACES), shards, about["examples"]["text"])
-            uneven = tuple(about["widths"]) if about.get("widths") else None
+            uneven = tuple(about["widths"]) if about.get("widths") is not None else None
             tags = _tags(about["languages"])
             loaded = cls(tags, tensors.pop("tokens"), tensors, provenance, examples, uneven)
             loaded._check()
@@ -326,7 +326,7 @@ class Recording:
 
         Raises:
             ValueError: a shape does not fit the languages, a language has no token, a count is negative or above its
-                language's tokens, a sum is not a number, or an example is nowhere.
+                language's tokens, a sum is not a number or of no neuron, or an example is nowhere.
         """
         count = len(self.languages)
         if self.tokens.dtype != torch.int64 or tuple(self.tokens.shape) != (count,) or bool((self.tokens < 1).any()):
@@ -336,8 +336,11 @@ class Recording:
                 raise ValueError(f"{name} has the shape {tuple(values.shape)}, for {count} languages")
             if values.is_floating_point() and not bool(torch.isfinite(values).all()):
                 raise ValueError(f"{name} has sums that are not numbers")
+            # Every integer statistic counts tokens, so the bound holds for all of them.
             if not values.is_floating_point() and bool(((values < 0) | (values > self.tokens)).any()):
                 raise ValueError(f"{name} has counts that are not from 0 to the number of tokens")
+            if self.uneven is not None and values.shape == self.sums["active"].shape:
+                check_widths(self.uneven, values)
         if self.examples is not None:
             if len(self.examples.shards) != count or len(self.examples.values) != count:
                 raise ValueError(f"its examples are not of {count} languages")
