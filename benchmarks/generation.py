@@ -122,6 +122,10 @@ def table(model: ng.Model, batches: list[int], new: int, repeats: int, rivals: b
         row("transformers, generate", batch, new, seconds(plain, 1), least)
         with ng.intervene(model, ng.Deactivate(off)):
             row("transformers, generate, 1 % off", batch, new, seconds(plain, 1), least)
+        try:
+            row("transformers, continuous batching", batch, new, seconds(continuous_batching(model, ids.tolist(), new), 1), least)
+        except Exception as error:  # it changes from release to release
+            print(f"transformers' continuous batching does not run: {type(error).__name__}: {str(error)[:100]}")
 
 
 def equal_texts(model: ng.Model, new: int = 32, count: int = 64) -> None:

@@ -6,7 +6,6 @@ another. So what a recipe does at a site of a layer is four numbers a neuron, an
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
 
@@ -32,68 +31,65 @@ def in_rows(steps: Iterable[Any]) -> bool:
     return all(type(step) in FOLDED for step in steps)
 
 
-@dataclass
 class Affine:
-    """clamp(gain · x + shift, low, high) for every neuron of a site."""
+    """clamp(gain · x + shift, low, high) for every neuron (layers, N) of a site, on the device."""
 
-    gain: Float[Tensor, " neurons"]
-    shift: Float[Tensor, " neurons"]
-    low: Float[Tensor, " neurons"]
-    high: Float[Tensor, " neurons"]
+    def __init__(self, shape: tuple[int, int], device: torch.device):
+        self.gain, self.shift, self.low, self.high = (
+            torch.full(shape, value, device=device) for value in (1.0, 0.0, -inf, inf)
+        )
+        self.layers: set[int] = set()
+        self.clamps = False
 
-    @classmethod
-    def identity(cls, neurons: int) -> "Affine":
-        """What changes nothing."""
-        return cls(*(torch.full((neurons,), value) for value in (1.0, 0.0, -inf, inf)))
+    def then(self, step: Intervention, layers: list[int]) -> None:
+        """Follow it by an intervention on these layers."""
+        device = self.gain.device
+        chosen = torch.zeros_like(self.gain, dtype=torch.bool)
+        chosen[layers] = step.neurons[layers].to(device)
+        given = torch.as_tensor(getattr(step, "values", 0.0)).to(device, torch.float64)
+        given = (given * getattr(step, "strength", 1.0)).to(self.gain.dtype)
+        new = self._after(step, given)
+        self.gain, self.shift, self.low, self.high = (
+            torch.where(chosen, after, before)
+            for after, before in zip(new, (self.gain, self.shift, self.low, self.high), strict=True)
+        )
+        self.layers |= set(layers)
+        self.clamps |= isinstance(step, Raise)
 
-    def then(self, step: Intervention, layer: int) -> None:
-        """Follow it by an intervention."""
-        chosen = step.neurons[layer].cpu()
-        given = torch.as_tensor(getattr(step, "values", 0.0)).cpu()
-        given = (given[layer][chosen] if given.ndim else given) * getattr(step, "strength", 1.0)
-        given = given.to(self.gain.dtype).expand(int(chosen.sum()))
+    def _after(self, step: Intervention, given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four numbers after a step on all neurons."""
+        gain, shift, low, high = self.gain, self.shift, self.low, self.high
+        free = torch.full_like(low, inf)
         if isinstance(step, Raise):
-            self.low[chosen] = self.low[chosen].maximum(given)
-            self.high[chosen] = self.high[chosen].maximum(given)
-        elif isinstance(step, Add):
-            for part in (self.shift, self.low, self.high):
-                part[chosen] += given
-        elif isinstance(step, Scale):
-            self._scale(chosen, given)
-        else:  # to a number, whatever it was
-            self.gain[chosen], self.shift[chosen] = 0.0, 0.0 if isinstance(step, Deactivate) else given
-            self.low[chosen], self.high[chosen] = -inf, inf
+            return gain, shift, low.maximum(given), high.maximum(given)
+        if isinstance(step, Add):
+            return gain, shift + given, low + given, high + given
+        if isinstance(step, Scale):
+            ends = torch.stack([low * given, high * given])
+            none = (given == 0).expand_as(low)  # 0 · ∞ has no value, and nothing is left to clamp
+            return gain * given, shift * given, ends.amin(0).where(~none, -free), ends.amax(0).where(~none, free)
+        number = torch.zeros_like(gain) if isinstance(step, Deactivate) else given.expand_as(gain)
+        return torch.zeros_like(gain), number, -free, free
 
-    def _scale(self, chosen: Tensor, factor: Tensor) -> None:
-        self.gain[chosen] *= factor
-        self.shift[chosen] *= factor
-        ends = torch.stack([self.low[chosen], self.high[chosen]]) * factor
-        none = factor == 0  # 0 · ∞ has no value, and nothing is left to clamp
-        ends = torch.where(none, torch.tensor([[-inf], [inf]]), ends)
-        self.low[chosen], self.high[chosen] = ends.amin(0), ends.amax(0)
-        fixed = chosen.nonzero().flatten()[none]
-        self.gain[fixed], self.shift[fixed] = 0.0, 0.0
-
-    @property
-    def clamps(self) -> bool:
-        """Whether a bound is in force anywhere."""
-        return bool((self.low > -inf).any() or (self.high < inf).any())
-
-    def stacked(self) -> Float[Tensor, "4 neurons"]:
-        """Its four numbers a neuron."""
-        return torch.stack([self.gain, self.shift, self.low, self.high])
+    def stacked(self, kept: int, dtype: torch.dtype) -> Float[Tensor, "numbers layers neurons"]:
+        """The first of its numbers."""
+        return torch.stack([self.gain, self.shift, self.low, self.high][:kept]).to(dtype)
 
 
-def folded(model: Model, steps: Sequence[Intervention], part: Part) -> dict[Place, Affine]:
-    """What steps do to the tokens of the prompt, or to those generated, by layer and site."""
-    found: dict[Place, Affine] = {}
+def folded(model: Model, steps: Sequence[Intervention], part: Part) -> dict[Site, Affine]:
+    """What steps do to the tokens of the prompt, or to those generated, by site."""
+    found: dict[Site, Affine] = {}
     for step in steps:
         if step.when not in ("both", part):
             continue
-        for layer, (ffn, chosen) in enumerate(zip(model.ffns, step.neurons, strict=True)):
-            if bool(chosen.any()):
-                site: Site = step.site if getattr(ffn, "gated", True) else "activation"  # one tensor in a plain FFN
-                found.setdefault((layer, site), Affine.identity(len(chosen))).then(step, layer)
+        layers: dict[Site, list[int]] = {}
+        for layer, some in enumerate(step.neurons.any(1).tolist()):
+            if some:  # a plain FFN has one tensor at both sites
+                site: Site = step.site if getattr(model.ffns[layer], "gated", True) else "activation"
+                layers.setdefault(site, []).append(layer)
+        for site, where in layers.items():
+            shape = (step.neurons.shape[0], step.neurons.shape[1])
+            found.setdefault(site, Affine(shape, model.device)).then(step, where)
     return found
 
 
@@ -108,20 +104,19 @@ class RowEdits:
     """
 
     def __init__(self, model: Model, recipes: Sequence[Sequence[Intervention]], part: Part, rows: int):
-        self.model, self.rows = model, rows
-        self._folded = [folded(model, steps, part) for steps in recipes]
-        places = sorted({place for each in self._folded for place in each})
+        self.model = model
+        made = [folded(model, steps, part) for steps in recipes]
         self.shared = len(recipes) == 1
-        dtype, device = model.network.dtype, model.device
-        clamps = {place: any(place in each and each[place].clamps for each in self._folded) for place in places}
         self._recipes: dict[Place, Tensor] = {}
         self._tables: dict[Place, Tensor] = {}
-        for place in places:
-            width = next(len(each[place].gain) for each in self._folded if place in each)
-            kept = 4 if clamps[place] else 2
-            stack = [each.get(place, Affine.identity(width)).stacked()[:kept] for each in self._folded]
-            self._recipes[place] = torch.stack(stack, 1).to(device, dtype)  # (4 or 2, recipes, neurons)
-            self._tables[place] = self._recipes[place][:, [0] * (1 if self.shared else rows)].clone()
+        for site in sorted({site for each in made for site in each}):
+            some = [each[site] for each in made if site in each]
+            kept = 4 if any(each.clamps for each in some) else 2
+            none = Affine(tuple(some[0].gain.shape), model.device)
+            numbers = torch.stack([each.get(site, none).stacked(kept, model.network.dtype) for each in made], 1)
+            for layer in sorted({layer for each in some for layer in each.layers}):
+                self._recipes[layer, site] = table = numbers[:, :, layer]  # (4 or 2, recipes, neurons)
+                self._tables[layer, site] = table[:, [0] * (1 if self.shared else rows)].clone()
 
     @property
     def structure(self) -> tuple[Any, ...]:

@@ -14,11 +14,11 @@ from neuroglot.generation.fused import fused
 from neuroglot.generation.state import Rows
 from neuroglot.models.model import Model
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "kept_bytes"]
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Rows that a graph is captured for: few sizes, since each costs two steps of the plain path."""
-KEPT_SHARE = 0.25
+KEPT_SHARE = 0.3
 """Of the device's memory, that the graphs and the cache of a model may hold between calls."""
 
 logger = logging.getLogger(__name__)
@@ -132,6 +132,12 @@ class Steps:
 
     def _quick(self, size: int) -> AbstractContextManager[None]:
         return fused(self.model, self.state, size)
+
+
+def kept_bytes(model: Model) -> int:
+    """Memory of keys and values that an earlier call left for the next one."""
+    found = _kept.get(model.network)
+    return 0 if found is None else found.state.cache.bytes
 
 
 def _hooks(network: nn.Module) -> list[Any]:

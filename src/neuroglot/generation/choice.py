@@ -26,7 +26,7 @@ class Choice:
     seed: int = 0
 
     def penalised(
-        self, logits: Float[Tensor, "rows vocabulary"], seen: Bool[Tensor, "rows vocabulary"]
+        self, logits: Float[Tensor, "rows vocabulary"], seen: Bool[Tensor, "rows words"]
     ) -> Float[Tensor, "rows vocabulary"]:
         """Logits of tokens that were read or written are divided by the penalty, multiplied where negative."""
         if self.repetition_penalty == 1:

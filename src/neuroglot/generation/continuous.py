@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neuroglot.edit.positions import prompt_length
 from neuroglot.edit.rows import RowEdits
-from neuroglot.generation.capture import Steps
+from neuroglot.generation.capture import Steps, kept_bytes
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.generation.state import Rows
@@ -25,7 +25,7 @@ SLOTS = {"cpu": 32, "cuda": 128}
 """Rows at once by default: a step reads all weights once for all of them."""
 LOOK = 8
 """Steps on a GPU between two looks at which rows are finished."""
-CACHE_SHARE = 0.5
+CACHE_SHARE = 0.7
 """Of the free memory, for keys and values."""
 
 UNTRIED = "what it computes now is not a number"
@@ -164,7 +164,10 @@ def _room(model: Model, length: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * config.num_hidden_layers * length * heads * width * model.network.dtype.itemsize
-    free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else 4 << 30
+    free = 4 << 30
+    if model.device.type == "cuda":  # what torch holds but does not use is free too, and so is what an earlier call left
+        held = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        free = torch.cuda.mem_get_info(model.device)[0] + held + kept_bytes(model)
     return max(1, int(CACHE_SHARE * free / row))
 
 
