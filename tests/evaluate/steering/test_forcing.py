@@ -14,8 +14,8 @@ from neuroglot.evaluate.steering.answers import describe
 from neuroglot.evaluate.steering.forcing import Steering, deactivated, force
 from neuroglot.evaluate.steering.search import grid, search
 from neuroglot.evaluate.steering.tables import matrix, repair
-from neuroglot.generation.engine import Generation
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
+from neuroglot.generation.settings import Generation
 from neuroglot.languages.detection import LanguageIdentifier
 
 PROMPTS = {"en": ["the cats sat", "a dog"], "fr": ["çà et là", "un été"], "ru": ["всё хорошо", "раз"]}

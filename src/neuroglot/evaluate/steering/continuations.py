@@ -7,7 +7,7 @@ import pandas as pd
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
 from neuroglot.models.model import Model
 
 __all__ = ["beginnings", "continuations"]

@@ -22,8 +22,8 @@ from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.steering import Method, steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import answer_nll, describe
-from neuroglot.generation.engine import Generation
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
+from neuroglot.generation.settings import Generation
 from neuroglot.identify.random_neurons import random
 from neuroglot.languages.detection import LanguageIdentifier
 from neuroglot.languages.tags import closest, language_tag

@@ -1,0 +1,191 @@
+"""Generation beside transformers' `generate`, its continuous batching, and what the weights' bytes allow: one table.
+
+    python benchmarks/generation.py --shape llama-2-7b                # random weights, on one GPU
+    python benchmarks/generation.py --model gemma3-270m --batches 8 32
+
+Random weights time like trained ones: the arithmetic is the same. Rates are new tokens a second of whole calls, prompts included.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import neuroglot as ng
+from neuroglot.generation.engine import generate
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import tiny  # its byte tokenizer
+
+SHAPES = {
+    "llama-2-7b": ("llama", {
+        "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32,
+    }),
+    "qwen2.5-0.5b": ("qwen2", {
+        "vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    }),
+}  # fmt: skip
+PROMPT = 40
+
+
+def opened(arguments: argparse.Namespace) -> ng.Model:
+    if arguments.model:
+        return ng.load_model(arguments.model)
+    family, shape = SHAPES[arguments.shape]
+    config = AutoConfig.for_model(family, max_position_embeddings=4096, eos_token_id=None, bos_token_id=None, **shape)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    tokenizer = tiny.tokenizer(bos=False)
+    tokenizer.eos_token = None  # so that every answer has all its tokens
+    return ng.Model(network, tokenizer, name=arguments.shape)
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    run()
+    taken = []
+    for _ in range(repeats):
+        wait()
+        start = time.perf_counter()
+        run()
+        wait()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second of a large copy, read and written."""
+    source = torch.empty(1 << (30 if device.type == "cuda" else 28), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / seconds(lambda: target.copy_(source), 5)
+
+
+def step_bytes(model: ng.Model, batch: int, length: float) -> float:
+    """What a step must read: every weight but the embeddings (unless tied), and the keys and values so far."""
+    config, network = model.text_config, model.network
+    weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    if network.get_output_embeddings().weight is not network.get_input_embeddings().weight:
+        table = network.get_input_embeddings().weight
+        weights -= table.numel() * table.element_size()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return weights + batch * length * 2 * config.num_hidden_layers * heads * width * network.dtype.itemsize
+
+
+def continuous_batching(model: ng.Model, prompts: list[list[int]], new: int) -> Callable[[], object]:
+    from transformers import GenerationConfig
+
+    settings = GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    return lambda: model.network.generate_batch(inputs=prompts, generation_config=settings, progress_bar=False)
+
+
+def row(name: str, batch: int, new: int, taken: float, least: float) -> None:
+    rate = batch * new / taken
+    print(f"{name:44}{batch:6}{rate:12,.0f}{taken / new * 1000:12.2f}{least * new / taken:10.1%}", flush=True)
+
+
+def table(model: ng.Model, batches: list[int], new: int, repeats: int, rivals: bool) -> None:
+    rate = copy_rate(model.device)
+    generator = torch.Generator().manual_seed(0)
+    off = torch.rand(model.layers, model.neurons, generator=generator) < 0.01
+    recipe = lambda mask: ng.evaluate.Condition("off", (ng.Deactivate(mask),))  # noqa: E731
+    print(
+        f"{model.name}, {model.network.dtype}, prompts of {PROMPT} tokens, {new} new ones; a copy moves {rate / 1e9:,.0f} GB/s\n"
+    )
+    print(f"{'':44}{'batch':>6}{'tokens/s':>12}{'ms a step':>12}{'of limit':>10}")
+    for batch in batches:
+        text = ["".join(chr(97 + (7 * i + j * (i + 1)) % 26) for j in range(PROMPT)) for i in range(batch)]
+        ids = torch.randint(0, 256, (batch, PROMPT), device=model.device)
+        least = step_bytes(model, batch, PROMPT + new / 2) / rate
+        write = lambda batch=batch, text=text, **more: generate(model, text, tokens=new, batch=batch, **more)  # noqa: E731
+        row("intact", batch, new, seconds(write, repeats), least)
+        one = recipe(off)
+        row("1 % off, by recipe", batch, new, seconds(lambda: write(recipes=[one] * batch), repeats), least)
+        with ng.intervene(model, ng.Deactivate(off)):
+            row("1 % off, by `intervene`", batch, new, seconds(write, repeats), least)
+        many = [recipe(torch.rand(off.shape, generator=generator) < 0.01) for _ in range(batch)]
+        row("a recipe a row", batch, new, seconds(lambda: write(recipes=many), repeats), least)
+        if not rivals:
+            continue
+        plain = lambda ids=ids: model.network.generate(  # noqa: E731
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        row("transformers, generate", batch, new, seconds(plain, 1), least)
+        with ng.intervene(model, ng.Deactivate(off)):
+            row("transformers, generate, 1 % off", batch, new, seconds(plain, 1), least)
+        try:
+            row(
+                "transformers, continuous batching",
+                batch,
+                new,
+                seconds(continuous_batching(model, ids.tolist(), new), 1),
+                least,
+            )
+        except Exception as error:  # it changes from release to release
+            print(f"transformers' continuous batching does not run: {type(error).__name__}: {str(error)[:100]}")
+
+
+def equal_texts(model: ng.Model, new: int = 32, count: int = 64) -> None:
+    """The share of texts equal to the reference's, beside the reference's own at another batch size."""
+    text = [f"{i} times the same words in another order, {i * i}"[: 12 + i % 20] for i in range(count)]
+    reference = generate(model, text, tokens=new, engine="huggingface", batch=16)
+    share = lambda made: sum(a == b for a, b in zip(made, reference, strict=True)) / count  # noqa: E731
+    print(f"\ntexts equal to the reference's at a batch of 16 ({model.network.dtype}, greedy, {new} tokens):")
+    for name, how in {
+        "reference, batch 4": {"engine": "huggingface", "batch": 4}, "reference, batch 64": {"engine": "huggingface", "batch": 64},
+        "continuous, batch 16": {"batch": 16}, "continuous, batch 64": {"batch": 64},
+    }.items():  # fmt: skip
+        print(f"  {name:24}{share(generate(model, text, tokens=new, **how)):8.0%}", flush=True)
+
+
+def profile(model: ng.Model, batch: int) -> None:
+    """Where the time of steps goes, by kernel."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    text = ["".join(chr(97 + (7 * i + j) % 26) for j in range(PROMPT)) for i in range(batch)]
+    generate(model, text, tokens=32, batch=batch)
+    with profiler(activities=[ProfilerActivity.CUDA]) as taken:
+        generate(model, text, tokens=32, batch=batch)
+        wait()
+    print(taken.key_averages().table(sort_by="cuda_time_total", row_limit=22, max_name_column_width=70))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="llama-2-7b")
+    parser.add_argument("--model", help="a model that `load_model` opens, in place of a shape")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 128, 256])
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-rivals", action="store_true")
+    parser.add_argument("--equal", action="store_true", help="also the share of texts equal to the reference's")
+    parser.add_argument("--profile", type=int, help="also where the time goes at this batch")
+    arguments = parser.parse_args()
+    model = opened(arguments)
+    with torch.inference_mode():
+        table(model, arguments.batches, arguments.tokens, arguments.repeats, not arguments.no_rivals)
+        if arguments.equal:
+            equal_texts(model)
+        if arguments.profile:
+            profile(model, arguments.profile)
+
+
+if __name__ == "__main__":
+    main()
