@@ -1,7 +1,8 @@
 """Interventions that differ from row to row of a batch, as numbers that one operation applies to all rows.
 
-Every built-in intervention makes of a neuron's value x the value clamp(gain · x + shift, low, high), and so does one after
-another. So what a recipe does at a site of a layer is four numbers a neuron, and a batch of recipes four matrices (rows, N).
+Every built-in intervention makes of a neuron's value x the value clamp(gain · x + shift, low, high), and so does one
+after another. So what a recipe does at a site of a layer is four numbers a neuron, and a batch of recipes four matrices
+(rows, N).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -112,7 +113,7 @@ class RowEdits:
         for site in sorted({site for each in made for site in each}):
             some = [each[site] for each in made if site in each]
             kept = 4 if any(each.clamps for each in some) else 2
-            none = Affine(tuple(some[0].gain.shape), model.device)
+            none = Affine((some[0].gain.shape[0], some[0].gain.shape[1]), model.device)
             numbers = torch.stack([each.get(site, none).stacked(kept, model.network.dtype) for each in made], 1)
             for layer in sorted({layer for each in some for layer in each.layers}):
                 self._recipes[layer, site] = table = numbers[:, :, layer]  # (4 or 2, recipes, neurons)

@@ -47,7 +47,7 @@ class Steps:
     def of(
         cls, model: Model, settings: tuple[Any, ...], make: Callable[[], Rows], edits: RowEdits, captured: bool
     ) -> "Steps":
-        """New ones, or those of an earlier call that was just like this: graphs hold addresses, so all must be the same."""
+        """New ones, or those of an earlier call just like this: graphs hold addresses, so all must be the same."""
         if not captured:
             return cls(model, make(), edits, False)
         hooks = _hooks(model.network)
@@ -98,14 +98,17 @@ class Steps:
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
         state, graph, stream = self.state, torch.cuda.CUDAGraph(), torch.cuda.Stream(self.model.device)
         stream.wait_stream(torch.cuda.current_stream(self.model.device))
-        with torch.cuda.stream(stream), self.edits.applied(size):
-            with self._quick(size) if self._proved(size) else nullcontext():
-                stream.synchronize()
-                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-                try:
-                    state.step(size, state.length)
-                finally:
-                    graph.capture_end()
+        with (
+            torch.cuda.stream(stream),
+            self.edits.applied(size),
+            self._quick(size) if self._proved(size) else nullcontext(),
+        ):
+            stream.synchronize()
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                state.step(size, state.length)
+            finally:
+                graph.capture_end()
         torch.cuda.current_stream(self.model.device).wait_stream(stream)
         return graph
 

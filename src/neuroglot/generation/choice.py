@@ -1,7 +1,7 @@
 """The next token of every row, chosen on the device: repetition penalty, temperature, top-p, and noise.
 
-The noise of a row is a function of the seed, its stream, its position and the token, so what it writes depends neither on
-the rows beside it nor on the device or the engine. Adding Gumbel noise to log-probabilities and taking the largest
+The noise of a row is a function of the seed, its stream, its position and the token, so what it writes depends neither
+on the rows beside it nor on the device or the engine. Adding Gumbel noise to log-probabilities and taking the largest
 is a sample of them (Gumbel 1954; Maddison et al. 2014).
 """
 

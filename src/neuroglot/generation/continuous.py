@@ -1,7 +1,7 @@
-"""Continuous batching: prompts wait in one queue, and as soon as rows of the batch are finished others take their slots.
+"""Continuous batching: prompts wait in one queue, and as soon as rows are finished others take their slots.
 
-Each row may be under interventions of its own. On a GPU a step is captured once as a CUDA graph, interventions and the choice of
-the next token inside it, and replayed; the host looks at the rows every few steps only.
+Each row may be under interventions of its own. On a GPU a step is captured once as a CUDA graph, interventions and the
+choice of the next token inside it, and replayed; the host looks at the rows every few steps only.
 """
 
 import logging
@@ -165,9 +165,8 @@ def _room(model: Model, length: int) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * config.num_hidden_layers * length * heads * width * model.network.dtype.itemsize
     free = 4 << 30
-    if (
-        model.device.type == "cuda"
-    ):  # what torch holds but does not use is free too, and so is what an earlier call left
+    if model.device.type == "cuda":
+        # what torch holds but does not use is free too, and so is what an earlier call left
         held = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
         free = torch.cuda.mem_get_info(model.device)[0] + held + kept_bytes(model)
     return max(1, int(CACHE_SHARE * free / row))
@@ -177,8 +176,8 @@ def _room(model: Model, length: int) -> int:
 def reason_against(model: Model) -> str:
     """Why this engine cannot write with a model, or nothing.
 
-    It is found by trying: two texts of different length, read as this engine reads them and as one pass does, must give the
-    same logits.
+    It is found by trying: two texts of different length, read as this engine reads them and as one pass does, must give
+    the same logits.
     """
     network = model.network
     if network not in _reasons:

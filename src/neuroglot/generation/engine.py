@@ -75,8 +75,8 @@ def generate(
         The continuations, without their prompts.
 
     Raises:
-        NeuroglotError: a prompt is empty, a prompt and its answer are longer than the model's positions, a setting is out of
-            range, a recipe is of another model, or there is no chat template.
+        NeuroglotError: a prompt is empty, a prompt and its answer are longer than the model's positions, a setting is
+            out of range, a recipe is of another model, or there is no chat template.
     """
     check_settings(tokens, repetition_penalty, temperature, top_p, batch)
     if written is not None and len(prompts) != 1:
@@ -91,10 +91,8 @@ def generate(
     shown = None if written is None else lambda ids: written(_text(model, ids).rstrip("\ufffd"))
     answers: list[list[int]] = [[] for _ in prompts]
     for change, numbers in _queues(model, changes):
-        rows = [
-            Row(encoded[i], () if change is not None or changes[i] is None else changes[i].steps, drawn[i])
-            for i in numbers
-        ]
+        alone = change is not None  # in force for the whole queue
+        rows = [Row(encoded[i], () if alone else getattr(changes[i], "steps", ()), drawn[i]) for i in numbers]
         with nullcontext() if change is None else change.applied(model):
             made = write(rows, written=shown, advance=lambda count: advance(count, ""))
         for number, answer in zip(numbers, made, strict=True):

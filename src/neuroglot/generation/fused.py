@@ -1,7 +1,7 @@
-"""Faster parts for a step on a GPU, put in the place of the model's own while the step is captured, and proved by its logits.
+"""Faster parts for a step on a GPU, in the place of the model's own while it is captured, and proved by its logits.
 
-A step of few rows is bound by the launches of small kernels and by what attention reads. Root-mean-square norms and rotary positions become
-one kernel each, and attention reads only the places that a row has.
+A step of few rows is bound by the launches of small kernels and by what attention reads. Root-mean-square norms and
+rotary positions become one kernel each, and attention reads only the places that a row has.
 """
 
 import logging
@@ -68,7 +68,7 @@ def _quick_norm(module: nn.Module) -> Any:
     if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, Tensor) or not isinstance(eps, float):
         return None
     states = torch.randn((4, weight.shape[-1]), device=weight.device).to(weight.dtype)
-    expected = type(module).forward(module, states).float()  # type: ignore[operator]
+    expected = type(module).forward(module, states).float()
     for more in (0, 1):  # Gemma multiplies by one more than the weight
 
         def quick(states: Tensor, more: int = more) -> Tensor:
@@ -82,13 +82,13 @@ def _quick_norm(module: nn.Module) -> Any:
 def _rotations(network: nn.Module) -> dict[Any, Any]:
     """The modules of transformers whose rotary positions turn halves of a head, and their functions: they are tried."""
     homes = {sys.modules[type(module).__module__] for module in network.modules()}
-    found = {}
+    device, found = next(network.parameters()).device, {}
     for home in homes:
         rotation = getattr(home, "apply_rotary_pos_emb", None)
         if rotation is None:
             continue
-        given = [torch.randn(shape, device=network.device) for shape in ((2, 3, 1, 16), (2, 1, 1, 16))]  # type: ignore[arg-type]
-        angles = [torch.randn((2, 1, 16), device=network.device) for _ in range(2)]  # type: ignore[arg-type]
+        given = [torch.randn(shape, device=device) for shape in ((2, 3, 1, 16), (2, 1, 1, 16))]
+        angles = [torch.randn((2, 1, 16), device=device) for _ in range(2)]
         try:
             pairs = zip(rotation(*given, *angles), _quick_rotation(rotation)(*given, *angles), strict=True)
             if all(torch.allclose(its, quick, atol=1e-5) for its, quick in pairs):

@@ -89,7 +89,7 @@ def end_tokens(model: Model) -> list[int]:
         getattr(model.text_config, "eos_token_id", None),
         model.tokenizer.eos_token_id,
     )
-    ends = next((ends for ends in sources if ends is not None), [])
+    ends: int | Sequence[int] = next((ends for ends in sources if ends is not None), ())
     return [int(end) for end in (ends if isinstance(ends, Sequence) else [ends])]
 
 

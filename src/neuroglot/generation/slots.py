@@ -1,7 +1,8 @@
 """A key-value cache of slots: every row has its own, of its own length, and may be replaced while the others go on.
 
 Position p of a row is place p of its slot, whatever the rows beside it, so there is no padding on the left. A prompt is
-read in one pass that fills slots (`filling`); then a step reads one token of every row (`reach`), each at its own position.
+read in one pass that fills slots (`filling`); then a step reads one token of every row (`reach`), each at its own
+position.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 __all__ = ["SlotCache", "decode_masks"]
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]  # transformers' classes have no types
     """Keys and values of `slots` rows of up to `length` tokens, layer by layer, made as the first prompts are read.
 
     Attributes:
@@ -60,8 +61,11 @@ class SlotCache(Cache):
         return sum(part.numel() * part.element_size() for part in kept)
 
 
-class SlotLayer(DynamicLayer):
+class SlotLayer(DynamicLayer):  # type: ignore[misc]
     """One layer of a `SlotCache`. Keys and values are (slots, length, heads, width), so that a token is one row."""
+
+    keys: Tensor | None
+    values: Tensor | None
 
     def __init__(self, cache: SlotCache):
         super().__init__()
@@ -73,11 +77,13 @@ class SlotLayer(DynamicLayer):
         if self.keys is None:
             self.keys, self.values = (self._room(states) for states in (key_states, value_states))
             self.is_initialized = True
+        assert self.keys is not None
         assert self.values is not None
         if cache.rows is not None:
             for kept, states in ((self.keys, key_states), (self.values, value_states)):
                 kept[cache.rows, : states.shape[2]] = states.transpose(1, 2)
             return key_states, value_states
+        assert cache.place is not None
         for kept, states in ((self.keys, key_states), (self.values, value_states)):
             new = states.transpose(1, 2).reshape(states.shape[0], -1)
             kept.view(cache.slots * cache.length, -1).index_copy_(0, cache.place, new)
@@ -101,23 +107,22 @@ class SlotLayer(DynamicLayer):
 
 
 def decode_masks(config: Any, position: Int[Tensor, " rows"], reach: int, dtype: torch.dtype) -> Any:
-    """What a step's token of each row looks at, to be added to its attention: (rows, 1, 1, reach), as transformers names it.
+    """What a step's token of each row looks at, to be added to its attention: (rows, 1, 1, reach).
 
-    A mask by the type of the layers where the config has types, else one for all.
+    A mask by the type of the layers where the config has types, as transformers names them, else one for all.
 
     Raises:
         NotImplementedError: layers of another type, which look at something else than keys.
     """
     back = position[:, None] - torch.arange(reach, device=position.device)  # how far behind the token a key is
-    window = getattr(config, "sliding_window", None)
+    window: int | None = getattr(config, "sliding_window", None)
 
     def mask(kind: str) -> Float[Tensor, "rows 1 1 reach"]:
-        if kind == "full_attention" or (kind == "sliding_attention" and not window):
-            seen = back >= 0
-        elif kind == "sliding_attention":
-            seen = (back >= 0) & (back < window)
-        else:
+        if kind not in ("full_attention", "sliding_attention"):
             raise NotImplementedError(f"layers of the type {kind}")
+        seen = back >= 0
+        if kind == "sliding_attention" and window:
+            seen = seen & (back < window)
         out = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
         return out.masked_fill(~seen, torch.finfo(dtype).min)[:, None, None]
 

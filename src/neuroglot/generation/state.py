@@ -35,14 +35,13 @@ class Rows:
         self.slots, self.length, self.tokens = slots, length, tokens
         self.cache = SlotCache(model.text_config.num_hidden_layers, slots, length)
         self.ends = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
-        whole = {"dtype": torch.int64, "device": device}
-        self.last = torch.zeros(slots, **whole)  # the token that a step reads
-        self.position = torch.zeros(slots, **whole)  # its place in the row
-        self.count = torch.zeros(slots, **whole)  # new tokens so far
-        self.stream = torch.zeros(slots, **whole)
-        self.written = torch.zeros((slots, tokens), **whole)
+        self.last = torch.zeros(slots, dtype=torch.int64, device=device)  # the token that a step reads
+        self.position = torch.zeros(slots, dtype=torch.int64, device=device)  # its place in the row
+        self.count = torch.zeros(slots, dtype=torch.int64, device=device)  # new tokens so far
+        self.stream = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.written = torch.zeros((slots, tokens), dtype=torch.int64, device=device)
         self.done = torch.ones(slots, dtype=torch.bool, device=device)
-        self.start = torch.arange(slots, **whole) * length
+        self.start = torch.arange(slots, dtype=torch.int64, device=device) * length
         penalised = choice.repetition_penalty != 1
         self.seen = torch.zeros((slots, model.vocabulary if penalised else 0), dtype=torch.bool, device=device)
 
@@ -61,11 +60,12 @@ class Rows:
         positions = torch.arange(ids.shape[1], device=device).expand(ids.shape)
         try:
             with self.cache.filling(slots), prompt_length(self.model, EVERY_TOKEN):
-                logits = self.model.network(
+                output = self.model.network(
                     input_ids=ids, position_ids=positions, past_key_values=self.cache, use_cache=True
-                ).logits[:, -1].float()  # fmt: skip
+                )
         finally:
             narrowed.remove()
+        logits: Tensor = output.logits[:, -1].float()
         self.position[slots], self.count[slots], self.stream[slots] = last, 0, streams
         if self.seen.shape[1]:
             inside = torch.arange(ids.shape[1], device=device) <= last[:, None]
@@ -80,17 +80,18 @@ class Rows:
     def step(self, rows: int, reach: int) -> Float[Tensor, "rows vocabulary"]:
         """Read the last token of the first rows and write the next; the first `reach` places of each are looked at.
 
-        Rows that are done stay as they are. Nothing is asked of the device and nothing is allocated that outlives it, so the step
-        can be captured.
+        Rows that are done stay as they are. Nothing is asked of the device and nothing is allocated that outlives it,
+        so the step can be captured.
         """
         last, position = self.last[:rows], self.position[:rows]
         self.cache.step(self.start[:rows] + position, reach)
         masks = decode_masks(self.model.text_config, position, reach, self.model.network.dtype)
         with prompt_length(self.model, 0):
-            logits = self.model.network(
+            output = self.model.network(
                 input_ids=last[:, None], position_ids=position[:, None], attention_mask=masks,
                 past_key_values=self.cache, use_cache=True,
-            ).logits[:, -1].float()  # fmt: skip
+            )  # fmt: skip
+        logits: Tensor = output.logits[:, -1].float()
         token = self.choice.drawn(self.choice.penalised(logits, self.seen[:rows]), self.stream[:rows], position + 1)
         self._write(token, torch.arange(rows, device=token.device), self.done[:rows].clone())
         return logits
