@@ -59,6 +59,7 @@ def mean_sample_nll(
     Raises:
         NeuroglotError: a logit is not a number.
     """
+    model.check_state()
     total, count, start = 0.0, 0, 0
     while start < len(samples):
         stop = start + 1  # the shortest come first, so that a batch's longest is its last
