@@ -148,8 +148,9 @@ def test_padding_that_has_no_embedding():
     assert model.tokenizer.pad_token_id >= model.vocabulary
     for engine in ("huggingface", "continuous"):
         assert generate(model, PROMPTS, tokens=8, engine=engine) == expected
-    with pytest.raises(ng.NeuroglotError, match=r"\[PAD\].*embeddings of 258 tokens"):
-        generate(model, ["the [PAD] cats"])
+    (row,) = prompt_tokens(model, ["the [PAD] cats"], False)  # which is text
+    assert max(row) < model.vocabulary and "[PAD]" in model.tokenizer.decode(row)
+    assert len(generate(model, ["the [PAD] cats"], tokens=8)) == 1
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
@@ -173,3 +174,78 @@ def test_refusals():
     with pytest.raises(ng.NeuroglotError, match="made for"):
         generate(model, PROMPTS[:1], recipes=[recipe])
     assert generate(model, []) == []
+
+
+TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] | trim }}</s>{% endfor %}bot:"
+
+
+def test_a_prompt_that_spells_a_special_token_is_text():
+    model = tiny.model()
+    special = {model.tokenizer.bos_token_id, model.tokenizer.eos_token_id}
+    (row,) = prompt_tokens(model, ["a <s>b</s>"], False)
+    assert row[: len(model.begin)] == model.begin and not special & set(row[len(model.begin) :])
+    assert model.tokenizer.decode(row[len(model.begin) :]) == "a <s>b</s>"
+    model.tokenizer.chat_template = TEMPLATE
+    spelled, plain = prompt_tokens(model, ["a <s>b</s> ", "a b "], True)
+    for ids, text in ((spelled, "a <s>b</s>"), (plain, "a b")):
+        assert [token for token in ids if token in special] == [
+            model.tokenizer.bos_token_id,
+            model.tokenizer.eos_token_id,
+        ]
+        assert model.tokenizer.decode(ids) == f"<s>user: {text}</s>bot:"
+    model.tokenizer.chat_template = TEMPLATE.replace("trim", "length")
+    with pytest.raises(ng.NeuroglotError, match="rewrites the question"):
+        prompt_tokens(model, ["a <s>b</s>"], True)
+
+
+def test_angles_that_depend_on_the_longest_row():
+    """LongRoPE takes other angles beyond the first training's length: no row may force them on its neighbours."""
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 24}
+    half = tiny.model("phi3").network.config.hidden_size // tiny.model("phi3").network.config.num_attention_heads // 2
+    factors = {"short_factor": [1.0] * half, "long_factor": [4.0] * half}
+    model = tiny.model("phi3", rope_parameters={**rope, **factors}, original_max_position_embeddings=24)
+    together = generate(model, PROMPTS, tokens=8)
+    assert together == [generate(model, [prompt], tokens=8)[0] for prompt in PROMPTS]
+
+
+def test_other_windows_and_layers_fall_back():
+    model = tiny.model()
+    model.network.config.window_size = 4  # as GPT-Neo calls it
+    assert "window_size" in reason_against(model)
+    assert reason_against(tiny.model()) == ""
+
+    class Mixture(type(tiny.model().ffns[0])):
+        """Its tokens come in another order than rows."""
+
+    model = tiny.model()
+    recipes = conditions(model)
+    expected = generate(model, PROMPTS, recipes=recipes, tokens=8)
+    for ffn in model.ffns:
+        ffn.__class__ = Mixture
+    assert generate(model, PROMPTS, recipes=recipes, tokens=8) == expected
+
+
+def test_nothing_is_left_behind():
+    import gc
+    import threading
+    import weakref
+
+    model = tiny.model()
+    hooks = lambda: sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.network.modules())  # noqa: E731
+    before = hooks(), threading.active_count()
+    generate(model, PROMPTS, recipes=conditions(model), tokens=6)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, PROMPTS[:1], tokens=6, written=stop)
+    assert (hooks(), threading.active_count()) == before and model.prompt_tokens is None
+    network = weakref.ref(model.network)
+    del model, hooks
+    gc.collect()
+    assert network() is None
+    training = tiny.model()
+    training.network.train()
+    with pytest.raises(ng.NeuroglotError, match="training mode"):
+        generate(training, PROMPTS)

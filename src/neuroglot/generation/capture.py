@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakMethod, ref
 
 import torch
 from torch import nn
@@ -50,11 +51,12 @@ class Steps:
         """New ones, or those of an earlier call just like this: graphs hold addresses, so all must be the same."""
         if not captured:
             return cls(model, make(), edits, False)
-        hooks = _hooks(model.network)
+        hooks = _hooks(model.network)  # weakly, as all that is kept: it must not keep the model
         weights = [part.data_ptr() for part in (*model.network.parameters(), *model.network.buffers())]
         key = (settings, edits.structure, weights)
         found = _kept.pop(model.network, None)
         if found is not None and found.key == key and found.hooks == hooks:
+            found._bind(model)
             found.edits.refill(edits)
         else:
             del found  # before its memory is needed
@@ -69,6 +71,11 @@ class Steps:
         total = torch.cuda.get_device_properties(self.model.device).total_memory
         if self.state.cache.bytes <= KEPT_SHARE * total:
             _kept[self.model.network] = self
+            self._bind(None)
+
+    def _bind(self, model: Any) -> None:
+        """Whose steps these are. Between calls nobody's: what is kept by the network must not hold the network."""
+        self.model = self.state.model = self.edits.model = model
 
     def run(self, rows: int, reach: int, steps: int) -> None:
         """Advance the first rows by some steps, which look at the first `reach` places of each row."""
@@ -144,6 +151,7 @@ def kept_bytes(model: Model) -> int:
 
 
 def _hooks(network: nn.Module) -> list[Any]:
-    """All hooks in force: a graph has in it what they did."""
+    """References to all hooks in force: a graph has in it what they did. One to a hook that is gone equals no other."""
     kinds = ("_forward_hooks", "_forward_pre_hooks")
-    return [hook for module in network.modules() for kind in kinds for hook in getattr(module, kind).values()]
+    hooks = [hook for module in network.modules() for kind in kinds for hook in getattr(module, kind).values()]
+    return [WeakMethod(hook) if isinstance(hook, MethodType) else ref(hook) for hook in hooks]

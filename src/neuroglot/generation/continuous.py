@@ -81,8 +81,9 @@ class _Queue:
         slots = min(len(rows), batch or SLOTS.get(model.device.type, 32), _room(model, longest))
         self.prompt = RowEdits(model, list(recipes.values()), "prompt", slots)
         edits = RowEdits(model, list(recipes.values()), "generated", slots)
-        make = lambda: Rows(model, choice, end_tokens(model), slots, longest, tokens)  # noqa: E731
-        settings = (choice, slots, longest, tokens)
+        ends = end_tokens(model)
+        make = lambda: Rows(model, choice, ends, slots, longest, tokens)  # noqa: E731
+        settings = (choice, tuple(ends), slots, longest, tokens)
         self.steps = Steps.of(model, settings, make, edits, captured and model.device.type == "cuda")
         self.state, self.slots = self.steps.state, slots
 

@@ -10,8 +10,9 @@ from neuroglot.edit.conditions import Step
 from neuroglot.edit.rows import in_rows
 from neuroglot.errors import NeuroglotError
 from neuroglot.generation.choice import Choice
-from neuroglot.generation.prompts import Row, check_lengths, prompt_tokens
+from neuroglot.generation.prompts import Row, check_lengths, prompt_tokens, stretched
 from neuroglot.generation.settings import check_settings
+from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.model import Model
 
 __all__ = ["generate"]
@@ -79,6 +80,7 @@ def generate(
             out of range, a recipe is of another model, or there is no chat template.
     """
     check_settings(tokens, repetition_penalty, temperature, top_p, batch)
+    model.check_state()
     if written is not None and len(prompts) != 1:
         raise NeuroglotError("Only one prompt at a time can be streamed; give one.")
     changes = list(recipes) if recipes is not None else [None] * len(prompts)
@@ -86,7 +88,11 @@ def generate(
         raise NeuroglotError(f"There are {len(changes)} recipes for {len(prompts)} prompts; give one each, or None.")
     encoded = prompt_tokens(model, prompts, chat)
     check_lengths(model, encoded, tokens)
+    if stretched(model, encoded, tokens):
+        engine, batch = "huggingface", 1
     drawn = list(streams) if streams is not None else list(range(len(prompts)))
+    if len(drawn) != len(prompts):
+        raise NeuroglotError(f"There are {len(drawn)} streams for {len(prompts)} prompts; give one each.")
     write = _writer(model, engine, cache, Choice(repetition_penalty, temperature, top_p, seed), tokens, batch)
     shown = None if written is None else lambda ids: written(_text(model, ids).rstrip("\ufffd"))
     answers: list[list[int]] = [[] for _ in prompts]
@@ -103,12 +109,13 @@ def generate(
 def _queues(model: Model, changes: Sequence[Any]) -> list[tuple[Any, list[int]]]:
     """Which prompts go into one queue: all whose changes can differ by row, and those of each other change."""
     one: list[int] = []
+    by_row = all(type(ffn) is FFN for ffn in model.ffns)  # other kinds may see tokens in another order than rows
     others: dict[int, tuple[Any, list[int]]] = {}
     for change in {id(change): change for change in changes if change is not None}.values():
         with change.applied(model):  # refuses what is of another model
             pass
     for number, change in enumerate(changes):
-        if change is None or in_rows(change.steps):
+        if change is None or (by_row and in_rows(change.steps)):
             one.append(number)
         else:
             others.setdefault(id(change), (change, []))[1].append(number)

@@ -7,7 +7,7 @@ from neuroglot.edit.interventions import Intervention
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 
-__all__ = ["Row", "check_lengths", "end_tokens", "padding_token", "prompt_tokens"]
+__all__ = ["Row", "check_lengths", "end_tokens", "padding_token", "prompt_tokens", "stretched"]
 
 PLACE = "\ue000\ue001"
 """Stands for the question in a chat template: no text has these characters."""
@@ -70,10 +70,18 @@ def _in_template(model: Model, prompt: str) -> list[int]:
 
     spelled = any(token in prompt for token in model.tokenizer.get_added_vocab())
     parts = template(PLACE).split(PLACE)
-    if not spelled or len(parts) != 2:
+    if not spelled:
         return read(template(prompt))
+    if len(parts) < 2:
+        raise NeuroglotError(
+            f"The chat template of {model.name} rewrites the question, so that the special token in the prompt "
+            f"{prompt[:40]!r} cannot be told from the template's own; write it otherwise, or ask without the template."
+        )
     (question,) = model.encode([prompt.strip()])
-    return [*read(parts[0]), *question, *read(parts[1])]
+    ids = read(parts[0])
+    for part in parts[1:]:
+        ids += [*question, *read(part)]
+    return ids
 
 
 def padding_token(model: Model) -> int:
@@ -109,3 +117,21 @@ def check_lengths(model: Model, rows: Sequence[Sequence[int]], tokens: int) -> N
             f"A prompt of {longest:,} tokens and an answer of up to {tokens:,} are more than the {context:,} positions "
             f"of {model.name}; give a shorter prompt or ask for at most {max(context - longest + 1, 0):,} new tokens."
         )
+
+
+def stretched(model: Model, rows: Sequence[Sequence[int]], tokens: int) -> bool:
+    """Whether rotary positions would depend on the longest row of a batch, so that each must be written alone.
+
+    Some models (LongRoPE, dynamic NTK) change all angles once a text is longer than those of their first training.
+    """
+    config = model.text_config
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    layers = [given, *(value for value in given.values() if isinstance(value, dict))]
+    longest = max(map(len, rows), default=0) + tokens
+    for rope in layers:
+        first = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", config.max_position_embeddings
+        )
+        if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic") and longest > first:
+            return True
+    return False

@@ -16,6 +16,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 __all__ = ["SlotCache", "decode_masks"]
 
+OTHER_WINDOWS = ("attention_chunk_size", "window_size", "attention_window", "attention_types", "local_attention")
+"""Settings by which some models look at less than all keys: a short trial would not show it."""
+
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers' classes have no types
     """Keys and values of `slots` rows of up to `length` tokens, layer by layer, made as the first prompts are read.
@@ -129,6 +132,7 @@ def decode_masks(config: Any, position: Int[Tensor, " rows"], reach: int, dtype:
     kinds: Sequence[str] | None = getattr(config, "layer_types", None)
     if kinds:
         return {kind: mask(kind) for kind in sorted(set(kinds))}
-    if getattr(config, "attention_chunk_size", None):
-        raise NotImplementedError("attention in chunks")
+    for name in OTHER_WINDOWS:
+        if getattr(config, name, None):
+            raise NotImplementedError(f"attention by {name}")
     return mask("sliding_attention" if window else "full_attention")

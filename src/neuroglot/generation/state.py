@@ -1,7 +1,6 @@
 """What an engine knows of every row while it writes, on the device, so that a step needs no word from the host."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -120,11 +119,6 @@ class Rows:
         """Every slot is free."""
         self.done.fill_(True)
         self.position.zero_()
-
-    @property
-    def settings(self) -> tuple[Any, ...]:
-        """What a captured step has in it."""
-        return (self.choice, tuple(self.ends.tolist()), self.tokens, self.length)
 
 
 def _at(states: Tensor, place: Tensor) -> Tensor:
