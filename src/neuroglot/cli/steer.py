@@ -221,7 +221,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
     from rich.table import Table
     from rich.text import Text
 
-    from neuroglot.generation.huggingface import generate
+    from neuroglot.generation.engine import generate
 
     about = recipe.about
     target = about.get("to") or "recipe"
