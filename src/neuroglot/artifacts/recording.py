@@ -21,7 +21,7 @@ from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXPERTS", "Provenance", "Recording"]
+__all__ = ["EXPERTS", "RESIDUAL", "Provenance", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
@@ -103,7 +103,12 @@ class Recording:
             raise NeuroglotError("Every language needs a token, and active must be from 0 to its language's tokens.")
         others = {name: torch.as_tensor(values, dtype=torch.float64) for name, values in sums.items()}
         for name, values in others.items():
-            if values.shape != active.shape:
+            if name == RESIDUAL:
+                if values.ndim != 3 or (values.shape[0], values.shape[2]) != (active.shape[0], active.shape[2]):
+                    raise NeuroglotError(
+                        f"{name} must be (layers, width of the stream, languages), not {tuple(values.shape)}."
+                    )
+            elif values.shape != active.shape:
                 raise NeuroglotError(f"{name} must be {tuple(active.shape)} as active is, not {tuple(values.shape)}.")
         return cls(_tags(languages), tokens, {"active": active, **others})
 
@@ -180,7 +185,7 @@ class Recording:
         spread = entropy(self.probabilities).unsqueeze(-1).expand(layers, neurons, count)
         columns = {"probability": self.probabilities, "entropy": spread}
         for name, values in self.sums.items():
-            if name != "active" and values.shape == self.active.shape:
+            if name not in ("active", RESIDUAL) and values.shape == self.active.shape:
                 columns[name] = self.mean(name)
         place = np.arange(layers * neurons).repeat(count)
         return pd.DataFrame(
@@ -196,11 +201,16 @@ class Recording:
         )
 
     def language_mean(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
-        """The mean of a statistic over one language's tokens: the values that steering raises neurons to."""
+        """The mean of a statistic over one language's tokens: the values that steering raises neurons to.
+
+        Of `residual` it is (L, width of the stream).
+        """
         return self.select([language]).mean(statistic)[..., 0]
 
     def language_difference(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
         """A language's mean less the mean of the other languages' means, each of which counts the same.
+
+        Of `residual` it is (L, width of the stream): DiffMean, the direction of the language after every layer.
 
         Raises:
             NeuroglotError: there is no other language, or the language or the statistic was not recorded.
@@ -359,3 +369,5 @@ def _tags(languages: Sequence[str]) -> tuple[str, ...]:
 
 
 EXPERTS = "experts@"
+RESIDUAL = "residual"
+"""What a recording calls the sums of the residual stream that leaves each layer, (L, width, K)."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.edit.conditions import Condition, digest_of_steps
+from neuroglot.edit.directions import DIRECTIONS, Direction, shuffled
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
@@ -50,8 +51,8 @@ CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "ran
 class Steering(BaseModel, frozen=True):
     """How the target is raised; see `steer`."""
 
-    method: Method = "replace"
-    """What is done to the target's neurons."""
+    method: Method | Direction = "replace"
+    """What is done to the target's neurons; or a direction of the residual stream, in their place."""
     site: Site = "activation"
     """Where."""
     strength: float = 1.0
@@ -61,8 +62,18 @@ class Steering(BaseModel, frozen=True):
     when: When = "both"
     """On which tokens."""
 
-    def recipe(self, recording: Recording, neurons: NeuronSet, to: str | None, source: str | None) -> Recipe:
-        """The recipe of one cell."""
+    def recipe(self, recording: Recording, neurons: NeuronSet | None, to: str | None, source: str | None) -> Recipe:
+        """The recipe of one cell; a direction takes neurons only to ablate the source's."""
+        if self.method in DIRECTIONS:
+            moved = None
+            if to is not None:
+                moved = steer(
+                    recording, to=to, method=self.method, strength=self.strength, layers=self.layers, when=self.when
+                )
+            if source is None and moved is not None:
+                return moved
+            off = steer(recording, neurons, None, source=source, site=self.site, when=self.when)
+            return off if moved is None else off + moved
         return steer(
             recording, neurons, to, source=source, method=self.method, site=self.site, strength=self.strength,
             layers=self.layers, when=self.when,
@@ -72,7 +83,8 @@ class Steering(BaseModel, frozen=True):
         """In a few words."""
         layers = "" if self.layers is None else f", {len(self.layers)} layers"
         when = "" if self.when == "both" else f", {self.when} tokens"
-        return f"{self.method} × {self.strength:g} at {self.site}{layers}{when}"
+        site = "residual" if self.method in DIRECTIONS else self.site
+        return f"{self.method} × {self.strength:g} at {site}{layers}{when}"
 
 
 def force(
@@ -163,7 +175,8 @@ def _condition(
         return Condition(name, (), seed)
     recipe = how.recipe(recording, neurons, raised, switched)
     recipe.check(model)
-    return Condition(name, recipe.steps, seed)
+    steps = [shuffled(step, seed or 0) if name == "random" else step for step in recipe.steps]
+    return Condition(name, tuple(steps), seed)
 
 
 class _Answers:
