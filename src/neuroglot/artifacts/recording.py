@@ -19,7 +19,7 @@ from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
-__all__ = ["EXPERTS", "Provenance", "Recording"]
+__all__ = ["EXPERTS", "ROUTED", "Provenance", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
@@ -326,3 +326,4 @@ def _tags(languages: Sequence[str]) -> tuple[str, ...]:
 
 
 EXPERTS = "experts@"
+ROUTED = "routed"  # (L, E, K) of a native mixture of experts

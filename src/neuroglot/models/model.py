@@ -15,6 +15,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import few_tokens, last_hidden_states, logits_by_head, text_config
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
+from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.proof import prove_once
 from neuroglot.models.tokenization import Bos, beginning, encode
 from neuroglot.progress import without_bars
@@ -80,6 +81,20 @@ class Model:
     def widths(self) -> tuple[int, ...]:
         """How many neurons each layer has. They differ in some architectures, and in a model that `prune` wrote so."""
         return tuple(ffn.neurons for ffn in self.ffns)
+
+    @property
+    def mixtures(self) -> dict[int, Mixture]:
+        """The layers that are native mixtures of experts, by their number; none in a dense model."""
+        return {layer: ffn for layer, ffn in enumerate(self.ffns) if isinstance(ffn, Mixture)}
+
+    def check_dense(self, what: str, remedy: str) -> None:
+        """Refuse a native mixture of experts.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        if self.mixtures:
+            raise NeuroglotError(f"{self.name} is a native mixture of experts, so {what}; {remedy}.")
 
     @property
     def neurons(self) -> int:

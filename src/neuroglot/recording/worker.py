@@ -9,10 +9,11 @@ from torch import Tensor
 from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import Provenance, Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.hooks import observe_ffn
+from neuroglot.models.architecture.hooks import observe_ffn, observe_routing
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
+from neuroglot.recording.statistics.routing import Routed
 from neuroglot.recording.statistics.sums import Statistic, Sums
 from neuroglot.tokens.shard_stream import Shard
 
@@ -75,8 +76,10 @@ def record_shard(
         for statistic in kept:
             statistic.add(layer, activation, hidden)
 
+    routed = Routed(model.ffns)
     finite = torch.ones((), dtype=torch.bool, device=model.device)
-    with observe_ffn(model.ffns, observe):
+    routing = observe_routing(model.ffns, lambda layer, chosen: routed.add(layer, chosen[:, first:]))
+    with observe_ffn(model.ffns, observe), routing:
         for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
             shape = (batch.shape[0], batch.shape[1])
             states = model.hidden_states(batch)
@@ -89,6 +92,7 @@ def record_shard(
         )
     text = shard.blocks.shape[1] - first
     flushed = {name: values for statistic in kept for name, values in statistic.flush().items()}
+    flushed |= routed.sums()
     keys = flushed.pop(TopExamples.name, None)
     return Recording(
         (shard.language,),
