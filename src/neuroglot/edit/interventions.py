@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neuroglot.edit.positions import When, _in_part, _Places
+from neuroglot.edit.routing import Rerouting, check_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
@@ -125,7 +126,7 @@ class Scale(Intervention):
 
 
 @contextmanager
-def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
+def intervene(model: Model, *interventions: Intervention | Rerouting) -> Iterator[None]:
     """Put interventions in force inside the block, and leave the model exactly as it was, also after an exception.
 
     They apply in the order given, each to what the ones before it left; those at the activation site come before those
@@ -146,6 +147,9 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
         if any(intervention.when != "both" for intervention in interventions):
             stack.enter_context(places.followed())
         for intervention in interventions:
+            if isinstance(intervention, Rerouting):
+                _reroute(model, intervention, places, stack)
+                continue
             for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
                 chosen = chosen[: ffn.neurons]
                 if bool(chosen.any()):
@@ -154,6 +158,15 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
                         edit = _in_part(edit, intervention.when, places)
                     stack.enter_context(ffn.edit(intervention.site, edit))
         yield
+
+
+def _reroute(model: Model, change: Rerouting, places: _Places, stack: ExitStack) -> None:
+    for layer, mixture in model.mixtures.items():
+        if bool(change.experts[layer].any()):
+            edit = change.change(layer, mixture.experts)
+            if change.when != "both":
+                edit = _in_part(edit, change.when, places)
+            stack.enter_context(mixture.route(edit, change.off(layer)[: mixture.experts]))
 
 
 def check_mask(mask: Any, shape: tuple[int, int]) -> None:
@@ -171,12 +184,15 @@ def check_mask(mask: Any, shape: tuple[int, int]) -> None:
         )
 
 
-def check_intervention(intervention: Intervention, model: Model) -> None:
+def check_intervention(intervention: Intervention | Rerouting, model: Model) -> None:
     """Refuse neurons or values that are not of this model's shape, and values that are not numbers.
 
     Raises:
         NeuroglotError: as said.
     """
+    if isinstance(intervention, Rerouting):
+        check_experts(intervention, model)
+        return
     shape = (model.layers, model.neurons)
     check_mask(intervention.neurons, shape)
     if intervention.when not in ("both", "prompt", "generated"):

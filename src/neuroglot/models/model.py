@@ -87,6 +87,13 @@ class Model:
         """The layers that are native mixtures of experts, by their number; none in a dense model."""
         return {layer: ffn for layer, ffn in enumerate(self.ffns) if isinstance(ffn, Mixture)}
 
+    @property
+    def expert_sizes(self) -> tuple[tuple[int, int], ...] | None:
+        """How many experts each layer has and how many neurons each of them, (0, 0) where a layer is dense."""
+        found = self.mixtures
+        sizes = [(found[i].experts, found[i].width) if i in found else (0, 0) for i in range(self.layers)]
+        return tuple(sizes) if found else None
+
     def check_dense(self, what: str, remedy: str) -> None:
         """Refuse a native mixture of experts.
 

@@ -101,4 +101,5 @@ def record_shard(
         work.provenance,
         None if keys is None else examples_of_shard(keys, shard.name, text, shard.blocks.shape[1] - len(model.begin)),
         model.uneven,
+        model.expert_sizes,
     )

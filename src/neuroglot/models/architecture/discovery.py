@@ -270,9 +270,7 @@ def layer_of(part: nn.Module, names: dict[nn.Module, str]) -> nn.Module:
     return modules[".".join(parts[:-1])]
 
 
-def _one_a_layer(
-    found: list[tuple[str, Layout]], doubts: list[str], several: Collection[nn.Module]
-) -> list[Layout]:
+def _one_a_layer(found: list[tuple[str, Layout]], doubts: list[str], several: Collection[nn.Module]) -> list[Layout]:
     """Where a layer has several, as an adapter beside its FFN, the widest."""
     layers: dict[nn.Module, list[tuple[str, Layout]]] = defaultdict(list)
     for name, layout in found:

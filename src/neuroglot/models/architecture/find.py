@@ -76,6 +76,7 @@ def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Disco
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NeuroglotError(f"{kind} cannot be run on tokens alone ({words}); {SUPPORTED}.") from error
 
+
 def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
     """The layers of a native mixture of experts: mixtures, and dense FFNs where layers have no experts.
 
@@ -96,7 +97,8 @@ def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
     beside: dict[nn.Module, list[FFN]] = {}
     for layout in _discovery(network, blocks).layouts:
         ffn = FFN(layout)
-        if layout.layer not in blocks or ffn.down_columns.shape[0] == stream:
+        inside = names[layout.down].removeprefix(names[layout.layer])
+        if layout.layer not in blocks or (ffn.down_columns.shape[0] == stream and "att" not in inside):
             beside.setdefault(layout.layer, []).append(ffn)
     layers = [module for module in names if module in blocks or module in beside]
     result: list[FFN] = []

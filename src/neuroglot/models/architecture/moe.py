@@ -340,15 +340,16 @@ class Mixture(FFN):
         own = table[..., : self.experts * self.width].reshape(count, self.experts, self.width)
         return own[tokens, experts]
 
-    def chosen_now(self, change: Callable[[Tensor], Tensor], off: Bool[Tensor, " experts"]) -> Any:
-        """Change what the router chooses inside the block: its logits, and experts that it cannot choose."""
+    @contextmanager
+    def route(self, change: Edit, off: Bool[Tensor, " experts"]) -> Iterator[None]:
+        """Put `change(logits)` in the place of the router's logits inside the block, and let no expert be chosen that
+        is off.
 
-        @contextmanager
-        def block() -> Iterator[None]:
-            with self._computed_here(), self.routing.change(self.layer, change, off):
-                yield
-
-        return block()
+        Raises:
+            NeuroglotError: the router is not known, or in a pass: it chose an expert that is off, or did not act.
+        """
+        with self._computed_here(), self.routing.change(self.layer, change, off):
+            yield
 
 
 class _Forward:

@@ -20,6 +20,10 @@ __all__ = ["Routing"]
 class Routing:
     """The router of one layer.
 
+    Attributes:
+        owner: the module that holds its matrix; None if there is none.
+        chosen: how many experts are chosen for a token, where that is said; else 1.
+
     Args:
         block: the module that calls the router and the experts.
         module: the experts.
@@ -37,13 +41,13 @@ class Routing:
             if weight.ndim == 2 and weight.shape[0] == experts
         )
         self.owner = next(found, None)
+        self.chosen = next((int(part.top_k) for part in (self.owner, block) if hasattr(part, "top_k")), 1)
         self._off: list[Tensor] = []
-        self._count = 0
 
     @property
     def changed(self) -> bool:
         """Whether a change is in force."""
-        return self._count > 0
+        return bool(self._off)
 
     @contextmanager
     def change(
@@ -61,6 +65,7 @@ class Routing:
         """
         if self.owner is None:
             raise NeuroglotError("The router of this model has no matrix of its own, so its choice cannot be changed.")
+        self.check_left(off)
         passes, acted = [0], [0]
         thread = threading.get_ident()
 
@@ -76,12 +81,10 @@ class Routing:
         call = InlineCall(self.owner, "linear", 1).register_forward_hook(logits)
         handles = [layer.register_forward_pre_hook(ran), *self._without(off, thread)]
         self._off.append(off)
-        self._count += 1
         try:
             yield
         finally:
-            self._count -= 1
-            self._off.pop()
+            self._off = [each for each in self._off if each is not off]
             call.remove()
             for handle in handles:
                 handle.remove()
@@ -107,6 +110,19 @@ class Routing:
             self.block.register_forward_pre_hook(enter),
             self.block.register_forward_hook(leave, prepend=True, always_call=True),
         ]
+
+    def check_left(self, off: Bool[Tensor, " experts"]) -> None:
+        """Refuse to switch off so many experts, with those that are off already, that too few are left.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        left = self.experts - int(torch.stack([off, *self._off]).any(0).sum())
+        if left < self.chosen:
+            raise NeuroglotError(
+                f"{left} of {self.experts} experts would be left in a layer whose router chooses {self.chosen} for "
+                "every token; switch off fewer."
+            )
 
     def check(self, experts: Tensor, weights: Tensor) -> None:
         """Refuse a choice among whose experts is one that is off.
