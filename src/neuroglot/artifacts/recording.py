@@ -251,7 +251,9 @@ class Recording:
         index = torch.tensor(places)
         sums = {name: values[..., index] for name, values in self.sums.items()}
         examples = None if self.examples is None else self.examples.select(places)
-        return Recording(tags, self.tokens[index], sums, self.provenance, examples, self.uneven, self.experts, self.conditional)
+        return Recording(
+            tags, self.tokens[index], sums, self.provenance, examples, self.uneven, self.experts, self.conditional
+        )
 
     def __add__(self, other: "Recording") -> "Recording":
         return Recording.merge([self, other])

@@ -60,7 +60,7 @@ def routing_divergence(recording: Recording) -> Divergence:
 
 
 def routing_divergence_interval(
-    parts: Sequence[Recording], *, confidence: float = 0.95, draws: int = 1000, seed: int = 0
+    parts: Sequence[Recording], *, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> tuple[Divergence, Divergence]:
     """Where `routing_divergence` of the sum of some recordings lies, by a bootstrap over them.
 
@@ -68,7 +68,7 @@ def routing_divergence_interval(
 
     Args:
         parts: recordings of disjoint texts of like size, each in all languages: `record(…, part=(1, 10))` and so on.
-        confidence: of the percentile interval.
+        level: of the percentile interval.
         draws: how often they are drawn, with replacement.
         seed: of the draws.
 
@@ -77,11 +77,13 @@ def routing_divergence_interval(
     """
     if len(parts) < 2:
         raise NeuroglotError("An interval needs at least two recordings of disjoint texts; record in parts.")
+    if not 0 < level < 1 or draws < 1:
+        raise NeuroglotError("level must be above 0 and below 1, and draws at least 1.")
     layers = routing_layers(Recording.merge(parts))  # which says if they are not of one model
     if any(part.languages != parts[0].languages for part in parts):
         raise NeuroglotError("The recordings differ in their languages; select the same ones of each.")
     counts = torch.stack([part.sum(ROUTED)[layers].to(torch.float64) for part in parts])
-    weights = torch.as_tensor(bootstrap_weights(len(parts), draws, seed), dtype=torch.float64)
+    weights = bootstrap_weights(len(parts), draws, seed)[1:]
     drawn = torch.stack([_divergence(_shares(torch.einsum("p,plek->lek", row, counts))) for row in weights])
-    tail = (1 - confidence) / 2
+    tail = (1 - level) / 2
     return drawn.quantile(tail, dim=0), drawn.quantile(1 - tail, dim=0)
