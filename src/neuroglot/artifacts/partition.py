@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.storage.tensors import load_tensors, save_tensors
+from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["Kind", "Partition"]
 
@@ -130,7 +130,11 @@ class Partition:
             NeuroglotError: the file is missing, damaged or not a partition.
         """
         tensors, about = load_tensors(path, KIND, VERSION)
-        return cls(tensors["labels"], about.pop("experts"), about)
+        with whole(path, KIND):
+            labels, experts = tensors["labels"], about.pop("experts")
+            if type(experts) is not int or labels.is_floating_point() or not 1 <= experts <= labels.shape[-1]:
+                raise ValueError(f"{experts!r} experts of labels {labels.dtype} {tuple(labels.shape)}")
+            return cls(labels, experts, about)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Partition):

@@ -17,7 +17,7 @@ from neuroglot.artifacts.widths import exists
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
-from neuroglot.storage.tensors import load_tensors, save_tensors
+from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["EXPERTS", "ROUTED", "Provenance", "Recording"]
 
@@ -346,14 +346,47 @@ class Recording:
             NeuroglotError: the file is missing, damaged or not a recording.
         """
         tensors, about = load_tensors(path, KIND, VERSION)
-        provenance = Provenance(**about["provenance"]) if about["provenance"] else None
-        examples = None
-        if "examples" in about:
-            shards = tuple(tuple(names) for names in about["examples"]["shards"])
-            examples = Examples(tensors.pop(VALUES), tensors.pop(PLACES), shards, about["examples"]["text"])
-        uneven = tuple(about["widths"]) if about.get("widths") else None
-        experts = tuple((count, width) for count, width in about["experts"]) if about.get("experts") else None
-        return cls(tuple(about["languages"]), tensors.pop("tokens"), tensors, provenance, examples, uneven, experts)
+        with whole(path, KIND):
+            provenance = Provenance(**about["provenance"]) if about["provenance"] else None
+            examples = None
+            if "examples" in about:
+                shards = tuple(tuple(names) for names in about["examples"]["shards"])
+                examples = Examples(tensors.pop(VALUES), tensors.pop(PLACES), shards, about["examples"]["text"])
+            uneven = tuple(about["widths"]) if about.get("widths") else None
+            experts = tuple((count, width) for count, width in about["experts"]) if about.get("experts") else None
+            tags = _tags(about["languages"])
+            loaded = cls(tags, tensors.pop("tokens"), tensors, provenance, examples, uneven, experts)
+            loaded._check()
+            return loaded
+
+    def _check(self) -> None:
+        """Refuse sums that no pass over text can leave.
+
+        Raises:
+            ValueError: a shape does not fit the languages, a language has no token, a count is negative or above its
+                language's tokens, a sum is not a number, or an example is nowhere.
+        """
+        count = len(self.languages)
+        if self.tokens.dtype != torch.int64 or tuple(self.tokens.shape) != (count,) or bool((self.tokens < 1).any()):
+            raise ValueError(f"tokens are not {count} whole numbers above 0")
+        for name, values in self.sums.items():
+            if values.ndim < 2 or values.shape[-1] != count or not values.numel():
+                raise ValueError(f"{name} has the shape {tuple(values.shape)}, for {count} languages")
+            if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+                raise ValueError(f"{name} has sums that are not numbers")
+            if not values.is_floating_point() and bool(((values < 0) | (values > self.tokens)).any()):
+                raise ValueError(f"{name} has counts that are not from 0 to the number of tokens")
+        if self.experts is not None:
+            wide = [count * width for count, width in self.experts]
+            routed = self.sums[ROUTED]
+            if len(wide) != len(routed) or any(most > own for most, own in zip(wide, self.widths, strict=True)):
+                raise ValueError("its experts are not those of its layers")
+            if "active" in self.sums and bool((self.active > self.reached).any()):
+                raise ValueError("a neuron is active on more tokens than reached its expert")
+        if self.examples is not None:
+            if len(self.examples.shards) != count or len(self.examples.values) != count:
+                raise ValueError(f"its examples are not of {count} languages")
+            self.examples.check()
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{tag} {int(n):,}" for tag, n in zip(self.languages, self.tokens, strict=True))

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
+from neuroglot.edit.conditions import digest_of_steps
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Replace, Scale, check_intervention
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.model import Model
+from neuroglot.storage.made import is_made
 
 __all__ = ["bake"]
 
@@ -33,7 +35,7 @@ def bake(
     Args:
         model: whole and in memory.
         changes: interventions, in their order; or a mask, of neurons to deactivate.
-        path: a new directory.
+        path: a new directory, or one that holds just this already.
 
     Raises:
         NeuroglotError: a change cannot be said in this family's weights or is of another shape, the weights are not all
@@ -45,8 +47,9 @@ def bake(
     for step in steps:
         check_intervention(step, model)
     path = Path(path)
-    if path.exists():
-        raise NeuroglotError(f"{path} exists; choose a new directory for the baked model.")
+    made_from = digest_of_steps(steps, model.fingerprint, str(model.network.dtype))
+    if is_made(path, made_from, "baked model"):
+        return path
     columns = [ffn.down_columns for ffn in model.ffns]
     if any(weight.device.type == "meta" or not weight.is_floating_point() for weight in columns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to bake it.")
@@ -57,7 +60,7 @@ def bake(
             undo += _give_biases(model)
         for ffn, more, constant in zip(model.ffns, gain, shift, strict=True):
             undo += _write(ffn, more[: ffn.neurons], constant[: ffn.neurons])
-        model.save(path)
+        model.save(path, made_from)
     finally:
         for step_back in reversed(undo):
             step_back()

@@ -1,5 +1,6 @@
 """Write a model that has only some of its neurons: smaller on disk, in memory and in FLOPs."""
 
+import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from neuroglot.models.architecture.ffn import is_matrix
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.layer_widths import WIDTHS
 from neuroglot.models.model import Model
+from neuroglot.storage.made import is_made
 
 __all__ = ["Size", "largest_budget", "prune", "size"]
 
@@ -36,8 +38,9 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
     model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     keep = keep & model.exists
     path = Path(path)
-    if path.exists():
-        raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
+    made_from = kept_digest(keep, model.fingerprint, str(model.network.dtype))
+    if is_made(path, made_from, "pruned model"):
+        return path
     widths = keep.sum(1).tolist()
     if 0 in widths:
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
@@ -52,8 +55,14 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
             restore.callback(_configure(model.text_config, said, widths[0]))
         else:
             restore.callback(_configure(model.text_config, WIDTHS, widths))
-        model.save(path)
+        model.save(path, made_from)
     return path
+
+
+def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:
+    """A digest of which neurons are kept, and of what."""
+    about = f"{bound} {tuple(keep.shape)}".encode()
+    return hashlib.sha256(about + keep.cpu().contiguous().numpy().tobytes()).hexdigest()[:32]
 
 
 def _configure(config: Any, name: str, value: Any) -> Callable[[], None]:

@@ -21,6 +21,7 @@ from neuroglot.models.tokenization import Bos, beginning, encode
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
+from neuroglot.storage.made import sign
 
 __all__ = ["Model"]
 
@@ -187,11 +188,18 @@ class Model:
         mask = None if mask is None else mask.to(self.device)
         return last_hidden_states(self.network, tokens.to(self.device), mask)
 
-    def save(self, path: str | Path) -> Path:
-        """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced."""
+    def save(self, path: str | Path, made_from: str | None = None) -> Path:
+        """Write it as a checkpoint with its tokenizer, whole or not at all; a directory that is there is replaced.
+
+        Args:
+            path: the directory.
+            made_from: a digest of what it was made from, kept beside it; see `storage.made`.
+        """
         with atomic_path(path) as draft, without_bars():
             self.network.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
+            if made_from is not None:
+                sign(draft, made_from)
         return Path(path)
 
     def logits(self, states: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:

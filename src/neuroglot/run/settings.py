@@ -13,6 +13,7 @@ from neuroglot.models.sources import Dtype, Quantize, check_source
 from neuroglot.models.tokenization import Bos
 from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
+from neuroglot.storage.names import Name
 
 if TYPE_CHECKING:
     from neuroglot.models.model import Model
@@ -199,9 +200,9 @@ class Manifest(BaseModel):
     """How the corpus is opened."""
     record: RunRecordSettings
     """How the pass was made."""
-    identify: dict[str, dict[str, Any]] = {}
+    identify: dict[Name, dict[str, Any]] = {}
     """Method → its settings."""
-    perturb: dict[str, dict[str, Any]] = {}
+    perturb: dict[Name, dict[str, Any]] = {}
     """Method → how its neurons were measured."""
     align: AlignSettings | None = None
     """How alignment was measured, if it was."""
@@ -215,7 +216,7 @@ class Manifest(BaseModel):
     """What `neuroglot evaluate tasks` was asked, one entry for each time."""
     compare: dict[str, Any] = {}
     """How methods were compared, if they were."""
-    steering: dict[str, dict[str, Any]] = {}
+    steering: dict[Name, dict[str, Any]] = {}
     """Prompts → how answers to them were steered and measured."""
 
 
