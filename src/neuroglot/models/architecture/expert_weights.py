@@ -88,7 +88,10 @@ class ExpertWeights:
 
     def normed(self, out: Tensor) -> Tensor:
         """The experts' output, after a norm where there is one."""
-        return self.module.post_expert_norm(out) if getattr(self.module, "has_post_expert_norm", False) else out
+        if not getattr(self.module, "has_post_expert_norm", False):
+            return out
+        normed: Tensor = self.module.post_expert_norm(out)
+        return normed
 
     def sites(self, first: Float[Tensor, "pairs outer"]) -> tuple[Tensor, Tensor]:
         """The activation and the hidden values, (pairs, width) each."""
@@ -107,7 +110,9 @@ class ExpertWeights:
         if self._plain:
             return up
         ones = torch.ones_like(gate)
-        return self.module._apply_gate(self._joined(ones, up)) / self._gate_alone(self._joined(ones, up))
+        both = self._joined(ones, up)
+        hidden: Tensor = self.module._apply_gate(both)
+        return hidden / self._gate_alone(both)
 
     @property
     def _plain(self) -> bool:

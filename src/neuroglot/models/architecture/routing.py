@@ -41,7 +41,8 @@ class Routing:
             if weight.ndim == 2 and weight.shape[0] == experts
         )
         self.owner = next(found, None)
-        self.chosen = next((int(part.top_k) for part in (self.owner, block) if hasattr(part, "top_k")), 1)
+        said: list[Any] = [getattr(part, "top_k", None) for part in (self.owner, block)]
+        self.chosen = next((k for k in said if isinstance(k, int)), 1)
         self._off: list[Tensor] = []
 
     @property
