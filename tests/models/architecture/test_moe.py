@@ -16,7 +16,7 @@ from neuroglot.models.architecture.hooks import observe_routing
 # gated, shared, dense layers first, interleaved with biases, groups, every token to every expert, plain, transposed
 SAMPLE = (
     "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "granitemoe",
-    "llama4_text", "nemotron_h", "aria_text", "deepseek_v4",
+    "llama4_text", "nemotron_h", "aria_text",
 )  # fmt: skip
 OWN_CODE = ("jetmoe", "inkling_text", "minimax_m3_vl_text")
 TOKENS = every_type.TOKENS
@@ -48,7 +48,7 @@ def test_counts_sums_and_routed_equal_plain_loops_and_ablation_zeroed_weights(ki
     assert mixtures.ablated_wrong(model) is None
 
 
-@pytest.mark.parametrize("kind", SAMPLE)
+@pytest.mark.parametrize("kind", ["qwen2_moe", "aria_text", "nemotron_h"])
 def test_neurons_are_numbered_expert_by_expert_and_have_their_weights(kind):
     model = opened(kind)
     layer, mixture = next(iter(model.mixtures.items()))
@@ -59,7 +59,7 @@ def test_neurons_are_numbered_expert_by_expert_and_have_their_weights(kind):
         own = mixture.expert(expert)
         first = [states @ rows[own].T for rows in (mixture.gate_rows, mixture.up_rows) if rows is not None]
         if mixture.weights.first_bias is None and mixture.weights._plain:
-            for state, row in zip(states, range(3), strict=True):
+            for row, state in enumerate(states):
                 activation, hidden = mixtures.sites(mixture.module, expert, state)
                 torch.testing.assert_close(mixture.module.act_fn(first[0][row]), activation)
                 if mixture.gated:
@@ -135,7 +135,7 @@ def test_half_precision_leaves_the_neurons_beside_those_off_as_they_are():
     assert torch.equal(seen[0][..., 40:], seen[1][..., 40:]) and not bool(seen[1][..., :40].any())
 
 
-@pytest.mark.parametrize("kind", [k for k in SAMPLE if k != "deepseek_v4"])
+@pytest.mark.parametrize("kind", ["mixtral", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "llama4_text"])
 def test_experts_that_are_off_are_never_chosen_and_others_take_their_place(kind):
     model = opened(kind)
     before = routed(model)
