@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import neuroglot as ng
 from neuroglot.artifacts.recording import Provenance
+from neuroglot.models.architecture.find import is_mixture
 from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import Shard
 
@@ -62,8 +63,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "xmod": {"languages": ["en"], "default_language": "en"},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
-    "minicpm3": {"num_key_value_heads": 4},
-    "youtu": {"num_key_value_heads": 4, "head_dim": 8},
+    "youtu": {"head_dim": 8},
     "bamba": {"attn_layer_indices": [1, 3]},
     "gemma3": {"vision_config": {"num_hidden_layers": 1, "hidden_size": 16, "image_size": 14, "intermediate_size": 16}},
     "reformer": {
@@ -132,6 +132,8 @@ def _small(made: Any, changes: dict[str, Any]) -> dict[str, Any]:
             given[name] = [48, 64, 48, 32][:LAYERS]
         elif size is not None and not (isinstance(value, bool) ^ isinstance(size, bool)):
             given[name] = size
+    if given.get("kv_lora_rank") and "num_key_value_heads" in given:
+        given["num_key_value_heads"] = 4  # latent attention has a key for every query
     return given | changes
 
 
@@ -194,9 +196,14 @@ def tried(kind: str) -> Outcome:
     try:
         model = ng.Model(made, tiny.tokenizer())
     except ng.NeuroglotError as error:
-        return Outcome(kind, "mixture" if "native mixture" in str(error) else "not found", str(error))
+        return Outcome(kind, "mixture" if is_mixture(made) else "not found", str(error))
     try:
-        wrong = _counts(model) or _ablation(model)
+        if model.mixtures:
+            import mixtures
+
+            wrong = mixtures.counted_wrong(model) or mixtures.ablated_wrong(model)
+        else:
+            wrong = _counts(model) or _ablation(model)
     except Exception as error:
         wrong = f"{type(error).__name__}: {str(error)[:160]}"
     site = model.ffns[0].activation
@@ -205,7 +212,8 @@ def tried(kind: str) -> Outcome:
         kind,
         "wrong" if wrong else "recorded",
         wrong or "",
-        ("gated" if ffn.gated else "plain")
+        ("experts, " if model.mixtures else "")
+        + ("gated" if ffn.gated else "plain")
         + (", fused" if len({id(part) for part in ffn.projections}) < len(ffn.projections) else "")
         + (", normed" if ffn.layout.normed else ""),
         model.widths,

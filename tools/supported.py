@@ -17,13 +17,15 @@ switched off equal zeroed weights, and the model is as it was afterwards. [How t
 | recorded | {recorded} |
 | dense or hybrid, with an FFN, and not recorded | {lost} |
 | no FFN | {bare} |
-| native mixture of experts, refused for now | {mixtures} |
+| native mixture of experts, recorded (among the recorded) | {experts} |
+| native mixture of experts with code of its own, refused | {mixtures} |
 | no small model could be built, so not tried | {unbuilt} |
 
 ## Recorded
 
 *Activation* is the module that gives it, or the function where it is called in line. `ppl` is missing where the head is
-no function of the last hidden states alone, so perplexity cannot be measured.
+no function of the last hidden states alone, so perplexity cannot be measured. *Experts* are those of a native
+[mixture](experts.md#native-mixtures-of-experts); shared experts and dense layers of such a model are recorded too.
 
 | type | FFN | activation | ppl |
 |---|---|---|---|
@@ -46,17 +48,21 @@ def main() -> None:
     lines = [
         HEAD.format(
             version=transformers.__version__, recorded=len(of("recorded")), lost=len(lost), bare=len(bare),
+            experts=sum(each.layout.startswith("experts") for each in of("recorded")),
             mixtures=len(of("mixture")), unbuilt=len(of("not built")),
         )
     ]  # fmt: skip
     for each in of("recorded"):
         uneven = ", uneven" if len(set(each.widths)) > 1 else ""
         lines.append(f"| {each.kind} | {each.layout}{uneven} | {each.site} | {'yes' if each.perplexity else ''} |\n")
-    for title, some in (("Not recorded", lost), ("No FFN", bare), ("Not tried", of("not built"))):
+    for title, some in (
+        ("Not recorded", lost),
+        ("No FFN", bare),
+        ("Mixtures of experts, refused", of("mixture")),
+        ("Not tried", of("not built")),
+    ):
         lines.append(f"\n## {title}\n\n| type | why |\n|---|---|\n")
         lines += [f"| {each.kind} | {_cell(each.reason)} |\n" for each in some]
-    lines.append("\n## Native mixtures of experts\n\n")
-    lines.append(", ".join(each.kind for each in of("mixture")) + ".\n")
     (ROOT / "docs" / "supported.md").write_text("".join(lines), encoding="utf-8")
 
 

@@ -22,6 +22,8 @@ from neuroglot.edit.interventions import Scale as Scale
 from neuroglot.edit.interventions import intervene as intervene
 from neuroglot.edit.pruning import prune as prune
 from neuroglot.edit.recipes import Recipe as Recipe
+from neuroglot.edit.routing import DeactivateExperts as DeactivateExperts
+from neuroglot.edit.routing import FavourExperts as FavourExperts
 from neuroglot.edit.steering import steer as steer
 from neuroglot.errors import NeuroglotError as NeuroglotError
 from neuroglot.errors import NeuroglotWarning as NeuroglotWarning

@@ -159,7 +159,7 @@ def test_uneven_layers_are_recorded_identified_and_edited(tmp_path):
     [
         ("bert", {"is_decoder": False}, "is_decoder"),
         ("mamba", {}, "No FFN was found in mamba"),
-        ("mixtral", {}, "mixture of experts"),
+        ("jetmoe", {}, "mixture of experts"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(kind, changes, sentence):

@@ -1,7 +1,7 @@
 """What one pass over a corpus leaves: sums over tokens, by neuron and language."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXPERTS", "RESIDUAL", "Provenance", "Recording"]
+__all__ = ["EXPERTS", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
@@ -61,6 +61,9 @@ class Recording:
         provenance: what it was made with; None if it came from counts alone.
         examples: each neuron's most active tokens, if they were asked for.
         uneven: how many neurons each layer has, where that differs; sums are 0 beyond.
+        experts: of a native mixture of experts, how many each layer has and how many neurons each of them; (0, 0) where
+            a layer is dense. Their neurons come first in a layer, expert by expert.
+        conditional: whether means of neurons are over the tokens that reached their expert, not over all.
     """
 
     languages: tuple[str, ...]
@@ -69,6 +72,8 @@ class Recording:
     provenance: Provenance | None = None
     examples: Examples | None = None
     uneven: tuple[int, ...] | None = None
+    experts: tuple[tuple[int, int], ...] | None = None
+    conditional: bool = False
 
     @classmethod
     def from_counts(
@@ -164,8 +169,37 @@ class Recording:
                 )
 
     def mean(self, statistic: str) -> Float64[Tensor, "layers *rest languages"]:
-        """The mean over tokens of a statistic: `mean("active")` is the activation probability."""
-        return self.sum(statistic) / self.tokens.to(torch.float64)
+        """The mean over tokens of a statistic: `mean("active")` is the activation probability.
+
+        Where the recording is `conditional`, that of a neuron of an expert is over the tokens that reached it; 0 where
+        none did.
+        """
+        total = self.sum(statistic)
+        if self.conditional and total.shape == self.active.shape:
+            return total / self.reached.clamp_min(1).to(torch.float64)
+        return total / self.tokens.to(torch.float64)
+
+    @property
+    def reached(self) -> Int64[Tensor, "layers neurons languages"]:
+        """How many tokens each neuron was computed on: all, but those of an expert that it was not chosen for."""
+        result = self.tokens.expand(self.active.shape).clone()
+        for layer, (experts, width) in enumerate(self.experts or ()):
+            if experts:
+                routed = self.sum(ROUTED)[layer, :experts]
+                result[layer, : experts * width] = routed.repeat_interleave(width, 0)
+        return result
+
+    def given_routing(self) -> "Recording":
+        """The same statistics, with means of neurons over the tokens that reached their expert (*conditional* shares).
+
+        Methods take *joint* shares, over all of a language's tokens, unless they are given this: a neuron's joint share
+        in a language is its conditional one times how often the language is routed to its expert.
+
+        Raises:
+            NeuroglotError: it is no recording of a native mixture of experts.
+        """
+        self.check_recorded(ROUTED)
+        return replace(self, conditional=True)
 
     @property
     def probabilities(self) -> Float64[Tensor, "layers neurons languages"]:
@@ -231,7 +265,9 @@ class Recording:
         index = torch.tensor(places)
         sums = {name: values[..., index] for name, values in self.sums.items()}
         examples = None if self.examples is None else self.examples.select(places)
-        return Recording(tags, self.tokens[index], sums, self.provenance, examples, self.uneven)
+        return Recording(
+            tags, self.tokens[index], sums, self.provenance, examples, self.uneven, self.experts, self.conditional
+        )
 
     def __add__(self, other: "Recording") -> "Recording":
         return Recording.merge([self, other])
@@ -273,6 +309,7 @@ class Recording:
             first.provenance,
             Examples.stack([examples[tag] for tag in order]) if examples else None,
             first.uneven,
+            first.experts,
         )
 
     def _check_addable(self, other: "Recording") -> None:
@@ -284,8 +321,10 @@ class Recording:
         how = [None if each.examples is None else (each.examples.k, each.examples.text) for each in (self, other)]
         if how[0] != how[1]:
             differences.append("examples kept of a neuron")
-        if self.uneven != other.uneven:
+        if self.uneven != other.uneven or self.experts != other.experts:
             differences.append("neurons of each layer")
+        if self.conditional or other.conditional:
+            differences.append("what their means are over (add them before given_routing)")
         for name in sorted(set(self.sums) & set(other.sums)):
             mine, theirs = tuple(self.sums[name].shape[:-1]), tuple(other.sums[name].shape[:-1])
             if mine != theirs:
@@ -304,6 +343,8 @@ class Recording:
         }
         if self.uneven is not None:
             about["widths"] = self.uneven
+        if self.experts is not None:
+            about["experts"] = self.experts
         tensors = {"tokens": self.tokens, **self.sums}
         if self.examples is None:
             return save_tensors(path, KIND, 1, tensors, about)
@@ -326,8 +367,9 @@ class Recording:
                 shards = tuple(tuple(names) for names in about["examples"]["shards"])
                 examples = Examples(tensors.pop(VALUES), tensors.pop(PLACES), shards, about["examples"]["text"])
             uneven = tuple(about["widths"]) if about.get("widths") is not None else None
+            experts = tuple((count, width) for count, width in about["experts"]) if about.get("experts") else None
             tags = _tags(about["languages"])
-            loaded = cls(tags, tensors.pop("tokens"), tensors, provenance, examples, uneven)
+            loaded = cls(tags, tensors.pop("tokens"), tensors, provenance, examples, uneven, experts)
             loaded._check()
             return loaded
 
@@ -351,6 +393,13 @@ class Recording:
                 raise ValueError(f"{name} has counts that are not from 0 to the number of tokens")
             if self.uneven is not None and values.shape == self.sums["active"].shape:
                 check_widths(self.uneven, values)
+        if self.experts is not None:
+            wide = [count * width for count, width in self.experts]
+            routed = self.sums[ROUTED]
+            if len(wide) != len(routed) or any(most > own for most, own in zip(wide, self.widths, strict=True)):
+                raise ValueError("its experts are not those of its layers")
+            if "active" in self.sums and bool((self.active > self.reached).any()):
+                raise ValueError("a neuron is active on more tokens than reached its expert")
         if self.examples is not None:
             if len(self.examples.shards) != count or len(self.examples.values) != count:
                 raise ValueError(f"its examples are not of {count} languages")
@@ -371,3 +420,4 @@ def _tags(languages: Sequence[str]) -> tuple[str, ...]:
 EXPERTS = "experts@"
 RESIDUAL = "residual"
 """What a recording calls the sums of the residual stream that leaves each layer, (L, width, K)."""
+ROUTED = "routed"  # (L, E, K) of a native mixture of experts

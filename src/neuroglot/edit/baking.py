@@ -46,6 +46,7 @@ def bake(
         NeuroglotError: a change cannot be said in this family's weights or is of another shape, the weights are not all
             in memory, or `path` exists or cannot be written.
     """
+    model.check_dense("its experts' weights cannot be written by neuron yet", "put the interventions in force instead")
     steps = [Deactivate(changes)] if isinstance(changes, Tensor) else changes
     steps = [steps] if isinstance(steps, Intervention) else list(steps)
     for step in steps:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neuroglot.edit.positions import When, _in_part, _Places
+from neuroglot.edit.routing import Rerouting, check_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
@@ -126,7 +127,7 @@ class Scale(Intervention):
 
 
 @contextmanager
-def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
+def intervene(model: Model, *interventions: Intervention | Rerouting) -> Iterator[None]:
     """Put interventions in force inside the block, and leave the model exactly as it was, also after an exception.
 
     They apply in the order given, each to what the ones before it left; in a layer, those at the activation site come
@@ -148,6 +149,9 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
         if any(intervention.when != "both" for intervention in interventions):
             stack.enter_context(places.followed())
         for intervention in interventions:
+            if isinstance(intervention, Rerouting):
+                _reroute(model, intervention, places, stack)
+                continue
             for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
                 chosen = chosen if intervention.site == "residual" else chosen[: ffn.neurons]
                 if bool(chosen.any()):
@@ -156,6 +160,15 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
                         edit = _in_part(edit, intervention.when, places)
                     stack.enter_context(ffn.edit(intervention.site, edit))
         yield
+
+
+def _reroute(model: Model, change: Rerouting, places: _Places, stack: ExitStack) -> None:
+    for layer, mixture in model.mixtures.items():
+        if bool(change.experts[layer].any()):
+            edit = change.change(layer, mixture.experts)
+            if change.when != "both":
+                edit = _in_part(edit, change.when, places)
+            stack.enter_context(mixture.route(edit, change.off(layer)[: mixture.experts]))
 
 
 def check_mask(mask: Any, shape: tuple[int, int], units: str = "neurons") -> None:
@@ -173,12 +186,15 @@ def check_mask(mask: Any, shape: tuple[int, int], units: str = "neurons") -> Non
         )
 
 
-def check_intervention(intervention: Intervention, model: Model) -> None:
+def check_intervention(intervention: Intervention | Rerouting, model: Model) -> None:
     """Refuse neurons or values that are not of this model's shape, and values that are not numbers.
 
     Raises:
         NeuroglotError: as said.
     """
+    if isinstance(intervention, Rerouting):
+        check_experts(intervention, model)
+        return
     if intervention.site not in get_args(Site):
         raise NeuroglotError(f"site is {', '.join(get_args(Site))}, not {intervention.site!r}.")
     stream = intervention.site == "residual"

@@ -35,6 +35,7 @@ def prune(model: Model, keep: Bool[Tensor, "layers neurons"], path: str | Path) 
             all in memory, or `path` exists or cannot be written.
     """
     check_mask(keep, (model.layers, model.neurons))
+    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     keep = keep & model.exists
     path = Path(path)
     made_from = kept_digest(keep, model.fingerprint, str(model.network.dtype))

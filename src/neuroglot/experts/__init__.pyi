@@ -15,6 +15,10 @@ from neuroglot.experts.kmeans import balanced_kmeans as balanced_kmeans
 from neuroglot.experts.kmeans import inertia as inertia
 from neuroglot.experts.moefication import partition as partition
 from neuroglot.experts.moefication import reorder as reorder
+from neuroglot.experts.routing import routing_divergence as routing_divergence
+from neuroglot.experts.routing import routing_divergence_interval as routing_divergence_interval
+from neuroglot.experts.routing import routing_layers as routing_layers
+from neuroglot.experts.routing import routing_shares as routing_shares
 from neuroglot.experts.similarity import Similarity as Similarity
 from neuroglot.experts.similarity import compare as compare
 from neuroglot.languages.genealogy import relatedness as relatedness

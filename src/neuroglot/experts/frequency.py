@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from neuroglot.artifacts.recording import EXPERTS, Recording
+from neuroglot.artifacts.recording import EXPERTS, ROUTED, Recording
 from neuroglot.errors import NeuroglotError
 
 __all__ = ["HIGH", "counts", "frequencies", "high_frequency", "shared", "tuning_change"]
@@ -15,13 +15,17 @@ HIGH = 0.05
 def frequencies(recording: Recording, top: float | int | None = None) -> Float64[Tensor, "languages layers experts"]:
     """The share of each language's tokens on which each expert is activated (Liu et al. 2024, §3).
 
+    Of a native mixture of experts, the share of tokens that the router chose each of them for.
+
     Args:
-        recording: made with a partition.
+        recording: made with a partition, or of a native mixture of experts.
         top: which of the recorded shares or numbers of experts; may be left out if there is one.
 
     Raises:
         NeuroglotError: the recording counted no experts, or not with this `top`.
     """
+    if ROUTED in recording.sums:
+        return recording.mean(ROUTED).permute(2, 0, 1).contiguous()
     have = [name for name in recording.sums if name.startswith(EXPERTS)]
     if not have:
         raise NeuroglotError("The recording counted no experts; record again with partition=….")

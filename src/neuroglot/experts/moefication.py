@@ -43,6 +43,7 @@ def partition(
     Raises:
         NeuroglotError: there are more experts than neurons, or the labels do not fit.
     """
+    model.check_dense("its neurons are in experts already", "see routed in its recording")
     width = min(model.widths)
     if not 1 <= experts <= width:
         raise NeuroglotError(f"{width} neurons cannot be split into {experts} experts; ask for 1 to {width}.")

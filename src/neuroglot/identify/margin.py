@@ -47,7 +47,7 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
         raise NeuroglotError(
             f"margin compares languages, and the recording has only {recording.languages[0]}; record at least two."
         )
-    low, high = wilson(recording.active, recording.tokens)
+    low, high = wilson(recording.active, recording.reached if recording.conditional else recording.tokens)
     apart = low - _highest_other(high)
     written = recording.mean("hidden").abs()
     share = written / written.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)

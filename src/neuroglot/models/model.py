@@ -16,6 +16,7 @@ from neuroglot.models.architecture.body import few_tokens, last_hidden_states, l
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.hooks import observe_residual
+from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.proof import prove_once
 from neuroglot.models.sources import Bos
 from neuroglot.models.tokenization import beginning, encode
@@ -83,6 +84,27 @@ class Model:
     def widths(self) -> tuple[int, ...]:
         """How many neurons each layer has. They differ in some architectures, and in a model that `prune` wrote so."""
         return tuple(ffn.neurons for ffn in self.ffns)
+
+    @property
+    def mixtures(self) -> dict[int, Mixture]:
+        """The layers that are native mixtures of experts, by their number; none in a dense model."""
+        return {layer: ffn for layer, ffn in enumerate(self.ffns) if isinstance(ffn, Mixture)}
+
+    @property
+    def expert_sizes(self) -> tuple[tuple[int, int], ...] | None:
+        """How many experts each layer has and how many neurons each of them, (0, 0) where a layer is dense."""
+        found = self.mixtures
+        sizes = [(found[i].experts, found[i].width) if i in found else (0, 0) for i in range(self.layers)]
+        return tuple(sizes) if found else None
+
+    def check_dense(self, what: str, remedy: str) -> None:
+        """Refuse a native mixture of experts.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        if self.mixtures:
+            raise NeuroglotError(f"{self.name} is a native mixture of experts, so {what}; {remedy}.")
 
     @property
     def neurons(self) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.recording import ROUTED, Provenance, Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, validated
 from neuroglot.models.model import Model
@@ -111,7 +111,7 @@ def _plan(model: Model, corpus: Corpus, asked: RecordSettings, work: Work) -> di
     experts = work.experts(model)
     plan: dict[str, Any] = {
         **work.provenance.model_dump(),
-        "statistics": [*work.statistics, *(experts.names if experts else ())],
+        "statistics": [*work.statistics, *(experts.names if experts else ()), *([ROUTED] if model.mixtures else [])],
         "languages": list(corpus.languages),
         "tokens": asked.tokens,
         "batch_tokens": work.batch_tokens,
@@ -138,6 +138,7 @@ def work_of(model: Model, asked: RecordSettings, batch_tokens: int) -> Work:
     if not asked.statistics:
         raise NeuroglotError("No statistic is to be recorded; name one at least.")
     if asked.partition is not None:
+        model.check_dense("its experts are its own", "record it without a partition and see routed")
         asked.partition.check(model)
     provenance = Provenance(
         model=model.name,

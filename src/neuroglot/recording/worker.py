@@ -10,10 +10,11 @@ from torch import Tensor
 from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import RESIDUAL, Provenance, Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
+from neuroglot.models.architecture.hooks import observe_ffn, observe_residual, observe_routing
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
+from neuroglot.recording.statistics.routing import Routed
 from neuroglot.recording.statistics.sums import Statistic, StreamSums, Sums
 from neuroglot.tokens.shard_stream import Shard
 
@@ -88,11 +89,13 @@ def record_shard(
         for statistic in of_stream:
             statistic.add(layer, states[:, first:])
 
+    routed = Routed(model.ffns)
     finite = torch.ones((), dtype=torch.bool, device=model.device)
     with ExitStack() as stack:
         stack.enter_context(observe_ffn(model.ffns, observe))
         if of_stream:
             stack.enter_context(observe_residual(model.ffns, observe_stream))
+        stack.enter_context(observe_routing(model.ffns, lambda layer, chosen: routed.add(layer, chosen[:, first:])))
         for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
             shape = (batch.shape[0], batch.shape[1])
             states = model.hidden_states(batch)
@@ -105,6 +108,7 @@ def record_shard(
         )
     text = shard.blocks.shape[1] - first
     flushed = {name: values for statistic in kept for name, values in statistic.flush().items()}
+    flushed |= routed.sums()
     keys = flushed.pop(TopExamples.name, None)
     return Recording(
         (shard.language,),
@@ -113,4 +117,5 @@ def record_shard(
         work.provenance,
         None if keys is None else examples_of_shard(keys, shard.name, text, shard.blocks.shape[1] - len(model.begin)),
         model.uneven,
+        model.expert_sizes,
     )

@@ -6,7 +6,7 @@ must act on each token alone, so a state-space model's scan or an attention's ou
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from neuroglot.models.architecture.ffn import Layout, Rows, is_matrix
 from neuroglot.models.architecture.sites import InlineCall
 from neuroglot.models.architecture.trace import Step, Trace, trace
 
-__all__ = ["Discovery", "discover"]
+__all__ = ["Discovery", "discover", "layer_of"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -70,12 +70,13 @@ class _Path:
         return {step.function for step in self.steps}
 
 
-def discover(network: nn.Module, run: Any) -> Discovery:
+def discover(network: nn.Module, run: Any, several: Collection[nn.Module] = ()) -> Discovery:
     """Find the FFNs of a network.
 
     Args:
         network: in evaluation mode.
         run: a short forward pass of it.
+        several: layers of which all FFNs are found; of others the widest is.
     """
     seen = trace(network, run, is_matrix)
     names = {module: name for name, module in network.named_modules()}
@@ -87,7 +88,7 @@ def discover(network: nn.Module, run: Any) -> Discovery:
             doubts.append(layout)
         elif layout is not None:
             found.append((names[layout.down], layout))
-    return Discovery(_one_a_layer(found, doubts), doubts)
+    return Discovery(_one_a_layer(found, doubts, several), doubts)
 
 
 def _ffn_of(down: Step, seen: Trace, names: dict[nn.Module, str]) -> Layout | str | None:
@@ -121,7 +122,7 @@ def _ffn_of(down: Step, seen: Trace, names: dict[nn.Module, str]) -> Layout | st
     if site is None:
         return f"the activation function before {names[down.module]} has no place of its own"
     return Layout(
-        layer=_layer(down.module, names),
+        layer=layer_of(down.module, names),
         activation=site,
         down=down.module,
         up=rows[-1],
@@ -259,25 +260,28 @@ def _site(path: _Path, down: Step, seen: Trace) -> nn.Module | InlineCall | None
     return None if place is None else InlineCall(place.owner, place.function, place.nth)
 
 
-def _layer(down: nn.Module, names: dict[nn.Module, str]) -> nn.Module:
-    """The decoder layer: what lies in the outermost list of modules."""
+def layer_of(part: nn.Module, names: dict[nn.Module, str]) -> nn.Module:
+    """The decoder layer of a part: what lies in the outermost list of modules."""
     modules = {name: module for module, name in names.items()}
-    parts = names[down].split(".")
+    parts = names[part].split(".")
     for depth in range(1, len(parts)):
         if parts[depth].isdigit() and isinstance(modules[".".join(parts[:depth])], nn.ModuleList):
             return modules[".".join(parts[: depth + 1])]
     return modules[".".join(parts[:-1])]
 
 
-def _one_a_layer(found: list[tuple[str, Layout]], doubts: list[str]) -> list[Layout]:
+def _one_a_layer(found: list[tuple[str, Layout]], doubts: list[str], several: Collection[nn.Module]) -> list[Layout]:
     """Where a layer has several, as an adapter beside its FFN, the widest."""
     layers: dict[nn.Module, list[tuple[str, Layout]]] = defaultdict(list)
     for name, layout in found:
         layers[layout.layer].append((name, layout))
     result = []
-    for several in layers.values():
-        name, widest = max(several, key=lambda each: _width_in(each[1].down))
-        doubts += [f"{other} is narrower than {name} in the same layer" for other, _ in several if other != name]
+    for layer, own in layers.items():
+        if layer in several:
+            result += [layout for _, layout in own]
+            continue
+        name, widest = max(own, key=lambda each: _width_in(each[1].down))
+        doubts += [f"{other} is narrower than {name} in the same layer" for other, _ in own if other != name]
         result.append(widest)
     return result
 

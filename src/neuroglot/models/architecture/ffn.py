@@ -19,7 +19,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.residual import stream_of, with_stream
 from neuroglot.models.architecture.sites import EAGER, Edit, InlineCall, Site
 
-__all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed"]
+__all__ = ["FFN", "Change", "Layout", "Observer", "Rows", "is_matrix", "is_transposed"]
 
 Observer = Callable[[Tensor, Tensor], None]
 
@@ -83,7 +83,7 @@ class FFN:
         self._up, self._gate = layout.up, layout.gate
         # in_features, since the weight of a quantised layer is packed; GPT-2's Conv1D has none
         self.neurons = int(getattr(self.down, "in_features", 0) or self.down_columns.shape[1])
-        self._edits: dict[Site, list[_Change]] = {"activation": [], "hidden": [], "residual": []}
+        self._edits: dict[Site, list[Change]] = {"activation": [], "hidden": [], "residual": []}
         self._hooks: dict[Site, Any] = {}
 
     @property
@@ -153,7 +153,7 @@ class FFN:
         if self.one_site and site == "hidden":
             site = "activation"  # one tensor, and BLOOM may multiply it without calling its down-projection
         EAGER.__enter__()
-        mine = _Change(change, threading.get_ident())
+        mine = Change(change, threading.get_ident())
         edits = self._edits[site]
         if not edits:
             self._hooks[site] = self._hook(site)
@@ -224,7 +224,7 @@ class FFN:
         return stop
 
 
-class _Change:
+class Change:
     """One edit in force.
 
     Attributes:

@@ -1,5 +1,6 @@
 """The FFNs of a model."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -7,9 +8,11 @@ from torch import nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import few_tokens, is_causal, last_hidden_states, text_config
-from neuroglot.models.architecture.discovery import discover
+from neuroglot.models.architecture.discovery import Discovery, discover, layer_of
+from neuroglot.models.architecture.expert_weights import holds_experts
 from neuroglot.models.architecture.families import Family, declared
 from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.architecture.moe import Mixture
 
 __all__ = ["check_config", "discovered", "find_ffns"]
 
@@ -24,15 +27,12 @@ def find_ffns(network: nn.Module) -> list[FFN]:
     A declared family's are where its declaration says; others are discovered from a short forward pass.
 
     Raises:
-        NeuroglotError: the architecture is a native mixture of experts, does not look like its family, or has no FFN
-            that can be found.
+        NeuroglotError: the architecture is a mixture of experts with code of its own, does not look like its family,
+            or has no FFN that can be found.
     """
     kind = text_config(network).model_type
     if is_mixture(network):
-        raise NeuroglotError(
-            f"{kind} is a native mixture of experts, whose neurons are not all used by every token; Neuroglot reads "
-            "dense FFNs only for now, so choose a dense model."
-        )
+        return _mixtures(network, kind)
     family = declared(kind)
     if family is not None:
         return _declared(network, family, kind)
@@ -54,23 +54,70 @@ def discovered(network: nn.Module) -> list[FFN]:
     Raises:
         NeuroglotError: it cannot be run on a few tokens, or there are none.
     """
+    found = _discovery(network)
+    if not found.layouts:
+        why = f" ({found.doubts[0]})" if found.doubts else ""
+        raise NeuroglotError(
+            f"No FFN was found in {text_config(network).model_type}{why}: no layer multiplies an activation function "
+            f"of one projection into another, so there are no neurons to record; {SUPPORTED}."
+        )
+    return [FFN(layout) for layout in found.layouts]
+
+
+def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Discovery:
     kind = text_config(network).model_type
     try:
         if getattr(text_config(network), "is_decoder", None) is False and not is_causal(network):
             raise _reads_ahead(kind)
-        found = discover(network, lambda: last_hidden_states(network, few_tokens(network)))
+        return discover(network, lambda: last_hidden_states(network, few_tokens(network)), several)
     except NeuroglotError:
         raise
     except Exception as error:  # whatever an unknown architecture raises when it is given nothing but tokens
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NeuroglotError(f"{kind} cannot be run on tokens alone ({words}); {SUPPORTED}.") from error
-    if not found.layouts:
-        why = f" ({found.doubts[0]})" if found.doubts else ""
-        raise NeuroglotError(
-            f"No FFN was found in {kind}{why}: no layer multiplies an activation function of one projection into "
-            f"another, so there are no neurons to record; {SUPPORTED}."
-        )
-    return [FFN(layout) for layout in found.layouts]
+
+
+def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
+    """The layers of a native mixture of experts: mixtures, and dense FFNs where layers have no experts.
+
+    Raises:
+        NeuroglotError: it has code of its own, so that not all of its neurons would be seen.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    blocks: dict[nn.Module, tuple[nn.Module, nn.Module]] = {}  # by layer: the experts, and what calls them
+    for module, name in names.items():
+        if holds_experts(module):
+            layer = layer_of(module, names)
+            if layer in blocks:
+                raise _own_code(kind, name)
+            blocks[layer] = module, network.get_submodule(name.rpartition(".")[0])
+    if not blocks:
+        raise _own_code(kind, next((name for name in names.values() if name.rpartition(".")[2] in EXPERTS), kind))
+    stream = text_config(network).hidden_size
+    beside: dict[nn.Module, list[FFN]] = {}
+    for layout in _discovery(network, blocks).layouts:
+        ffn = FFN(layout)
+        inside = names[layout.down].removeprefix(names[layout.layer])
+        if layout.layer not in blocks or (ffn.down_columns.shape[0] == stream and "att" not in inside):
+            beside.setdefault(layout.layer, []).append(ffn)
+    layers = [module for module in names if module in blocks or module in beside]
+    result: list[FFN] = []
+    for layer in layers:
+        if layer not in blocks:
+            result += beside[layer]
+            continue
+        mixture = Mixture(layer, blocks[layer][0], beside.get(layer, []), blocks[layer][1])
+        if lost := mixture.unseen():
+            raise _own_code(kind, lost)
+        result.append(mixture)
+    return result
+
+
+def _own_code(kind: str, name: str) -> NeuroglotError:
+    return NeuroglotError(
+        f"{kind} is a native mixture of experts with code of its own ({name}), so the neurons of its experts cannot be "
+        f"read; {SUPPORTED}."
+    )
 
 
 def _reads_ahead(kind: str) -> NeuroglotError:
@@ -101,7 +148,7 @@ def check_config(config: Any, name: str) -> None:
     The network is built without weights, which takes a second for a large one.
 
     Raises:
-        NeuroglotError: it is no causal language model, a native mixture of experts, or has no FFN.
+        NeuroglotError: it is no causal language model, a mixture of experts with code of its own, or has no FFN.
     """
     from transformers import AutoModelForCausalLM
 

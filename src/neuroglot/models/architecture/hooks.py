@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.residual import stream_of
 
-__all__ = ["observe_ffn", "observe_residual"]
+__all__ = ["observe_ffn", "observe_residual", "observe_routing"]
 
 Observer = Callable[[int, Tensor, Tensor], None]
 
@@ -26,6 +27,19 @@ def observe_ffn(ffns: Sequence[FFN], observe: Observer) -> Iterator[None]:
     with ExitStack() as stack:
         for layer, ffn in enumerate(ffns):
             stack.callback(ffn.observe(partial(observe, layer)))
+        yield
+
+
+@contextmanager
+def observe_routing(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Call `observe(layer, chosen)` for every layer that is a native mixture of experts, inside the block.
+
+    `chosen` is (batch, tokens, experts) bool: which experts the router chose for a token.
+    """
+    with ExitStack() as stack:
+        for layer, ffn in enumerate(ffns):
+            if isinstance(ffn, Mixture):
+                stack.enter_context(ffn.observe_routing(partial(observe, layer)))
         yield
 
 

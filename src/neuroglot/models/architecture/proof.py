@@ -3,8 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import few_tokens, last_hidden_states
 from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.architecture.moe import Mixture
 from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["prove", "prove_once"]
@@ -37,12 +38,22 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
         NeuroglotError: what did not hold, and where.
     """
     names = {id(module): name for name, module in network.named_modules()}
+    mixtures = [ffn for ffn in ffns if isinstance(ffn, Mixture)]
+    dense = [ffn for ffn in ffns if not isinstance(ffn, Mixture)]
+    dense += [ffn for mixture in mixtures for ffn in mixture.shared]
     with ExitStack() as stack:
-        checks = [_Check(ffn, names.get(id(ffn.down), "an FFN")) for ffn in ffns]
+        checks = [_Check(ffn, names.get(id(ffn.down), "an FFN")) for ffn in dense]
         for check in checks:
             check.attach(stack)
+        experts = [stack.enter_context(_experts_compared(mixture)) for mixture in mixtures]
         stack.enter_context(torch.no_grad())
         last_hidden_states(network, few_tokens(network, TOKENS))
+    for mixture, found in zip(mixtures, experts, strict=True):
+        if wrong := found[0] if found else "they were not called":
+            raise NeuroglotError(
+                f"{names[id(mixture.module)]} was taken for the experts of a layer, but {wrong}; see "
+                "docs/supported.md for what can be used."
+            )
     for check in checks:
         if wrong := check.what_failed():
             raise NeuroglotError(
@@ -83,6 +94,40 @@ def _built(network: Any, ffns: Sequence[FFN]) -> str:
     for ffn in ffns:
         digest.update(f"{ffn.neurons} {ffn.gated} {type(ffn.activation)} {ffn.activation!r}".encode())
     return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _experts_compared(mixture: Mixture) -> Iterator[list[str | None]]:
+    """Compute the experts twice inside the block: as the model does, and apart; what differs is in the list."""
+    found: list[str | None] = []
+    original = mixture.module.forward
+
+    def both(*args: Any, **kwargs: Any) -> Tensor:
+        sites: list[tuple[Tensor, Tensor]] = []
+        expected = original(*[each.clone() for each in args], **kwargs)
+        mixture._observers.append(lambda *seen: sites.append(seen))
+        try:
+            got = mixture.computed(*args, **kwargs)
+        finally:
+            mixture._observers.pop()
+        found.append(_expert_fault(mixture, expected, got, *sites[0]))
+        return expected
+
+    with mixture.computed_by(both):
+        yield found
+
+
+def _expert_fault(mixture: Mixture, expected: Tensor, got: Tensor, activation: Tensor, hidden: Tensor) -> str | None:
+    if not bool(torch.isfinite(expected).all()):
+        return None  # weights that give no numbers prove nothing, and recording refuses them
+    tolerance = TOLERANCE.get(expected.dtype, 0.05)
+    scale = float(expected.abs().max()) or 1.0
+    if expected.shape != got.shape or float((expected - got).abs().max()) > tolerance * scale:
+        return "what they give is not what their weights give on the tokens that reach them"
+    if activation.shape[0] * activation.shape[1] != TOKENS:
+        return f"{activation.shape[0] * activation.shape[1]} tokens reach them where {TOKENS} were read"
+    lost = (activation == 0) & (hidden.abs() > tolerance * (float(hidden.abs().max()) or 1.0))
+    return "a neuron whose activation is zero still enters the down-projection" if bool(lost.any()) else None
 
 
 class _Check:

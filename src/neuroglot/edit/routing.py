@@ -1,0 +1,104 @@
+"""Change which experts the router of a native mixture of experts chooses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from neuroglot.edit.positions import When
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.model import Model
+
+__all__ = ["DeactivateExperts", "FavourExperts", "Rerouting", "check_experts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rerouting(ABC):
+    """What to do to the router's logits of some experts. Subclasses say it in `added`.
+
+    Attributes:
+        experts: (L, E) bool, which experts; in layers without a router none.
+    """
+
+    experts: Bool[Tensor, "layers experts"]
+    when: When = field(default="both", init=False)
+
+    @property
+    @abstractmethod
+    def added(self) -> float:
+        """What is added to the logits of these experts, before any is chosen."""
+
+    def off(self, layer: int) -> Bool[Tensor, " experts"]:
+        """The experts of a layer that cannot be chosen at all."""
+        return torch.zeros_like(self.experts[layer])
+
+    def change(self, layer: int, experts: int) -> Callable[[Tensor], Tensor]:
+        """What to put in the place of a layer's logits."""
+        chosen = self.experts[layer, :experts]
+
+        def changed(logits: Float[Tensor, "*tokens experts"]) -> Float[Tensor, "*tokens experts"]:
+            return torch.where(chosen.to(logits.device), logits + self.added, logits)
+
+        return changed
+
+
+@dataclass(frozen=True, eq=False)
+class DeactivateExperts(Rerouting):
+    """Take experts out of the router's choice: their logits are −∞, so that each token reaches others in their place.
+
+    A router that adds a bias of its own, or limits the choice to groups of experts, cannot choose them either. This
+    removes an expert; `Deactivate` on its neurons leaves it chosen and makes it give nothing.
+    """
+
+    @property
+    def added(self) -> float:
+        """Minus infinity."""
+        return -torch.inf
+
+    def off(self, layer: int) -> Bool[Tensor, " experts"]:
+        """All of them."""
+        return self.experts[layer]
+
+
+@dataclass(frozen=True, eq=False)
+class FavourExperts(Rerouting):
+    """Add a bonus to the router's logits of some experts, such as those of a language.
+
+    Attributes:
+        strength: what is added; below zero they are disfavoured.
+        when: on which tokens, as in other interventions.
+    """
+
+    strength: float = 1.0
+    when: When = "both"
+
+    @property
+    def added(self) -> float:
+        """The bonus."""
+        return self.strength
+
+
+def check_experts(change: Rerouting, model: Model) -> None:
+    """Refuse experts that are not a boolean (L, E) of this model.
+
+    Raises:
+        NeuroglotError: as said, or the model is no native mixture of experts, or the strength is no number.
+    """
+    if not model.mixtures:
+        raise NeuroglotError(f"{model.name} is dense and has no router; deactivate its neurons instead.")
+    shape = (model.layers, max(mixture.experts for mixture in model.mixtures.values()))
+    experts = change.experts
+    if not isinstance(experts, Tensor) or experts.dtype != torch.bool or tuple(experts.shape) != shape:
+        raise NeuroglotError(f"experts must be a boolean tensor of {shape[0]} layers × {shape[1]} experts.")
+    if change.when not in ("both", "prompt", "generated"):
+        raise NeuroglotError(f"when is both, prompt or generated, not {change.when!r}.")
+    for layer in experts.any(1).nonzero().flatten().tolist():
+        mixture = model.mixtures.get(layer)
+        if mixture is None or bool(experts[layer, mixture.experts :].any()):
+            raise NeuroglotError(f"Layer {layer + 1} has no such expert; name experts of layers that have a router.")
+        mixture.routing.check_left(change.off(layer)[: mixture.experts])
+    if not torch.isfinite(torch.tensor(change.added)) and not isinstance(change, DeactivateExperts):
+        raise NeuroglotError("The strength must be a finite number; to switch experts off use DeactivateExperts.")
