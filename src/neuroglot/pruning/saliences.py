@@ -39,7 +39,7 @@ def removal_order(
     down: Float[Tensor, "width neurons"],
     moments: Moments,
     *,
-    at_once: int = 16,
+    at_once: int = 32,
     most: float = 0.9,
     ridge: float = RIDGE,
 ) -> Order:
