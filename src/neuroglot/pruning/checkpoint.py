@@ -80,7 +80,7 @@ def prune(
     said = model.ffns[0].layout.width
     even = len(set(widths)) == 1 and bool(said)
     changes: list[Change | None] = [None] * model.layers
-    plain = plain_biases(model)
+    plain = even and plain_biases(model)
     if compensate is not None:
         assert language is not None
         changes = compensated(
@@ -107,7 +107,7 @@ def prune(
                 ffn.down_columns.copy_(change.columns)
         if biased:
             restore.callback(attach(model, [None if change is None else change.bias for change in changes], plain))
-        if even and (plain or not biased):
+        if even and (plain or not biased):  # else plain transformers must not open it, as it has no such bias
             restore.callback(configure(model.text_config, said, widths[0]))
         else:
             restore.callback(configure(model.text_config, WIDTHS, widths))

@@ -105,7 +105,8 @@ def shrink(
                 f"and a tenth of the neurons are {least / before.parameters:.0%}."
             )
         read = hidden_moments(model, text[language], language, tokens=tokens, progress=progress)
-        left = room / before.ffn_parameters
+        total = int(model.exists.sum())
+        left = int(total * room / before.ffn_parameters) / total
         most = min(0.9, 2 * (1 - left) + 0.05)  # a layer that costs little may lose twice its share
         orders = [removal_order(ffn.down_columns, of, most=most) for ffn, of in zip(model.ffns, read, strict=True)]
         keep = keep_within(orders, left)
