@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # On both cores: a file's tests in one worker, all tests of real models in one, which opens each model once.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo check test style architecture models benchmarks clean
+.PHONY: demo check test break style architecture models benchmarks clean
 
 demo: .venv/ready-demo
 	$(BIN)/neuroglot demo
@@ -16,6 +16,10 @@ check: .venv/ready-test style
 
 test: .venv/ready-test style
 	$(PYTEST) --cov --cov-report term
+
+# the attempts to break it, as many as it takes (an hour); `make test` makes a few of each kind
+break: .venv/ready-test
+	BREAK=1 $(BIN)/pytest tests/breaking tests/explorer/test_access.py tests/explorer/test_browser.py
 
 style: .venv/ready-test
 	$(BIN)/ruff check .

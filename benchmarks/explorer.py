@@ -94,7 +94,7 @@ def main() -> None:
             page.goto(address, wait_until="commit")
             page.wait_for_selector("#atlas-plot .plot[data-drawn]", timeout=120_000)
             drawn = time.perf_counter() - begun
-            shown = page.evaluate("window.shown?.find((entry) => entry.identifier === 'atlas-plot')?.renderTime") or 0
+            shown = page.evaluate("window.shown?.find((entry) => entry.identifier === 'figure')?.renderTime") or 0
             painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
             print(f"{attempt}: first paint {painted / 1000:.2f} s, atlas {shown / 1000:.2f} s, answers {drawn:.2f} s")
         page.wait_for_timeout(1000)

@@ -11,6 +11,7 @@ from neuroglot.recording.record_samples import record_samples
 from neuroglot.run.directory import Run
 from neuroglot.run.recording import record_run
 from neuroglot.run.settings import AlignSettings, ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
+from neuroglot.storage.tables import save_table
 
 EVIL = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2> {{value}} ${window.hacked=3}"
 LANGUAGES = ("en", "zh", "ur")
@@ -66,6 +67,6 @@ def make(folder: Path) -> Run:
         for tag in ("en", "zh")
         for choice, share, value in (("threshold 0.05", 0.5, 40.0), ("budget 0.1 by magnitude", 0.9, 22.0))
     ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(run.path / "experts" / "pruning.csv", index=False)
+    save_table(run.path / "experts" / "pruning.csv", pd.DataFrame(rows))
     run.save()
     return run

@@ -99,6 +99,7 @@ def test_generation_measures_and_reports(run, tmp_path):
     assert (run / "figures" / "steering-mine.png").is_file()
     earlier = shutil.copytree(run, tmp_path / "earlier")  # whose tables have the column `arm`
     answers.rename(columns={"condition": "arm"}).to_csv(earlier / "tables" / "answers-mine.csv", index=False)
+    (earlier / "tables" / ".answers-mine.csv.sha256").unlink()  # which they had not
     neuroglot("report", earlier)
     assert "Steering: mine" in (earlier / "report.html").read_text(encoding="utf-8")
     other = shutil.copytree(run, tmp_path / "other")  # found anew, the answers of other neurons are not shown

@@ -231,7 +231,7 @@ def test_a_language_column_of_a_dataset(tmp_path):
     path = dataset(tmp_path / "web", {"default": rows})
     corpus = ng.load_corpus(f"hf:{path}", languages=["fr", "en"], language_column="lang")
     assert texts(corpus) == {"fr": ["un", "deux"], "en": ["one"]}
-    with pytest.raises(ng.NeuroglotError, match="say which languages its column lang has"):
+    with pytest.raises(ng.NeuroglotError, match="column 'lang': say which languages to read"):
         ng.load_corpus(f"hf:{path}", language_column="lang")
     with pytest.raises(ng.NeuroglotError, match="no column 'locale'; it has lang, text"):
         ng.load_corpus(f"hf:{path}", languages=["fr"], language_column="locale")

@@ -266,3 +266,11 @@ def test_baked_equals_hooked(tmp_path, family):
     with pytest.raises(ng.NeuroglotError, match="these neurons|These neurons"):
         ng.bake(model, chosen[:2], tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_model_in_training_mode_is_not_measured():
+    model = tiny.model()
+    model.network.train()
+    corpus = ng.Corpus({"en": ["a text of some words, long enough to be cut into blocks of bytes"] * 4})
+    with pytest.raises(ng.NeuroglotError, match="eval"):
+        ng.evaluate.perplexity(model, corpus, block=32, tokens=128)

@@ -28,7 +28,10 @@ PATIENCE = 60_000  # ms; machines may be slow, and no test is about time
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return exhibit.make(tmp_path_factory.mktemp("exhibit"))
+    """With a file whose name would like to be code."""
+    made = exhibit.make(tmp_path_factory.mktemp("exhibit"))
+    shutil.copy(made.perturbation_path("lape"), made.path / "perturbation" / "a${window.hacked=5}b.json")
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +185,36 @@ def test_matrix_alignment_and_pruning(page, address):
     page.get_by_role("option", name="budget 0.1 by magnitude · zh").click()
     page.wait_for_function("document.querySelector('#pruning-command').textContent.includes('--languages zh')")
     assert "--budget 0.1 --salience magnitude" in page.locator("#pruning-command").text_content()
+
+
+def test_other_names_and_pages_of_others_are_refused(address):
+    def status(**headers):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            return opener.open(urllib.request.Request(f"{address}config", headers=named)).status
+        except urllib.error.HTTPError as refused:
+            return refused.code
+
+    port = address.rstrip("/").rpartition(":")[2]
+    assert status() == status(Origin=address.rstrip("/")) == status(Host=f"localhost:{port}") == 200
+    assert status(Host="evil.example") == status(Host=f"evil.example:{port}") == 403
+    assert status(Origin="http://evil.example") == status(Origin="null") == 403
+    assert status(X_Forwarded_Host="evil.example") == 403
+
+
+def test_who_leaves_is_not_waited_for(browser, address):
+    """A visitor whose answer is being written closes the page; the next one's is written."""
+    for leave in (True, False):
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        tab(page, "Lab")
+        page.locator("#prompt textarea").fill("the cats")
+        page.locator("#silence").get_by_label("Chinese (zh)").check()
+        page.locator("#answer").click()
+        page.wait_for_selector("#intact .small" if leave else "#edited article[data-done=yes]")
+        page.close()
 
 
 def test_no_file_can_be_read_through_the_app(address, run):

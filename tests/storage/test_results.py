@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import neuroglot as ng
 from neuroglot.storage.results import JsonResult, ResultCache, digest_of_settings, refuse_differing
+from neuroglot.storage.sealed import sealed_json
 
 PLAIN = st.dictionaries(st.text(min_size=1), st.integers() | st.text() | st.lists(st.integers()), max_size=4)
 
@@ -88,7 +89,7 @@ def test_a_result_is_saved_and_loaded_or_said_to_be_damaged(tmp_path):
     path = tmp_path / "measured.json"
     result = Measured({"fr": float("inf"), "zh": 0.1}, "中文", {"text": "a"})
     assert Measured.load(result.save(path)) == result
-    for text in ('{"values": {}', '{"nothing": 1}', "[1]"):
+    for text in ('{"values": {}', sealed_json({"nothing": 1}), sealed_json({"values": {"fr": "many"}}), "[1]"):
         path.write_text(text)
         with pytest.raises(ng.NeuroglotError, match=r"measured.json is missing or damaged \(.*\); measure again"):
             Measured.load(path)

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.storage.digests import digest_of
+from neuroglot.storage.digests import SHARD_NAME, digest_of
 
 __all__ = ["LOW", "VALUE", "Example", "Examples", "context"]
 
@@ -80,6 +80,22 @@ class Examples:
             tuple(self.shards[language] for language in languages),
             self.text,
         )
+
+    def check(self) -> None:
+        """Refuse examples that no pass over text can leave.
+
+        Raises:
+            ValueError: a value is negative or not a number, or a place is in no shard.
+        """
+        if self.values.shape != self.places.shape or type(self.text) is not int or self.text < 1:
+            raise ValueError("its examples have values and places of different shapes")
+        if not bool((torch.isfinite(self.values) & (self.values >= 0)).all()):
+            raise ValueError("its examples have values below 0 or not numbers")
+        for places, shards in zip(self.places, self.shards, strict=True):
+            if not all(isinstance(name, str) and SHARD_NAME.fullmatch(name) for name in shards):
+                raise ValueError("its examples name a shard that is none")
+            if places.numel() and (int(places.min()) < -1 or int(places.max()) >> SHARD >= len(shards)):
+                raise ValueError("its examples lie in shards that are not there")
 
     @classmethod
     def stack(cls, parts: Sequence["Examples"]) -> "Examples":

@@ -11,11 +11,12 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.widths import check_widths
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
 from neuroglot.storage.atomic import atomic_path
-from neuroglot.storage.tensors import load_tensors, save_tensors
+from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["NeuronSet"]
 
@@ -201,10 +202,10 @@ class NeuronSet:
         if _is_pickled(path):
             return cls._load_published(path, languages, shape)
         tensors, about = load_tensors(path, KIND, VERSION)
-        tags = about.pop("languages", None)
-        if "mask" not in tensors or not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            raise NeuroglotError(f"{path} is damaged: it lacks the mask or the languages of neurons; make it again.")
-        neurons = cls(tensors["mask"], tags, about)
+        with whole(path, KIND):
+            neurons = cls(tensors["mask"], about.pop("languages"), about)
+            if about.get("widths") is not None:
+                check_widths(about["widths"], neurons.mask.movedim(0, -1))
         if shape is not None and tuple(shape) != neurons.shape:
             raise NeuroglotError(f"{path} is for {neurons.shape} layers and neurons, not {tuple(shape)}.")
         return neurons if languages is None else neurons.select(languages)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
-from neuroglot.storage.tensors import load_tensors, save_tensors
+from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["ParameterSet"]
 
@@ -60,8 +60,12 @@ class ParameterSet:
             NeuroglotError: the file is missing, damaged or of another kind.
         """
         tensors, about = load_tensors(path, KIND, VERSION)
-        places: dict[str, dict[str, Tensor]] = {tag: {} for tag in about.pop("languages")}
-        for key, index in tensors.items():
-            tag, _, name = key.partition(" ")
-            places[tag][name] = index
-        return cls(places, about)
+        with whole(path, KIND):
+            places: dict[str, dict[str, Tensor]] = {tag: {} for tag in about.pop("languages")}
+            for key, index in tensors.items():
+                tag, _, name = key.partition(" ")
+                ascending = index.ndim == 1 and not index.is_floating_point() and bool((index.diff() > 0).all())
+                if not name or not ascending or bool((index[:1] < 0).any()):
+                    raise ValueError(f"the places in {name or key} are not ascending numbers from 0")
+                places[tag][name] = index
+            return cls(places, about)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.storage.tensors import load_tensors, save_tensors
+from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["Kind", "Partition"]
 
@@ -46,7 +46,7 @@ class Partition:
         about: how it was made: kind, settings, the model's name and fingerprint (JSON).
 
     Raises:
-        NeuroglotError: labels are out of range, or an expert has no neuron.
+        NeuroglotError: labels are out of range, a neuron has no expert, or an expert has no neuron.
     """
 
     def __init__(self, labels: Int64[Tensor, "layers neurons"], experts: int, about: dict[str, Any] | None = None):
@@ -58,6 +58,9 @@ class Partition:
                 f"labels must be (layers, neurons) integers from 0 to {experts - 1}, not {tuple(self.labels.shape)} "
                 f"from {int(self.labels.min())} to {int(self.labels.max())}."
             )
+        beyond = self.labels < 0
+        if bool((beyond[:, :-1] & ~beyond[:, 1:]).any()) or bool(beyond.all(0).any()):
+            raise NeuroglotError("A neuron has no expert (-1 is for what lies beyond a layer's width); give it one.")
         empty = (self.sizes == 0).nonzero().tolist()
         if empty:
             raise NeuroglotError(
@@ -130,7 +133,11 @@ class Partition:
             NeuroglotError: the file is missing, damaged or not a partition.
         """
         tensors, about = load_tensors(path, KIND, VERSION)
-        return cls(tensors["labels"], about.pop("experts"), about)
+        with whole(path, KIND):
+            labels, experts = tensors["labels"], about.pop("experts")
+            if type(experts) is not int or labels.is_floating_point() or not 1 <= experts <= labels.shape[-1]:
+                raise ValueError(f"{experts!r} experts of labels {labels.dtype} {tuple(labels.shape)}")
+            return cls(labels, experts, about)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Partition):

@@ -1,7 +1,6 @@
 """What one pass over a parallel corpus leaves: one vector a sample, by language and meaning."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +16,14 @@ from neuroglot.artifacts.recording import Provenance, Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.results import load_json
+from neuroglot.storage.sealed import sealed_json
+from neuroglot.storage.tensors import whole
 
 __all__ = ["Samples"]
 
 KIND, VERSION = "samples", 1
+VECTORS, STATES = "vectors.npy", "states.npy"
 READ_AT_ONCE = 1 << 24  # bytes
 
 
@@ -183,7 +186,7 @@ class Samples:
             "settings": dict(settings),
             "sha256": {file.name: _digest(file) for file in sorted(directory.glob("*.npy"))},
         }
-        (directory / "samples.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+        (directory / "samples.json").write_text(sealed_json(about), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path, *, check: bool = True) -> "Samples":
@@ -199,22 +202,43 @@ class Samples:
         path = Path(path)
         about = read_header(path)
         try:
+            if not {VECTORS} <= set(about["sha256"]) <= {VECTORS, STATES}:
+                raise KeyError("its arrays")
             if check and any(_digest(path / name) != digest for name, digest in about["sha256"].items()):
                 raise NeuroglotError(f"{path} is damaged: its checksum does not match; record the samples again.")
             # copy on write, since torch has no read-only tensors
             arrays = {name: torch.from_numpy(np.load(path / name, mmap_mode="c")) for name in about["sha256"]}
             recorded = path / "recording.safetensors"
-            return cls(
-                arrays["vectors.npy"],
-                tuple(about["languages"]),
-                tuple(about["keys"]),
-                about["layers"],
-                arrays.get("states.npy"),
-                Provenance(**about["provenance"]) if about["provenance"] else None,
-                Recording.load(recorded) if recorded.is_file() else None,
-            )
-        except (OSError, KeyError, TypeError, EOFError) as error:
+            with whole(path, KIND):
+                loaded = cls(
+                    arrays[VECTORS],
+                    tuple(language_tag(tag) for tag in about["languages"]),
+                    tuple(map(str, about["keys"])),
+                    int(about["layers"]),
+                    arrays.get(STATES),
+                    Provenance(**about["provenance"]) if about["provenance"] else None,
+                    Recording.load(recorded) if recorded.is_file() else None,
+                )
+                loaded._check()
+                return loaded
+        except NeuroglotError:
+            raise
+        except (OSError, KeyError, TypeError, EOFError, ValueError, AttributeError) as error:
             raise NeuroglotError(f"{path} is damaged ({error}); record the samples again.") from error
+
+    def _check(self) -> None:
+        """Refuse arrays whose shapes are not those that the rest says.
+
+        Raises:
+            ValueError: as said.
+        """
+        shape = (len(self.languages), len(self.keys))
+        if self.vectors.dtype not in (torch.float32, torch.float64) or tuple(self.vectors.shape[:2]) != shape:
+            raise ValueError(f"vectors of {self.vectors.dtype} {tuple(self.vectors.shape)} for {shape}")
+        if not 1 <= self.layers <= self.vectors.shape[2] or self.vectors.shape[2] % self.layers or 0 in shape:
+            raise ValueError(f"{self.layers} layers in vectors of {self.vectors.shape[2]} numbers")
+        if self.states is not None and tuple(self.states.shape[:3]) != (*shape, self.layers):
+            raise ValueError(f"states of {tuple(self.states.shape)}")
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -224,12 +248,13 @@ def read_header(path: Path) -> dict[str, Any]:
         NeuroglotError: it is missing, damaged, or of a newer format.
     """
     try:
-        about = json.loads((path / "samples.json").read_text(encoding="utf-8"))
+        about = load_json(path / "samples.json")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NeuroglotError(f"{path} holds no samples; make them with record_samples.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NeuroglotError(f"{path / 'samples.json'} is damaged; record the samples again.") from error
-    if about.get("kind") != KIND or about.get("version", 0) > VERSION:
+    version = about.get("version", 0)
+    if about.get("kind") != KIND or not isinstance(version, int) or version > VERSION:
         raise NeuroglotError(f"{path} holds no samples, or of a newer Neuroglot.")
     return dict(about)
 

@@ -4,23 +4,29 @@ Tang et al. (2024, §3.3.4) raise the target language's neurons to their mean in
 off. Later work adds or scales instead. A `Recipe` is any sequence of such interventions, bound to one model.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from neuroglot.edit.baking import bake
 from neuroglot.edit.conditions import digest_of_steps, plain_steps
+from neuroglot.edit.control_vector import export
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, intervene
+from neuroglot.edit.positions import When
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
-from neuroglot.storage.tensors import load_tensors, save_tensors
+from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["Recipe"]
 
 KIND, VERSION = "recipe", 1
+MOST = 1 << 28  # neurons of a model: five times those of the largest published one
 KINDS: dict[str, type[Intervention]] = {
     "deactivate": Deactivate,
     "replace": Replace,
@@ -28,6 +34,7 @@ KINDS: dict[str, type[Intervention]] = {
     "add": Add,
     "scale": Scale,
 }
+SITES, WHEN = get_args(Site), get_args(When)
 
 
 class Recipe:
@@ -52,6 +59,17 @@ class Recipe:
             f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} at {step.site}" for step in self.steps
         )
         return f"<recipe: {steps or 'nothing'}>"
+
+    def __add__(self, other: "Recipe") -> "Recipe":
+        """The steps of both, this one's first; how the second was made is kept where the first does not say it.
+
+        Raises:
+            NeuroglotError: they are for different models.
+        """
+        if self.fingerprint != other.fingerprint:
+            raise NeuroglotError("These recipes are for different models, so they cannot be joined.")
+        said = {name: value for name, value in self.about.items() if value is not None}
+        return Recipe((*self.steps, *other.steps), self.fingerprint, other.about | said)
 
     @contextmanager
     def applied(self, model: Model) -> Iterator[None]:
@@ -86,6 +104,18 @@ class Recipe:
         self.check(model)
         return bake(model, self.steps, path)
 
+    def export(self, path: str | Path) -> Path:
+        """Write it for other engines, where it is a control vector exactly: steps that add to the residual stream.
+
+        Args:
+            path: a .gguf, as llama.cpp's --control-vector takes it; or a .safetensors of plain tensors, `layer.i` to be
+                added to the stream that leaves layer i (from 0).
+
+        Raises:
+            NeuroglotError: a step is something else, which is said; or llama.cpp has no place for it.
+        """
+        return export(self.steps, path, str(self.about.get("model", "")))
+
     @property
     def digest(self) -> str:
         """A digest of what the recipe does, and to which model; how it was made does not count."""
@@ -105,19 +135,53 @@ class Recipe:
             NeuroglotError: the file is missing, damaged or not a recipe.
         """
         tensors, header = load_tensors(path, KIND, VERSION)
-        steps = []
-        for number, said in enumerate(header["steps"]):
-            index = tensors[f"{number}.neurons"].long()
-            mask = torch.zeros(said["shape"], dtype=torch.bool)
-            mask[index[:, 0], index[:, 1]] = True
-            named: dict[str, Any] = {"site": said["site"], "when": said["when"]}
-            if said["strength"] is not None:
-                named["strength"] = said["strength"]
-            if f"{number}.values" in tensors:
-                values = torch.zeros(said["shape"], dtype=torch.float64)
-                values[index[:, 0], index[:, 1]] = tensors[f"{number}.values"]
-                named["values"] = values
-            elif said["value"] is not None:
-                named["values"] = said["value"]
-            steps.append(KINDS[said["kind"]](mask, **named))
-        return cls(steps, header["fingerprint"], header["about"])
+        with whole(path, KIND):
+            steps = [
+                _step(said, tensors[f"{number}.neurons"], tensors.get(f"{number}.values"))
+                for number, said in enumerate(header["steps"])
+            ]
+            if len({step.neurons.shape for step in steps}) > 1:
+                raise ValueError("its steps are for models of different shapes")
+            if not isinstance(header["fingerprint"], str) or not header["fingerprint"]:
+                raise ValueError("it names no model")
+            return cls(steps, header["fingerprint"], dict(header["about"]))
+
+
+def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> Intervention:
+    """One step of a file.
+
+    Raises:
+        ValueError: a shape, an index or a number is none.
+        KeyError: something is not said.
+    """
+    layers, width = said["shape"]
+    if any(type(size) is not int or size < 1 for size in (layers, width)) or layers * width > MOST:
+        raise ValueError(f"its shape is {said['shape']}")
+    if index.is_floating_point() or index.ndim != 2 or index.shape[1] != 2:
+        raise ValueError(f"its neurons are {index.dtype} {tuple(index.shape)}, not pairs of layer and neuron")
+    rows, columns = index.long().unbind(1)
+    if len(rows) and (int(index.min()) < 0 or int(rows.max()) >= layers or int(columns.max()) >= width):
+        raise ValueError(f"it names neurons beyond its {layers} × {width}")
+    mask = torch.zeros(layers, width, dtype=torch.bool)
+    mask[rows, columns] = True
+    if int(mask.sum()) != len(rows):
+        raise ValueError("it names a neuron twice")
+    if said["site"] not in SITES or said["when"] not in WHEN:
+        raise ValueError(f"it acts at {said['site']!r} on {said['when']!r} tokens")
+    named: dict[str, Any] = {"site": said["site"], "when": said["when"]}
+    if said["strength"] is not None:
+        named["strength"] = _number(said["strength"])
+    if values is not None:
+        if tuple(values.shape) != (len(rows),) or not bool(torch.isfinite(values).all()):
+            raise ValueError("its values are not one number for each neuron")
+        named["values"] = torch.zeros(layers, width, dtype=torch.float64)
+        named["values"][rows, columns] = values.to(torch.float64)
+    elif said["value"] is not None:
+        named["values"] = _number(said["value"])
+    return KINDS[said["kind"]](mask, **named)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)

@@ -3,7 +3,6 @@
 The work is transformers' `Trainer`; with an adapter, peft's LoRA on every matrix of attention and FFNs.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar, without_bars
-from neuroglot.storage.atomic import atomic_path, read_json, save_text
-from neuroglot.storage.results import refuse_differing
+from neuroglot.storage.atomic import atomic_path, read_json, writing
+from neuroglot.storage.results import refuse_differing, save_json
 
 __all__ = ["TuneSettings", "tune"]
 
@@ -87,23 +86,25 @@ def tune(
         "pairs": len(pairs),
         "settings": settings.model_dump(),
     }
+    work = path.with_name(f".{path.name}.tuning")
     if path.exists():
         before = read_json(path / "tuning.json")
         remedy = "choose another place, or delete it"
         if before is None:
             raise NeuroglotError(f"{path} exists and is no tuned model; {remedy}.")
         refuse_differing(f"{path} was tuned", {name: before[name] for name in about if name in before}, about, remedy)
+        shutil.rmtree(work, ignore_errors=True)  # stopped just before this, the last time
         return path
     started = time.perf_counter()
-    work = path.with_name(f".{path.name}.tuning")
     _same_work(work, about)
-    tuned, loss = _train(model, pairs, settings, work, language, progress)
+    with writing(work):  # a full disk ends the saving of an epoch
+        tuned, loss = _train(model, pairs, settings, work, language, progress)
     about["loss"], about["seconds"] = loss, time.perf_counter() - started
     with atomic_path(path) as draft, without_bars():
         tuned.save_pretrained(draft)
         if settings.adapter is None:
             model.tokenizer.save_pretrained(draft)
-        save_text(draft / "tuning.json", json.dumps(about, indent=1))
+        save_json(draft / "tuning.json", about)
     shutil.rmtree(work, ignore_errors=True)
     return path
 
@@ -113,7 +114,7 @@ def _same_work(work: Path, about: dict[str, Any]) -> None:
     said = work / "about.json"
     if read_json(said) != about:
         shutil.rmtree(work, ignore_errors=True)
-        save_text(said, json.dumps(about))
+        save_json(said, about)
 
 
 def _train(

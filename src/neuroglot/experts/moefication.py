@@ -70,7 +70,9 @@ def partition(
         shuffled = [each[torch.randperm(len(each), generator=generator)] for each in even]
         return Partition(_labels(shuffled), experts, {**about, "seed": seed})
     rows = []
-    with progress_bar(f"splitting neurons into {experts} experts", layers, unit="layers", shown=progress) as advance:
+    with progress_bar(
+        f"splitting neurons into {experts} experts", model.layers, unit="layers", shown=progress
+    ) as advance:
         for ffn in model.ffns:
             weight = ffn.up_rows
             if weight.device.type == "meta" or not weight.is_floating_point():

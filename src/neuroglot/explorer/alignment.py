@@ -14,6 +14,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.explorer.run_view import RunView, drawn
 from neuroglot.figures.screen import Plot, curves, heatmap, pair_plot, plain
 from neuroglot.languages.tags import named
+from neuroglot.storage.tables import load_table
 
 __all__ = ["Alignment"]
 
@@ -40,7 +41,12 @@ class Alignment:
     def table(self) -> pd.DataFrame:
         """The scores by layer, as the report wrote them or measured now."""
         path = self.run_view.run.path / "tables" / "alignment-layers.csv"
-        return pd.read_csv(path, index_col="layer") if path.is_file() else scores.by_layer(self.samples, draws=200)
+        if path.is_file():
+            try:
+                return load_table(path, index_col="layer")
+            except NeuroglotError:
+                pass  # damaged: measured again
+        return scores.by_layer(self.samples, draws=200)
 
     @property
     def best(self) -> int:

@@ -1,11 +1,14 @@
 """The explorer: five tabs over a run, in the browser. Thin: what is shown is made in the file of each tab."""
 
+import re
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.explorer.access import KnownNames, check_hosts
 from neuroglot.explorer.run_view import RunView
 from neuroglot.explorer.tabs.alignment import _alignment
 from neuroglot.explorer.tabs.lab import _lab
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["build", "explore"]
 
 PORT = 7860
+QUEUE = 64
+"""Events of all visitors together that wait, at most; who comes later is told so."""
 
 
 def explore(
@@ -34,6 +39,8 @@ def explore(
     browser: bool = False,
     model: Model | None = None,
     block: bool = True,
+    allowed_hosts: Sequence[str] = (),
+    root_path: str | None = None,
 ) -> str:
     """Show a run in the browser.
 
@@ -44,6 +51,9 @@ def explore(
         browser: open a browser window.
         model: the run's, if it is open already; by default the Lab opens it when it is first asked.
         block: stay until interrupted.
+        allowed_hosts: further names it may be asked under, such as `lab.example.org` or `*.hf.space`: those of a proxy
+            before it. By default only the name it listens on, this machine's own and the address connected to.
+        root_path: the path that a proxy serves it under, such as `/lab`.
 
     Returns:
         The address.
@@ -51,11 +61,17 @@ def explore(
     Raises:
         NeuroglotError: there is no run, Gradio is not installed, or the port is taken.
     """
+    hosts = check_hosts(allowed_hosts)
+    if root_path is not None and not re.fullmatch(r"(/[\w.~-]+)+/?", root_path):
+        raise NeuroglotError(f"{root_path!r} is not a path such as /lab; give one.")
     app = build(RunView(run if isinstance(run, Run) else Run.open(run), model))
+    app.queue(max_size=QUEUE)
     try:
         _, address, _ = app.launch(
             server_name=host,
             server_port=port,
+            root_path=root_path,
+            app_kwargs={"middleware": [(KnownNames, (), {"host": host, "allowed": hosts})]},
             inbrowser=browser,
             prevent_thread_lock=not block,
             quiet=not block,

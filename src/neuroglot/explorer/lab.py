@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from queue import Queue
@@ -19,12 +19,17 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import perplexity_of
 from neuroglot.evaluate.steering.answers import answer_nll
 from neuroglot.explorer.run_view import drawn
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
 from neuroglot.languages.detection import LanguageIdentifier
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 
-__all__ = ["Answer", "answer_panel", "answers", "lab_recipe"]
+__all__ = ["PROMPT", "Answer", "answer_panel", "answers", "lab_recipe"]
+
+PROMPT = 8_000
+"""Characters of a prompt, at most."""
+SECONDS = 120.0
+"""How long the model may write an answer."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Answer:
     perplexity: float = math.nan
     """Of the answer alone, to the intact model."""
     language: str | None = None
+    cut: bool = False
+    """Whether it took too long and was ended."""
     undetermined: str = ""
     """Why no language was detected."""
 
@@ -103,7 +110,8 @@ def answers(
     repetition_penalty: float = 1.1,
     chat: bool = False,
     languages: Sequence[str] = (),
-) -> Iterator[tuple[Answer, Answer]]:
+    seconds: float = SECONDS,
+) -> Generator[tuple[Answer, Answer], None, None]:
     """The intact and the edited answer, as they grow; at the end with time, language and perplexity.
 
     The model writes one after the other, in a thread that ends with the iterator.
@@ -117,14 +125,18 @@ def answers(
         repetition_penalty: see `generate`.
         chat: see `generate`.
         languages: of the run, which language identification must know.
+        seconds: how long each may take; what is written until then is the answer, and it is said that it was cut.
 
     Raises:
-        NeuroglotError: what `generate` refuses, or the recipe is of another model.
+        NeuroglotError: what `generate` refuses, the prompt is too long, or the recipe is of another model.
     """
+    if len(prompt) > PROMPT:
+        raise NeuroglotError(f"The prompt has {len(prompt):,} characters; the Lab takes at most {PROMPT:,}.")
     recipe.check(model)
     pair = [Answer("as it is", prompt), Answer("edited", prompt)]
     queue: Queue[tuple[int, Answer] | BaseException | None] = Queue()
     stopped = Event()
+    newest = {0: "", 1: ""}
 
     def write() -> None:
         try:
@@ -137,24 +149,31 @@ def answers(
                     if stopped.is_set():
                         raise _Stopped
                     count += 1
-                    seconds = time.perf_counter() - begun
-                    queue.put((place, replace(start, text=text, seconds=seconds, tokens=count)))
+                    newest[place] = text
+                    took = time.perf_counter() - begun
+                    queue.put((place, replace(start, text=text, seconds=took, tokens=count)))
+                    if took > seconds:
+                        raise _TimeUp
 
+                cut = False
                 with nullcontext() if place == 0 else recipe.applied(model):
-                    (text,) = generate(
-                        model,
-                        [prompt],
-                        tokens=tokens,
-                        temperature=temperature,
-                        repetition_penalty=repetition_penalty,
-                        chat=chat,
-                        written=written,
-                    )
-                seconds = time.perf_counter() - begun
+                    try:
+                        (text,) = generate(
+                            model,
+                            [prompt],
+                            tokens=tokens,
+                            temperature=temperature,
+                            repetition_penalty=repetition_penalty,
+                            chat=chat,
+                            written=written,
+                        )
+                    except _TimeUp:
+                        text, cut = newest[place], True
+                took = time.perf_counter() - begun
                 nats, predicted = answer_nll(model, [text])[0]
                 perplexity = perplexity_of(nats / predicted) if predicted else math.nan
                 language, undetermined = _language(text, languages)
-                done = replace(start, text=text, done=True, seconds=seconds, tokens=count, perplexity=perplexity)
+                done = replace(start, text=text, done=True, seconds=took, tokens=count, perplexity=perplexity, cut=cut)
                 queue.put((place, replace(done, language=language, undetermined=undetermined)))
             queue.put(None)
         except BaseException as error:
@@ -174,6 +193,10 @@ def answers(
     finally:
         stopped.set()
         worker.join()
+
+
+class _TimeUp(Exception):
+    """An answer took as long as one may."""
 
 
 class _Stopped(Exception):

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.screen import Plot, perturbation_plot
 from neuroglot.figures.words import findings
+from neuroglot.storage.names import is_name
 
 __all__ = ["matrices", "measured", "sentences"]
 
@@ -17,7 +19,12 @@ def measured(run_view: RunView) -> dict[str, Perturbation]:
     run = run_view.run
     found = {}
     for path in sorted((run.path / "perturbation").glob("*.json")):
-        result = Perturbation.load(path)
+        if not is_name(path.stem):
+            continue  # no method of ours has such a name
+        try:
+            result = Perturbation.load(path)
+        except NeuroglotError:
+            continue  # damaged: the next `neuroglot perturb` measures it again
         if result.intact and result.off:
             found[path.stem] = result
     return found

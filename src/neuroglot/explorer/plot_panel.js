@@ -1,6 +1,7 @@
 // Draws the figure in `props.value` with plotly.js, and tells which cell was chosen: by a click, or with the arrow keys
 // and Enter.
 const node = element.querySelector(".plot");
+node.setAttribute("aria-label", props.caption);
 const settings = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
 let cell = [0, 0];
 

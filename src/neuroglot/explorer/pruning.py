@@ -5,6 +5,7 @@ import pandas as pd
 from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.screen import DASHES, LINES, Plot, curves, plain
 from neuroglot.languages.tags import named
+from neuroglot.run.pruning import pruning_measured
 
 __all__ = ["choices", "command", "pruning_plot", "table"]
 
@@ -14,7 +15,7 @@ def table(run_view: RunView) -> pd.DataFrame | None:
     path = run_view.run.path / "experts" / "pruning.csv"
     if not path.is_file():
         return None
-    found = pd.read_csv(path, keep_default_na=False)
+    found = pruning_measured(path)
     for column in ("proportion", "random", "random_std", "experts", "original"):
         found[column] = pd.to_numeric(found[column], errors="coerce")
     return found.dropna(subset=["proportion", "experts"])

@@ -3,7 +3,6 @@
 import shlex
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -13,6 +12,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
+from neuroglot.explorer.turns import Turns
 from neuroglot.languages.tags import direction, language_name
 from neuroglot.models.loading import load_tokenizer
 from neuroglot.models.model import Model
@@ -20,6 +20,8 @@ from neuroglot.run.directory import Run
 
 __all__ = ["RunView", "drawn", "note"]
 
+WAITING = 8
+"""How many may wait for the model, beside the one it writes for."""
 TEMPLATES = Environment(
     loader=PackageLoader("neuroglot.explorer"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
 )
@@ -31,12 +33,12 @@ class RunView:
 
     Attributes:
         run: the run.
-        busy: held by whoever makes the model write, since it can do one thing at a time.
+        turns: of those who make the model write, since it can do one thing at a time.
     """
 
     def __init__(self, run: Run, model: Model | None = None):
         self.run = run
-        self.busy = Lock()
+        self.turns = Turns(WAITING)
         self._model = model
 
     @cached_property
@@ -89,7 +91,7 @@ class RunView:
     def samples(self) -> Samples | None:
         """The samples of a parallel corpus; None if there are none."""
         try:
-            return Samples.load(self.run.samples_path, check=False)
+            return Samples.load(self.run.samples_path)
         except NeuroglotError:
             return None
 

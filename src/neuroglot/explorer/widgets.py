@@ -29,12 +29,13 @@ def _script() -> str:
 
 def _panel(gr: Any, name: str, value: Plot | None = None, **more: Any) -> Any:
     """A figure; of a heatmap its cells at once, before plotly.js has come."""
-    first = ""
+    first = ""  # the template is a language of its own: nothing from outside goes into it, the panel's name neither
     if value is not None and value["data"][0]["type"] == "heatmap":
-        first = f'<img class="first" alt="" elementtiming="{name}" src="data:image/png;base64,{preview(value)}">'
+        first = f'<img class="first" alt="" elementtiming="figure" src="data:image/png;base64,{preview(value)}">'
     return gr.HTML(
         None if value is None else json.dumps(value),
-        html_template=f'<div class="plot" tabindex="0" role="application" aria-label="{name}">{first}</div>',
+        html_template=f'<div class="plot" tabindex="0" role="application">{first}</div>',
+        caption=name,
         js_on_load=files("neuroglot.explorer").joinpath("plot_panel.js").read_text(encoding="utf-8"),
         script=_script(),
         apply_default_css=False,

@@ -1,5 +1,6 @@
 """Write a model with only some of its neurons and tokens: smaller on disk, in memory and in FLOPs."""
 
+import hashlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -19,8 +20,9 @@ from neuroglot.models.vocabulary import token_counts
 from neuroglot.pruning.biases import attach, configure, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
 from neuroglot.pruning.vocabulary import kept_tokens, trimmed
+from neuroglot.storage.made import is_made
 
-__all__ = ["Compensate", "prune"]
+__all__ = ["Compensate", "kept_digest", "prune"]
 
 Compensate = Literal["mean", "refit"]
 
@@ -69,14 +71,19 @@ def prune(
     check_mask(keep, (model.layers, model.neurons))
     keep = keep & model.exists
     path = Path(path)
-    if path.exists():
+    _check_asked(recording, text, language, compensate, vocabulary)
+    made_from = None
+    if compensate is None and vocabulary is False:
+        made_from = kept_digest(keep, model.fingerprint, str(model.network.dtype))
+        if is_made(path, made_from, "pruned model"):
+            return path
+    elif path.exists():  # what a text gave is not known without reading it again
         raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
     widths = keep.sum(1).tolist()
     if 0 in widths:
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
-    _check_asked(recording, text, language, compensate, vocabulary)
     said = model.ffns[0].layout.width
     even = len(set(widths)) == 1 and bool(said)
     changes: list[Change | None] = [None] * model.layers
@@ -115,8 +122,14 @@ def prune(
                 restore.callback(configure(model.text_config, BIASES, True))
         if ids is not None:
             restore.enter_context(trimmed(model, ids))
-        model.save(path)
+        model.save(path, made_from)
     return path
+
+
+def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:
+    """A digest of which neurons are kept, and of what."""
+    about = f"{bound} {tuple(keep.shape)}".encode()
+    return hashlib.sha256(about + keep.cpu().contiguous().numpy().tobytes()).hexdigest()[:32]
 
 
 def _check_asked(

@@ -15,10 +15,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.pruning.checkpoint import kept_digest
 from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["prune_gguf"]
 
+MADE_FROM = "neuroglot.made_from"
+"""Names a digest of what a file was pruned from: the same command finds its own result."""
 PER_LAYER = {"llama": "deci", "deci": "deci", "openelm": "openelm"}
 """Architectures that can have a width a layer → the architecture to write."""
 ROWS = re.compile(r"blk\.(\d+)\.ffn_(gate|up)\.(weight|bias)$")
@@ -45,10 +48,13 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
             a layer; `path` exists or cannot be written.
     """
     source, path = Path(source), Path(path)
-    if path.exists():
-        raise NeuroglotError(f"{path} exists; choose a new file for the pruned model.")
     if not source.is_file():
         raise NeuroglotError(f"{source} does not exist; give the .gguf file of the intact model.")
+    made_from = kept_digest(keep, str(source.resolve()), f"{source.stat().st_size} {source.stat().st_mtime_ns}")
+    if path.exists():
+        if _made_from(path) == made_from:
+            return path
+        raise NeuroglotError(f"{path} exists; choose a new file for the pruned model.")
     if not bool(keep.any(1).all()):
         empty = int((~keep.any(1)).nonzero()[0])
         raise NeuroglotError(f"Nothing would be kept in layer {empty + 1}; keep at least one neuron a layer.")
@@ -71,6 +77,7 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
         if alignment := _value(reader, "general.alignment"):
             writer.data_alignment = int(alignment)  # type: ignore[call-overload]
         _copy_fields(reader, writer, architecture, target, filled)
+        writer.add_string(MADE_FROM, made_from)
         tensors = []
         for tensor in reader.tensors:
             data, kind = _pruned(tensor, kept, filled, keep.shape[1])
@@ -83,6 +90,14 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
             writer.write_tensor_data(data)
         writer.close()
     return path
+
+
+def _made_from(path: Path) -> object:
+    """What a file says that it was made from; None if nothing, or if it is no GGUF file."""
+    try:
+        return _value(gguf.GGUFReader(path), MADE_FROM)
+    except (ValueError, OSError, IndexError):
+        return None
 
 
 def _value(reader: gguf.GGUFReader, name: str) -> object:
@@ -106,7 +121,7 @@ def _check(reader: gguf.GGUFReader, source: Path, architecture: str, keep: Tenso
 def _copy_fields(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, old: str, new: str, filled: list[int]) -> None:
     """Everything that the header says, under the architecture's name, with the new widths."""
     for name, field in reader.fields.items():
-        if name.startswith(("GGUF.", "split.")) or name == "general.architecture":
+        if name.startswith(("GGUF.", "split.")) or name in ("general.architecture", MADE_FROM):
             continue  # one file is written, whatever was read
         renamed = re.sub(rf"^{re.escape(old)}\.", f"{new}.", name)
         if name == f"{old}.feed_forward_length":

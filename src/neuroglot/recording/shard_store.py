@@ -4,7 +4,6 @@ Every file is whole or absent and its bytes follow from the plan, so no order of
 only keep two processes from doing the same work twice.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,9 +15,10 @@ from pydantic import ValidationError
 
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.storage.atomic import DRAFT, atomic_path, save_text, writing
+from neuroglot.storage.atomic import DRAFT, atomic_path, read_json, writing
 from neuroglot.storage.digests import shard_name
-from neuroglot.storage.results import refuse_differing
+from neuroglot.storage.names import check_name
+from neuroglot.storage.results import load_json, refuse_differing, save_json
 from neuroglot.tokens.shards import TextOfLanguage
 
 __all__ = ["ShardStore", "merge"]
@@ -49,17 +49,20 @@ class ShardStore:
             raise NeuroglotError(f"{self.directory} holds no recording; make one with `neuroglot record`.")
         self.settings: dict[str, Any] = dict(old if settings is None else settings)  # type: ignore[arg-type]
         if old is None:
-            save_text(path, json.dumps({"settings": self.settings}, indent=1))
+            save_json(path, {"settings": self.settings})
         else:
             self.check_same(old)
 
     @staticmethod
     def _plan(path: Path) -> dict[str, Any] | None:
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+            settings = dict(load_json(path)["settings"])
+            for tag in settings.get("languages", ()):
+                check_name(tag)  # it becomes part of names of files
+            return settings
         except (FileNotFoundError, NotADirectoryError):
             return None  # if a file is in the way, writing will say so
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise NeuroglotError(f"{path} is damaged; delete {path.parent} to record again.") from error
 
     def check_same(self, old: Mapping[str, Any]) -> None:
@@ -121,9 +124,12 @@ class ShardStore:
         if not self._finished.is_file():
             return None
         try:
-            return Recording.load(self._finished)
+            recording = Recording.load(self._finished)
         except NeuroglotError as error:
             raise NeuroglotError(f"{self._finished} is damaged; delete it, and record again.") from error
+        if self._shards.exists():  # whoever finished it was stopped before they were dropped
+            self._drop()
+        return recording
 
     @property
     def keeps_text(self) -> bool:
@@ -183,8 +189,8 @@ class ShardStore:
     def text(self, language: str) -> TextOfLanguage | None:
         """What was read of a language, if that was finished."""
         try:
-            return TextOfLanguage.model_validate_json((self._text / f"{language}.json").read_text(encoding="utf-8"))
-        except (OSError, ValidationError, UnicodeDecodeError):
+            return TextOfLanguage.model_validate(read_json(self._text / f"{language}.json"))
+        except (NeuroglotError, ValidationError):
             return None
 
 
@@ -210,7 +216,7 @@ def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
         found = _found(stores, target, texts)
         recording = Recording.merge(Recording.load(path) for path in found)
         for tag, text in texts.items():
-            save_text(target.directory / "text" / f"{tag}.json", text.model_dump_json(indent=1))
+            save_json(target.directory / "text" / f"{tag}.json", text.model_dump())
         if target.keeps_text:
             for path in found:
                 _copy_text(path.stem, stores, target)

@@ -12,7 +12,7 @@ from neuroglot.figures.alignment import agreement_figure, dominance_figure, scor
 from neuroglot.figures.style import save_figure
 from neuroglot.identify.overlap import compare
 from neuroglot.run.directory import Run
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.tables import load_table, save_table
 
 __all__ = ["alignment_findings", "alignment_section"]
 
@@ -58,7 +58,7 @@ def alignment_section(run: Run) -> dict[str, Any]:
         "summary": summary,
         "findings": alignment_findings(layers, dominance, agreement),
         "figures": {name: _figure(run, figure, name) for name, figure in figures.items()},
-        "continuations": pd.read_csv(written, keep_default_na=False) if written.is_file() else None,
+        "continuations": load_table(written, keep_default_na=False) if written.is_file() else None,
     }
 
 
@@ -103,4 +103,4 @@ def _figure(run: Run, figure: Figure, name: str) -> str:
 
 
 def _table(run: Run, name: str, table: pd.DataFrame) -> None:
-    save_text(run.path / "tables" / f"{name}.csv", table.reset_index().to_csv(index=False, lineterminator="\n"))
+    save_table(run.path / "tables" / f"{name}.csv", table.reset_index())

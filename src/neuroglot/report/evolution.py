@@ -1,6 +1,7 @@
 """What `evolve` measured, as tables, figures and a page."""
 
 import base64
+import re
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -10,8 +11,11 @@ from neuroglot.figures.alignment import evolution_figure, region_layers_figure, 
 from neuroglot.figures.style import save_figure
 from neuroglot.run.evolution import Evolution
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.tables import save_table
 
 __all__ = ["evolution_report"]
+
+UNSAFE = r"[^\w.+=-]+"  # of a revision's name, such as refs/pr/1, in a file's
 
 
 def evolution_report(evolution: Evolution, out: str | Path, *, sizes: bool = False) -> Path:
@@ -27,9 +31,9 @@ def evolution_report(evolution: Evolution, out: str | Path, *, sizes: bool = Fal
     """
     out = Path(out)
     table = evolution.table
-    save_text(out / "tables" / "evolution.csv", table.to_csv(index=False, lineterminator="\n"))
+    save_table(out / "tables" / "evolution.csv", table)
     for name, layers in evolution.layers.items():
-        save_text(out / "tables" / f"layers-{name}.csv", layers.reset_index().to_csv(index=False, lineterminator="\n"))
+        save_table(out / "tables" / f"layers-{re.sub(UNSAFE, '-', name)}.csv", layers.reset_index())
     if "perplexity" not in table and not evolution.tasks:
         table = table.assign(perplexity=float("nan"))
     if "sklr_share" not in table:

@@ -19,6 +19,7 @@ from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.genealogy import relatedness
 from neuroglot.languages.tags import language_name, named
 from neuroglot.run.directory import Run
+from neuroglot.run.pruning import pruning_measured
 from neuroglot.stats import mantel
 
 __all__ = ["expert_part"]
@@ -98,7 +99,7 @@ def expert_part(
         )
     file = run.path / "experts" / "pruning.csv"
     if file.is_file():
-        pruning = pd.read_csv(file, keep_default_na=False)
+        pruning = pruning_measured(file)
         save_table(run, "pruning", pruning)
         shown["pruning"] = pruning
     return shown

@@ -24,6 +24,7 @@ from neuroglot.report.steering import steering_part
 from neuroglot.report.tasks import task_part
 from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.tables import save_table
 
 __all__ = ["report"]
 
@@ -112,7 +113,7 @@ def _figure(run: Run, figure: Any, name: str) -> str:
 
 
 def _save_table(run: Run, name: str, table: pd.DataFrame) -> None:
-    save_text(run.path / "tables" / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    save_table(run.path / "tables" / f"{name}.csv", table)
 
 
 _TEMPLATES = Environment(

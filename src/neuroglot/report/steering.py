@@ -12,6 +12,7 @@ from neuroglot.figures.steering import forcing_figure
 from neuroglot.languages.tags import direction, language_name
 from neuroglot.run.directory import Run
 from neuroglot.run.steering import read_answers
+from neuroglot.storage.tables import load_table
 
 __all__ = ["steering_findings", "steering_part"]
 
@@ -51,7 +52,7 @@ def steering_part(
                 "rates": rates,
                 "findings": steering_findings(answers),
                 "repair": repaired,
-                "search": pd.read_csv(search) if search.is_file() else None,
+                "search": load_table(search, "run the same command again") if search.is_file() else None,
                 "examples": _examples(answers),
             }
         )

@@ -65,11 +65,11 @@ def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
 def continue_run(run: "Run", model: "Model", prompts: int, tokens: int) -> None:
     """Write beginnings on with each region off, and keep the table."""
     from neuroglot.evaluate.steering.continuations import beginnings, continuations
-    from neuroglot.storage.atomic import save_text
+    from neuroglot.storage.tables import save_table
 
     regions = run.neurons("regions")
     held_out = run.manifest.text.load()[1]
     common = held_out.select([tag for tag in held_out.languages if tag in regions.languages])
     with status("writing with each region off"):
         table = continuations(model, beginnings(model, common, prompts=prompts), regions, tokens=tokens)
-    save_text(run.continuations_path, table.to_csv(index=False, lineterminator="\n"))
+    save_table(run.continuations_path, table)

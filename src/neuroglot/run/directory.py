@@ -33,6 +33,7 @@ from neuroglot.run.settings import (
 )
 from neuroglot.storage.atomic import DRAFT, save_text
 from neuroglot.storage.locks import LOCK, locked
+from neuroglot.storage.names import check_inside, check_name
 from neuroglot.storage.results import refuse_differing
 
 if TYPE_CHECKING:  # they need torch, and that there is no run should be said at once
@@ -130,6 +131,7 @@ class Run:
         path = Path(path)
         try:
             manifest = Manifest.model_validate_json((path / "run.json").read_text(encoding="utf-8"))
+            check_inside(path)
         except FileNotFoundError as error:
             raise NeuroglotError(
                 f"{path} is not a run (it has no run.json); make one with `neuroglot record`."
@@ -277,7 +279,7 @@ class Run:
 
     def neurons_path(self, method: str) -> Path:
         """Where a method's neurons are."""
-        return self.path / "neurons" / f"{method}.safetensors"
+        return self.path / "neurons" / f"{check_name(method)}.safetensors"
 
     def neurons(self, method: str) -> "NeuronSet":
         """The neurons that a method found.
@@ -311,4 +313,4 @@ class Run:
 
     def perturbation_path(self, method: str) -> Path:
         """Where a method's perplexities are."""
-        return self.path / "perturbation" / f"{method}.json"
+        return self.path / "perturbation" / f"{check_name(method)}.json"

@@ -1,8 +1,8 @@
 """The evidence of a comparison: what each part of a run's text says of the neurons, made when first asked for, kept."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
+from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.comparison import ALL
 from neuroglot.identify.parameter_variation import variation_rates, varied_parameters
 from neuroglot.identify.registry import Method, known
@@ -23,8 +24,9 @@ from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.recording.recorder import record
 from neuroglot.run.directory import Run
-from neuroglot.run.identification import PLAIN
-from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.run.settings import PLAIN
+from neuroglot.storage.atomic import read_json
+from neuroglot.storage.results import save_json
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
 __all__ = ["EvidenceByPart", "lacking", "possible"]
@@ -122,7 +124,7 @@ class EvidenceByPart:
         """The single parameters that tuning on a language left alone, a share of all for each."""
         path = self.folder / "parameters.safetensors"
         wanted = {"top_fraction": share, "tuned": self._tuned_files()}
-        if path.is_file():
+        with suppress(NeuroglotError):  # it is not there, or damaged
             found = ParameterSet.load(path)
             if {name: found.about.get(name) for name in wanted} == wanted:
                 return found
@@ -179,7 +181,7 @@ class EvidenceByPart:
     def _rates(self) -> Tensor:
         path = self.folder / "rates.safetensors"
         about = {"tuned": self._tuned_files()}
-        if path.is_file():
+        with suppress(NeuroglotError):  # they are not there, or damaged
             tensors, before = load_tensors(path, "variation", 1)
             if before == about:
                 return tensors["rates"]
@@ -226,5 +228,5 @@ class _StepTimes:
         made = step()
         if not self._lost and name not in self.seconds:
             self.seconds[name] = time.perf_counter() - started
-            save_text(self._file, json.dumps(self.seconds, indent=1))
+            save_json(self._file, self.seconds)
         return made

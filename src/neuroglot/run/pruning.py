@@ -1,8 +1,10 @@
 """Pruning in a run: which experts each language keeps, what that costs, and the model that is left."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Bool, Float64
@@ -12,7 +14,7 @@ from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.widths import padded
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
 from neuroglot.evaluate.likelihood.perplexity import increase_of
 from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
@@ -24,10 +26,10 @@ from neuroglot.models.model import Model
 from neuroglot.pruning.checkpoint import prune
 from neuroglot.pruning.size import Size, largest_budget, size
 from neuroglot.run.directory import Run
-from neuroglot.storage.atomic import save_text
 from neuroglot.storage.locks import locked
+from neuroglot.storage.tables import load_table, save_table
 
-__all__ = ["RULES", "expert_scores", "prune_run"]
+__all__ = ["RULES", "expert_scores", "prune_run", "pruning_measured"]
 
 Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
 
@@ -129,8 +131,26 @@ def _keep_table(file: Path, table: pd.DataFrame) -> None:
         text = table.to_csv(index=False, lineterminator="\n")
         if file.is_file():
             fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
-            text = replaced_rows(pd.read_csv(file, dtype=str, keep_default_na=False), fresh, ["choice", "language"])
-        save_text(file, text)
+            try:
+                old = pruning_measured(file, dtype=str)
+            except NeuroglotError as error:
+                warnings.warn(f"{error} What it held of other choices is dropped.", NeuroglotWarning, stacklevel=3)
+            else:
+                text = replaced_rows(old, fresh, ["choice", "language"])
+        save_table(file, text)
+
+
+def pruning_measured(file: Path, **how: Any) -> pd.DataFrame:
+    """The table of what pruning costs that a run keeps.
+
+    Raises:
+        NeuroglotError: it is damaged, or something else.
+    """
+    remedy = f"delete it and run `neuroglot prune {file.parent.parent}` again"
+    table = load_table(file, remedy, keep_default_na=False, **how)
+    if missing := [name for name in ("choice", "language", "proportion", "experts", "original") if name not in table]:
+        raise NeuroglotError(f"{file} is missing or damaged (it has no column {missing[0]}); {remedy}.")
+    return table
 
 
 def replaced_rows(old: pd.DataFrame, fresh: pd.DataFrame, key: list[str]) -> str:

@@ -20,13 +20,14 @@ from neuroglot.evaluate.steering.forcing import CONDITIONS, Forced, Prompts, Ste
 from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
 from neuroglot.evaluate.steering.search import grid, search
 from neuroglot.evaluate.steering.tables import repair
-from neuroglot.generation.engine import Generation
+from neuroglot.generation.settings import Generation
 from neuroglot.languages.tags import closest
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import Manifest
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.names import check_name
 from neuroglot.storage.results import digest_of_settings
+from neuroglot.storage.tables import load_table, save_table
 
 __all__ = [
     "RunAnswers",
@@ -81,9 +82,13 @@ class SteeringSettings(BaseModel):
 
     @property
     def words(self) -> str:
-        """What the answers are called in names of files, as long as no others of the run are called so."""
+        """What the answers are called in names of files, as long as no others of the run are called so.
+
+        Raises:
+            NeuroglotError: the file of prompts has a name that cannot be part of others.
+        """
         method = [] if self.method == "lape" else [self.method]
-        return "-".join([Path(self.prompts).stem, *method, *(["asked"] if self.ask else [])])
+        return "-".join([check_name(Path(self.prompts).stem), *method, *(["asked"] if self.ask else [])])
 
     @property
     def digest(self) -> str:
@@ -192,6 +197,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
         NeuroglotError: what is asked for is not there, which is said before the model is opened; or the judge fails,
             and the answers are kept.
     """
+    check_name(settings.words)
     neurons = run.neurons(settings.method)
     targets = [closest(tag, neurons.languages) or tag for tag in settings.targets or neurons.languages]
     neurons.check_languages(targets)
@@ -267,7 +273,7 @@ def _repaired(answers: pd.DataFrame, settings: SteeringSettings) -> pd.DataFrame
 
 def read_answers(path: Path) -> pd.DataFrame:
     """The table of answers that a run keeps; earlier runs called the condition `arm`."""
-    answers = pd.read_csv(path, keep_default_na=False, dtype={"language": str})
+    answers = load_table(path, "run the same command again", keep_default_na=False, dtype={"language": str})
     return answers.rename(columns={"arm": "condition"})
 
 
@@ -284,7 +290,7 @@ def _table(run: Run, kind: str, name: str) -> Path:
 
 
 def _save(run: Run, kind: str, name: str, table: pd.DataFrame) -> Path:
-    return save_text(_table(run, kind, name), table.to_csv(index=False, lineterminator="\n"))
+    return save_table(_table(run, kind, name), table)
 
 
 def _named(run: Run, settings: SteeringSettings) -> str:

@@ -17,8 +17,8 @@ from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.run.pruning import RULES, expert_scores, replaced_rows
-from neuroglot.storage.atomic import save_text
 from neuroglot.storage.locks import locked
+from neuroglot.storage.tables import load_table, save_table
 
 __all__ = [
     "forget_tasks",
@@ -106,7 +106,7 @@ def table_paths(folder: Path) -> list[Path]:
 
 def read_scores(path: Path, **how: Any) -> pd.DataFrame:
     """One of these tables; earlier runs called the condition `change`."""
-    table: pd.DataFrame = pd.read_csv(path, keep_default_na=False, **how)
+    table = load_table(path, "delete it and run `neuroglot evaluate tasks` again", keep_default_na=False, **how)
     return table.rename(columns={"change": "condition"})
 
 
@@ -122,7 +122,7 @@ def keep_tables(folder: Path, table: TaskTable) -> None:
             if path.is_file():
                 fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
                 text = replaced_rows(read_scores(path, dtype=str), fresh, ["condition", "task"])
-            save_text(path, text)
+            save_table(path, text)
 
 
 def forget_tasks(run: Run, method: str) -> None:
@@ -133,7 +133,7 @@ def forget_tasks(run: Run, method: str) -> None:
         for path in (run.path / "tables").glob("tasks*.csv"):
             old = read_scores(path, dtype=str)
             stays = ~old.condition.str.endswith(f" off, {method}")
-            save_text(path, old[stays].to_csv(index=False, lineterminator="\n"))
+            save_table(path, old[stays])
 
 
 def tasks_of_run(

@@ -1,13 +1,15 @@
 """Files that are whole or absent: nothing half-written is ever readable as whole.
 
-Everything Neuroglot writes goes through `atomic_path`: into a hidden neighbour first, then renamed into place. Tensor
-files carry their kind, a format version and a checksum, so that a reader can refuse what it cannot trust.
+Everything Neuroglot writes goes through `atomic_path`: into a hidden neighbour first, then renamed into place. A
+process that is killed leaves its neighbour behind; the next one that writes there removes it.
 """
 
 import errno
-import json
 import os
+import re
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,10 +19,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.sealed import digest_of_bytes, unsealed_json
 
 __all__ = ["DRAFT", "atomic_path", "read_json", "save_text", "writing"]
 
 DRAFT = ".partial"  # ends the hidden name of what is being written
+OLD = 7 * 24 * 3600.0  # seconds after which the draft of another machine is left for good
+
+_HOST = digest_of_bytes(socket.gethostname().encode())[:6]
+_OURS = re.compile(rf"\..*\.(?:([0-9a-f]{{6}})-([0-9]+)-)?[0-9a-f]{{8}}{re.escape(DRAFT)}")
+_cleaned: set[tuple[int, str]] = set()
 
 
 @contextmanager
@@ -47,10 +55,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         NeuroglotError: the place cannot be written (disk full, read-only, not a directory …); `path` is then as it was.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{DRAFT}")
+    draft = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}{DRAFT}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _clean(path.parent)
             yield draft
             _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
             if draft.is_dir() and path.is_dir():
@@ -72,12 +81,44 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
         NeuroglotError: it is there and cannot be read.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found, _ = unsealed_json(Path(path).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise NeuroglotError(f"{path} cannot be read: {error.strerror or error}.") from error
     return found if isinstance(found, dict) else None
+
+
+def _clean(folder: Path) -> None:
+    """Remove what killed processes left half-written in a directory, the first time that this one writes there."""
+    if (os.getpid(), str(folder)) in _cleaned:
+        return
+    _cleaned.add((os.getpid(), str(folder)))
+    for item in os.scandir(folder):
+        found = _OURS.fullmatch(item.name)
+        if found is None or not _abandoned(item, *found.groups()):
+            continue
+        if item.is_dir(follow_symlinks=False):
+            shutil.rmtree(item.path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                os.unlink(item.path)
+
+
+def _abandoned(item: os.DirEntry[str], host: str | None, process: str | None) -> bool:
+    """Whether who wrote a draft is gone: its process has ended, or, where that cannot be known, it is a week old."""
+    if host == _HOST and process is not None and os.name == "posix":
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):  # it lives, and is another user's
+            return False
+        return False
+    try:
+        return time.time() - item.stat(follow_symlinks=False).st_mtime > OLD
+    except OSError:
+        return False
 
 
 def _flush(*paths: Path) -> None:
@@ -96,7 +137,7 @@ def _flush(*paths: Path) -> None:
 def _write_failure(error: Exception) -> str | None:
     """Why a write failed, in words; None if `error` is not about writing."""
     if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
+        return os.strerror(error.errno)  # also: links that loop, names that are too long
     # safetensors and torch pass the system's words on inside their own exceptions
     for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
         if os.strerror(number) in str(error):

@@ -1,10 +1,14 @@
 """Digests that name what was read."""
 
 import hashlib
+import re
 
 import numpy as np
 
-__all__ = ["digest_of", "shard_name"]
+__all__ = ["SHARD_NAME", "digest_of", "shard_name"]
+
+SHARD_NAME = re.compile(r"[A-Za-z0-9-]+-[0-9]{5,}-[0-9a-f]{16}")
+"""What the name of a shard looks like."""
 
 
 def shard_name(language: str, index: int, digest: str = "*") -> str:

@@ -10,16 +10,32 @@ from typing import Any, ClassVar, Self
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.sealed import note_unsealed, sealed_json, unsealed_json
 
-__all__ = ["JsonResult", "ResultCache", "digest_of_settings", "readable", "refuse_differing", "save_json"]
+__all__ = ["JsonResult", "ResultCache", "digest_of_settings", "load_json", "readable", "refuse_differing", "save_json"]
 
 LONGEST = 120  # characters of a value that a refusal shows
 SHOWN = 48  # characters of a longer one, from just before the first that differs
 
 
-def save_json(path: str | Path, value: Any) -> Path:
-    """Write a value as JSON, whole or not at all."""
-    return save_text(path, json.dumps(value, ensure_ascii=False, indent=1))
+def save_json(path: str | Path, value: Mapping[str, Any]) -> Path:
+    """Write a value as JSON, whole or not at all; its last entry is a digest of all of it."""
+    return save_text(path, sealed_json(value))
+
+
+def load_json(path: str | Path) -> dict[str, Any]:
+    """Read what `save_json` wrote.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        ValueError: it is no JSON object, or its digest does not match.
+    """
+    value, sealed = unsealed_json(Path(path).read_bytes())
+    if not isinstance(value, dict):
+        raise ValueError("it holds no names")
+    if not sealed:
+        note_unsealed(Path(path))
+    return value
 
 
 @contextmanager
@@ -31,8 +47,10 @@ def readable(path: str | Path, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise NeuroglotError(f"{path} is missing or damaged ({error}); {remedy}.") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        first = (said.strip().splitlines() or [type(error).__name__])[0]
+        raise NeuroglotError(f"{path} is missing or damaged ({first}); {remedy}.") from error
 
 
 class JsonResult:
@@ -54,9 +72,17 @@ class JsonResult:
         Raises:
             NeuroglotError: the file is missing or damaged.
         """
+        from pydantic import TypeAdapter, ValidationError
+
         with readable(path, cls.remedy):
-            kept = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(**{cls.renamed.get(name, name): value for name, value in dict(kept).items()})
+            kept = {cls.renamed.get(name, name): value for name, value in load_json(path).items()}
+            made = cls(**kept)
+            try:
+                TypeAdapter(cls).validate_python(vars(made))
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            return made
 
 
 # --- found by a digest ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from neuroglot.figures.papers import share_figure
 from neuroglot.languages.genealogy import relatedness
 from neuroglot.languages.tags import language_name
 from neuroglot.run.experts import record_experts, record_tuned
-from neuroglot.run.pruning import prune_run
+from neuroglot.run.pruning import prune_run, pruning_measured
 from neuroglot.run.settings import ExpertSettings
 from neuroglot.run.tasks import pruned_conditions
 from neuroglot.stats import mantel
@@ -97,12 +97,14 @@ class Babel(Study):
         for tag in how.languages or self.languages:
             done = set()
             if file.is_file():
-                table = pd.read_csv(file, keep_default_na=False)
+                table = pruning_measured(file)
                 done = set(table.choice[table.language == tag])
             missing = [rule for rule in rules if names[rule] not in done]
             for rule in missing:
                 prune_run(self.run, self.model, [tag], [rule], samples=how.samples, seeds=how.seeds)
-        table = pd.read_csv(file, keep_default_na=False, na_values={"random_std": [""], "random": [""]})
+        table = pruning_measured(file)
+        for name in ("random", "random_std"):
+            table[name] = pd.to_numeric(table[name], errors="coerce")
         return table[table.choice.isin(names.values())].reset_index(drop=True)
 
     # --- the paper's tables and figures -------------------------------------------------------------------------------

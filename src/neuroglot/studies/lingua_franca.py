@@ -26,7 +26,7 @@ from neuroglot.languages.tags import language_name
 from neuroglot.run.evolution import Evolution, EvolveSettings, evolve
 from neuroglot.run.identification import keep_neurons
 from neuroglot.run.settings import AlignSettings
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.tables import save_table
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
 from neuroglot.studies.study import Finding, Study, not_asked
 
@@ -248,7 +248,7 @@ class LinguaFranca(Study):
             raise NeuroglotError(f"none of {', '.join(how.languages)} is recorded; name others as writing.languages.")
         prompts = beginnings(self.model, held_out.select(tags), prompts=how.prompts)
         table = continuations(self.model, prompts, self.regions, tokens=how.tokens)
-        save_text(self.run.continuations_path, table.to_csv(index=False, lineterminator="\n"))
+        save_table(self.run.continuations_path, table)
         changed = (table["intact"] != table["off"]).groupby(table["language"], sort=False).sum()
         said = [f"Continuations that change: {', '.join(f'{tag} {n} of {how.prompts}' for tag, n in changed.items())}."]
         return Finding(said, None, {"": table})

@@ -8,6 +8,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.tables import load_table
 from neuroglot.studies.paper import Item
 from neuroglot.studies.study import Study
 
@@ -51,8 +52,9 @@ def _shown(study: Study, item: Item) -> dict[str, Any]:
     if kept is None:
         return shown
     folder = study.path / "study"
+    remedy = f"delete {folder / item.key}.json to measure it again"
     for suffix, name in kept["tables"].items():
-        table = pd.read_csv(folder / name, keep_default_na=False, dtype=str)
+        table = load_table(folder / name, remedy, keep_default_na=False, dtype=str)
         if len(table):
             table = table.loc[:, (table != "").any()]  # not, say, deviations of one draw
         small = len(table) <= ROWS and suffix != "answers"

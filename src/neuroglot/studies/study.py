@@ -34,7 +34,9 @@ from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
 from neuroglot.run.tasks import measure_and_keep
 from neuroglot.storage.atomic import read_json, save_text
-from neuroglot.storage.results import refuse_differing
+from neuroglot.storage.names import is_name
+from neuroglot.storage.results import refuse_differing, save_json
+from neuroglot.storage.tables import save_table
 from neuroglot.studies.paper import Item, choose, paper
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
 
@@ -178,7 +180,7 @@ class Study:
             except NeuroglotError as error:
                 say(f"   not measured: {error}")
                 kept: dict[str, Any] = {"said": [], "agrees": None, "tables": {}, "figures": {}, "failed": str(error)}
-                save_text(self.path / "study" / f"{item.key}.json", json.dumps(kept, ensure_ascii=False, indent=1))
+                save_json(self.path / "study" / f"{item.key}.json", kept)
             else:
                 self._keep(item, finding)
                 for sentence in finding.said:
@@ -190,19 +192,27 @@ class Study:
         tables, figures = {}, {}
         for suffix, table in finding.tables.items():
             name = f"{item.key}{suffix and '-'}{suffix}.csv"
-            save_text(folder / name, table.to_csv(index=False, lineterminator="\n"))
+            save_table(folder / name, table)
             tables[suffix] = name
         for suffix, figure in finding.figures.items():
             figures[suffix] = save_figure(figure, folder, f"{item.key}{suffix and '-'}{suffix}")[0].name
         kept = {
             "said": finding.said, "agrees": finding.agrees, "tables": tables, "figures": figures, "failed": None,
         }  # fmt: skip
-        save_text(folder / f"{item.key}.json", json.dumps(kept, ensure_ascii=False, indent=1))
+        save_json(folder / f"{item.key}.json", kept)
 
     def found(self, item: Item, *, failed: bool = False) -> dict[str, Any] | None:
         """What was kept of an item; None if it is not finished, or failed and `failed` is not asked for."""
         kept = read_json(self.path / "study" / f"{item.key}.json")
+        if kept is not None and not _names_files(kept):
+            return None  # it is measured again
         return kept if kept is not None and (kept.get("failed") is None or failed) else None
+
+
+def _names_files(kept: dict[str, Any]) -> bool:
+    """Whether what is kept of an item names its tables and figures by names of files, and no other paths."""
+    parts = [kept.get(part) for part in ("tables", "figures")]
+    return all(isinstance(part, dict) and all(map(is_name, part.values())) for part in parts)
 
 
 def not_asked(what: str) -> NeuroglotError:

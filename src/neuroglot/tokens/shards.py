@@ -13,17 +13,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import dill
 import numpy as np
 from filelock import FileLock
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.tokenization import PIECE, encode, pieces
-from neuroglot.storage.atomic import atomic_path, save_text, writing
+from neuroglot.storage.atomic import atomic_path, read_json, writing
 from neuroglot.storage.digests import digest_of, shard_name
+from neuroglot.storage.results import save_json
 
 __all__ = ["Reading", "TextOfLanguage", "check_vocabulary", "token_rows", "too_short"]
 
@@ -102,7 +103,7 @@ class TextOfLanguage(BaseModel):
     """The digest of these documents."""
     tokens: int
     """How many tokens of them were kept, BOS and what is left over at the end not among them."""
-    shards: list[str]
+    shards: list[Annotated[str, Field(pattern="^[0-9a-f]{16}$")]]
     """The digest of each shard's tokens, in order."""
 
 
@@ -138,8 +139,8 @@ class Reading:
     def known(self) -> TextOfLanguage | None:
         """What was read before, if that was finished."""
         try:
-            return TextOfLanguage.model_validate_json(self.path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValidationError, UnicodeDecodeError):
+            return TextOfLanguage.model_validate(read_json(self.path))
+        except ValidationError:  # not there, or damaged: read again
             return None
 
     def recorded(self, index: int) -> list[str]:
@@ -181,7 +182,7 @@ class Reading:
             made = self._tokenize()
             if known not in (None, made):
                 raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
-            save_text(self.path, made.model_dump_json(indent=1))
+            save_json(self.path, made.model_dump())
             return made
         finally:
             lock.release()

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.likelihood.perplexity import block_nll, held_out_blocks, perplexity_of
 from neuroglot.identify.random_neurons import random
 from neuroglot.models.model import Model
@@ -376,7 +377,11 @@ def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
 def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
     if resume is None or not Path(resume).is_file():
         return fresh
-    old = Perturbation.load(resume)
+    try:
+        old = Perturbation.load(resume)
+    except NeuroglotError as error:
+        warnings.warn(f"{error} This is done now.", NeuroglotWarning, stacklevel=3)
+        return fresh
     refuse_differing(
         f"{resume} was measured", old.settings, fresh.settings, "delete it to measure again, or name another file"
     )

@@ -10,7 +10,7 @@ from neuroglot.artifacts.partition import Partition
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.evaluate.likelihood.perplexity import perplexity_of
-from neuroglot.evaluate.likelihood.sample_perplexity import LENGTH, mean_sample_nll, tokenized_samples
+from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
 from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
@@ -25,7 +25,7 @@ def measure_pruning(
     keep: Mapping[str, Mapping[str, Bool[Tensor, "layers experts"]]],
     *,
     samples: int = 1_000,
-    length: int = LENGTH,
+    length: int | None = None,
     seeds: int = 3,
     batch_tokens: int = 1024,
     progress: bool = True,
@@ -40,7 +40,7 @@ def measure_pruning(
         partition: the experts.
         keep: a name of the choice (`threshold 0.05`) → language → (L, E) bool, the experts kept.
         samples: at most so many of each language.
-        length: tokens a sample at most.
+        length: tokens a sample at most; see `tokenized_samples`.
         seeds: how many random choices.
         batch_tokens: tokens a forward pass.
         progress: show a bar.

@@ -3,7 +3,6 @@
 import copy
 import difflib
 import functools
-import json
 import logging
 import os
 import random
@@ -22,7 +21,7 @@ from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import beginning
 from neuroglot.progress import progress_bar
-from neuroglot.storage.results import readable, save_json
+from neuroglot.storage.results import load_json, readable, save_json
 
 __all__ = ["Item", "TaskScore", "load_tasks", "score_task", "tasks"]
 
@@ -94,7 +93,7 @@ class TaskScore:
             NeuroglotError: the file is missing or damaged.
         """
         with readable(path, "delete it, and the task is measured again"):
-            held = json.loads(Path(path).read_text(encoding="utf-8"))
+            held = load_json(path)
             settings = held.pop("settings")
             held["items"] = [Item(**item) for item in held["items"]]
             return cls(**held), settings

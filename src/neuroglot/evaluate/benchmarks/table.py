@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neuroglot.edit.conditions import INTACT, Condition
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.benchmarks.harness import TaskScore, load_tasks, score_task
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
@@ -224,7 +225,11 @@ class _Files:
         file = self._file(row, task)
         if file is None or not file.is_file():
             return None
-        score, before = TaskScore.load(file)
+        try:
+            score, before = TaskScore.load(file)
+        except NeuroglotError as error:
+            warnings.warn(f"{error} It is measured again.", NeuroglotWarning, stacklevel=2)
+            return None
         now = self.settings[task] | {"condition": row.digest}
         refuse_differing(f"{file} was measured", before, now, "repeat those settings, or delete it to measure again")
         return score

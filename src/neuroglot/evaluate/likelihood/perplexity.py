@@ -229,6 +229,7 @@ def blocks_nll(
     advance: Callable[[int, str], None],
 ) -> Iterator[Float64[Tensor, "some predicted"]]:
     """The negative log-likelihood (nats) of every predicted token, a batch of blocks after another; not checked."""
+    model.check_state()
     for batch in blocks.to(model.device).split(max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])):
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(states.device, torch.int64)

@@ -14,18 +14,21 @@ from neuroglot.models.model import Model
 __all__ = ["TokenRows", "mean_sample_nll", "sample_perplexity", "tokenized_samples"]
 
 LENGTH = 200
-"""Tokens a sample at most, as in Liu et al. (2024, §4.5)."""
+"""Tokens a sample at most, as in Liu et al. (2024, §4.5); fewer where a model cannot read as many."""
 
 TokenRows = list[Int[Tensor, " _"]]  # each of its own length
 
 
-def tokenized_samples(model: Model, corpus: Corpus, *, samples: int, length: int = LENGTH) -> dict[str, TokenRows]:
+def tokenized_samples(model: Model, corpus: Corpus, *, samples: int, length: int | None = None) -> dict[str, TokenRows]:
     """The first samples of each language, BOS in front where the tokenizer puts one, shortest first.
+
+    Each is cut to `length` tokens, by default to 200 or as many as the model reads.
 
     Raises:
         NeuroglotError: no sample of a language has two tokens, or the model cannot read samples so long.
     """
     first = list(model.begin)
+    length = length or min(LENGTH, model.context or LENGTH)
     model.check_length(length, "A sample of that length", f"use a length of at most {model.context}")
     result = {}
     for tag in corpus.languages:
@@ -56,6 +59,7 @@ def mean_sample_nll(
     Raises:
         NeuroglotError: a logit is not a number.
     """
+    model.check_state()
     total, count, start = 0.0, 0, 0
     while start < len(samples):
         stop = start + 1  # the shortest come first, so that a batch's longest is its last
@@ -76,7 +80,7 @@ def mean_sample_nll(
 
 
 def sample_perplexity(
-    model: Model, corpus: Corpus, *, samples: int = 1_000, length: int = LENGTH, batch_tokens: int = 1024
+    model: Model, corpus: Corpus, *, samples: int = 1_000, length: int | None = None, batch_tokens: int = 1024
 ) -> dict[str, float]:
     """Perplexity of each language over samples of at most 200 tokens (Liu et al. 2024, §4.5); see `perplexity`.
 

@@ -1,13 +1,14 @@
 """The tab of the lab."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from html import escape
 from typing import Any
 
 from neuroglot.edit.steering import METHODS, layer_numbers
 from neuroglot.errors import NeuroglotError
-from neuroglot.explorer.lab import Answer, answer_panel, answers, lab_recipe
-from neuroglot.explorer.run_view import RunView, note
+from neuroglot.explorer.lab import PROMPT, Answer, answer_panel, answers, lab_recipe
+from neuroglot.explorer.run_view import WAITING, RunView, note
 from neuroglot.explorer.widgets import _languages, _methods, _quiet, _text
 
 
@@ -18,7 +19,8 @@ def _lab(gr: Any, run_view: RunView) -> None:
     recording = run_view.recording
     methods = _methods(run_view.neurons)
     tags = _languages(recording.languages)
-    prompt = gr.Textbox(label="Prompt", lines=3, elem_id="prompt", placeholder="To be continued, or answered")
+    hint = "To be continued, or answered"
+    prompt = gr.Textbox(label="Prompt", lines=3, elem_id="prompt", placeholder=hint, max_length=PROMPT)
     with gr.Row():
         silence = gr.CheckboxGroup(tags, label="Silence", elem_id="silence")
         higher = gr.CheckboxGroup(tags, label="Raise", elem_id="raise")
@@ -53,22 +55,29 @@ def _lab(gr: Any, run_view: RunView) -> None:
             )  # fmt: skip
             steps = ", ".join(f"{type(step).__name__.lower()} {int(step.neurons.sum()):,}" for step in recipe.steps)
             said = f"<p class='small'>{escape(steps)} neurons</p>"
-            if not run_view.has_model:
-                yield "<p>Opening the model …</p>", *blank
-            with run_view.busy:
+            if len(prompt) > PROMPT:
+                raise NeuroglotError(f"The prompt has {len(prompt):,} characters; the Lab takes at most {PROMPT:,}.")
+            with closing(run_view.turns.wait()) as turn:
+                while before := next(turn):  # left by closing: when the page is, too
+                    yield f"<p>Waiting for the model: {before} before you</p>", *blank
+                if not run_view.has_model:
+                    yield "<p>Opening the model …</p>", *blank
                 how: dict[str, Any] = {
                     "tokens": int(tokens),
                     "temperature": temperature,
                     "repetition_penalty": penalty,
                     "chat": chat,
                 }
-                for one, two in answers(run_view.model, recipe, prompt, languages=recording.languages, **how):
-                    yield said, answer_panel(one), answer_panel(two)
+                written = answers(run_view.model, recipe, prompt, languages=recording.languages, **how)
+                with closing(written):
+                    for one, two in written:
+                        yield said, answer_panel(one), answer_panel(two)
         except NeuroglotError as error:
             yield note(str(error)), *blank
 
     inputs = [
         prompt, silence, higher, found, method, strength, layers, site, tokens, temperature, penalty, chat
     ]  # fmt: skip
-    running = gr.on([go.click, prompt.submit], write, inputs, [state, before, after], **_quiet(concurrency_limit=1))
+    how = _quiet(concurrency_limit=WAITING + 2)  # they wait in the run's own line, which says how long it is
+    running = gr.on([go.click, prompt.submit], write, inputs, [state, before, after], **how)
     stop.click(None, cancels=[running])

@@ -1,0 +1,233 @@
+"""Kill every command that writes, and see what comes of it: `python kills.py DIRECTORY ATTEMPTS SEED`.
+
+A program of its own, single-threaded, so that it can fork. Each command is run once to count the calls with which it
+changes the disk. Then a child runs it again and kills itself at one of them, before, in the middle of or after it; the
+next child goes on in the same directory. The directory must then be that of a command which was never stopped, file by
+file, with no draft left. With ATTEMPTS 0 each call of each command is the last one once. Recording and merging have a
+program of their own, `tests/killing.py`. Prints what happened as JSON.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import safetensors.torch
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot.corpus.instructions import Pair
+from neuroglot.edit.tuning import TuneSettings, tune
+from neuroglot.errors import NeuroglotWarning
+from neuroglot.report.page import report
+from neuroglot.run.alignment import align_run
+from neuroglot.run.comparison import CompareSettings, compare_run
+from neuroglot.run.directory import Run
+from neuroglot.run.evolution import EvolveSettings, evolve
+from neuroglot.run.experts import record_experts
+from neuroglot.run.identification import identify_run
+from neuroglot.run.perturbation import perturb_run
+from neuroglot.run.pruning import prune_run
+from neuroglot.run.recording import record_run
+from neuroglot.run.settings import AlignSettings, ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
+from neuroglot.storage.atomic import DRAFT
+
+LAPE = {"top_fraction": 0.3, "activity_quantile": 0.5}
+MEASURED = {"tokens": 60, "block": 16, "seeds": 1}
+model = tiny.model()
+
+
+def begin(root):
+    """A recorded run, its model and its text."""
+    model.save(root / "model")
+    columns = tiny.corpus(30)
+    lines = [",".join(columns.languages)]
+    lines += [",".join(f'"{text}"' for text in row) for row in zip(*(columns[tag] for tag in columns.languages))]  # noqa: B905
+    (root / "corpus.csv").write_text("\n".join(lines), encoding="utf-8")
+    text = TextSettings(source=str(root / "corpus.csv"))
+    settings = RunRecordSettings(block=16, tokens=600)
+    run = Run.create(root / "before" / "run", ModelSettings(source=str(root / "model")), text, settings)
+    record_run(run, model, text.load()[0], progress=False)
+    return run
+
+
+def identify(folder):
+    identify_run(Run.open(folder / "run"), "lape", LAPE)
+
+
+def perturb(folder):
+    perturb_run(Run.open(folder / "run"), model, "lape", corpus=None, **MEASURED)
+
+
+def align(folder):
+    align_run(Run.open(folder / "run"), AlignSettings(samples=4, max_tokens=20, threshold=0.5))
+
+
+def compare(folder):
+    settings = CompareSettings(methods=["lape", "random"], budget=0.1, seeds=1, tokens=60, block=16)
+    compare_run(Run.open(folder / "run"), model, settings, progress=False)
+
+
+def experts(folder):
+    run = Run.open(folder / "run")
+    settings = ExpertSettings(experts=4, kind="contiguous", top=[0.3])
+    record_experts(run, model, run.manifest.text.load()[0], settings, progress=False)
+
+
+def prune(folder):
+    run = Run.open(folder / "run")
+    prune_run(run, model, ["fr"], [("share", 0.5)], samples=2, seeds=1, path=folder / "pruned")
+
+
+def steer(folder):
+    run = Run.open(folder / "run")
+    recipe = ng.steer(run.recording, run.neurons("lape"), "fr", site="hidden", method="scale", strength=2.0)
+    recipe.save(folder / "recipe.safetensors")
+    recipe.bake(model, folder / "baked")
+
+
+def write_report(folder):
+    report(Run.open(folder / "run"))
+
+
+def measure_evolution(folder):
+    settings = EvolveSettings(samples=4, max_tokens=20, threshold=0.5, draws=2)
+    sources = [str(folder.parent / "model")]
+    evolve(sources, Run.open(folder / "run").manifest.text.load()[0], folder / "evolution", settings=settings)
+
+
+def tune_on(folder):
+    pairs = [Pair(f"say {i}", f"le {i}") for i in range(4)]
+    tune(tiny.model(), pairs, folder / "tuned", TuneSettings(epochs=1, batch=2), language="fr", progress=False)
+
+
+COMMANDS = {
+    "identify": identify, "perturb": perturb, "experts": experts, "prune": prune, "align": align, "compare": compare,
+    "steer": steer, "report": write_report, "evolve": measure_evolution, "tune": tune_on,
+}  # fmt: skip
+"""In an order in which each finds what it needs."""
+
+NEEDS = {
+    "perturb": ["identify"], "prune": ["experts"], "steer": ["identify"],
+    "report": ["identify", "perturb", "experts"],
+}  # fmt: skip
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(point, moment, tell):
+    """Have the `point`-th call that changes the disk be this process's last; with none, count them into a file."""
+    calls = 0
+
+    def deadly(function, place=None):
+        def call(*arguments, **named):
+            nonlocal calls
+            calls += 1
+            if tell is not None:
+                with open(tell, "w") as file:
+                    file.write(str(calls))
+            if calls != point:
+                return function(*arguments, **named)
+            if moment != "before":
+                function(*arguments, **named)
+            if moment == "middle" and place is not None:
+                os.truncate(arguments[place], os.path.getsize(arguments[place]) // 2)
+            die()
+
+        return call
+
+    safetensors.torch.save_file = deadly(safetensors.torch.save_file, 1)
+    Path.write_text = deadly(Path.write_text, 0)
+    Path.unlink, Path.mkdir = deadly(Path.unlink), deadly(Path.mkdir)
+    os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
+    shutil.rmtree = deadly(shutil.rmtree)
+
+
+def child(name, folder, point=0, moment="", tell=None):
+    """Run a command in a process of its own; whether it was killed."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        try:
+            warnings.simplefilter("ignore", NeuroglotWarning)
+            os.dup2(os.open(folder.parent / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+            if point or tell:
+                arm(point, moment, tell)
+            COMMANDS[name](folder)
+        except BaseException as error:
+            print(f"{name}: {error!r}", file=sys.stdout, flush=True)
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, f"{name}, {moment} call {point}"
+    return os.WIFSIGNALED(status)
+
+
+def tree(folder):
+    """Every file by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def fresh(root, name, before):
+    folder = root / name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(before, folder, symlinks=True)
+    return folder
+
+
+def check(name, folder, right, volatile, about):
+    """The directory is that of a command that was never stopped."""
+    found = tree(folder)
+    drafts = [path for path in found if DRAFT in path or ".tuning" in path]
+    assert not drafts, f"{about}: {drafts}"
+    lost, more = sorted(right.keys() - found.keys()), sorted(found.keys() - right.keys())
+    assert not lost and not more, f"{about}: lost {lost}, more {more}"
+    other = [path for path in right if path not in volatile and found[path] != right[path]]
+    assert not other, f"{about}: other bytes in {other}"
+
+
+def main(root, wanted, seed, only):
+    torch.set_num_threads(1)
+    dice = random.Random(seed)
+    model.fingerprint, model.tokenizer_fingerprint  # noqa: B018 (kept for all children)
+    begin(root)
+    before, killed, calls = root / "before", Counter(), {}
+    names = only or list(COMMANDS)
+    each = wanted and max(1, wanted // len(names))
+    needed = {need for name in names for need in NEEDS.get(name, ())}
+    for name in COMMANDS:
+        if name not in names:
+            if name in needed:
+                child(name, before)
+            continue
+        folder = fresh(root, "now", before)
+        child(name, folder, tell=root / "calls")
+        calls[name] = int((root / "calls").read_text())
+        right = tree(folder)
+        child(name, fresh(root, "now", before))
+        volatile = {path for path, data in tree(folder).items() if right.get(path) != data}
+        points = [(point, moment) for point in range(1, calls[name] + 1) for moment in ("before", "middle", "after")]
+        for point, moment in dice.sample(points, min(each, len(points))) if each else points:
+            folder = fresh(root, "now", before)
+            killed[name] += child(name, folder, point, moment)
+            if dice.random() < 0.3:  # and while it goes on, too
+                killed[name] += child(name, folder, dice.randint(1, calls[name]), "middle")
+            child(name, folder)
+            check(name, folder, right, volatile, f"{name}, {moment} call {point}")
+            child(name, folder)  # what is finished is taken as it is
+            check(name, folder, right, volatile, f"{name} again, after {moment} call {point}")
+        shutil.rmtree(before)
+        shutil.move(root / "now", before)
+    print(json.dumps({"killed": killed, "calls": calls}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
