@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import neuroglot as ng
-from neuroglot.edit.pruning import size
+from neuroglot.pruning.size import size
 
 TOKENS, REPEATS = 256, 9
 

@@ -35,10 +35,11 @@ FLOORS: list[dict[str, str]] = [
         "generation": "write text",
         "alignment": "one meaning in many languages",
         "recording": "one pass over text becomes a value",
+        "pruning": "write a smaller model",
     },
     {
         "identify": "which neurons are a language's: a file a method",
-        "edit": "change a running model, or write another",
+        "edit": "change a running model, or its weights",
         "experts": "groups of neurons",
         "tokens": "text into shards of tokens",
     },

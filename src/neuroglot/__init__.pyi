@@ -20,7 +20,6 @@ from neuroglot.edit.interventions import Raise as Raise
 from neuroglot.edit.interventions import Replace as Replace
 from neuroglot.edit.interventions import Scale as Scale
 from neuroglot.edit.interventions import intervene as intervene
-from neuroglot.edit.pruning import prune as prune
 from neuroglot.edit.recipes import Recipe as Recipe
 from neuroglot.edit.routing import DeactivateExperts as DeactivateExperts
 from neuroglot.edit.routing import FavourExperts as FavourExperts
@@ -29,6 +28,7 @@ from neuroglot.errors import NeuroglotError as NeuroglotError
 from neuroglot.errors import NeuroglotWarning as NeuroglotWarning
 from neuroglot.models.loading import load_model as load_model
 from neuroglot.models.model import Model as Model
+from neuroglot.pruning.checkpoint import prune as prune
 from neuroglot.recording.record_samples import record_samples as record_samples
 from neuroglot.recording.recorder import record as record
 from neuroglot.run.evolution import evolve as evolve

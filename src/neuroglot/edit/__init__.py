@@ -1,1 +1,1 @@
-"""Change a running model, or write another: interventions, recipes, baking, pruning, tuning."""
+"""Change a running model, or write another: interventions, recipes, baking, tuning."""

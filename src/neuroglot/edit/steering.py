@@ -1,7 +1,7 @@
 """A recipe from a recording: how a language's neurons are raised, another's ablated, or the residual stream moved."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool

@@ -1,7 +1,8 @@
 """Models whose layers have different numbers of neurons, which `prune` writes and transformers has no word for.
 
-Their `config.json` says how many each layer has, under `neuroglot_widths`. They are opened as their own architecture,
-narrowed before the weights are read.
+Their `config.json` says how many each layer has, under `neuroglot_widths`, and under `neuroglot_biases` whether the
+down-projections have biases that their architecture has no word for. They are opened as their own architecture,
+narrowed before the weights are read. Plain transformers refuses them, as the widths do not fit.
 """
 
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 
 from neuroglot.models.architecture.find import check_config, find_ffns
 
-__all__ = ["WIDTHS", "narrowed", "opener"]
+__all__ = ["BIASES", "WIDTHS", "narrowed", "opener"]
 
 WIDTHS = "neuroglot_widths"
+BIASES = "neuroglot_biases"
 
 
 def opener(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -34,7 +36,11 @@ def narrowed(usual: Any, config: Any) -> Any:
 
     def narrow(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         architecture.__init__(self, config, *args, **kwargs)
-        for ffn, width in zip(find_ffns(self), getattr(self.config.get_text_config(decoder=True), WIDTHS), strict=True):
+        said = self.config.get_text_config(decoder=True)
+        for ffn, width in zip(find_ffns(self), getattr(said, WIDTHS), strict=True):
             ffn.keep(torch.arange(width))
+            down: Any = ffn.down
+            if getattr(said, BIASES, False) and down.bias is None:
+                down.bias = torch.nn.Parameter(torch.zeros_like(ffn.down_columns[:, 0]))
 
     return type(architecture.__name__, (architecture,), {"__init__": narrow, "__module__": architecture.__module__})

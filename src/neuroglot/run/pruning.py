@@ -14,7 +14,6 @@ from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.widths import padded
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
-from neuroglot.edit.pruning import Size, largest_budget, prune, size
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
 from neuroglot.evaluate.likelihood.perplexity import increase_of
@@ -24,6 +23,8 @@ from neuroglot.experts.keep import salience as measured_salience
 from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
+from neuroglot.pruning.checkpoint import prune
+from neuroglot.pruning.size import Size, largest_budget, size
 from neuroglot.run.directory import Run
 from neuroglot.storage.locks import locked
 from neuroglot.storage.tables import load_table, save_table
@@ -166,7 +167,7 @@ def replaced_rows(old: pd.DataFrame, fresh: pd.DataFrame, key: list[str]) -> str
 
 def _write(model: Model, keep: Bool[Tensor, "layers neurons"], path: Path, gguf: Path | None) -> list[str]:
     """Write the pruned model, and say in words what it saves."""
-    from neuroglot.edit.pruning_gguf import prune_gguf  # reads gguf, which a report need not
+    from neuroglot.pruning.gguf import prune_gguf  # reads gguf, which a report need not
 
     if path.suffix == ".gguf":
         assert gguf is not None

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import neuroglot as ng
-from neuroglot.edit.pruning_gguf import prune_gguf
 from neuroglot.models.gguf import gguf_file
+from neuroglot.pruning.gguf import prune_gguf
 
 WIDTH, HIDDEN, LAYERS = 64, 32, 2
 

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import neuroglot as ng
-from neuroglot.edit.vocabulary import kept_tokens, trimmed
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.vocabulary import changed, needed_tokens, token_counts, trim_tokenizer
+from neuroglot.pruning.vocabulary import kept_tokens, trimmed
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<|turn|>", "<unused0>", "<unused1>"]
 

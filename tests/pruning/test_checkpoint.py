@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import neuroglot as ng
-from neuroglot.edit.pruning import largest_budget, size
+from neuroglot.pruning.size import largest_budget, size
 
 TOKENS = torch.randint(0, 256, (2, 12), generator=torch.Generator().manual_seed(0))
 

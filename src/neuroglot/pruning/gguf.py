@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool
 from torch import Tensor
 
-from neuroglot.edit.pruning import kept_digest
 from neuroglot.errors import NeuroglotError
+from neuroglot.pruning.checkpoint import kept_digest
 from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["prune_gguf"]

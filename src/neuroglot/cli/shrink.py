@@ -1,0 +1,74 @@
+"""`neuroglot shrink`: a model for one language, at a share of its size."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import app, checked, out, print_table
+from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, ModelArgument, TextColumnOption
+from neuroglot.errors import NeuroglotError
+
+
+@app.command()
+def shrink(
+    model: ModelArgument,
+    language: Annotated[str, typer.Option("--language", "-l", help="Whom the model is for.", show_default=False)],
+    text: Annotated[
+        str, typer.Option(help="Text in the language: a corpus as `record` takes it. The more, the better.")
+    ] = "starter",
+    size: Annotated[str, typer.Option(help="At most this share of all parameters.")] = "50%",
+    folder: Annotated[Path, typer.Option("--out", "-o", help="A new directory.")] = Path("shrunk"),
+    tokens: Annotated[int, typer.Option(min=1, help="Fit what is left on so many tokens.")] = 20_000,
+    characters: Annotated[int, typer.Option(min=1, help="Measure on so many held-out characters.")] = 50_000,
+    hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the random baseline.")] = 0,
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Cut a model's vocabulary and neurons to what a language uses, re-fit the rest, and say what that costs."""
+    share = _share(size)
+    if folder.exists():
+        raise NeuroglotError(f"{folder} exists; choose another --out.")
+    from neuroglot.languages.tags import language_tag
+    from neuroglot.run.settings import ModelSettings, TextSettings
+
+    how = checked(ModelSettings, source=model, dtype=dtype, device=device)
+    how.check_source()
+    tag = language_tag(language)
+    source = checked(
+        TextSettings, source=text, languages=[tag], text_column=text_column, language_column=language_column,
+        hold_out=hold_out,
+    )  # fmt: skip
+    source.check_source()
+    fitted, held_out = source.load()
+    from neuroglot.run.shrinking import shrink as run
+
+    done = run(
+        how.load(), fitted, tag, share, folder, held_out=held_out, tokens=tokens, characters=characters, seed=seed
+    )
+    intact = done.bits["intact"]
+    columns = {
+        "bits a character": [f"{bits:.4f}" for bits in done.bits.values()],
+        "times intact": [f"{bits / intact:.3f}" for bits in done.bits.values()],
+    }
+    print_table(columns, tag, list(done.bits))
+    for name, (before, after) in (("parameters", done.parameters), ("tokens", done.vocabulary)):
+        out.print(f"{name}: {after:,} of {before:,} ({after / before:.1%})")
+    out.print(f"neurons kept: {done.neurons:.1%}")
+    cut = done.tokenised
+    out.print(f"held-out documents cut into other tokens: {cut.changed:,} of {cut.texts:,} ({cut.share:.1%})")
+    out.print(f"wrote {folder}")
+
+
+def _share(text: str) -> float:
+    """`50%` or `0.5`."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise NeuroglotError(f"--size takes a share of the parameters such as 50% or 0.5, not {text!r}.")
+    return value

@@ -1,0 +1,153 @@
+"""Write a model with only some of its neurons and tokens: smaller on disk, in memory and in FLOPs."""
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from neuroglot.artifacts.recording import Recording
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.edit.interventions import check_mask
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.layer_widths import BIASES, WIDTHS
+from neuroglot.models.model import Model
+from neuroglot.models.vocabulary import token_counts
+from neuroglot.pruning.biases import attach, configure, plain_biases
+from neuroglot.pruning.compensation import Change, compensated
+from neuroglot.pruning.vocabulary import kept_tokens, trimmed
+from neuroglot.storage.made import is_made
+
+__all__ = ["Compensate", "kept_digest", "prune"]
+
+Compensate = Literal["mean", "refit"]
+
+
+@torch.no_grad()
+def prune(
+    model: Model,
+    keep: Bool[Tensor, "layers neurons"],
+    path: str | Path,
+    *,
+    recording: Recording | None = None,
+    text: Corpus | None = None,
+    language: str | None = None,
+    compensate: Compensate | None = None,
+    vocabulary: bool | int = False,
+    tokens: int = 20_000,
+    progress: bool = False,
+) -> Path:
+    """Save a copy of the model with these neurons only (Liu et al. 2024, §4.5).
+
+    Without compensation its logits are those of `Deactivate(~keep)`, to rounding. Layers may keep different numbers.
+    `load_model` opens the directory; plain transformers does too where all layers keep the same number and the
+    architecture lets its config say how many (all but BLOOM). The model itself is left as it was.
+
+    Args:
+        model: whole and in memory.
+        keep: the neurons that stay.
+        path: a new directory.
+        recording: of this model, with `hidden`; what `mean` takes its means from.
+        text: text in the language. `refit` reads its first tokens, and a smaller vocabulary all of it.
+        language: which of the recording's or the text's.
+        compensate: `mean` adds what the pruned neurons wrote on average to the bias of each down-projection; `refit`
+            fits the kept columns, and the bias where the written format has one, to the intact layer's output by least
+            squares. A layer that has no bias is given one where its architecture's config can say so (`mlp_bias` of
+            Llama); otherwise only `load_model` opens what `mean` wrote, and `refit` does without.
+        vocabulary: keep only the tokens that the text uses and those that any text needs; a number keeps at most so
+            many, the most frequent.
+        tokens: how many of the text `refit` reads.
+        progress: show a bar.
+
+    Raises:
+        NeuroglotError: `keep` is not a boolean (L, N) of this model or keeps nothing in a layer, the weights are not
+            all in memory, what a compensation or a smaller vocabulary is made of was not given, the tokenizer cannot be
+            rewritten, or `path` exists or cannot be written.
+    """
+    check_mask(keep, (model.layers, model.neurons))
+    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
+    keep = keep & model.exists
+    path = Path(path)
+    _check_asked(recording, text, language, compensate, vocabulary)
+    made_from = None
+    if compensate is None and vocabulary is False:
+        made_from = kept_digest(keep, model.fingerprint, str(model.network.dtype))
+        if is_made(path, made_from, "pruned model"):
+            return path
+    elif path.exists():  # what a text gave is not known without reading it again
+        raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
+    widths = keep.sum(1).tolist()
+    if 0 in widths:
+        raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
+    if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
+        raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
+    said = model.ffns[0].layout.width
+    even = len(set(widths)) == 1 and bool(said)
+    changes: list[Change | None] = [None] * model.layers
+    plain = even and plain_biases(model)
+    if compensate is not None:
+        assert language is not None
+        changes = compensated(
+            model, keep, compensate, language, recording=recording, text=text, tokens=tokens,
+            intercept=plain or not even, progress=progress,
+        )  # fmt: skip
+    ids = None
+    if vocabulary is not False:
+        assert text is not None
+        assert language is not None
+        counts = token_counts(model.tokenizer, text[language])
+        if not counts:
+            raise NeuroglotError(f"{text.name} has no token in {language}; give more text.")
+        occurs = np.zeros(max(model.vocabulary, max(counts) + 1), dtype=np.int64)
+        occurs[list(counts)] = list(counts.values())
+        ids = kept_tokens(model, occurs, size=None if vocabulary is True else vocabulary)
+    biased = any(change is not None and change.bias is not None for change in changes)
+    with ExitStack() as restore:
+        restore.callback(model.weights_changed)
+        for ffn, kept in zip(model.ffns, keep, strict=True):
+            restore.callback(ffn.keep(kept[: ffn.neurons].nonzero().flatten()))
+        for ffn, change in zip(model.ffns, changes, strict=True):
+            if change is not None:
+                ffn.down_columns.copy_(change.columns)
+        if biased:
+            restore.callback(attach(model, [None if change is None else change.bias for change in changes], plain))
+        if even and (plain or not biased):  # else plain transformers must not open it, as it has no such bias
+            restore.callback(configure(model.text_config, said, widths[0]))
+        else:
+            restore.callback(configure(model.text_config, WIDTHS, widths))
+            if biased and not plain:
+                restore.callback(configure(model.text_config, BIASES, True))
+        if ids is not None:
+            restore.enter_context(trimmed(model, ids))
+        model.save(path, made_from)
+    return path
+
+
+def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:
+    """A digest of which neurons are kept, and of what."""
+    about = f"{bound} {tuple(keep.shape)}".encode()
+    return hashlib.sha256(about + keep.cpu().contiguous().numpy().tobytes()).hexdigest()[:32]
+
+
+def _check_asked(
+    recording: Recording | None,
+    text: Corpus | None,
+    language: str | None,
+    compensate: str | None,
+    vocabulary: bool | int,
+) -> None:
+    """Refuse what nothing was given for, before anything is computed."""
+    if compensate not in (None, "mean", "refit"):
+        raise NeuroglotError(f"compensate takes 'mean', 'refit' or None, not {compensate!r}.")
+    if compensate == "refit" and text is None:
+        raise NeuroglotError('compensate="refit" needs second moments of hidden units; give text=, a corpus.')
+    if compensate == "mean" and recording is None and text is None:
+        raise NeuroglotError('compensate="mean" needs the means of hidden units; give recording= or text=.')
+    if vocabulary is not False and text is None:
+        raise NeuroglotError("A smaller vocabulary keeps the tokens that a text uses; give text=, a corpus.")
+    if (compensate is not None or vocabulary is not False) and language is None:
+        raise NeuroglotError("Say which language the model is kept for: language=.")
