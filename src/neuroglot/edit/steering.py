@@ -1,7 +1,7 @@
 """A recipe from a recording: how a language's neurons are raised, another's ablated, or the residual stream moved."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -92,7 +92,11 @@ def steer(
     if recording.provenance is None:
         raise NeuroglotError("This recording names no model, so a recipe could not say whose units it changes.")
     how = {"layers": None if layers is None else list(layers), "when": when}
-    about = {"model": recording.provenance.model, "to": None if to is None else language_tag(to), "source": None}
+    about: dict[str, Any] = {
+        "model": recording.provenance.model,
+        "to": None if to is None else language_tag(to),
+        "source": None,
+    }
     about |= {"method": method, "strength": strength, **how}
     if method not in DIRECTIONS:
         if neurons is None:
