@@ -137,11 +137,12 @@ def _regression(states: Tensor, side: Tensor, weight: Tensor, penalty: float) ->
         logits = data @ found[:-1] + found[-1]
         misses = torch.nn.functional.binary_cross_entropy_with_logits(logits, side, weight, reduction="sum")
         value = misses + penalty / (2 * len(data)) * found[:-1].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    search.step(loss)  # type: ignore[arg-type]
-    return right.T @ found.detach()[:-1]
+    search.step(loss)
+    weights: Tensor = right.T @ found.detach()[:-1]
+    return weights
 
 
 def _states(samples: Samples, to: str) -> tuple[Float64[Tensor, "languages samples layers width"], int]:

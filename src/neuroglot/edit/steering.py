@@ -91,8 +91,12 @@ def steer(
     """
     if recording.provenance is None:
         raise NeuroglotError("This recording names no model, so a recipe could not say whose units it changes.")
-    how: dict[str, Any] = {"layers": None if layers is None else list(layers), "when": when}
-    about: dict[str, Any] = {"model": recording.provenance.model, "to": None if to is None else language_tag(to), "source": None}
+    how = {"layers": None if layers is None else list(layers), "when": when}
+    about: dict[str, Any] = {
+        "model": recording.provenance.model,
+        "to": None if to is None else language_tag(to),
+        "source": None,
+    }
     about |= {"method": method, "strength": strength, **how}
     if method not in DIRECTIONS:
         if neurons is None:
