@@ -51,8 +51,10 @@ def _network(header: Header, settings: dict[str, Any]) -> Any:
 
     try:
         config = AutoConfig.for_model(**settings)
+        kind = narrowed(AutoModelForCausalLM, config)
+        make = kind.from_config if kind is AutoModelForCausalLM else kind._from_config
         with torch.device("meta"):
-            return narrowed(AutoModelForCausalLM, config).from_config(config, dtype=torch.float32)
+            return make(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
         reason = str(error).strip().rpartition("\n")[2].strip()
         raise NeuroglotError(f"{header.path} says what cannot be a {header.architecture} model ({reason}).") from error

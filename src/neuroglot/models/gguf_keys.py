@@ -18,7 +18,8 @@ __all__ = ["ARCHITECTURES", "ROPE_FACTORS", "config_of"]
 
 ARCHITECTURES = {
     "llama": "llama", "deci": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "gemma2": "gemma2",
-    "gemma3": "gemma3_text", "falcon": "falcon", "bloom": "bloom", "gpt2": "gpt2", "stablelm": "stablelm", "starcoder2": "starcoder2", "nemotron": "nemotron",
+    "gemma3": "gemma3_text", "falcon": "falcon", "bloom": "bloom", "gpt2": "gpt2", "stablelm": "stablelm",
+    "starcoder2": "starcoder2", "nemotron": "nemotron",
 }  # fmt: skip
 """llama.cpp's architectures → transformers' model types."""
 
@@ -304,7 +305,10 @@ def _llama3(header: Header, factors: np.ndarray, base: float, length: int) -> di
 
 
 def _attention_scale(header: Header, said: dict[str, Any], config: dict[str, Any]) -> None:
-    """Caps, where 0 is none; and Gemma's scale: by the length of a head, but for the 27B models, which llama.cpp knows by their layers."""
+    """Caps, where 0 is none; and Gemma's scale.
+
+    It is by the length of a head, but for the 27B models, which llama.cpp knows by their layers.
+    """
     for name in CAPS.values():
         if config.get(name) == 0:
             config[name] = None

@@ -35,9 +35,7 @@ def check_tokenizer(header: Header) -> None:
         value = said[name]
         right = value is None or (isinstance(value, list) and all(type(each) is kind for each in value))
         if not right or (value and name != "merges" and len(value) != len(tokens or ())):
-            raise NeuroglotError(
-                f"{header.path} has a tokenizer.ggml.{name} that does not fit its tokens; it is damaged."
-            )
+            raise NeuroglotError(f"{header.path} has a tokenizer.ggml.{name} that does not fit; it is damaged.")
     for name, value in header.keys.items():
         if name in ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"):
             right = isinstance(value, str)
