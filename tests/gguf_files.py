@@ -73,9 +73,9 @@ KINDS: dict[str, Kind] = {
     "phi3 partial": Kind("phi3", EPSILON | {"partial_rotary_factor": 0.5, "sliding_window": None},
                          RMS | {"rope.dimension_count": 2}, "phi3"),
     "gemma2": Kind("gemma2", EPSILON | {"head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": 5,
-                                        "attn_logit_softcapping": 0.3, "final_logit_softcapping": 0.2},
+                                        "attn_logit_softcapping": 0.3, "final_logit_softcapping": 2.0},
                    RMS | GEMMA | {"attention.sliding_window": 5, "attn_logit_softcapping": 0.3,
-                                  "final_logit_softcapping": 0.2}),
+                                  "final_logit_softcapping": 2.0}),
     "gemma3": Kind("gemma3_text", EPSILON | {"head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": 5,
                                              "num_hidden_layers": 7, "rope_local_base_freq": 10000.0},
                    RMS | GEMMA | {"attention.sliding_window": 5, "block_count": 7}),
@@ -83,11 +83,11 @@ KINDS: dict[str, Kind] = {
                            ["full_attention"] * 3}, RMS | {"attention.sliding_window": 0}, "gemma2"),
     "gemma3 scaled": Kind("gemma3_text", EPSILON | {
         "head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": 5, "num_hidden_layers": 2,
-        "final_logit_softcapping": 0.2, "layer_types": ["full_attention", "sliding_attention"], "rope_parameters": {
+        "final_logit_softcapping": 2.0, "layer_types": ["full_attention", "sliding_attention"], "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}},
         RMS | GEMMA | {"attention.sliding_window": 5, "block_count": 2, "rope.scaling.type": "linear",
-                       "rope.scaling.factor": 8.0, "rope.freq_base_swa": 300.0, "final_logit_softcapping": 0.2,
+                       "rope.scaling.factor": 8.0, "rope.freq_base_swa": 300.0, "final_logit_softcapping": 2.0,
                        "attention.sliding_window_pattern": [False, True]}, "gemma3"),
     "gemma3 full": Kind("gemma3_text", EPSILON | {"head_dim": 6, "query_pre_attn_scalar": 6, "layer_types":
                         ["full_attention"] * 3}, RMS | GEMMA, "gemma3"),
@@ -112,12 +112,12 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-def network(name: str) -> Any:
+def network(name: str, **changes: Any) -> Any:
     """The model, with weights large enough that every part of it matters."""
     kind = KINDS[name]
     torch.manual_seed(0)
     tied = {"tie_word_embeddings": "untied" not in name} if kind.type != "qwen2" else {}
-    config = AutoConfig.for_model(kind.type, **(SETTINGS | tied | kind.settings))
+    config = AutoConfig.for_model(kind.type, **(SETTINGS | tied | kind.settings | changes))
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for weight in made.parameters():
