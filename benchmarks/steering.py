@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 import neuroglot as ng
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
 
 PROMPTS = list(ng.load_corpus("openings", languages=["es"])["es"])[:8]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 import neuroglot as ng
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
 from neuroglot.tokens.packing import pack
 
 BLOCK, BATCH = 512, 1024

@@ -113,3 +113,37 @@ def test_interventions_and_perplexity_on_the_device():
         with ng.intervene(each, ng.Deactivate(off)):
             results.append(ng.evaluate.perplexity(each, tiny.corpus(), block=16, progress=False))
     assert results[0] == pytest.approx(results[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "gemma3_text", "gemma2", "opt", "gpt2", "gpt_neox", "cohere", "bloom"]
+)
+def test_generation_equals_the_reference(family):
+    model = ng.Model(tiny.network(family).cuda(), tiny.tokenizer())
+    prompts = ["the cats sat", "a much longer prompt, so that the first one is padded", "x", "dogs", "çà et là"] * 3
+    masks = [torch.rand(model.layers, model.neurons) < 0.3 for _ in range(3)]
+    recipes = [
+        None,
+        *(ng.evaluate.Condition(str(i), (ng.Replace(mask, float(i)),)) for i, mask in enumerate(masks)),
+        None,
+    ] * 3
+    for how in ({"repetition_penalty": 1.3}, {"temperature": 1.0, "seed": 2}):
+        settings = {"tokens": 24, **how}
+        reference = ng.evaluate.generate(model, prompts, recipes=recipes, engine="huggingface", **settings)
+        for batch in (4, None, 4):  # other graphs, then those that were kept
+            assert ng.evaluate.generate(model, prompts, recipes=recipes, batch=batch, **settings) == reference
+        with ng.intervene(model, ng.Deactivate(masks[0])):
+            off = ng.evaluate.generate(model, prompts, engine="huggingface", **settings)
+            assert ng.evaluate.generate(model, prompts, **settings) == off
+        assert ng.evaluate.generate(model, prompts, recipes=recipes, **settings) == reference
+
+
+def test_steps_are_captured_and_fused():
+    from neuroglot.generation import capture
+
+    for family, fused in (("llama", True), ("gemma3_text", True), ("qwen2", True)):
+        model = ng.Model(tiny.network(family).cuda(), tiny.tokenizer())
+        ng.evaluate.generate(model, ["the cats sat", "x"], tokens=20)
+        steps = capture._kept[model.network]
+        assert steps.graphs and not steps.refused
+        assert not steps.unfused or not fused, steps.unfused

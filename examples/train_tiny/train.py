@@ -36,7 +36,12 @@ def byte_pairs(corpus: ng.Corpus, vocabulary: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator((text for tag in corpus.languages for text in corpus[tag]), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=512
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        add_bos_token=True,
+        eos_token="</s>",
+        pad_token="</s>",
+        model_max_length=512,
     )
 
 

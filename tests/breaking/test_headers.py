@@ -108,6 +108,25 @@ def test_tensors_that_are_anything(tmp_path, kind, data):
     check(kind, read(kind, save_tensors(tmp_path / "x.safetensors", kind, 1, held, ABOUT[kind])))
 
 
+@pytest.mark.parametrize("kind", ["recording", "neurons"])
+def test_widths_of_layers_are_those_of_the_table(tmp_path, kind):
+    table = torch.full((2, 3, 2), 3) if kind == "recording" else torch.ones(2, 2, 3, dtype=torch.bool)
+    held = {**TENSORS[kind], "active" if kind == "recording" else "mask": table}
+    beyond = table[1, 2:] if kind == "recording" else table[:, 1, 2:]
+
+    def written(widths):
+        about = {**ABOUT[kind], "widths": widths}
+        return save_tensors(tmp_path / "x.safetensors", kind, 1, held, about)
+
+    with pytest.raises(ng.NeuroglotError, match="beyond its layers' widths"):
+        LOADERS[kind](written([3, 2]))
+    beyond.zero_()
+    assert LOADERS[kind](written([3, 2])).widths == (3, 2)
+    for wrong in ([], [3], [2, 2], [3, -1], [3, 4], [3, 2.0], [3, True], "32", 7):
+        with pytest.raises(ng.NeuroglotError, match="make it again"):
+            LOADERS[kind](written(wrong))
+
+
 @pytest.mark.parametrize("kind", LOADERS)
 @many
 @given(data=st.binary(max_size=200), size=st.integers(0, 2**64 - 1))
@@ -116,6 +135,18 @@ def test_bytes_that_are_anything(tmp_path, kind, data, size):
     for content in (data, size.to_bytes(8, "little") + data, len(data).to_bytes(8, "little") + data):
         path.write_bytes(content)
         assert read(kind, path) is None
+
+
+def test_no_neuron_is_without_an_expert(tmp_path):
+    def written(labels):
+        return save_tensors(
+            tmp_path / "x.safetensors", "partition", 1, {"labels": torch.tensor(labels)}, {"experts": 2}
+        )
+
+    assert ng.experts.Partition.load(written([[0, 1, 0], [0, 1, -1]])).sizes.tolist() == [[2, 1], [1, 1]]
+    for wrong in ([[0, 1, 0], [0, -1, 1]], [[-1, 0, 1], [0, 1, 0]], [[0, 1, -1], [0, 1, -1]]):
+        with pytest.raises(ng.NeuroglotError, match="A neuron has no expert"):
+            ng.experts.Partition.load(written(wrong))
 
 
 def test_a_recipe_for_a_terabyte_is_refused_before_memory_is_asked_for(tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.edit.positions import prompt_length
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
 
 PROMPTS = ["the cats sat", "a much longer prompt, so that the first one is padded", "x"]
 

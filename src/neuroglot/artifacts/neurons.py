@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.widths import check_widths
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
@@ -203,6 +204,8 @@ class NeuronSet:
         tensors, about = load_tensors(path, KIND, VERSION)
         with whole(path, KIND):
             neurons = cls(tensors["mask"], about.pop("languages"), about)
+            if about.get("widths") is not None:
+                check_widths(about["widths"], neurons.mask.movedim(0, -1))
         if shape is not None and tuple(shape) != neurons.shape:
             raise NeuroglotError(f"{path} is for {neurons.shape} layers and neurons, not {tuple(shape)}.")
         return neurons if languages is None else neurons.select(languages)

@@ -46,7 +46,7 @@ class Partition:
         about: how it was made: kind, settings, the model's name and fingerprint (JSON).
 
     Raises:
-        NeuroglotError: labels are out of range, or an expert has no neuron.
+        NeuroglotError: labels are out of range, a neuron has no expert, or an expert has no neuron.
     """
 
     def __init__(self, labels: Int64[Tensor, "layers neurons"], experts: int, about: dict[str, Any] | None = None):
@@ -58,6 +58,9 @@ class Partition:
                 f"labels must be (layers, neurons) integers from 0 to {experts - 1}, not {tuple(self.labels.shape)} "
                 f"from {int(self.labels.min())} to {int(self.labels.max())}."
             )
+        beyond = self.labels < 0
+        if bool((beyond[:, :-1] & ~beyond[:, 1:]).any()) or bool(beyond.all(0).any()):
+            raise NeuroglotError("A neuron has no expert (-1 is for what lies beyond a layer's width); give it one.")
         empty = (self.sizes == 0).nonzero().tolist()
         if empty:
             raise NeuroglotError(

@@ -3,23 +3,25 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float64, Int64
 from pydantic import BaseModel
 from torch import Tensor
 
 from neuroglot.artifacts.examples import Examples
-from neuroglot.artifacts.widths import exists
+from neuroglot.artifacts.widths import check_widths, exists
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
-__all__ = ["EXPERTS", "Provenance", "Recording"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EXPERTS", "RESIDUAL", "Provenance", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
@@ -101,7 +103,12 @@ class Recording:
             raise NeuroglotError("Every language needs a token, and active must be from 0 to its language's tokens.")
         others = {name: torch.as_tensor(values, dtype=torch.float64) for name, values in sums.items()}
         for name, values in others.items():
-            if values.shape != active.shape:
+            if name == RESIDUAL:
+                if values.ndim != 3 or (values.shape[0], values.shape[2]) != (active.shape[0], active.shape[2]):
+                    raise NeuroglotError(
+                        f"{name} must be (layers, width of the stream, languages), not {tuple(values.shape)}."
+                    )
+            elif values.shape != active.shape:
                 raise NeuroglotError(f"{name} must be {tuple(active.shape)} as active is, not {tuple(values.shape)}.")
         return cls(_tags(languages), tokens, {"active": active, **others})
 
@@ -165,18 +172,20 @@ class Recording:
         """p[i, j, k]: the share of language k's tokens on which neuron j of layer i is active (LAPE, eq. 4)."""
         return self.mean("active")
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """A row a neuron and language: what a table or a figure of one's own begins with.
 
         Columns: layer (from 1, as the papers count), neuron (from 0, as in the tensors), language, tokens (counted in
         the language), probability, entropy (nats, of the neuron's probabilities normalised over the languages: the same
         in all its rows, NaN where it is active nowhere), and the mean of every other statistic of neurons, by its name.
         """
+        import pandas as pd
+
         layers, neurons, count = self.active.shape
         spread = entropy(self.probabilities).unsqueeze(-1).expand(layers, neurons, count)
         columns = {"probability": self.probabilities, "entropy": spread}
         for name, values in self.sums.items():
-            if name != "active" and values.shape == self.active.shape:
+            if name not in ("active", RESIDUAL) and values.shape == self.active.shape:
                 columns[name] = self.mean(name)
         place = np.arange(layers * neurons).repeat(count)
         return pd.DataFrame(
@@ -192,11 +201,16 @@ class Recording:
         )
 
     def language_mean(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
-        """The mean of a statistic over one language's tokens: the values that steering raises neurons to."""
+        """The mean of a statistic over one language's tokens: the values that steering raises neurons to.
+
+        Of `residual` it is (L, width of the stream).
+        """
         return self.select([language]).mean(statistic)[..., 0]
 
     def language_difference(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
         """A language's mean less the mean of the other languages' means, each of which counts the same.
+
+        Of `residual` it is (L, width of the stream): DiffMean, the direction of the language after every layer.
 
         Raises:
             NeuroglotError: there is no other language, or the language or the statistic was not recorded.
@@ -311,7 +325,7 @@ class Recording:
             if "examples" in about:
                 shards = tuple(tuple(names) for names in about["examples"]["shards"])
                 examples = Examples(tensors.pop(VALUES), tensors.pop(PLACES), shards, about["examples"]["text"])
-            uneven = tuple(about["widths"]) if about.get("widths") else None
+            uneven = tuple(about["widths"]) if about.get("widths") is not None else None
             tags = _tags(about["languages"])
             loaded = cls(tags, tensors.pop("tokens"), tensors, provenance, examples, uneven)
             loaded._check()
@@ -322,7 +336,7 @@ class Recording:
 
         Raises:
             ValueError: a shape does not fit the languages, a language has no token, a count is negative or above its
-                language's tokens, a sum is not a number, or an example is nowhere.
+                language's tokens, a sum is not a number or of no neuron, or an example is nowhere.
         """
         count = len(self.languages)
         if self.tokens.dtype != torch.int64 or tuple(self.tokens.shape) != (count,) or bool((self.tokens < 1).any()):
@@ -332,8 +346,11 @@ class Recording:
                 raise ValueError(f"{name} has the shape {tuple(values.shape)}, for {count} languages")
             if values.is_floating_point() and not bool(torch.isfinite(values).all()):
                 raise ValueError(f"{name} has sums that are not numbers")
+            # Every integer statistic counts tokens, so the bound holds for all of them.
             if not values.is_floating_point() and bool(((values < 0) | (values > self.tokens)).any()):
                 raise ValueError(f"{name} has counts that are not from 0 to the number of tokens")
+            if self.uneven is not None and values.shape == self.sums["active"].shape:
+                check_widths(self.uneven, values)
         if self.examples is not None:
             if len(self.examples.shards) != count or len(self.examples.values) != count:
                 raise ValueError(f"its examples are not of {count} languages")
@@ -352,3 +369,5 @@ def _tags(languages: Sequence[str]) -> tuple[str, ...]:
 
 
 EXPERTS = "experts@"
+RESIDUAL = "residual"
+"""What a recording calls the sums of the residual stream that leaves each layer, (L, width, K)."""

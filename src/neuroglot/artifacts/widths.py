@@ -5,13 +5,14 @@ quantile or budget counts it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["exists", "padded", "within"]
+__all__ = ["check_widths", "exists", "padded", "within"]
 
 
 def exists(widths: Sequence[int]) -> Bool[Tensor, "layers neurons"]:
@@ -30,3 +31,18 @@ def within(scores: Float64[Tensor, "languages layers neurons"], widths: Sequence
     if len(set(widths)) == 1:
         return scores
     return scores.masked_fill(~exists(widths), -torch.inf)
+
+
+def check_widths(widths: Any, table: Tensor) -> None:
+    """Refuse widths, as a file says them, that are not those of a table (L, N, …).
+
+    Raises:
+        ValueError: they are not a whole number from 0 to N for each of the L layers, none of them is N, or the table
+            holds something beyond them.
+    """
+    layers, neurons = table.shape[:2]
+    numbers = isinstance(widths, list | tuple) and all(type(width) is int and 0 <= width <= neurons for width in widths)
+    if not numbers or len(widths) != layers or max(widths) != neurons:
+        raise ValueError(f"its widths are not those of {layers} layers of at most {neurons} neurons")
+    if bool(table[~exists(widths)].any()):
+        raise ValueError("it holds something of neurons beyond its layers' widths")

@@ -94,7 +94,7 @@ def generation(
         language_tag(tag)
     from neuroglot.evaluate.steering.forcing import CONDITIONS
     from neuroglot.evaluate.steering.judge import JudgeSettings
-    from neuroglot.generation.engine import Generation
+    from neuroglot.generation.settings import Generation
     from neuroglot.run.steering import SteeringSettings, steer_run
 
     chosen = split(conditions) or list(CONDITIONS)

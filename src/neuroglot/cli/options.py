@@ -61,7 +61,12 @@ TrustOption = Annotated[
     ),
 ]
 SteerOption = Annotated[
-    str, typer.Option("--steer", help="What is done to the target's neurons: replace, raise, add, difference or scale.")
+    str,
+    typer.Option(
+        "--steer",
+        help="What is done to the target's neurons: replace, raise, add, difference or scale; or diffmean or "
+        "sparse, of the residual stream.",
+    ),
 ]
 SiteOption = Annotated[str, typer.Option(help="Where: activation or hidden.")]
 StrengthOption = Annotated[float, typer.Option(help="Times the language's mean; the factor itself for scale.")]

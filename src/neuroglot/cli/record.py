@@ -44,6 +44,9 @@ def record(
         int | None,
         typer.Option(min=1, help="Count the activations of so many experts a layer in the same pass; see experts."),
     ] = None,
+    residual: Annotated[
+        bool, typer.Option("--residual", help="Sum the residual stream after each layer, too: steer --method diffmean.")
+    ] = False,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -123,7 +126,7 @@ def record(
         hold_out=hold_out,
     )
     counted = None if experts is None else {"experts": experts}
-    recording = checked(RunRecordSettings, **asked, experts=counted)
+    recording = checked(RunRecordSettings, **asked, experts=counted, residual=residual)
     model_settings.check_source()
     text.check_source()
     cluster = engine_of(engine, model_settings, workers=workers, gpus_per_worker=gpus_per_worker, address=address)

@@ -13,7 +13,6 @@ from neuroglot.cli.options import (
     DeviceOption,
     DtypeOption,
     LayersOption,
-    MethodOption,
     ModelArgument,
     SiteOption,
     SteerOption,
@@ -51,7 +50,15 @@ def steer(
     recipe: Annotated[
         Path | None, typer.Option(help="Read neurons and values from this file instead.", show_default=False)
     ] = None,
-    method: MethodOption = "lape",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Which neurons: a method of `neuroglot identify --help`; or instead of neurons the residual stream: "
+            "diffmean (the language's direction) or sparse (its dimensions that differ most).",
+        ),
+    ] = "lape",
     steer: SteerOption = "replace",
     site: SiteOption = "activation",
     strength: StrengthOption = 1.0,
@@ -88,6 +95,10 @@ def steer(
         if to is None:
             raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
         to = language_tag(to)
+    if method in ("probe", "lda"):
+        raise NeuroglotError(f"{method} is found in samples; make it from Python: ng.steer(…, samples=samples).")
+    if method in ("diffmean", "sparse") and source not in (None, "none"):
+        raise NeuroglotError(f"--from ablates a language's neurons, which {method} has none of; leave it out.")
     if not prompt.strip():
         raise NeuroglotError("The prompt is empty; give it some text.")
     if save is not None and save.suffix != ".safetensors":
@@ -131,6 +142,7 @@ def _from_run(
     how: dict[str, Any],
 ) -> "tuple[Recipe, Model | None]":
     """The recipe from a run; from the default run, which is made if it is not there."""
+    from neuroglot.edit.directions import DIRECTIONS
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import closest
     from neuroglot.run.directory import Run, default_folder
@@ -139,7 +151,8 @@ def _from_run(
     loaded = None
     folder = run or default_folder(settings.source, "starter")
     if run is None and not (folder / "recording" / "recording.safetensors").is_file():
-        if lack := beyond_recording(method):
+        lack = None if method in DIRECTIONS else beyond_recording(method)
+        if lack:
             raise NeuroglotError(
                 f"{method} needs {lack}, which the run that is made here has not; make one that has it and give --run."
             )
@@ -149,6 +162,11 @@ def _from_run(
     how_raised = steering_settings(layers, recording.layers, **how)
     if closest(to, recording.languages) is None:
         raise NeuroglotError(f"{folder} has not recorded {to}; it has {', '.join(recording.languages)}.")
+    if method in DIRECTIONS:
+        if how["site"] != "activation" or how["method"] != "replace":
+            raise NeuroglotError(f"--steer and --site are about neurons, which {method} has none of; leave them out.")
+        asked = how_raised.model_copy(update={"method": method})
+        return asked.recipe(recording, None, to, None), loaded
     if not found.neurons_path(method).is_file() and beyond_recording(method) is None:  # it takes milliseconds
         print_neurons(found, method, identify_run(found, method, {}))
     neurons = found.neurons(method)
@@ -183,7 +201,7 @@ def _record_default(
     from neuroglot.run.recording import record_run
     from neuroglot.run.settings import RunRecordSettings, TextSettings
 
-    text, asked = TextSettings(source="starter"), RunRecordSettings(block=128, tokens=6_000)
+    text, asked = TextSettings(source="starter"), RunRecordSettings(block=128, tokens=6_000, residual=True)
     to_record = text.load()[0]
     if closest(to, to_record.languages) is None:
         raise NeuroglotError(
@@ -210,8 +228,9 @@ def steering_settings(layers: str | None, depth: int | None, *, method: str, **h
     from neuroglot.edit.steering import METHODS, layer_numbers
     from neuroglot.evaluate.steering.forcing import Steering
 
-    if method not in METHODS:
-        raise NeuroglotError(f"--steer takes {', '.join(METHODS)}, not {method!r}.")
+    known = (*METHODS, "diffmean", "sparse")
+    if method not in known:
+        raise NeuroglotError(f"--steer takes {', '.join(known)}, not {method!r}.")
     return checked(Steering, method=method, layers=layer_numbers(layers, depth or 1_000_000), **how)
 
 
@@ -221,7 +240,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
     from rich.table import Table
     from rich.text import Text
 
-    from neuroglot.generation.huggingface import generate
+    from neuroglot.generation.engine import generate
 
     about = recipe.about
     target = about.get("to") or "recipe"
@@ -235,7 +254,11 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
         table.add_row(*(Text(text) for text in said.values()))
         return table
 
-    changes = ", ".join(f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} neurons" for step in recipe.steps)
+    changes = ", ".join(
+        f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} "
+        f"{'residual dimensions' if step.site == 'residual' else 'neurons'}"
+        for step in recipe.steps
+    )
     off = f"{about['source']} off, " if about.get("source") else ""
     with Live(columns(), console=out, refresh_per_second=8, transient=not out.is_terminal) as live:
         for name in said:

@@ -1,6 +1,7 @@
 """Write an intervention into the weights: an ordinary checkpoint that needs no Neuroglot to run."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
 from neuroglot.edit.conditions import digest_of_steps
-from neuroglot.edit.interventions import Add, Deactivate, Intervention, Replace, Scale, check_intervention
+from neuroglot.edit.interventions import Add, Deactivate, Intervention, Replace, Scale, check_intervention, intervene
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.body import few_tokens
 from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.model import Model
 from neuroglot.storage.made import is_made
 
@@ -29,7 +32,9 @@ def bake(
     What can be said in weights is what makes the input of the down-projection `gain · hidden + shift`, neuron by
     neuron: `Deactivate` and `Scale` at either site (columns of the down-projection, every family); `Replace` and `Add`
     at the hidden site, where a plain FFN's two sites are one (the down-projection's bias: families that have one, and
-    those whose config can give one, `mlp_bias`, as Llama's). `Raise` depends on the input, and `when` on the position:
+    those whose config can give one, `mlp_bias`, as Llama's). `Add` on
+    the residual stream is that bias, too, where nothing norms or scales what the FFN gives, which is tried on a few
+    tokens. `Raise` depends on the input, and `when` on the position:
     neither can be. The model itself is left as it was. The directory opens with `load_model` and plain transformers.
 
     Args:
@@ -52,13 +57,18 @@ def bake(
     columns = [ffn.down_columns for ffn in model.ffns]
     if any(weight.device.type == "meta" or not weight.is_floating_point() for weight in columns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to bake it.")
-    gain, shift = _affine(model, steps)
+    gain, shift = _affine(model, [step for step in steps if step.site != "residual"])
+    constants = _stream_constants([step for step in steps if step.site == "residual"])
+    expected = _streams(model, steps) if constants is not None else []
     undo: list[Callable[[], None]] = []
     try:
-        if bool(shift.any()):
+        if bool(shift.any()) or constants is not None:
             undo += _give_biases(model)
         for ffn, more, constant in zip(model.ffns, gain, shift, strict=True):
             undo += _write(ffn, more[: ffn.neurons], constant[: ffn.neurons])
+        if constants is not None:
+            undo += _add_to_stream(model, constants)
+            _check_stream(model, _streams(model, ()), expected)
         model.save(path, made_from)
     finally:
         for step_back in reversed(undo):
@@ -142,3 +152,55 @@ def _write(ffn: FFN, gain: Float64[Tensor, " neurons"], shift: Float64[Tensor, "
 
 def _setter(owner: Any, name: str, value: Any) -> Callable[[], None]:
     return lambda: setattr(owner, name, value)
+
+
+def _stream_constants(steps: Sequence[Intervention]) -> Float64[Tensor, "layers width"] | None:
+    """What steps add to the residual stream after each layer; None if there are none."""
+    total = None
+    for step in steps:
+        kind = type(step).__name__
+        if not isinstance(step, Add):
+            raise NeuroglotError(
+                f"{kind} on the residual stream changes what earlier layers left there, which the layer's weights "
+                "cannot; only Add can be baked, so keep it as a recipe."
+            )
+        if step.when != "both":
+            raise NeuroglotError(f"{kind} on {step.when} tokens only depends on the position, which no weight knows.")
+        values = torch.as_tensor(step.values, dtype=torch.float64).cpu() * step.strength
+        added = torch.where(step.neurons.cpu(), values, 0.0)
+        total = added if total is None else total + added
+    return total
+
+
+def _add_to_stream(model: Model, constants: Float64[Tensor, "layers width"]) -> list[Callable[[], None]]:
+    """Put a layer's constant into its down-projection's bias, and give functions that undo it."""
+    undo: list[Callable[[], None]] = []
+    for ffn, constant in zip(model.ffns, constants, strict=True):
+        if bool(constant.any()):
+            bias: Any = ffn.down.bias
+            undo.append(partial(bias.copy_, bias.clone()))
+            bias.copy_((bias.double() + constant.to(bias.device)).to(bias.dtype))
+    return undo
+
+
+def _check_stream(model: Model, streams: list[Tensor], expected: list[Tensor]) -> None:
+    """Refuse a bias that does not reach the stream as it is: a norm or a factor stands between, as in Gemma or Granite.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    allowed = 1e-3 if model.network.dtype == torch.float32 else 0.05
+    for found, wanted in zip(streams, expected, strict=True):
+        if float((found - wanted).norm()) > allowed * float(wanted.norm()):
+            raise NeuroglotError(
+                f"What the FFN of {model.text_config.model_type} gives is normed or scaled before it is added to the "
+                "stream, so a bias does not reach it as it is; keep the recipe."
+            )
+
+
+def _streams(model: Model, steps: Sequence[Intervention]) -> list[Tensor]:
+    """The stream after each layer under steps, on a few tokens."""
+    kept: list[Tensor] = []
+    with intervene(model, *steps), observe_residual(model.ffns, lambda _, states: kept.append(states.double().cpu())):
+        model.hidden_states(few_tokens(model.network))
+    return kept

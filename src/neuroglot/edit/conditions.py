@@ -49,9 +49,9 @@ class Condition:
 
     @property
     def neurons(self) -> int:
-        """How many neurons it changes."""
-        masks = [step.neurons for step in self.steps if isinstance(step, Intervention)]
-        return int(torch.stack(masks).any(0).sum()) if masks else 0
+        """How many neurons it changes; the residual stream's dimensions do not count."""
+        steps = [step for step in self.steps if isinstance(step, Intervention) and step.site != "residual"]
+        return int(torch.stack([step.neurons for step in steps]).any(0).sum()) if steps else 0
 
     @contextmanager
     def applied(self, model: Model) -> Iterator[None]:

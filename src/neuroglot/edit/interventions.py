@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,8 +30,9 @@ class Intervention(ABC):
     """What to do to some neurons. Subclasses say it in `change`.
 
     Attributes:
-        neurons: (L, N) bool, which neurons.
-        site: where: `activation` (the output of the activation function) or `hidden` (what enters the down-projection).
+        neurons: (L, N) bool, which neurons; at the residual site (L, width), which dimensions of the stream.
+        site: where: `activation` (the output of the activation function), `hidden` (what enters the down-projection),
+            or `residual` (the residual stream that leaves the layer).
         when: on which tokens: those of the `prompt`, those the model has `generated` (as it reads them again to go
             on: the first new token follows from the prompt alone), or `both`.
     """
@@ -128,8 +129,9 @@ class Scale(Intervention):
 def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
     """Put interventions in force inside the block, and leave the model exactly as it was, also after an exception.
 
-    They apply in the order given, each to what the ones before it left; those at the activation site come before those
-    at the hidden site, since the model computes it first. Blocks may be nested.
+    They apply in the order given, each to what the ones before it left; in a layer, those at the activation site come
+    before those at the hidden site, and those before the ones on the residual stream, as the model computes them.
+    Blocks may be nested.
 
     Which tokens are the prompt (`when`): under `evaluate.generate`, the positions of the prompts. Elsewhere a text is a
     prompt, except what is read with a filled key-value cache, which is what was generated; inside `prompt_length` it is
@@ -147,7 +149,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
             stack.enter_context(places.followed())
         for intervention in interventions:
             for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
-                chosen = chosen[: ffn.neurons]
+                chosen = chosen if intervention.site == "residual" else chosen[: ffn.neurons]
                 if bool(chosen.any()):
                     edit = _edit(intervention, layer, chosen.nonzero().flatten())
                     if intervention.when != "both":
@@ -156,7 +158,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
         yield
 
 
-def check_mask(mask: Any, shape: tuple[int, int]) -> None:
+def check_mask(mask: Any, shape: tuple[int, int], units: str = "neurons") -> None:
     """Refuse a mask that is not a boolean (L, N) of this shape.
 
     Raises:
@@ -166,8 +168,8 @@ def check_mask(mask: Any, shape: tuple[int, int]) -> None:
         raise NeuroglotError('neurons must be a boolean tensor (layers, neurons), such as neurons["fr"].')
     if tuple(mask.shape) != shape:
         raise NeuroglotError(
-            f"These neurons are for a model of {' × '.join(map(str, mask.shape))} neurons, but this one has "
-            f"{shape[0]} × {shape[1]}; use neurons found in this model."
+            f"These {units} are for a model of {' × '.join(map(str, mask.shape))} {units}, but this one has "
+            f"{shape[0]} × {shape[1]}; use {units} found in this model."
         )
 
 
@@ -177,15 +179,18 @@ def check_intervention(intervention: Intervention, model: Model) -> None:
     Raises:
         NeuroglotError: as said.
     """
-    shape = (model.layers, model.neurons)
-    check_mask(intervention.neurons, shape)
+    if intervention.site not in get_args(Site):
+        raise NeuroglotError(f"site is {', '.join(get_args(Site))}, not {intervention.site!r}.")
+    stream = intervention.site == "residual"
+    shape = (model.layers, model.stream_width if stream else model.neurons)
+    check_mask(intervention.neurons, shape, "dimensions" if stream else "neurons")
     if intervention.when not in ("both", "prompt", "generated"):
         raise NeuroglotError(f"when is both, prompt or generated, not {intervention.when!r}.")
     values = getattr(intervention, "values", 0.0)
     if isinstance(values, Tensor) and values.ndim and tuple(values.shape) != shape:
         raise NeuroglotError(
-            f"The values must be one number or {shape[0]} × {shape[1]}, one for each neuron, not "
-            f"{' × '.join(map(str, values.shape))}."
+            f"The values must be one number or {shape[0]} × {shape[1]}, one for each "
+            f"{'dimension' if stream else 'neuron'}, not {' × '.join(map(str, values.shape))}."
         )
     if not bool(torch.isfinite(torch.as_tensor(values) * getattr(intervention, "strength", 1.0)).all()):
         raise NeuroglotError("The values have entries that are not numbers (NaN or infinite); give finite ones.")
@@ -204,8 +209,9 @@ def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Te
         index = index.to(values.device)  # both are no-ops after the first time
         if isinstance(given, Tensor):
             given = given.to(values)
-        # The tensor is the model's own and freshly computed, so it may be written to, unless gradients need it.
-        changed = values.clone() if torch.is_grad_enabled() else values
+        # The tensor is the model's own and freshly computed, so it may be written to, unless gradients need it; the
+        # stream may be kept elsewhere, as what a caller asked for with output_hidden_states.
+        changed = values.clone() if torch.is_grad_enabled() or intervention.site == "residual" else values
         current = values.new_empty(0) if blind else values.index_select(-1, index)
         new = intervention.change(current, given)
         if isinstance(new, Tensor):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from neuroglot.edit.baking import bake
 from neuroglot.edit.conditions import digest_of_steps, plain_steps
+from neuroglot.edit.control_vector import export
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, intervene
 from neuroglot.edit.positions import When
 from neuroglot.errors import NeuroglotError
@@ -59,6 +60,17 @@ class Recipe:
         )
         return f"<recipe: {steps or 'nothing'}>"
 
+    def __add__(self, other: "Recipe") -> "Recipe":
+        """The steps of both, this one's first; how the second was made is kept where the first does not say it.
+
+        Raises:
+            NeuroglotError: they are for different models.
+        """
+        if self.fingerprint != other.fingerprint:
+            raise NeuroglotError("These recipes are for different models, so they cannot be joined.")
+        said = {name: value for name, value in self.about.items() if value is not None}
+        return Recipe((*self.steps, *other.steps), self.fingerprint, other.about | said)
+
     @contextmanager
     def applied(self, model: Model) -> Iterator[None]:
         """Put the steps in force inside the block.
@@ -91,6 +103,18 @@ class Recipe:
         """
         self.check(model)
         return bake(model, self.steps, path)
+
+    def export(self, path: str | Path) -> Path:
+        """Write it for other engines, where it is a control vector exactly: steps that add to the residual stream.
+
+        Args:
+            path: a .gguf, as llama.cpp's --control-vector takes it; or a .safetensors of plain tensors, `layer.i` to be
+                added to the stream that leaves layer i (from 0).
+
+        Raises:
+            NeuroglotError: a step is something else, which is said; or llama.cpp has no place for it.
+        """
+        return export(self.steps, path, str(self.about.get("model", "")))
 
     @property
     def digest(self) -> str:

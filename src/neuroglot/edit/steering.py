@@ -1,12 +1,16 @@
-"""A recipe from a recording: how a language is raised and another switched off."""
+"""A recipe from a recording: how a language's neurons are raised, another's ablated, or the residual stream moved."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.recording import RESIDUAL, Recording
+from neuroglot.artifacts.samples import Samples
+from neuroglot.edit.directions import DIRECTIONS, Direction, diffmean, lda, probe, sparse_dimensions
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
@@ -44,54 +48,138 @@ def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
 
 def steer(
     recording: Recording,
-    neurons: NeuronSet,
-    to: str | None,
+    neurons: NeuronSet | None = None,
+    to: str | None = None,
     *,
     source: str | None = None,
-    method: Method = "replace",
+    method: Method | Direction = "replace",
     site: Site = "activation",
     strength: float = 1.0,
     layers: Sequence[int] | None = None,
     when: When = "both",
+    samples: Samples | None = None,
+    dimensions: int = 400,
+    raised: Method = "replace",
 ) -> Recipe:
-    """A recipe that has a model answer in a language.
+    """A recipe that has a model answer in a language, by its neurons, a direction of the residual stream, or both.
 
     A language may be named with another region or script than its neurons are: those of `zh-CN` are of `zh`. First the
-    source language's neurons are switched off, if one is named (those that are the target's too are left to
-    the target), then the target's are changed by their values in the recording.
+    source language's neurons are ablated, if one is named (those that are the target's too are left to the target),
+    then the target's are changed by their values in the recording, then the stream.
 
     Args:
         recording: of the model; its means are the values.
-        neurons: whose.
+        neurons: whose; a direction needs none. With a direction they are changed as `raised` says, at strength 1 in all
+            layers.
         to: the target language; None only switches the source off.
-        source: the language to switch off.
-        method: `raise` to the target's mean what is below it; `replace` by it; `add` it; add its `difference` from the
-            mean of the other languages; or `scale` what is there.
-        site: where; the mean of the same site is taken.
-        strength: times the mean or the difference; the factor itself for `scale`.
-        layers: from 0; all by default.
+        source: the language whose neurons are ablated.
+        method: of neurons: `raise` to the target's mean what is below it; `replace` by it; `add` it; add its
+            `difference` from the mean of the other languages; or `scale` what is there. Of the residual stream after a
+            layer: add the language's `diffmean` (its mean state less that of the others), the direction of a linear
+            `probe` or of `lda` of samples; or set the `sparse` dimensions that differ most to the language's mean.
+        site: where neurons are changed; the mean of the same site is taken.
+        strength: times the mean, the difference or the direction; the factor itself for `scale`.
+        layers: from 0; all by default. For a direction a layer, or a few, in the middle is usual.
         when: on the tokens of the prompt, those generated, or both.
+        samples: of the model with their mean states, for `probe` and `lda`.
+        dimensions: how many dimensions a layer `sparse` changes (all, where the stream is narrower).
+        raised: what is done to the neurons when the method is a direction.
 
     Raises:
-        NeuroglotError: a language is not in the recording or has no neurons; the recording lacks the site, names no
-            model or is of another shape; a setting is not one of those named.
+        NeuroglotError: a language is not in the recording or has no neurons; the recording lacks the site or
+            `residual`, names no model or is of another shape; a setting is not one of those named.
     """
+    if recording.provenance is None:
+        raise NeuroglotError("This recording names no model, so a recipe could not say whose units it changes.")
+    how = {"layers": None if layers is None else list(layers), "when": when}
+    about = {"model": recording.provenance.model, "to": None if to is None else language_tag(to), "source": None}
+    about |= {"method": method, "strength": strength, **how}
+    if method not in DIRECTIONS:
+        if neurons is None:
+            raise NeuroglotError(
+                f"{method} changes neurons: give neurons=, or a method of the residual stream: {', '.join(DIRECTIONS)}."
+            )
+        steps = _neuron_steps(recording, neurons, to, source, method, site, strength, layers, when)
+    else:
+        if to is None:
+            raise NeuroglotError(f"{method} needs a language to steer to.")
+        if neurons is None and source is not None:
+            raise NeuroglotError("A source language is ablated by its neurons: give neurons=, or leave source out.")
+        steps = [_direction_step(recording, to, method, strength, layers, when, samples, dimensions)]
+        if neurons is not None:
+            steps = _neuron_steps(recording, neurons, to, source, raised, site, 1.0, None, when) + steps
+            about |= {"raised": raised}
+    if neurons is not None:
+        about |= {"source": None if source is None else language_tag(source), "site": site}
+        about |= {"neurons": neurons.about.get("method")}
+    return Recipe(steps, recording.provenance.fingerprint, about)
+
+
+def _direction_step(
+    recording: Recording,
+    to: str,
+    method: str,
+    strength: float,
+    layers: Sequence[int] | None,
+    when: When,
+    samples: Samples | None,
+    dimensions: int,
+) -> Intervention:
+    """What is done to the residual stream."""
+    tag = _as_tagged(to, recording.languages)
+    if method in ("probe", "lda"):
+        if samples is None:
+            raise NeuroglotError(f"{method} is found in samples: give samples=, recorded with states=True.")
+        theirs = samples.provenance
+        assert recording.provenance is not None
+        if theirs is not None and theirs.fingerprint != recording.provenance.fingerprint:
+            raise NeuroglotError("The samples are of other weights than the recording; record both with one model.")
+        values = probe(samples, to) if method == "probe" else lda(samples, to)
+    elif method == "sparse":
+        values = recording.language_mean(tag, RESIDUAL)
+    else:
+        values = diffmean(recording, tag)
+    chosen = _within(values.shape, layers)
+    if method == "sparse":
+        chosen &= sparse_dimensions(recording, tag, min(dimensions, values.shape[1]))
+        return Replace(chosen, values, strength, site="residual", when=when)
+    return Add(chosen, values, strength, site="residual", when=when)
+
+
+def _within(shape: Sequence[int], layers: Sequence[int] | None) -> Bool[Tensor, "layers units"]:
+    """All units of these layers."""
+    chosen = torch.zeros(tuple(shape), dtype=torch.bool)
+    within = range(shape[0]) if layers is None else layers
+    if any(layer not in range(shape[0]) for layer in within):
+        raise NeuroglotError(f"Layers are numbered from 0 to {shape[0] - 1} here.")
+    chosen[list(within)] = True
+    return chosen
+
+
+def _neuron_steps(
+    recording: Recording,
+    neurons: NeuronSet,
+    to: str | None,
+    source: str | None,
+    method: str,
+    site: Site,
+    strength: float,
+    layers: Sequence[int] | None,
+    when: When,
+) -> list[Intervention]:
+    """What is done to neurons: the source's ablated, then the target's changed."""
     if method not in METHODS:
-        raise NeuroglotError(f"The method is {', '.join(METHODS)}, not {method!r}.")
+        raise NeuroglotError(f"The method is {', '.join((*METHODS, *DIRECTIONS))}, not {method!r}.")
+    if site not in ("activation", "hidden"):
+        raise NeuroglotError(f"The site of neurons is activation or hidden, not {site!r}.")
     if to is None and source is None:
         raise NeuroglotError("Name a language to steer to, or one to switch off.")
-    if recording.provenance is None:
-        raise NeuroglotError("This recording names no model, so a recipe could not say whose neurons it changes.")
     if neurons.shape != (recording.layers, recording.neurons):
         raise NeuroglotError(
             f"The neurons are of {neurons.shape[0]} × {neurons.shape[1]}, and the recording of {recording.layers} × "
             f"{recording.neurons}; take both from one run."
         )
-    chosen = torch.zeros(neurons.shape, dtype=torch.bool)
-    within = range(recording.layers) if layers is None else layers
-    if any(layer not in range(recording.layers) for layer in within):
-        raise NeuroglotError(f"Layers are numbered from 0 to {recording.layers - 1} here.")
-    chosen[list(within)] = True
+    chosen = _within(neurons.shape, layers)
     steps: list[Intervention] = []
     target = torch.zeros_like(chosen)
     if to is not None:
@@ -113,18 +201,7 @@ def steer(
             kind = {"raise": Raise, "replace": Replace}.get(method, Add)
             values = mean(_as_tagged(to, recording.languages), site)
             steps.append(kind(target, values, strength, site=site, when=when))
-    about = {
-        "model": recording.provenance.model,
-        "to": None if to is None else language_tag(to),
-        "source": None if source is None else language_tag(source),
-        "method": method,
-        "site": site,
-        "strength": strength,
-        "layers": None if layers is None else list(layers),
-        "when": when,
-        "neurons": neurons.about.get("method"),
-    }
-    return Recipe(steps, recording.provenance.fingerprint, about)
+    return steps
 
 
 def _as_tagged(language: str, tags: Sequence[str]) -> str:

@@ -42,8 +42,8 @@ from neuroglot.evaluate.steering.search import grid as grid
 from neuroglot.evaluate.steering.search import search as search
 from neuroglot.evaluate.steering.tables import matrix as matrix
 from neuroglot.evaluate.steering.tables import repair as repair
-from neuroglot.generation.engine import Generation as Generation
-from neuroglot.generation.huggingface import generate as generate
+from neuroglot.generation.engine import generate as generate
+from neuroglot.generation.settings import Generation as Generation
 from neuroglot.languages.detection import LanguageIdentifier as LanguageIdentifier
 from neuroglot.languages.detection import mixed_script as mixed_script
 from neuroglot.languages.detection import scripts as scripts

@@ -19,7 +19,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import perplexity_of
 from neuroglot.evaluate.steering.answers import answer_nll
 from neuroglot.explorer.run_view import drawn
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
 from neuroglot.languages.detection import LanguageIdentifier
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model

@@ -1,26 +1,145 @@
-"""How prompts are continued: the settings every generation engine takes."""
+"""Write text: many prompts, each under a recipe of its own if need be, by the fastest engine that the model allows."""
 
-from pydantic import BaseModel, Field
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, Protocol
 
-from neuroglot.generation.huggingface import BATCH
+import torch
 
-__all__ = ["Generation"]
+from neuroglot.edit.conditions import Step
+from neuroglot.edit.rows import in_rows
+from neuroglot.errors import NeuroglotError
+from neuroglot.generation.choice import Choice
+from neuroglot.generation.prompts import Row, check_lengths, prompt_tokens, stretched
+from neuroglot.generation.settings import check_settings
+from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.model import Model
+
+__all__ = ["generate"]
 
 
-class Generation(BaseModel, frozen=True):
-    """How prompts are continued; see `generate`."""
+class Changes(Protocol):
+    """A recipe or a condition: what is done to the model."""
 
-    tokens: int = Field(64, ge=1)
-    """New tokens at most."""
-    repetition_penalty: float = Field(1.1, gt=0)
-    """As the LAPE paper has it (§3.1)."""
-    temperature: float = Field(0.0, ge=0)
-    """0 is greedy."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """When sampling."""
-    seed: int = 0
-    """Of the sampling."""
-    batch: int = Field(BATCH, ge=1)
-    """Prompts a forward pass."""
-    chat: bool = False
-    """Use the tokenizer's chat template."""
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Its interventions, in their order."""
+
+    def applied(self, model: Model) -> Any:
+        """Put them in force for the length of a `with` block."""
+
+
+@torch.inference_mode()
+def generate(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    recipes: Sequence[Any] | None = None,
+    tokens: int = 64,
+    repetition_penalty: float = 1.0,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    streams: Sequence[int] | None = None,
+    batch: int | None = None,
+    cache: bool = True,
+    chat: bool = False,
+    engine: str = "auto",
+    written: Callable[[str], None] | None = None,
+    advance: Callable[[int, str], None] = lambda prompts, what: None,
+) -> list[str]:
+    """Continue each prompt, under the interventions in force and its own recipe.
+
+    What is written to a prompt depends neither on the prompts beside it nor on the batch (in float32; in bfloat16 two
+    batch sizes may round differently).
+
+    Args:
+        model: intact or changed.
+        prompts: texts; BOS is put before each where the tokenizer defines one.
+        recipes: a `Recipe`, a `Condition` or None for each prompt, in force for it alone.
+        tokens: at most so many new ones each; an end-of-sequence token ends it sooner.
+        repetition_penalty: logits of tokens that are in the prompt or the answer are divided by it (multiplied where
+            negative); 1 does nothing, the LAPE paper takes 1.1 (§3.1).
+        temperature: 0 takes the likeliest token (greedy); above it, samples.
+        top_p: when sampling, only from the likeliest tokens that make up this probability.
+        seed: of the sampling. The same seed and prompts give the same texts.
+        streams: which sequence of random numbers each prompt draws when sampling; by default one each, 0, 1, 2 …
+        batch: prompts a forward pass; by default as many as the device likes.
+        cache: keep keys and values; without, every token is read again for each new one, with the same result.
+        chat: put each prompt into the tokenizer's chat template.
+        engine: `continuous` (one queue, finished rows replaced, CUDA graphs on a GPU), `huggingface` (transformers'
+            `generate`, the reference), or `auto`: the first where the model can.
+        written: called with the whole continuation so far after each token; one prompt only.
+        advance: called with the number of prompts finished, and a word.
+
+    Returns:
+        The continuations, without their prompts.
+
+    Raises:
+        NeuroglotError: a prompt is empty, a prompt and its answer are longer than the model's positions, a setting is
+            out of range, a recipe is of another model, or there is no chat template.
+    """
+    check_settings(tokens, repetition_penalty, temperature, top_p, batch)
+    model.check_state()
+    if written is not None and len(prompts) != 1:
+        raise NeuroglotError("Only one prompt at a time can be streamed; give one.")
+    changes = list(recipes) if recipes is not None else [None] * len(prompts)
+    if len(changes) != len(prompts):
+        raise NeuroglotError(f"There are {len(changes)} recipes for {len(prompts)} prompts; give one each, or None.")
+    encoded = prompt_tokens(model, prompts, chat)
+    check_lengths(model, encoded, tokens)
+    if stretched(model, encoded, tokens):
+        engine, batch = "huggingface", 1
+    drawn = list(streams) if streams is not None else list(range(len(prompts)))
+    if len(drawn) != len(prompts):
+        raise NeuroglotError(f"There are {len(drawn)} streams for {len(prompts)} prompts; give one each.")
+    write = _writer(model, engine, cache, Choice(repetition_penalty, temperature, top_p, seed), tokens, batch)
+    shown = None if written is None else lambda ids: written(_text(model, ids).rstrip("\ufffd"))
+    answers: list[list[int]] = [[] for _ in prompts]
+    for change, numbers in _queues(model, changes):
+        alone = change is not None  # in force for the whole queue
+        rows = [Row(encoded[i], () if alone else getattr(changes[i], "steps", ()), drawn[i]) for i in numbers]
+        with nullcontext() if change is None else change.applied(model):
+            made = write(rows, written=shown, advance=lambda count: advance(count, ""))
+        for number, answer in zip(numbers, made, strict=True):
+            answers[number] = answer
+    return [_text(model, answer) for answer in answers]
+
+
+def _queues(model: Model, changes: Sequence[Any]) -> list[tuple[Any, list[int]]]:
+    """Which prompts go into one queue: all whose changes can differ by row, and those of each other change."""
+    one: list[int] = []
+    by_row = all(type(ffn) is FFN for ffn in model.ffns)  # other kinds may see tokens in another order than rows
+    others: dict[int, tuple[Any, list[int]]] = {}
+    for change in {id(change): change for change in changes if change is not None}.values():
+        with change.applied(model):  # refuses what is of another model
+            pass
+    for number, change in enumerate(changes):
+        if change is None or (by_row and in_rows(change.steps)):
+            one.append(number)
+        else:
+            others.setdefault(id(change), (change, []))[1].append(number)
+    return [(None, one), *others.values()] if one else list(others.values())
+
+
+def _writer(
+    model: Model, engine: str, cache: bool, choice: Choice, tokens: int, batch: int | None
+) -> Callable[..., list[list[int]]]:
+    """The engine, with what is the same for all rows."""
+    from neuroglot.generation.continuous import reason_against, write_continuously
+    from neuroglot.generation.huggingface import write_plainly
+
+    if engine not in ("auto", "continuous", "huggingface"):
+        raise NeuroglotError(f"The engine is auto, continuous or huggingface, not {engine!r}.")
+    against = "keys and values are not kept" if not cache else "" if engine == "huggingface" else reason_against(model)
+    if engine == "continuous" and against:
+        raise NeuroglotError(
+            f"{model.name} cannot be run by the continuous engine: {against}; leave the choice to auto."
+        )
+    if engine == "huggingface" or against:
+        return lambda rows, **more: write_plainly(model, rows, tokens, choice, batch=batch, cache=cache, **more)
+    return lambda rows, **more: write_continuously(model, rows, tokens, choice, batch=batch, **more)
+
+
+def _text(model: Model, ids: Sequence[int]) -> str:
+    return str(model.tokenizer.decode(ids, skip_special_tokens=True))

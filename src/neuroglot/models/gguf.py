@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.gguf_header import parts_of
+from neuroglot.models.gguf_parts import parts_of
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
 

@@ -5,7 +5,6 @@ seconds and this one half of one.
 """
 
 import mmap
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.gguf_parts import parts_of
 
-__all__ = ["GgufTensor", "Header", "parts_of", "read_header"]
+__all__ = ["GgufTensor", "Header", "read_header"]
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32  # where `general.alignment` says nothing
-SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
@@ -65,25 +64,6 @@ class Header:
     def architecture(self) -> str:
         """What llama.cpp calls the architecture."""
         return str(self.keys["general.architecture"])
-
-
-def parts_of(path: Path) -> list[Path]:
-    """The files of a model, in order: the file itself, or, if it is the first of a split one, all of them.
-
-    Raises:
-        NeuroglotError: it is another than the first, or one is missing.
-    """
-    found = SPLIT.fullmatch(path.name)
-    if found is None:
-        return [path]
-    count = int(found["count"])
-    parts = [path.with_name(f"{found['stem']}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
-    if not parts or int(found["number"]) != 1:
-        raise NeuroglotError(f"{path} is a part of a split file; give the first, {found['stem']}-00001-of-….gguf.")
-    for part in parts:
-        if not part.is_file():
-            raise NeuroglotError(f"{path} is split into {count} files and {part.name} is missing; put it beside it.")
-    return parts
 
 
 def read_header(path: Path) -> Header:

@@ -15,8 +15,10 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import few_tokens, last_hidden_states, logits_by_head, text_config
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
+from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.architecture.proof import prove_once
-from neuroglot.models.tokenization import Bos, beginning, encode
+from neuroglot.models.sources import Bos
+from neuroglot.models.tokenization import beginning, encode
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
@@ -240,6 +242,21 @@ class Model:
                 f"An intervention is in force on {self.name}, and a recording would bear the intact model's name; "
                 "record outside the block, or bake the intervention and record that model."
             )
+
+    @cached_property
+    def stream_width(self) -> int:
+        """The width of the residual stream, which is not always that of the embeddings (OPT-350M).
+
+        Raises:
+            NeuroglotError: there are several streams side by side, as in Gemma 3n.
+        """
+        found: list[int] = []
+        with (
+            torch.inference_mode(),
+            observe_residual(self.ffns[:1], lambda _, states: found.append(states.shape[-1])),
+        ):
+            self.hidden_states(torch.zeros(1, 1, dtype=torch.int64))
+        return found[0]
 
     @property
     def fingerprint(self) -> str:

@@ -10,8 +10,19 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.gguf import PACKAGED, check_installed, converted, packaged
 from neuroglot.storage.atomic import read_json
 
-__all__ = ["Dtype", "Quantize", "adapter_base", "base_of", "check_source", "is_adapter", "located", "read_config"]
+__all__ = [
+    "Bos",
+    "Dtype",
+    "Quantize",
+    "adapter_base",
+    "base_of",
+    "check_source",
+    "is_adapter",
+    "located",
+    "read_config",
+]
 
+Bos = Literal["auto", "always", "never"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 Quantize = Literal["8bit", "4bit"]

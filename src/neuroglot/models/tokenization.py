@@ -6,15 +6,15 @@ here imports torch, since processes that only read text use it.
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.sources import Bos
 
 __all__ = ["PIECE", "Bos", "beginning", "encode", "pieces"]
 
-Bos = Literal["auto", "always", "never"]
 
 PIECE = 1 << 18
 """Characters of a document that are tokenised at once: a tokenizer needs some 300 bytes for each."""

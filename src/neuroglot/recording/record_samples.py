@@ -14,7 +14,6 @@ from neuroglot.artifacts.recording import Provenance
 from neuroglot.artifacts.samples import Samples, read_header
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.model import Model
 from neuroglot.recording.sample_pass import Rows, fill
 from neuroglot.recording.statistics.sums import check_statistics
@@ -85,7 +84,7 @@ def record_samples(
         "batch_tokens": batch_tokens,
     }
     shape = (len(corpus.languages), len(keys), model.layers * model.neurons)
-    state_shape = (*shape[:2], model.layers, _width(model) if states else 0)
+    state_shape = (*shape[:2], model.layers, model.stream_width if states else 0)
 
     def made(vectors: np.ndarray, means: np.ndarray | None) -> Samples:
         recording = fill(
@@ -183,15 +182,6 @@ def _tokens(
                 )
         rows.append(cut)
     return rows
-
-
-@torch.inference_mode()
-def _width(model: Model) -> int:
-    """Of the residual stream, which is not always that of the embeddings (OPT-350M)."""
-    found: list[int] = []
-    with observe_residual(model.ffns[:1], lambda _, states: found.append(states.shape[-1])):
-        model.hidden_states(torch.zeros(1, 1, dtype=torch.int64))
-    return found[0]
 
 
 def _array(shape: tuple[int, ...]) -> np.ndarray:

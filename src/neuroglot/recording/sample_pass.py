@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.recording import RESIDUAL, Provenance, Recording
 from neuroglot.artifacts.samples import check_norms, norms_of
 from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
-from neuroglot.recording.statistics.sums import Sums
+from neuroglot.recording.statistics.sums import StreamSums, Sums
 
 __all__ = ["Rows", "fill"]
 
@@ -57,7 +57,10 @@ def fill(
     """
     begin = list(model.begin)
     pooling = _Pooling(
-        model, Sums(model.ffns, statistics) if statistics else None, None if states is None else states.shape[3]
+        model,
+        Sums(model.ffns, statistics) if statistics else None,
+        StreamSums(model.layers) if RESIDUAL in statistics else None,
+        None if states is None else states.shape[3],
     )
     recordings = []
     total = sum(len(begin) + len(ids) for of_language in rows for ids in of_language)
@@ -75,7 +78,7 @@ def fill(
             if pooling.kept is not None:
                 skipped = model.uncounted - len(begin)
                 count = torch.tensor([sum(len(ids) - skipped for ids in of_language)])
-                sums = {name: total.unsqueeze(-1) for name, total in pooling.kept.flush().items()}
+                sums = {name: total.unsqueeze(-1) for name, total in pooling.flush().items()}
                 recordings.append(Recording((tag,), count, sums, provenance))
     return Recording.merge(recordings) if recordings else None
 
@@ -139,15 +142,15 @@ class _Pooling:
     They go to the host once all layers are read: a copy a layer would make the device wait for each of them.
     """
 
-    def __init__(self, model: Model, kept: Sums | None, width: int | None):
-        self.model, self.kept, self.width = model, kept, width
+    def __init__(self, model: Model, kept: Sums | None, stream: StreamSums | None, width: int | None):
+        self.model, self.kept, self.stream, self.width = model, kept, stream, width
         self._batch: _Batch
         self._vectors = self._states = torch.empty(0)
 
     def attach(self, stack: ExitStack) -> None:
         """Observe the model until the stack is left."""
         stack.enter_context(observe_ffn(self.model.ffns, self._observe))
-        if self.width is not None:
+        if self.width is not None or self.stream is not None:
             stack.enter_context(observe_residual(self.model.ffns, self._observe_states))
 
     def run(self, batch: _Batch) -> None:
@@ -166,7 +169,15 @@ class _Pooling:
             self.kept.add(layer, self._batch.text(activation), self._batch.text(hidden))
 
     def _observe_states(self, layer: int, states: Tensor) -> None:
-        self._states[:, layer] = self._batch.mean(states)
+        if self.width is not None:
+            self._states[:, layer] = self._batch.mean(states)
+        if self.stream is not None:
+            self.stream.add(layer, self._batch.text(states))
+
+    def flush(self) -> dict[str, Tensor]:
+        """The statistics of what was read since the last time."""
+        assert self.kept is not None
+        return self.kept.flush() | (self.stream.flush() if self.stream is not None else {})
 
     def send(
         self, vectors: np.ndarray, states: np.ndarray | None, chosen: list[int], language: str, keys: Sequence[str]

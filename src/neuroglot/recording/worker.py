@@ -1,19 +1,20 @@
 """What a worker does: run the blocks of one shard through the model and keep their statistics."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from neuroglot.artifacts.partition import Partition
-from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.recording import RESIDUAL, Provenance, Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.hooks import observe_ffn
+from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
-from neuroglot.recording.statistics.sums import Statistic, Sums
+from neuroglot.recording.statistics.sums import Statistic, StreamSums, Sums
 from neuroglot.tokens.shard_stream import Shard
 
 __all__ = ["Work", "record_shard"]
@@ -46,19 +47,25 @@ class Work:
         """
         self.experts(model)
 
-    def kept(self, model: Model) -> list[Statistic]:
+    def kept(self, model: Model) -> list[Statistic | StreamSums]:
         """The statistics, empty."""
-        kept: list[Statistic] = [Sums(model.ffns, self.statistics)]
+        kept: list[Statistic | StreamSums] = [Sums(model.ffns, self.statistics)]
         if experts := self.experts(model):
             kept.append(experts)
         if self.examples:
             kept.append(TopExamples(model.ffns, self.examples))
+        if RESIDUAL in self.statistics:
+            kept.append(StreamSums(model.layers))
         return kept
 
 
 @torch.inference_mode()
 def record_shard(
-    model: Model, shard: Shard, kept: Sequence[Statistic], work: Work, advance: Advance = lambda tokens, what: None
+    model: Model,
+    shard: Shard,
+    kept: Sequence[Statistic | StreamSums],
+    work: Work,
+    advance: Advance = lambda tokens, what: None,
 ) -> Recording:
     """The statistics of one shard.
 
@@ -67,16 +74,25 @@ def record_shard(
     """
     first = model.uncounted
     shape = (0, 0)
+    of_neurons = [each for each in kept if isinstance(each, Statistic)]
+    of_stream = [each for each in kept if isinstance(each, StreamSums)]
 
     def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
         # (batch, length, neurons), also where a family flattens its tokens; without what is not counted
         activation = activation.view(*shape, -1)[:, first:]
         hidden = hidden.view(*shape, -1)[:, first:]
-        for statistic in kept:
+        for statistic in of_neurons:
             statistic.add(layer, activation, hidden)
 
+    def observe_stream(layer: int, states: Tensor) -> None:
+        for statistic in of_stream:
+            statistic.add(layer, states[:, first:])
+
     finite = torch.ones((), dtype=torch.bool, device=model.device)
-    with observe_ffn(model.ffns, observe):
+    with ExitStack() as stack:
+        stack.enter_context(observe_ffn(model.ffns, observe))
+        if of_stream:
+            stack.enter_context(observe_residual(model.ffns, observe_stream))
         for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
             shape = (batch.shape[0], batch.shape[1])
             states = model.hidden_states(batch)

@@ -24,7 +24,7 @@ from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.recording.recorder import record
 from neuroglot.run.directory import Run
-from neuroglot.run.identification import PLAIN
+from neuroglot.run.settings import PLAIN
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import save_json
 from neuroglot.storage.tensors import load_tensors, save_tensors

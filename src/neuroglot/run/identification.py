@@ -4,9 +4,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
-
-PLAIN = ("active", "activation", "hidden")
-"""The statistics of a recording that was asked for no others."""
+from neuroglot.run.settings import PLAIN
 
 if TYPE_CHECKING:
     from neuroglot.artifacts.neurons import NeuronSet

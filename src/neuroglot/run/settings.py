@@ -9,8 +9,7 @@ from pydantic import BaseModel, Field, field_validator
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import check_corpus, load_corpus
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.sources import Dtype, Quantize, check_source
-from neuroglot.models.tokenization import Bos
+from neuroglot.models.sources import Bos, Dtype, Quantize, check_source
 from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
 from neuroglot.storage.names import Name
@@ -18,10 +17,21 @@ from neuroglot.storage.names import Name
 if TYPE_CHECKING:
     from neuroglot.models.model import Model
 
-__all__ = ["WITH_EXPERTS", "AlignSettings", "ExpertSettings", "ModelSettings", "RunRecordSettings", "TextSettings"]
+__all__ = [
+    "PLAIN",
+    "WITH_EXPERTS",
+    "AlignSettings",
+    "ExpertSettings",
+    "ModelSettings",
+    "RunRecordSettings",
+    "TextSettings",
+]
 
 DEVICE = re.compile("(cpu|cuda|mps|xpu|npu|hpu|meta)(:[0-9]{1,4})?")
 """The devices of torch, which is not imported to check a name; that there is such a device is checked by `load`."""
+
+PLAIN = ("active", "activation", "hidden")
+"""The statistics of a recording that was asked for no others."""
 
 WITH_EXPERTS = ("active", "activation", "hidden", "magnitude")  # pruning ranks neurons by their magnitude
 
@@ -151,12 +161,16 @@ class RunRecordSettings(PassSettings):
 
     experts: ExpertSettings | None = None
     """Count experts in the same pass."""
+    residual: bool = False
+    """Sum the residual stream that leaves each layer, too, for steering by directions."""
 
     def arguments(self) -> dict[str, Any]:
         """What `record` is to be called with, but for the partition."""
         arguments = {name: getattr(self, name) for name in PassSettings.model_fields}
         if self.experts is not None:
             arguments |= {"statistics": WITH_EXPERTS, "top": self.experts.top}
+        if self.residual:
+            arguments["statistics"] = (*arguments.get("statistics", PLAIN), "residual")
         return arguments
 
 

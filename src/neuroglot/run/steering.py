@@ -20,7 +20,7 @@ from neuroglot.evaluate.steering.forcing import CONDITIONS, Forced, Prompts, Ste
 from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
 from neuroglot.evaluate.steering.search import grid, search
 from neuroglot.evaluate.steering.tables import repair
-from neuroglot.generation.engine import Generation
+from neuroglot.generation.settings import Generation
 from neuroglot.languages.tags import closest
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run

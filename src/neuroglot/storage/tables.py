@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.locks import locked
 from neuroglot.storage.sealed import digest_of_bytes, note_unsealed
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ def save_table(path: str | Path, table: "pd.DataFrame | str") -> Path:
     path = Path(path)
     text = table if isinstance(table, str) else table.to_csv(index=False, lineterminator="\n")
     known = [digest_of_bytes(text.encode())]
-    if path.is_file():
-        known += [found for found in [digest_of_bytes(path.read_bytes())] if found in _digests(path)]
-    save_text(_beside(path), "\n".join(dict.fromkeys(known)) + "\n")
-    return save_text(path, text)
+    with locked(path.parent):  # of two processes, one must not write its table beside the other's digest
+        if path.is_file():
+            known += [found for found in [digest_of_bytes(path.read_bytes())] if found in _digests(path)]
+        save_text(_beside(path), "\n".join(dict.fromkeys(known)) + "\n")
+        return save_text(path, text)
 
 
 def load_table(path: str | Path, remedy: str = "make it again", **how: Any) -> "pd.DataFrame":
@@ -47,10 +49,11 @@ def load_table(path: str | Path, remedy: str = "make it again", **how: Any) -> "
 
     path = Path(path)
     try:
-        data = path.read_bytes()
-        known = _digests(path)
-        if known and digest_of_bytes(data) not in known:
-            raise ValueError("its checksum does not match")
+        data, known = path.read_bytes(), _digests(path)
+        while known and digest_of_bytes(data) not in known:
+            before, data, known = data, path.read_bytes(), _digests(path)
+            if data == before:  # else another process wrote it between the two reads
+                raise ValueError("its checksum does not match")
         table: pd.DataFrame = pd.read_csv(path, **how)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise NeuroglotError(f"{path} is missing or damaged ({_first_line(error)}); {remedy}.") from error

@@ -24,7 +24,7 @@ from neuroglot.figures.neurons import layer_figure, perturbation_figure
 from neuroglot.figures.papers import growth_figure
 from neuroglot.figures.steering import forcing_figure
 from neuroglot.figures.words import change_text, diagonal_words, share_diagonal_dominant, target_words, thirds
-from neuroglot.generation.engine import Generation
+from neuroglot.generation.settings import Generation
 from neuroglot.identify.lape import lape
 from neuroglot.identify.registry import described
 from neuroglot.identify.registry import title as method_title

@@ -14,8 +14,8 @@ from neuroglot.evaluate.steering.answers import describe
 from neuroglot.evaluate.steering.forcing import Steering, deactivated, force
 from neuroglot.evaluate.steering.search import grid, search
 from neuroglot.evaluate.steering.tables import matrix, repair
-from neuroglot.generation.engine import Generation
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
+from neuroglot.generation.settings import Generation
 from neuroglot.languages.detection import LanguageIdentifier
 
 PROMPTS = {"en": ["the cats sat", "a dog"], "fr": ["çà et là", "un été"], "ru": ["всё хорошо", "раз"]}
@@ -84,8 +84,19 @@ def test_finished_cells_cost_nothing(model, recording, neurons, tmp_path, monkey
     )
     assert len(calls) == 1  # that one again
     run(model, recording, neurons, directory=tmp_path, conditions=["raised"], how=Steering(strength=2.0))
-    assert len(calls) == 1 + 9  # another recipe is another cell
+    assert len(calls) == 1 + 1 and len(calls[1][1]) == 9 * 2  # other recipes are other cells, in one queue
     assert all(set(json.loads(path.read_text())) >= {"recipe", "prompts", "answers"} for path in tmp_path.iterdir())
+
+
+def test_a_queue_writes_what_each_cell_alone_gives(model, recording, neurons, monkeypatch):
+    drawn = Generation(tokens=6, temperature=1.0, seed=4)
+    ask = lambda: force(model, recording, neurons, PROMPTS, generation=drawn, progress=False)  # noqa: E731
+    together = ask()
+    monkeypatch.setattr(forcing, "QUEUE_CELLS", 1)
+    pd.testing.assert_frame_equal(ask(), together)
+    row = together.query("condition == 'both' and source == 'fr' and target == 'ru'")
+    with Steering().recipe(recording, neurons, "ru", "fr").applied(model):
+        assert list(row["answer"]) == generate(model, PROMPTS["fr"], **drawn.model_dump())
 
 
 def test_each_language_with_each_language_off(model, neurons):

@@ -6,8 +6,9 @@ import pandas as pd
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.edit.interventions import Deactivate, intervene
-from neuroglot.generation.huggingface import generate
+from neuroglot.edit.conditions import Condition
+from neuroglot.edit.interventions import Deactivate
+from neuroglot.generation.engine import generate
 from neuroglot.models.model import Model
 
 __all__ = ["beginnings", "continuations"]
@@ -46,13 +47,13 @@ def continuations(
     Raises:
         NeuroglotError: a language has no set, a prompt is empty, or the neurons are of another shape.
     """
-    rows = []
-    for tag, texts in prompts.items():
-        intact = generate(model, texts, tokens=tokens)
-        with intervene(model, Deactivate(neurons[tag])):
-            off = generate(model, texts, tokens=tokens)
-        rows += [
-            {"language": tag, "prompt": prompt, "intact": before, "off": after}
-            for prompt, before, after in zip(texts, intact, off, strict=True)
-        ]
+    conditions = {tag: Condition(tag, (Deactivate(neurons[tag]),)) for tag in prompts}
+    asked = [(tag, prompt) for tag, texts in prompts.items() for prompt in texts]
+    recipes = [None] * len(asked) + [conditions[tag] for tag, _ in asked]
+    written = generate(model, [prompt for _, prompt in asked] * 2, recipes=recipes, tokens=tokens)
+    rows = [(*row, *both) for row, both in zip(asked, zip(*_halves(written), strict=True), strict=True)]
     return pd.DataFrame(rows, columns=["language", "prompt", "intact", "off"])
+
+
+def _halves(written: list[str]) -> tuple[list[str], list[str]]:
+    return written[: len(written) // 2], written[len(written) // 2 :]

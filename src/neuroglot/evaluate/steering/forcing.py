@@ -6,9 +6,10 @@ continued, and are kept under a digest of just these: a rerun reads them, and so
 same cell.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel
@@ -16,14 +17,15 @@ from pydantic import BaseModel
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.edit.conditions import Condition, digest_of_steps
+from neuroglot.edit.directions import DIRECTIONS, Direction, shuffled
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.steering import Method, steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import answer_nll, describe
-from neuroglot.generation.engine import Generation
-from neuroglot.generation.huggingface import generate
+from neuroglot.generation.engine import generate
+from neuroglot.generation.settings import Generation
 from neuroglot.identify.random_neurons import random
 from neuroglot.languages.detection import LanguageIdentifier
 from neuroglot.languages.tags import closest, language_tag
@@ -36,6 +38,11 @@ __all__ = ["CONDITIONS", "Forced", "Prompts", "Steering", "deactivated", "force"
 
 Prompts = Mapping[str, Sequence[str]]
 
+QUEUE_ROWS = 512
+"""Answers that are written in one queue, before they are kept."""
+QUEUE_CELLS = 64
+"""Cells of a queue at most: each has its recipe in memory, four numbers a neuron."""
+
 Forced = Literal["intact", "source off", "raised", "both", "random"]
 CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "random")
 """Nothing; the source's neurons off; the target's changed; both; both with random neurons of the same numbers."""
@@ -44,8 +51,8 @@ CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "ran
 class Steering(BaseModel, frozen=True):
     """How the target is raised; see `steer`."""
 
-    method: Method = "replace"
-    """What is done to the target's neurons."""
+    method: Method | Direction = "replace"
+    """What is done to the target's neurons; or a direction of the residual stream, in their place."""
     site: Site = "activation"
     """Where."""
     strength: float = 1.0
@@ -55,8 +62,18 @@ class Steering(BaseModel, frozen=True):
     when: When = "both"
     """On which tokens."""
 
-    def recipe(self, recording: Recording, neurons: NeuronSet, to: str | None, source: str | None) -> Recipe:
-        """The recipe of one cell."""
+    def recipe(self, recording: Recording, neurons: NeuronSet | None, to: str | None, source: str | None) -> Recipe:
+        """The recipe of one cell; a direction takes neurons only to ablate the source's."""
+        if self.method in DIRECTIONS:
+            moved = None
+            if to is not None:
+                moved = steer(
+                    recording, to=to, method=self.method, strength=self.strength, layers=self.layers, when=self.when
+                )
+            if source is None and moved is not None:
+                return moved
+            off = steer(recording, neurons, None, source=source, site=self.site, when=self.when)
+            return off if moved is None else off + moved
         return steer(
             recording, neurons, to, source=source, method=self.method, site=self.site, strength=self.strength,
             layers=self.layers, when=self.when,
@@ -66,7 +83,8 @@ class Steering(BaseModel, frozen=True):
         """In a few words."""
         layers = "" if self.layers is None else f", {len(self.layers)} layers"
         when = "" if self.when == "both" else f", {self.when} tokens"
-        return f"{self.method} × {self.strength:g} at {self.site}{layers}{when}"
+        site = "residual" if self.method in DIRECTIONS else self.site
+        return f"{self.method} × {self.strength:g} at {site}{layers}{when}"
 
 
 def force(
@@ -118,16 +136,15 @@ def force(
         for source in sources
         for target in targets
     ]
-    made = _Answers(model, generation, directory)
-    tables = []
-    with token_progress("answers", sum(len(sources[source]) for _, source, _ in cells), shown=progress) as advance:
-        for condition, source, target in cells:
-            table = made.described(condition, sources[source], target, identify)
-            named = {"condition": condition.name, "seed": condition.seed or 0, "source": source, "target": target}
-            tables.append(pd.concat([pd.DataFrame({**named, "prompt": sources[source]}), table], axis=1))
-            advance(len(table), f"{condition.name} {source} → {target}")
-    if not tables:
+    if not cells:
         raise NeuroglotError("There is nothing to ask: give prompts, targets and conditions.")
+    made = _Answers(model, generation, directory)
+    made.write([(condition, sources[source]) for condition, source, _ in cells], progress)
+    tables = []
+    for condition, source, target in cells:
+        table = made.described(condition, sources[source], target, identify)
+        named = {"condition": condition.name, "seed": condition.seed or 0, "source": source, "target": target}
+        tables.append(pd.concat([pd.DataFrame({**named, "prompt": sources[source]}), table], axis=1))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -158,7 +175,8 @@ def _condition(
         return Condition(name, (), seed)
     recipe = how.recipe(recording, neurons, raised, switched)
     recipe.check(model)
-    return Condition(name, recipe.steps, seed)
+    steps = [shuffled(step, seed or 0) if name == "random" else step for step in recipe.steps]
+    return Condition(name, tuple(steps), seed)
 
 
 class _Answers:
@@ -167,10 +185,51 @@ class _Answers:
     def __init__(self, model: Model, generation: Generation, directory: str | Path | None):
         self.model, self.generation, self.cache = model, generation, ResultCache(directory)
 
+    def write(self, cells: Sequence[tuple[Condition, Sequence[str]]], progress: bool) -> None:
+        """Write the answers of all cells that are not there, rows of several conditions side by side.
+
+        Answers of a cell are what they are alone: a row's text does not depend on its neighbours, and its random
+        numbers are those of its place in the cell.
+        """
+        with token_progress("answers", sum(len(prompts) for _, prompts in cells), shown=progress) as advance:
+            missing = {}
+            for condition, prompts in cells:
+                about, digest = self._about(condition, prompts)
+                if digest in missing or self._found(digest) is not None:
+                    advance(len(prompts), "")
+                else:
+                    missing[digest] = (about, condition, prompts)
+            for some in _queues(missing):
+                rows = [
+                    (condition, number, text)
+                    for _, condition, prompts in some.values()
+                    for number, text in enumerate(prompts)
+                ]
+                written = iter(
+                    generate(
+                        self.model, [text for *_, text in rows], recipes=[condition for condition, *_ in rows],
+                        streams=[number for _, number, _ in rows], advance=advance, **self.generation.model_dump(),
+                    )
+                )  # fmt: skip
+                for digest, (about, _, prompts) in some.items():
+                    answers = list(islice(written, len(prompts)))
+                    self.cache.keep(digest, {**about, "answers": answers, "likely": answer_nll(self.model, answers)})
+
     def described(
         self, condition: Condition, prompts: Sequence[str], target: str, identify: LanguageIdentifier
     ) -> pd.DataFrame:
-        """What `describe` says of the answers to some prompts."""
+        """What `describe` says of the answers to some prompts, which were written."""
+        found = self._found(self._about(condition, prompts)[1])
+        assert found is not None
+        table = describe(self.model, found["answers"], target, identify, perplexity=False)
+        table["nll"], table["tokens"] = zip(*found["likely"], strict=True) if found["likely"] else ([], [])
+        return table
+
+    def _found(self, digest: str) -> dict[str, Any] | None:
+        return self.cache.find(digest, lambda kept: {"answers", "likely"} <= set(kept))
+
+    def _about(self, condition: Condition, prompts: Sequence[str]) -> tuple[dict[str, Any], str]:
+        """What the answers of a cell depend on, and its digest."""
         about = {
             "model": self.model.fingerprint,
             "dtype": str(self.model.network.dtype),
@@ -178,15 +237,21 @@ class _Answers:
             "prompts": list(prompts),
             "generation": self.generation.model_dump(),
         }
-        digest = digest_of_settings(about)
-        found = self.cache.find(digest, lambda kept: {"answers", "likely"} <= set(kept))
-        if found is None:
-            with condition.applied(self.model):
-                answers = generate(self.model, prompts, **self.generation.model_dump())
-            found = self.cache.keep(digest, {**about, "answers": answers, "likely": answer_nll(self.model, answers)})
-        table = describe(self.model, found["answers"], target, identify, perplexity=False)
-        table["nll"], table["tokens"] = zip(*found["likely"], strict=True) if found["likely"] else ([], [])
-        return table
+        return about, digest_of_settings(about)
+
+
+def _queues(cells: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Cells that are written together: many rows, so that a step has work, and not all, so that an end keeps some."""
+    some: dict[str, Any] = {}
+    rows = 0
+    for digest, cell in cells.items():
+        some[digest] = cell
+        rows += len(cell[-1])
+        if rows >= QUEUE_ROWS or len(some) >= QUEUE_CELLS:
+            yield some
+            some, rows = {}, 0
+    if some:
+        yield some
 
 
 def deactivated(
@@ -214,11 +279,10 @@ def deactivated(
     largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])
     masks = {tag: neurons[tag] for tag in neurons.languages} | {"random": random(neurons)[largest]}
     conditions = [Condition("normal"), *(Condition(tag, (Deactivate(mask),)) for tag, mask in masks.items())]
-    tables = []
-    with token_progress("answers", len(conditions) * sum(map(len, sources.values())), shown=progress) as advance:
-        for condition in conditions:
-            for tag, texts in sources.items():
-                table = made.described(condition, texts, tag, identify)
-                tables.append(table.assign(off=condition.name, source=tag, target=tag, prompt=texts))
-                advance(len(texts), f"{condition.name} off, {tag}")
+    made.write([(condition, texts) for condition in conditions for texts in sources.values()], progress)
+    tables = [
+        made.described(condition, texts, tag, identify).assign(off=condition.name, source=tag, target=tag, prompt=texts)
+        for condition in conditions
+        for tag, texts in sources.items()
+    ]
     return pd.concat(tables, ignore_index=True)

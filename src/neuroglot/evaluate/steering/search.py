@@ -14,7 +14,7 @@ from neuroglot.edit.steering import Method
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.forcing import Forced, Prompts, Steering, force
-from neuroglot.generation.engine import Generation
+from neuroglot.generation.settings import Generation
 from neuroglot.languages.tags import language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.residual import stream_of, with_stream
 from neuroglot.models.architecture.sites import EAGER, Edit, InlineCall, Site
 
 __all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed"]
@@ -82,7 +83,7 @@ class FFN:
         self._up, self._gate = layout.up, layout.gate
         # in_features, since the weight of a quantised layer is packed; GPT-2's Conv1D has none
         self.neurons = int(getattr(self.down, "in_features", 0) or self.down_columns.shape[1])
-        self._edits: dict[Site, list[_Change]] = {"activation": [], "hidden": []}
+        self._edits: dict[Site, list[_Change]] = {"activation": [], "hidden": [], "residual": []}
         self._hooks: dict[Site, Any] = {}
 
     @property
@@ -141,13 +142,15 @@ class FFN:
     def edit(self, site: Site, change: Edit) -> Iterator[None]:
         """Put `change(x)` in the place of the tensor `x` (…, neurons) at a site, inside the block.
 
+        At the residual site x is (batch, tokens, width of the stream), as it leaves the layer.
+
         Nested edits of a site apply in the order they were made, and all of them before any observer sees the tensor.
         Blocks may be left in any order. A copy of the model that is made inside the block is not edited.
 
         Raises:
             NeuroglotError: the layer ran and the site was not passed, or another thread runs the model.
         """
-        if self.one_site:
+        if self.one_site and site == "hidden":
             site = "activation"  # one tensor, and BLOOM may multiply it without calling its down-projection
         EAGER.__enter__()
         mine = _Change(change, threading.get_ident())
@@ -171,7 +174,7 @@ class FFN:
             )
 
     def _hook(self, site: Site) -> Any:
-        where: Any = self.down if site == "hidden" else self.activation
+        where: Any = {"activation": self.activation, "hidden": self.down, "residual": self.layer}[site]
 
         def apply(module: Any, x: Tensor) -> Tensor:
             if module is where:  # and no copy of it
@@ -179,6 +182,11 @@ class FFN:
                     x = each.made(x)
             return x
 
+        if site == "residual":
+            return where.register_forward_hook(
+                lambda m, _, output: with_stream(output, apply(m, stream_of(output))) if m is where else output,
+                prepend=True,
+            )
         if site == "hidden":
             return where.register_forward_pre_hook(lambda m, inputs: (apply(m, inputs[0]), *inputs[1:]), prepend=True)
         return where.register_forward_hook(lambda m, _, output: apply(m, output), prepend=True)

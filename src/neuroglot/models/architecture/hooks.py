@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.architecture.residual import stream_of
 
 __all__ = ["observe_ffn", "observe_residual"]
 
@@ -44,16 +44,7 @@ def observe_residual(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]
 
             def read(module: nn.Module, _: Any, output: Any, layer: int = layer, own: nn.Module = ffn.layer) -> None:
                 if module is own and get_ident() == thread:
-                    observe(layer, _one_stream(output[0] if isinstance(output, tuple) else output))
+                    observe(layer, stream_of(output))
 
             stack.callback(ffn.layer.register_forward_hook(read).remove)
         yield
-
-
-def _one_stream(states: Tensor) -> Tensor:
-    if states.ndim != 3:
-        raise NeuroglotError(
-            f"This model carries {len(states)} residual streams side by side, of which none is the state of a token; "
-            "leave states out."
-        )
-    return states

@@ -1,4 +1,4 @@
-"""The sites at which a neuron is read or written."""
+"""The sites at which a neuron, or a dimension of the residual stream, is read or written."""
 
 import sys
 import threading
@@ -16,7 +16,8 @@ from neuroglot.models.architecture.trace import function_name
 
 __all__ = ["EAGER", "Edit", "InlineCall", "Site"]
 
-Site = Literal["activation", "hidden"]
+Site = Literal["activation", "hidden", "residual"]
+"""Of a layer: two of its neurons, and the residual stream that leaves it, whose units are its dimensions."""
 
 
 Edit = Callable[[Tensor], Tensor]

@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot, pad
 
 from neuroglot.artifacts.examples import LOW, VALUE
 
-__all__ = ["SUMS", "Groups", "Values", "count_highest", "keep_highest", "standardise", "sum_tokens"]
+__all__ = ["SUMS", "Groups", "Values", "count_highest", "keep_highest", "standardise", "sum_states", "sum_tokens"]
 
 TRITON = importlib.util.find_spec("triton") is not None
 TOKENS_AT_ONCE = 4096  # that are ranked in plain torch, which copies their scores several times
@@ -53,6 +53,11 @@ def sum_tokens(activation: Values, hidden: Values, names: Sequence[str]) -> list
 
         return kernels.sum_tokens(activation, hidden, names)
     return [SUMS[name](activation, hidden) for name in names]
+
+
+def sum_states(states: Values) -> Float[Tensor, " width"]:
+    """The sum over batch and tokens of the residual stream, (width,) float64."""
+    return _added(states)
 
 
 class Groups:

@@ -6,16 +6,18 @@ A statistic reduces the activations of a batch, on the device where they are, in
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from neuroglot.artifacts.recording import RESIDUAL
 from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
-from neuroglot.recording.statistics.reductions import SUMS, Values, sum_tokens
+from neuroglot.recording.statistics.reductions import SUMS, Values, sum_states, sum_tokens
 
-__all__ = ["STATISTICS", "Statistic", "Sums", "check_statistics"]
+__all__ = ["STATISTICS", "Statistic", "StreamSums", "Sums", "check_statistics"]
 
-STATISTICS = tuple(SUMS)  # that a recording can hold of every neuron
+STATISTICS = (*SUMS, RESIDUAL)  # that a recording can hold: of every neuron, and of the stream
 
 
 def check_statistics(names: Sequence[str]) -> None:
@@ -42,13 +44,13 @@ class Statistic(ABC):
 
 
 class Sums(Statistic):
-    """Sums of every neuron's own values: any of `STATISTICS`, together, since that reads each activation once.
+    """Sums of every neuron's own values: any of `SUMS`, together, since that reads each activation once.
 
     Counts are int64 and exact; the others are added in float64.
     """
 
     def __init__(self, ffns: Sequence[FFN], names: Sequence[str]):
-        self.names = names
+        self.names = [name for name in names if name in SUMS]
         self._totals: list[list[Tensor] | None] = [None] * len(ffns)
 
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
@@ -62,3 +64,21 @@ class Sums(Statistic):
         layers = [totals for totals in self._totals if totals is not None]
         self._totals = [None] * len(self._totals)
         return {name: padded([sums[i].cpu() for sums in layers]) for i, name in enumerate(self.names)}
+
+
+class StreamSums:
+    """Sums of the residual stream that leaves every layer, in float64."""
+
+    def __init__(self, layers: int):
+        self._totals: list[Tensor | None] = [None] * layers
+
+    def add(self, layer: int, states: Values) -> None:
+        """Add one layer of a batch. Only tokens that count are given: no BOS, no padding."""
+        sums, before = sum_states(states), self._totals[layer]
+        self._totals[layer] = sums if before is None else before.add_(sums)
+
+    def flush(self) -> dict[str, Tensor]:
+        """The totals so far, (L, width); they start again from zero."""
+        totals = [sums.cpu() for sums in self._totals if sums is not None]
+        self._totals = [None] * len(self._totals)
+        return {RESIDUAL: torch.stack(totals)}

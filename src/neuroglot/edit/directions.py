@@ -1,0 +1,167 @@
+"""Directions of a language in the residual stream, (L, width): after each layer, what to add to be nearer to it.
+
+Each has the length of the way from the other languages to this one along it, so that strengths of different kinds
+compare: added once, it moves the mean of the others as far along it as the language's own mean lies.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from neuroglot.artifacts.recording import RESIDUAL, Recording
+from neuroglot.artifacts.samples import Samples
+from neuroglot.edit.interventions import Intervention
+from neuroglot.errors import NeuroglotError
+from neuroglot.languages.tags import closest
+
+__all__ = ["DIRECTIONS", "Direction", "diffmean", "lda", "probe", "shuffled", "sparse_dimensions"]
+
+Direction = Literal["diffmean", "probe", "lda", "sparse"]
+DIRECTIONS: tuple[Direction, ...] = ("diffmean", "probe", "lda", "sparse")
+
+Vectors = Float64[Tensor, "layers width"]
+
+
+def diffmean(recording: Recording, to: str) -> Vectors:
+    """The language's mean state less the mean of the other languages' means, after every layer.
+
+    Raises:
+        NeuroglotError: the recording lacks `residual`, the language or a second one.
+    """
+    return recording.language_difference(to, RESIDUAL)
+
+
+def sparse_dimensions(recording: Recording, to: str, dimensions: int) -> Bool[Tensor, "layers width"]:
+    """The dimensions in which the language's mean is farthest from the others', so many after every layer.
+
+    Of equally far ones those that come first. They are units as neurons are: a mask for the residual site.
+
+    Raises:
+        NeuroglotError: as for `diffmean`; or there are not so many dimensions.
+    """
+    far = diffmean(recording, to).abs()
+    if not 1 <= dimensions <= far.shape[1]:
+        raise NeuroglotError(f"dimensions is 1 to {far.shape[1]}, the width of the stream, not {dimensions}.")
+    order = far.argsort(dim=1, descending=True, stable=True)[:, :dimensions]
+    return torch.zeros_like(far, dtype=torch.bool).scatter_(1, order, True)
+
+
+def shuffled(step: Intervention, seed: int) -> Intervention:
+    """A size-matched random baseline of a step on the stream: its dimensions in a random order, the same in all layers.
+
+    What it adds is as long, and as many dimensions change. A step on neurons is left as it is.
+    """
+    if step.site != "residual":
+        return step
+    width = step.neurons.shape[1]
+    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+    changed: dict[str, Any] = {"neurons": step.neurons[:, order]}
+    values = getattr(step, "values", None)
+    if isinstance(values, Tensor) and values.ndim:
+        changed["values"] = values[:, order]
+    return replace(step, **changed)
+
+
+def lda(samples: Samples, to: str, shrinkage: float = 0.1) -> Vectors:
+    """Fisher's linear discriminant between the language's samples and all others', after every layer.
+
+    w = S⁻¹ (m − m'), where S is the covariance within languages, of which `shrinkage` is moved to a multiple of the
+    identity of the same trace.
+
+    Args:
+        samples: with their mean states.
+        to: the language.
+        shrinkage: from 0 to 1; without any, S cannot be inverted if there are fewer samples than dimensions.
+
+    Raises:
+        NeuroglotError: the samples have no states, not the language or no second one; shrinkage is out of (0, 1].
+    """
+    if not 0 < shrinkage <= 1:
+        raise NeuroglotError(f"shrinkage is above 0 and at most 1, not {shrinkage:g}.")
+    states, place = _states(samples, to)
+    difference = _difference(states, place)
+    within = states - states.mean(1, keepdim=True)
+    rows = []
+    for layer, way in enumerate(difference):
+        apart = within[:, :, layer].flatten(0, 1)
+        covariance = apart.T @ apart / len(apart)
+        level = covariance.trace() / len(way)
+        mixed = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(way), dtype=torch.float64)
+        rows.append(torch.linalg.solve(mixed, way) if float(level) > 0 else way)
+    return _along(torch.stack(rows), difference)
+
+
+def probe(samples: Samples, to: str, penalty: float = 1.0) -> Vectors:
+    """The weights of a linear probe, a logistic regression that tells the language's samples, after every layer.
+
+    Both sides weigh the same. States are centred and divided, all by one number, by their root mean square.
+
+    Args:
+        samples: with their mean states.
+        to: the language.
+        penalty: λ of λ/2n · |w|², n samples.
+
+    Raises:
+        NeuroglotError: the samples have no states, not the language or no second one; the penalty is not positive.
+    """
+    if not penalty > 0:
+        raise NeuroglotError(f"penalty is above 0, not {penalty:g}.")
+    states, place = _states(samples, to)
+    side = torch.zeros(states.shape[:2], dtype=torch.float64)
+    side[place] = 1
+    side = side.flatten()
+    weight = torch.where(side > 0, 0.5 / side.sum(), 0.5 / (1 - side).sum())
+    rows = [_regression(states[:, :, layer].flatten(0, 1), side, weight, penalty) for layer in range(states.shape[2])]
+    return _along(torch.stack(rows), _difference(states, place))
+
+
+@torch.enable_grad()
+def _regression(states: Tensor, side: Tensor, weight: Tensor, penalty: float) -> Tensor:
+    centred = states - states.mean(0)
+    size = centred.square().mean().sqrt()
+    if not float(size) > 0:
+        return torch.zeros(states.shape[1], dtype=torch.float64)
+    # the weights lie where the samples do, which has at most as many dimensions as there are samples
+    left, scale, right = torch.linalg.svd(centred / size, full_matrices=False)
+    data = left * scale
+    found = torch.zeros(data.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS(
+        [found], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        logits = data @ found[:-1] + found[-1]
+        misses = torch.nn.functional.binary_cross_entropy_with_logits(logits, side, weight, reduction="sum")
+        value = misses + penalty / (2 * len(data)) * found[:-1].square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(loss)  # type: ignore[arg-type]
+    return right.T @ found.detach()[:-1]
+
+
+def _states(samples: Samples, to: str) -> tuple[Float64[Tensor, "languages samples layers width"], int]:
+    """The mean states, and which of the languages it is."""
+    if samples.states is None:
+        raise NeuroglotError("These samples have no residual-stream states; record them with states=True.")
+    tag = closest(to, samples.languages)
+    if tag is None or len(samples.languages) < 2:
+        raise NeuroglotError(f"The samples are of {', '.join(samples.languages)}; they need {to} and one other.")
+    return samples.states.to(torch.float64), samples.languages.index(tag)
+
+
+def _difference(states: Tensor, place: int) -> Vectors:
+    means = states.mean(1)
+    others = [other for other in range(len(means)) if other != place]
+    return means[place] - means[others].mean(0)
+
+
+def _along(weights: Tensor, difference: Tensor) -> Vectors:
+    """The part of the difference that lies along the weights, layer by layer; 0 where there are none."""
+    length = weights.square().sum(1, keepdim=True)
+    share = (weights * difference).sum(1, keepdim=True) / length
+    return torch.where(length > 0, share * weights, 0.0)

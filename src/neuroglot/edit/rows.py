@@ -1,0 +1,164 @@
+"""Interventions that differ from row to row of a batch, as numbers that one operation applies to all rows.
+
+Every built-in intervention makes of a neuron's value x the value clamp(gain · x + shift, low, high), and so does one
+after another. So what a recipe does at a site of a layer is four numbers a neuron, and a batch of recipes four matrices
+(rows, N).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from math import inf
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale
+from neuroglot.models.architecture.sites import Edit, Site
+from neuroglot.models.model import Model
+
+__all__ = ["Part", "RowEdits", "in_rows"]
+
+Part = Literal["prompt", "generated"]
+Place = tuple[int, Site]
+"""A layer, and a site of it."""
+
+FOLDED = (Deactivate, Replace, Raise, Add, Scale)
+
+
+def in_rows(steps: Iterable[Any]) -> bool:
+    """Whether these steps can differ from row to row: what somebody else wrote, and zeroed weights, cannot."""
+    return all(type(step) in FOLDED for step in steps)
+
+
+class Affine:
+    """clamp(gain · x + shift, low, high) for every neuron (layers, N) of a site, on the device."""
+
+    def __init__(self, shape: tuple[int, int], device: torch.device):
+        self.gain, self.shift, self.low, self.high = (
+            torch.full(shape, value, device=device) for value in (1.0, 0.0, -inf, inf)
+        )
+        self.layers: set[int] = set()
+        self.clamps = False
+
+    def then(self, step: Intervention, layers: list[int]) -> None:
+        """Follow it by an intervention on these layers."""
+        device = self.gain.device
+        chosen = torch.zeros_like(self.gain, dtype=torch.bool)
+        chosen[layers] = step.neurons[layers].to(device)
+        given = torch.as_tensor(getattr(step, "values", 0.0)).to(device, torch.float64)
+        given = (given * getattr(step, "strength", 1.0)).to(self.gain.dtype)
+        new = self._after(step, given)
+        self.gain, self.shift, self.low, self.high = (
+            torch.where(chosen, after, before)
+            for after, before in zip(new, (self.gain, self.shift, self.low, self.high), strict=True)
+        )
+        self.layers |= set(layers)
+        self.clamps |= isinstance(step, Raise)
+
+    def _after(self, step: Intervention, given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four numbers after a step on all neurons."""
+        gain, shift, low, high = self.gain, self.shift, self.low, self.high
+        free = torch.full_like(low, inf)
+        if isinstance(step, Raise):
+            return gain, shift, low.maximum(given), high.maximum(given)
+        if isinstance(step, Add):
+            return gain, shift + given, low + given, high + given
+        if isinstance(step, Scale):
+            ends = torch.stack([low * given, high * given])
+            none = (given == 0).expand_as(low)  # 0 · ∞ has no value, and nothing is left to clamp
+            return gain * given, shift * given, ends.amin(0).where(~none, -free), ends.amax(0).where(~none, free)
+        number = torch.zeros_like(gain) if isinstance(step, Deactivate) else given.expand_as(gain)
+        return torch.zeros_like(gain), number, -free, free
+
+    def stacked(self, kept: int, dtype: torch.dtype) -> Float[Tensor, "numbers layers neurons"]:
+        """The first of its numbers."""
+        return torch.stack([self.gain, self.shift, self.low, self.high][:kept]).to(dtype)
+
+
+def folded(model: Model, steps: Sequence[Intervention], part: Part) -> dict[Site, Affine]:
+    """What steps do to the tokens of the prompt, or to those generated, by site."""
+    found: dict[Site, Affine] = {}
+    for step in steps:
+        if step.when not in ("both", part):
+            continue
+        layers: dict[Site, list[int]] = {}
+        for layer, some in enumerate(step.neurons.any(1).tolist()):
+            if some:  # a plain FFN has one tensor at both sites
+                site: Site = step.site if getattr(model.ffns[layer], "gated", True) else "activation"
+                layers.setdefault(site, []).append(layer)
+        for site, where in layers.items():
+            shape = (step.neurons.shape[0], step.neurons.shape[1])
+            found.setdefault(site, Affine(shape, model.device)).then(step, where)
+    return found
+
+
+class RowEdits:
+    """The tables of a batch: row r of each does to row r of the batch what that row's recipe says.
+
+    Args:
+        model: whose neurons.
+        recipes: the different ones that rows may have; equal ones are given once.
+        part: which tokens are read under these tables.
+        rows: how many rows the tables have. With one recipe a single row does for all.
+    """
+
+    def __init__(self, model: Model, recipes: Sequence[Sequence[Intervention]], part: Part, rows: int):
+        self.model = model
+        made = [folded(model, steps, part) for steps in recipes]
+        self.shared = len(recipes) == 1
+        self._recipes: dict[Place, Tensor] = {}
+        self._tables: dict[Place, Tensor] = {}
+        for site in sorted({site for each in made for site in each}):
+            some = [each[site] for each in made if site in each]
+            kept = 4 if any(each.clamps for each in some) else 2
+            none = Affine((some[0].gain.shape[0], some[0].gain.shape[1]), model.device)
+            numbers = torch.stack([each.get(site, none).stacked(kept, model.network.dtype) for each in made], 1)
+            for layer in sorted({layer for each in some for layer in each.layers}):
+                self._recipes[layer, site] = table = numbers[:, :, layer]  # (4 or 2, recipes, neurons)
+                self._tables[layer, site] = table[:, [0] * (1 if self.shared else rows)].clone()
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """What a captured pass depends on: which places are edited and how, not by which numbers."""
+        return (self.shared, *((place, table.shape) for place, table in self._tables.items()))
+
+    def assign(self, rows: Tensor, recipes: Tensor) -> None:
+        """Give rows their recipes, by number."""
+        if not self.shared:
+            for place, table in self._tables.items():
+                table[:, rows] = self._recipes[place][:, recipes]
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Give some rows what other rows had."""
+        if not self.shared:
+            for table in self._tables.values():
+                table[:, target] = table[:, source]
+
+    def refill(self, other: "RowEdits") -> None:
+        """Take the numbers of tables of the same structure, in place."""
+        self._recipes = other._recipes
+        for place, table in self._tables.items():
+            table.copy_(other._tables[place])
+
+    @contextmanager
+    def applied(self, rows: int) -> Iterator[None]:
+        """Put the first `rows` rows in force inside the block."""
+        with ExitStack() as stack:
+            for (layer, site), table in self._tables.items():
+                stack.enter_context(self.model.ffns[layer].edit(site, self._edit(table, rows)))
+            yield
+
+    def _edit(self, table: Tensor, rows: int) -> Edit:
+        numbers = table if self.shared else table[:, :rows]
+
+        def change(values: Tensor) -> Tensor:
+            # OPT lays the batch and its tokens in one row
+            each = values.view(numbers.shape[1] if not self.shared else 1, -1, values.shape[-1])
+            changed = torch.addcmul(numbers[1][:, None], each, numbers[0][:, None])
+            if len(numbers) == 4:
+                changed = torch.clamp(changed, numbers[2][:, None], numbers[3][:, None])
+            return changed.view(values.shape)
+
+        return change

@@ -1,0 +1,157 @@
+"""Steps of a batch, one after the other: run as they are, or captured once as CUDA graphs and replayed."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import MethodType
+from typing import Any
+from weakref import WeakKeyDictionary, WeakMethod, ref
+
+import torch
+from torch import nn
+
+from neuroglot.edit.rows import RowEdits
+from neuroglot.generation.fused import fused
+from neuroglot.generation.state import Rows
+from neuroglot.models.model import Model
+
+__all__ = ["Steps", "kept_bytes"]
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Rows that a graph is captured for: few sizes, since each costs two steps of the plain path."""
+KEPT_SHARE = 0.3
+"""Of the device's memory, that the graphs and the cache of a model may hold between calls."""
+
+logger = logging.getLogger(__name__)
+_kept: "WeakKeyDictionary[nn.Module, Steps]" = WeakKeyDictionary()
+
+
+class Steps:
+    """What runs steps: the rows they advance, and the interventions row by row.
+
+    Attributes:
+        state: the rows.
+        edits: what each is under while it writes.
+        refused: why steps are not captured, or nothing.
+        unfused: why captured steps have the model's own parts, or nothing.
+    """
+
+    def __init__(self, model: Model, state: Rows, edits: RowEdits, captured: bool):
+        self.model, self.state, self.edits = model, state, edits
+        self.captured, self.refused, self.unfused = captured, "", ""
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.pool = torch.cuda.graph_pool_handle() if captured else None
+        self.key: Any = None
+        self.hooks: Any = None
+
+    @classmethod
+    def of(
+        cls, model: Model, settings: tuple[Any, ...], make: Callable[[], Rows], edits: RowEdits, captured: bool
+    ) -> "Steps":
+        """New ones, or those of an earlier call just like this: graphs hold addresses, so all must be the same."""
+        if not captured:
+            return cls(model, make(), edits, False)
+        hooks = _hooks(model.network)  # weakly, as all that is kept: it must not keep the model
+        weights = [part.data_ptr() for part in (*model.network.parameters(), *model.network.buffers())]
+        key = (settings, edits.structure, weights)
+        found = _kept.pop(model.network, None)
+        if found is not None and found.key == key and found.hooks == hooks:
+            found._bind(model)
+            found.edits.refill(edits)
+        else:
+            del found  # before its memory is needed
+            found = cls(model, make(), edits, True)
+            found.key, found.hooks = key, hooks
+        return found
+
+    def keep(self) -> None:
+        """Let a later call have the graphs, unless they hold much memory."""
+        if not self.graphs:
+            return
+        total = torch.cuda.get_device_properties(self.model.device).total_memory
+        if self.state.cache.bytes <= KEPT_SHARE * total:
+            _kept[self.model.network] = self
+            self._bind(None)
+
+    def _bind(self, model: Any) -> None:
+        """Whose steps these are. Between calls nobody's: what is kept by the network must not hold the network."""
+        self.model = self.state.model = self.edits.model = model
+
+    def run(self, rows: int, reach: int, steps: int) -> None:
+        """Advance the first rows by some steps, which look at the first `reach` places of each row."""
+        graph = self._graph(rows) if self.captured else None
+        if graph is not None:
+            for _ in range(steps):
+                graph.replay()
+            return
+        with self.edits.applied(rows):
+            for _ in range(steps):
+                self.state.step(rows, reach)
+
+    def _graph(self, rows: int) -> torch.cuda.CUDAGraph | None:
+        """A graph of at least so many rows; a somewhat larger one does where it is there."""
+        size = min(next(size for size in SIZES if size >= min(rows, SIZES[-1])), self.state.slots)
+        found = min((other for other in self.graphs if size <= other <= 4 * size), default=None)
+        if found is not None:
+            return self.graphs[found]
+        try:
+            self.graphs[size] = self._capture(size)
+        except Exception as error:  # whatever an architecture of somebody else's does that a graph cannot hold
+            self.captured, self.refused = False, f"{type(error).__name__}: {str(error)[:120]}"
+            logger.debug("%s: steps are not captured as a CUDA graph (%s)", self.model.name, self.refused)
+            return None
+        return self.graphs[size]
+
+    def _capture(self, size: int) -> torch.cuda.CUDAGraph:
+        state, graph, stream = self.state, torch.cuda.CUDAGraph(), torch.cuda.Stream(self.model.device)
+        stream.wait_stream(torch.cuda.current_stream(self.model.device))
+        with (
+            torch.cuda.stream(stream),
+            self.edits.applied(size),
+            self._quick(size) if self._proved(size) else nullcontext(),
+        ):
+            stream.synchronize()
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                state.step(size, state.length)
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(self.model.device).wait_stream(stream)
+        return graph
+
+    def _proved(self, size: int) -> bool:
+        """Whether the faster parts give the logits of the plain step; both are run once, as a capture wants."""
+        state = self.state
+        done = state.done.clone()
+        state.done.fill_(True)  # so that a step writes nothing but what the next one would
+        plain = state.step(size, state.length)
+        try:
+            with self._quick(size):
+                quick = state.step(size, state.length)
+        except Exception as error:
+            self.unfused = f"{type(error).__name__}: {str(error)[:120]}"
+        else:
+            apart = float((quick - plain)[~done[:size]].abs().max()) if bool((~done[:size]).any()) else 0.0
+            allowed = (1e-3 if self.model.network.dtype == torch.float32 else 0.1) * float(plain.abs().max())
+            self.unfused = "" if apart <= allowed else f"its logits are {apart:.2g} away"
+        finally:
+            state.done.copy_(done)
+        if self.unfused:
+            logger.debug("%s: a step keeps the model's own parts (%s)", self.model.name, self.unfused)
+        return not self.unfused
+
+    def _quick(self, size: int) -> AbstractContextManager[None]:
+        return fused(self.model, self.state, size)
+
+
+def kept_bytes(model: Model) -> int:
+    """Memory of keys and values that an earlier call left for the next one."""
+    found = _kept.get(model.network)
+    return 0 if found is None else found.state.cache.bytes
+
+
+def _hooks(network: nn.Module) -> list[Any]:
+    """References to all hooks in force: a graph has in it what they did. One to a hook that is gone equals no other."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    hooks = [hook for module in network.modules() for kind in kinds for hook in getattr(module, kind).values()]
+    return [WeakMethod(hook) if isinstance(hook, MethodType) else ref(hook) for hook in hooks]

@@ -1,0 +1,137 @@
+"""Prompts as tokens: how they begin, where answers end, and how long both may be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neuroglot.edit.interventions import Intervention
+from neuroglot.errors import NeuroglotError
+from neuroglot.models.model import Model
+
+__all__ = ["Row", "check_lengths", "end_tokens", "padding_token", "prompt_tokens", "stretched"]
+
+PLACE = "\ue000\ue001"
+"""Stands for the question in a chat template: no text has these characters."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt to be continued.
+
+    Attributes:
+        ids: its tokens.
+        steps: the interventions that only this row is under.
+        stream: which sequence of random numbers it draws when sampling.
+    """
+
+    ids: tuple[int, ...]
+    steps: tuple[Intervention, ...] = ()
+    stream: int = 0
+
+
+def prompt_tokens(model: Model, prompts: Sequence[str], chat: bool) -> list[tuple[int, ...]]:
+    """The tokens of prompts, after what the tokenizer puts before a text, or inside its chat template.
+
+    A prompt that spells a special token is text, in a template too.
+
+    Raises:
+        NeuroglotError: a prompt is empty, there is no chat template, or a token is one that the model has not learnt.
+    """
+    if not all(prompt.strip() for prompt in prompts):
+        raise NeuroglotError("A prompt is empty; give it some text.")
+    if chat and not model.tokenizer.chat_template:
+        raise NeuroglotError(f"{model.name} has no chat template, as base models have none; ask it without.")
+    if not prompts:
+        return []
+    if chat:
+        rows = [tuple(_in_template(model, prompt)) for prompt in prompts]
+    else:
+        rows = [(*model.begin, *ids) for ids in model.encode(prompts)]
+    for prompt, row in zip(prompts, rows, strict=True):
+        if not row:
+            raise NeuroglotError(f"The tokenizer of {model.name} makes no token of the prompt {prompt[:40]!r}.")
+        if max(row) >= model.vocabulary:
+            raise NeuroglotError(
+                f"The prompt {prompt[:40]!r} has the token {model.tokenizer.convert_ids_to_tokens(max(row))!r} "
+                f"({max(row)}), but {model.name} has embeddings of {model.vocabulary:,} tokens only; resize them, or "
+                "write it otherwise."
+            )
+    return rows
+
+
+def _in_template(model: Model, prompt: str) -> list[int]:
+    """The tokens of a chat with one question; the template writes BOS itself, as text."""
+
+    def template(question: str) -> str:
+        message = [{"role": "user", "content": question}]
+        return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    def read(text: str) -> list[int]:
+        return list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    spelled = any(token in prompt for token in model.tokenizer.get_added_vocab())
+    parts = template(PLACE).split(PLACE)
+    if not spelled:
+        return read(template(prompt))
+    if len(parts) < 2:
+        raise NeuroglotError(
+            f"The chat template of {model.name} rewrites the question, so that the special token in the prompt "
+            f"{prompt[:40]!r} cannot be told from the template's own; write it otherwise, or ask without the template."
+        )
+    (question,) = model.encode([prompt.strip()])
+    ids = read(parts[0])
+    for part in parts[1:]:
+        ids += [*question, *read(part)]
+    return ids
+
+
+def padding_token(model: Model) -> int:
+    """A token to fill short rows with, where it is masked: one that has an embedding."""
+    named = (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id)
+    return next((token for token in named if token is not None and 0 <= token < model.vocabulary), 0)
+
+
+def end_tokens(model: Model) -> list[int]:
+    """The tokens that end an answer: those of the checkpoint's generation_config, else of its config or tokenizer."""
+    sources = (
+        getattr(getattr(model.network, "generation_config", None), "eos_token_id", None),
+        getattr(model.text_config, "eos_token_id", None),
+        model.tokenizer.eos_token_id,
+    )
+    ends: int | Sequence[int] = next((ends for ends in sources if ends is not None), ())
+    return [int(end) for end in (ends if isinstance(ends, Sequence) else [ends])]
+
+
+def check_lengths(model: Model, rows: Sequence[Sequence[int]], tokens: int) -> None:
+    """Refuse prompts that with their answers are longer than the model's positions, rotary ones included.
+
+    Beyond the length it was trained for, a model with a position table fails and one with rotary positions writes
+    nonsense. The last token of an answer is not read.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    context = model.context
+    longest = max(map(len, rows), default=0)
+    if context and longest + tokens - 1 > context:
+        raise NeuroglotError(
+            f"A prompt of {longest:,} tokens and an answer of up to {tokens:,} are more than the {context:,} positions "
+            f"of {model.name}; give a shorter prompt or ask for at most {max(context - longest + 1, 0):,} new tokens."
+        )
+
+
+def stretched(model: Model, rows: Sequence[Sequence[int]], tokens: int) -> bool:
+    """Whether rotary positions would depend on the longest row of a batch, so that each must be written alone.
+
+    Some models (LongRoPE, dynamic NTK) change all angles once a text is longer than those of their first training.
+    """
+    config = model.text_config
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    layers = [given, *(value for value in given.values() if isinstance(value, dict))]
+    longest = max(map(len, rows), default=0) + tokens
+    for rope in layers:
+        first = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", config.max_position_embeddings
+        )
+        if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic") and longest > first:
+            return True
+    return False
