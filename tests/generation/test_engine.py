@@ -25,6 +25,7 @@ def conditions(model):
     """One of each kind, several after one another, and some that act on one part of the text only."""
     values = torch.randn(model.layers, model.neurons, generator=torch.Generator().manual_seed(9))
     some, other = mask(model, 1), mask(model, 2)
+    stream = torch.rand(model.layers, model.stream_width, generator=torch.Generator().manual_seed(4)) < 0.5
     return [
         None,
         Condition("off", (ng.Deactivate(some),)),
@@ -32,6 +33,7 @@ def conditions(model):
         Condition("raised", (ng.Deactivate(other), ng.Raise(some, values, when="generated"))),
         Condition("added", (ng.Add(some, values, 3.0, when="prompt"), ng.Scale(other, -1.5, site="hidden"))),
         Condition("mixed", (ng.Raise(some, 0.2), ng.Scale(other, -2.0), ng.Add(some, 0.5), ng.Raise(other, values))),
+        Condition("steered", (ng.Deactivate(some), ng.Add(stream, 0.7, site="residual", when="generated"))),
     ]
 
 
@@ -46,7 +48,7 @@ def test_texts_equal_the_reference(family):
             assert generate(model, PROMPTS, tokens=24, engine="continuous", batch=batch, **how) == reference, how
 
 
-@pytest.mark.parametrize("family", ["llama", "opt", "gemma3_text"])
+@pytest.mark.parametrize("family", ["llama", "opt", "gemma3_text", "gpt2"])
 def test_a_recipe_a_row(family):
     model = tiny.model(family)
     recipes = conditions(model)

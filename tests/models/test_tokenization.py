@@ -1,5 +1,10 @@
 """What begins a text, that nothing in it is special, and that long ones are cut where tokens end."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import tiny
 from hypothesis import given
@@ -51,3 +56,45 @@ def test_pieces_are_bounded_and_join_to_the_text(text):
     assert all(len(piece) <= 7 for piece in cut)
     assert ids == encode(tiny.tokenizer(), [text])[0]  # a token a byte: the same however it is cut
     assert few == ids[:5]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's peak memory")
+def test_a_line_of_ten_megabytes_is_recorded_in_little_memory(tmp_path):
+    """The line, the reader's copies of it, and no more: at once it would take 300 bytes a character, 2.8 GiB."""
+    model, text = tmp_path / "model", tmp_path / "text"
+    tiny.network().save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
+    for directory, times in ((tmp_path / "short", 1_000), (text, 400_000)):
+        directory.mkdir()
+        (directory / "en.txt").write_text("the cat sat on one mat, " * times)
+        (directory / "fr.txt").write_text("le chat est sur un tapis, " * 1_000)
+    runs = [
+        ["neuroglot", "record", str(model), str(where), "--out", str(tmp_path / f"run-{name}"), "--block", "64",
+         "--tokens", str(tokens)] for name, where, tokens in (("a", tmp_path / "short", 5000), ("b", text, 10_000))
+    ]  # fmt: skip
+    program = f"""
+import json, resource, sys
+from neuroglot.cli import main
+from neuroglot.tokens.shards import token_rows
+peaks = []
+for arguments in {runs!r}:
+    sys.argv = arguments
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, stop.code
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+from transformers import AutoTokenizer
+line = open({str(text / "en.txt")!r}).read()
+count = sum(len(row) for _, row in token_rows(AutoTokenizer.from_pretrained({str(model)!r}), [line]))
+peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("peaks", json.dumps([count, *peaks]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count, short, long, whole = json.loads(done.stdout.rpartition("peaks ")[2])
+    size = 24 * 400_000
+    assert count == size + 1
+    assert (long - short) * 1024 < 20 * size
+    assert (whole - short) * 1024 < 25 * size

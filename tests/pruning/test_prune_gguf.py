@@ -4,12 +4,14 @@ import json
 import math
 
 import gguf
+import gguf_files
 import numpy as np
 import pytest
 import torch
 
 import neuroglot as ng
 from neuroglot.models.gguf import gguf_file
+from neuroglot.models.gguf_header import read_header
 from neuroglot.pruning.gguf import prune_gguf
 
 WIDTH, HIDDEN, LAYERS = 64, 32, 2
@@ -97,6 +99,56 @@ def test_refusals(tmp_path, source):
         prune_gguf(tmp_path / "not.gguf", torch.ones_like(keep), tmp_path / "out.gguf")
     with pytest.raises(ng.NeuroglotError, match="exists"):
         prune_gguf(source, torch.ones_like(keep), source)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+WIDE = {"gpt2": "n_inner", "falcon": "ffn_hidden_size"}
+"""Names of the width in transformers, where it is not `intermediate_size`."""
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "widths"),
+    [
+        ("llama 3", "deci", (32, 64, 64)),
+        ("deci", "deci", (32, 64, 64)),
+        ("qwen2", "qwen2", (64, 64, 64)),
+        ("phi3", "phi3", (64, 64, 64)),
+        ("gpt2", "gpt2", (64, 64, 64)),
+        ("falcon", "falcon", (64, 64, 64)),
+        ("gemma2", "gemma2", (64, 64, 64)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*original_max_position_embeddings")
+def test_what_was_pruned_is_read_back_and_is_the_model_without_those_neurons(
+    tmp_path, monkeypatch, name, written, widths
+):
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
+    network = gguf_files.network(name, **{WIDE.get(name, "intermediate_size"): 96})
+    extra = {"feed_forward_length": 96, "split.count": 1, "split.no": 0}
+    source = gguf_files.write(tmp_path / "source.gguf", name, network, extra=extra, alignment=64)
+    intact = ng.load_model(source, device="cpu")
+    draw = torch.Generator().manual_seed(1)
+    keep = torch.rand(3, 96, generator=draw) < torch.tensor([0.2, 0.4, 0.6])[:, None]
+    path = prune_gguf(source, keep, tmp_path / "pruned.gguf")
+    pruned = ng.load_model(path, device="cpu")
+    assert pruned.widths == widths
+    tokens = torch.randint(0, 250, (2, 40), generator=draw)
+    with torch.no_grad(), ng.intervene(intact, ng.Deactivate(~keep)):
+        expected = intact.network(tokens).logits
+    with torch.no_grad():
+        assert torch.allclose(pruned.network(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+    header = read_header(path)
+    assert header.architecture == written
+    assert header.keys["general.alignment"] == 64
+    assert not [key for key in header.keys if key.startswith("split.")]
+    for tensor in header.tensors.values():
+        assert (tensor.data.ctypes.data - np.frombuffer(tensor.data.base, np.uint8).ctypes.data) % 64 == 0
+
+
+def test_a_split_file_is_not_pruned(tmp_path):
+    source = gguf_files.write(tmp_path / "m.gguf", "llama", gguf_files.network("llama"), parts=2)
+    with pytest.raises(ng.NeuroglotError, match="join them"):
+        prune_gguf(source, torch.ones(3, 24, dtype=torch.bool), tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
 
 

@@ -86,7 +86,8 @@ def folded(model: Model, steps: Sequence[Intervention], part: Part) -> dict[Site
         layers: dict[Site, list[int]] = {}
         for layer, some in enumerate(step.neurons.any(1).tolist()):
             if some:  # a plain FFN has one tensor at both sites
-                site: Site = step.site if getattr(model.ffns[layer], "gated", True) else "activation"
+                one = step.site != "residual" and not getattr(model.ffns[layer], "gated", True)
+                site: Site = "activation" if one else step.site
                 layers.setdefault(site, []).append(layer)
         for site, where in layers.items():
             shape = (step.neurons.shape[0], step.neurons.shape[1])

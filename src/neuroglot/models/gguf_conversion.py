@@ -14,7 +14,7 @@ from typing import Any
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.gguf_header import GgufTensor, Header, read_header
 from neuroglot.models.gguf_keys import ROPE_FACTORS, config_of
-from neuroglot.models.gguf_tokenizer import tokenizer_of
+from neuroglot.models.gguf_tokenizer import check_tokenizer, tokenizer_of
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 
@@ -28,6 +28,7 @@ def convert(file: Path, target: Path) -> None:
         NeuroglotError: the file is damaged, lacks tensors, or holds what would not be honoured.
     """
     header = read_header(file)
+    check_tokenizer(header)
     settings = config_of(header)
     tokenizer = tokenizer_of(header)
     network = _network(header, settings)
@@ -43,16 +44,19 @@ def convert(file: Path, target: Path) -> None:
 def _network(header: Header, settings: dict[str, Any]) -> Any:
     """The architecture, without weights."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from neuroglot.models.layer_widths import narrowed
 
     try:
         config = AutoConfig.for_model(**settings)
+        kind = narrowed(AutoModelForCausalLM, config)
+        make = kind.from_config if kind is AutoModelForCausalLM else kind._from_config
         with torch.device("meta"):
-            return narrowed(AutoModelForCausalLM, config).from_config(config, dtype=torch.float32)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
+            return make(config, dtype=torch.float32)
+    except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
+        reason = str(error).strip().rpartition("\n")[2].strip()
         raise NeuroglotError(f"{header.path} says what cannot be a {header.architecture} model ({reason}).") from error
 
 

@@ -79,7 +79,7 @@ def read_header(path: Path) -> Header:
     for number, part in enumerate(parts):
         try:
             found, listed = _read(part)
-        except (struct.error, ValueError, KeyError, OSError, OverflowError, MemoryError) as error:
+        except (struct.error, ValueError, KeyError, OSError, ArithmeticError, MemoryError, RecursionError) as error:
             raise NeuroglotError(f"{part} is not a GGUF file, or is damaged ({error}); download it again.") from error
         if (int(found.get("split.count", 1)) or 1) != len(parts) or int(found.get("split.no", 0)) != number:
             raise NeuroglotError(

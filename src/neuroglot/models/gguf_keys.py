@@ -4,6 +4,7 @@ A key of the architecture is renamed (`RENAMED`), allowed at the one value that 
 a function below, or refused. docs/reading.md has the list.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,9 @@ from neuroglot.models.layer_widths import WIDTHS
 __all__ = ["ARCHITECTURES", "ROPE_FACTORS", "config_of"]
 
 ARCHITECTURES = {
-    "llama": "llama", "deci": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen2moe": "qwen2_moe",
-    "qwen3moe": "qwen3_moe", "phi3": "phi3", "gemma2": "gemma2", "gemma3": "gemma3_text", "falcon": "falcon",
-    "bloom": "bloom", "gpt2": "gpt2", "stablelm": "stablelm", "starcoder2": "starcoder2", "nemotron": "nemotron",
+    "llama": "llama", "deci": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3", "gemma2": "gemma2",
+    "gemma3": "gemma3_text", "falcon": "falcon", "bloom": "bloom", "gpt2": "gpt2", "stablelm": "stablelm",
+    "starcoder2": "starcoder2", "nemotron": "nemotron",
 }  # fmt: skip
 """llama.cpp's architectures → transformers' model types."""
 
@@ -34,12 +35,6 @@ USUAL = {
     "vocab_size": "vocab_size",
 }
 RMS = USUAL | {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
-MOE = RMS | {
-    "expert_count": "num_experts",
-    "expert_used_count": "num_experts_per_tok",
-    "expert_feed_forward_length": "moe_intermediate_size",
-    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
-}
 CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
 WINDOW = {"attention.sliding_window": "sliding_window"}
 
@@ -48,12 +43,10 @@ RENAMED: dict[str, dict[str, str]] = {
     "deci": RMS,
     "qwen2": RMS,
     "qwen3": RMS,
-    "qwen2moe": MOE,
-    "qwen3moe": MOE,
     "phi3": RMS | WINDOW,
     "gemma2": RMS | WINDOW | CAPS,
     "gemma3": RMS | WINDOW | CAPS | {"rope.freq_base_swa": "rope_local_base_freq"},
-    "falcon": USUAL | {"attention.layer_norm_epsilon": "layer_norm_epsilon"},
+    "falcon": USUAL | {"attention.layer_norm_epsilon": "layer_norm_epsilon", "feed_forward_length": "ffn_hidden_size"},
     "stablelm": USUAL | {"attention.layer_norm_epsilon": "layer_norm_eps"},
     "starcoder2": USUAL | {"attention.layer_norm_epsilon": "norm_epsilon"},
     "nemotron": USUAL | {"attention.layer_norm_rms_epsilon": "norm_eps", "attention.layer_norm_epsilon": "norm_eps"},
@@ -88,6 +81,15 @@ HANDLED = (
     "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
     "attention.sliding_window_pattern", "use_parallel_residual", "feed_forward_length", "context_length",
 )  # fmt: skip
+NUMBERS = {
+    "block_count", "embedding_length", "feed_forward_length", "context_length", "vocab_size", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count",
+}  # fmt: skip
+"""Keys that are whole numbers above 0."""
+REALS = {
+    "rope.freq_base", "rope.freq_base_swa", "rope.scaling.factor", "attn_logit_softcapping", "final_logit_softcapping",
+    "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon",
+}  # fmt: skip
 PARTIAL = ("phi3", "stablelm", "nemotron")  # rotary embeddings may turn a part of a head only
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -101,15 +103,18 @@ def config_of(header: Header) -> dict[str, Any]:
     keys, architecture = header.keys, header.architecture
     if keys.get("general.type", "model") != "model":
         raise NeuroglotError(f"{header.path} holds no model but a file of type {keys['general.type']}.")
+    if keys.get(f"{architecture}.expert_count", 0) != 0:
+        raise NeuroglotError(
+            f"{header.path} ({architecture}) is a mixture of experts, whose neurons are not all used by every token; "
+            "Neuroglot reads dense FFNs only for now, so choose a dense model."
+        )
     if architecture not in ARCHITECTURES:
         raise NeuroglotError(
             f"{header.path} is of the architecture {architecture}, which is not read from GGUF "
             f"(only {', '.join(ARCHITECTURES)}); give the checkpoint that it was made from."
         )
-    prefix = architecture + "."
-    said = {name.removeprefix(prefix): value for name, value in keys.items() if name.startswith(prefix)}
-    said = {name: _one(header, name, value) for name, value in said.items()}
     renamed = RENAMED[architecture]
+    said = _said(header)
     for name, value in said.items():
         neutral = name in NEUTRAL and value == NEUTRAL[name]
         if architecture == "bloom" and name == "attention.max_alibi_bias":
@@ -117,21 +122,69 @@ def config_of(header: Header) -> dict[str, Any]:
         if name not in renamed and name not in SILENT and name not in HANDLED and not neutral:
             raise _refused(header, name, value)
     config: dict[str, Any] = {renamed[name]: value for name, value in said.items() if name in renamed}
-    if not {"block_count", "embedding_length", "attention.head_count"} <= said.keys():
-        raise NeuroglotError(f"{header.path} does not say how many layers, heads and dimensions it has; it is damaged.")
     config["model_type"] = ARCHITECTURES[architecture]
     if title := keys.get("general.name"):
         config["_model_name_or_path"] = title
+    config["vocab_size"] = rows = header.tensors["token_embd.weight"].shape[0]
     for token in ("bos", "eos", "unknown", "padding"):
-        if (number := keys.get(f"tokenizer.ggml.{token}_token_id")) is not None:
+        number = keys.get(f"tokenizer.ggml.{token}_token_id")
+        if isinstance(number, int) and 0 <= number < rows:  # some files write 2³² - 1 for none
             config[{"unknown": "unk", "padding": "pad"}.get(token, token) + "_token_id"] = number
-    embedding = header.tensors.get("token_embd.weight")
-    if embedding is not None:
-        config["vocab_size"] = embedding.shape[0]
     config["tie_word_embeddings"] = _tied(header)
     for rule in (_widths, _heads, _rotary, _attention_scale, _pattern, _biases, _norms):
         rule(header, said, config)
     return config
+
+
+def _said(header: Header) -> dict[str, Any]:
+    """The keys of the architecture, one value each; what llama.cpp takes for one that is not there is added.
+
+    Raises:
+        NeuroglotError: a key that llama.cpp asks for is missing, a number is none, or layers or tokens are not those
+            that the tensors are for.
+    """
+    prefix = header.architecture + "."
+    said = {name.removeprefix(prefix): value for name, value in header.keys.items() if name.startswith(prefix)}
+    said = {name: _one(header, name, value) for name, value in said.items()}
+    for name, value in said.items():
+        if not _possible(name, value):
+            raise NeuroglotError(f"{header.path} says {prefix}{name} = {value}; it is damaged.")
+    said |= {name: float(value) for name, value in said.items() if name in REALS}
+    epsilons = {name for name in RENAMED[header.architecture] if name.endswith("epsilon")}
+    lacking = {"block_count", "embedding_length", "attention.head_count", "context_length"} - said.keys()
+    if lacking or not epsilons & said.keys():
+        raise NeuroglotError(f"{header.path} does not say {prefix}{min(lacking | epsilons)}; it is damaged.")
+    said.setdefault("attention.head_count_kv", said["attention.head_count"])
+    if "rope.freq_base" in RENAMED[header.architecture]:
+        said.setdefault("rope.freq_base", 10_000.0)
+    _check_sizes(header, said["block_count"])
+    return said
+
+
+def _possible(name: str, value: Any) -> bool:
+    """Whether a key's value is of the kind that it must be."""
+    if name in NUMBERS:
+        values = value if isinstance(value, list) else [value]
+        return bool(values) and all(type(each) is int and 0 < each < 2**31 for each in values)
+    if name in REALS:
+        return type(value) in (int, float) and bool(np.isfinite(value)) and value >= 0
+    if name == "attention.sliding_window":
+        return type(value) is int and value >= 0
+    if name == "attention.sliding_window_pattern":
+        return isinstance(value, list) or (type(value) is int and value >= 0)
+    return True
+
+
+def _check_sizes(header: Header, said: int) -> None:
+    layers = {int(name.split(".")[1]) for name in header.tensors if re.match(r"blk\.\d+\.", name)}
+    if layers != set(range(said)) or "token_embd.weight" not in header.tensors:
+        raise NeuroglotError(
+            f"{header.path} says that it has {said} layers, and lacks weights of them or of the embedding, or has "
+            "others; it is incomplete; download it again."
+        )
+    tokens, rows = len(header.keys.get("tokenizer.ggml.tokens", ())), header.tensors["token_embd.weight"].shape[0]
+    if tokens > rows:
+        raise NeuroglotError(f"{header.path} names {tokens} tokens and has embeddings of {rows}; it is damaged.")
 
 
 def _refused(header: Header, name: str, value: Any) -> NeuroglotError:
@@ -177,7 +230,9 @@ def _widths(header: Header, said: dict[str, Any], config: dict[str, Any]) -> Non
 
 def _heads(header: Header, said: dict[str, Any], config: dict[str, Any]) -> None:
     heads = said["attention.head_count"]
-    if header.architecture in ("bloom", "gpt2") and said.get("attention.head_count_kv", heads) != heads:
+    if header.architecture == "falcon" and said["attention.head_count_kv"] != 1:
+        raise _refused(header, "attention.head_count_kv", said["attention.head_count_kv"])  # 40B: another layout
+    if header.architecture in ("bloom", "gpt2") and said["attention.head_count_kv"] != heads:
         raise _refused(header, "attention.head_count_kv", said["attention.head_count_kv"])
     length = said.get("attention.key_length", said["embedding_length"] // heads)
     if said.get("attention.value_length", length) != length:
@@ -187,25 +242,28 @@ def _heads(header: Header, said: dict[str, Any], config: dict[str, Any]) -> None
         "llama",
         "deci",
         "qwen3",
-        "qwen3moe",
         "gemma2",
         "gemma3",
         "nemotron",
     ):
         raise _refused(header, "attention.key_length", length)
-    if natural and header.architecture in ("qwen2", "qwen2moe", "phi3", "falcon", "stablelm", "starcoder2"):
+    if natural and header.architecture in ("qwen2", "phi3", "falcon", "stablelm", "starcoder2"):
         config.pop("head_dim", None)  # these take it from the other two
-    elif header.architecture in ("llama", "deci", "qwen3", "qwen3moe", "gemma2", "gemma3", "nemotron"):
+    elif header.architecture in ("llama", "deci", "qwen3", "gemma2", "gemma3", "nemotron"):
         config["head_dim"] = length
 
 
 def _rotary(header: Header, said: dict[str, Any], config: dict[str, Any]) -> None:
     length = said.get("attention.key_length", said["embedding_length"] // said["attention.head_count"])
     turned = said.get("rope.dimension_count", length)
+    if turned > length or turned % 2:
+        raise _refused(header, "rope.dimension_count", turned)
     if turned != length or header.architecture in ("stablelm", "nemotron"):
         if header.architecture not in PARTIAL:
             raise _refused(header, "rope.dimension_count", turned)
         config["partial_rotary_factor"] = turned / length
+    if 0 in (said.get("rope.freq_base"), said.get("rope.freq_base_swa")):
+        raise _refused(header, "rope.freq_base", 0)
     kind, factor = said.get("rope.scaling.type", "none"), said.get("rope.scaling.factor", 0)
     original = said.get("rope.scaling.original_context_length")
     if kind == "linear" and factor not in (0, 1):
@@ -219,7 +277,7 @@ def _rotary(header: Header, said: dict[str, Any], config: dict[str, Any]) -> Non
     if factors := header.tensors.get(ROPE_FACTORS):
         if "rope_scaling" in config:
             raise _refused(header, "rope.scaling.type", kind)
-        config["rope_scaling"] = _llama3(header, factors.values(), said.get("rope.freq_base", 10_000.0), length)
+        config["rope_scaling"] = _llama3(header, factors.values(), said["rope.freq_base"], length)
     if "rope_scaling" in config and header.architecture not in ("llama", "deci", "qwen2", "qwen3", "gemma3"):
         raise _refused(header, "rope.scaling.type", kind)
 
@@ -247,7 +305,13 @@ def _llama3(header: Header, factors: np.ndarray, base: float, length: int) -> di
 
 
 def _attention_scale(header: Header, said: dict[str, Any], config: dict[str, Any]) -> None:
-    """Of Gemma: by the length of a head, but for the 27B models, which llama.cpp knows by their layers."""
+    """Caps, where 0 is none; and Gemma's scale.
+
+    It is by the length of a head, but for the 27B models, which llama.cpp knows by their layers.
+    """
+    for name in CAPS.values():
+        if config.get(name) == 0:
+            config[name] = None
     large = {"gemma2": 46, "gemma3": 62}.get(header.architecture)
     if large is not None:
         by = said["embedding_length"] // said["attention.head_count"] if said["block_count"] == large else None
@@ -256,13 +320,19 @@ def _attention_scale(header: Header, said: dict[str, Any], config: dict[str, Any
 
 def _pattern(header: Header, said: dict[str, Any], config: dict[str, Any]) -> None:
     """Which layers look at a window only."""
-    pattern = said.get("attention.sliding_window_pattern")
-    if pattern is None:
-        return
+    pattern, window = said.get("attention.sliding_window_pattern"), said.get("attention.sliding_window")
+    if header.architecture == "phi3" and window == 0:
+        config["sliding_window"] = None
     if header.architecture not in ("gemma2", "gemma3"):
-        raise _refused(header, "attention.sliding_window_pattern", pattern)
+        if pattern is not None:
+            raise _refused(header, "attention.sliding_window_pattern", pattern)
+        return
     layers = said["block_count"]
-    if isinstance(pattern, list):
+    if window == 0 or (window is None and header.architecture == "gemma3"):
+        config["sliding_window"], windowed = 4096, [False] * layers  # as llama.cpp, which gives Gemma 2 one of 4096
+    elif pattern is None:
+        return
+    elif isinstance(pattern, list):
         windowed = [bool(each) for each in pattern]
     else:
         windowed = [(layer + 1) % pattern != 0 for layer in range(layers)] if pattern else [False] * layers
@@ -288,5 +358,3 @@ def _norms(header: Header, said: dict[str, Any], config: dict[str, Any]) -> None
         parallel = None if parallel == config["use_parallel_residual"] else parallel
     if parallel is not None:
         raise _refused(header, "use_parallel_residual", parallel)
-    if header.architecture == "qwen3moe":
-        config["norm_topk_prob"] = True  # llama.cpp always does

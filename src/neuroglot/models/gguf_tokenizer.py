@@ -9,7 +9,7 @@ from typing import Any
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.gguf_header import Header
 
-__all__ = ["tokenizer_of"]
+__all__ = ["check_tokenizer", "tokenizer_of"]
 
 NORMAL, CONTROL = 1, 3
 GPT2_RULE = ("default", "gpt-2", "phi-2", "olmo", "gpt2", "jais", "mpt", "dolma", "roberta-bpe", "jina-es", "jina-de")
@@ -19,6 +19,30 @@ HARMLESS = {
     "model", "pre", "tokens", "scores", "token_type", "merges", "add_bos_token", "add_eos_token", "add_sep_token",
     "add_space_prefix", "token_type_count",
 }  # fmt: skip
+
+LISTS = {"tokens": str, "token_type": int, "scores": float, "merges": str}
+
+
+def check_tokenizer(header: Header) -> None:
+    """Refuse a vocabulary that cannot be one, before anything is built from it.
+
+    Raises:
+        NeuroglotError: a key is of another kind than it must be, or the lists are not of one length.
+    """
+    said = {name: header.keys.get(f"tokenizer.ggml.{name}") for name in LISTS}
+    tokens = said["tokens"]
+    for name, kind in LISTS.items():
+        value = said[name]
+        right = value is None or (isinstance(value, list) and all(type(each) is kind for each in value))
+        if not right or (value and name != "merges" and len(value) != len(tokens or ())):
+            raise NeuroglotError(f"{header.path} has a tokenizer.ggml.{name} that does not fit; it is damaged.")
+    for name, value in header.keys.items():
+        if name in ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.chat_template"):
+            right = isinstance(value, str)
+        else:
+            right = type(value) is int or not (name.startswith("tokenizer.ggml.") and name.endswith("_token_id"))
+        if not right:
+            raise NeuroglotError(f"{header.path} says {name} = {value}; it is damaged.")
 
 
 def tokenizer_of(header: Header) -> Any:
@@ -56,6 +80,8 @@ def tokenizer_of(header: Header) -> Any:
             "give the checkpoint that it was made from."
         )
     named = {name: said[key] for key, name in _NAMES.items() if key in said}
+    if kind == "llama" and "scores" not in said:
+        raise NeuroglotError(f"{header.path} has a SentencePiece vocabulary without scores; it is damaged.")
     if kind == "llama" and "merges" not in named:
         named["merges"] = _merges(header, said)
     if kind == "gpt2":

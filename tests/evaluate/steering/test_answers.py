@@ -138,3 +138,10 @@ def test_every_language_asks_for_every_language(identify):
     )
     with pytest.raises(ng.NeuroglotError, match="no «answer in» for de"):
         answer_in("de", said_in="en")
+
+
+def test_an_answer_that_the_model_cannot_read_is_refused():
+    model = tiny.model(max_position_embeddings=32)
+    answer_nll(model, ["a" * 31])
+    with pytest.raises(ng.NeuroglotError, match="An answer has 33 tokens, and tiny-llama reads 32"):
+        answer_nll(model, ["short", "a" * 32])
