@@ -104,7 +104,7 @@ def _experts_compared(mixture: Mixture) -> Iterator[list[str | None]]:
 
     def both(*args: Any, **kwargs: Any) -> Tensor:
         sites: list[tuple[Tensor, Tensor]] = []
-        expected = original(*[each.clone() for each in args], **kwargs)
+        expected: Tensor = original(*[each.clone() for each in args], **kwargs)
         mixture._observers.append(lambda *seen: sites.append(seen))
         try:
             got = mixture.computed(*args, **kwargs)
