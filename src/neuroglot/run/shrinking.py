@@ -19,7 +19,6 @@ from neuroglot.models.model import Model
 from neuroglot.models.vocabulary import Changed, changed, token_counts
 from neuroglot.pruning.checkpoint import prune
 from neuroglot.pruning.moments import hidden_moments
-from neuroglot.pruning.saliences import keep_within, removal_order
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import kept_tokens, trimmed
 from neuroglot.storage.atomic import save_text
@@ -39,7 +38,7 @@ class Shrunk:
         vocabulary: tokens, intact and after.
         neurons: the share of FFN neurons kept.
         bits: bits a held-out character: `intact`, `vocabulary` (trimmed alone), `shrunk`, and where neurons went, as
-            many of each layer chosen at `random`, and as many in all by `magnitude`, both without a re-fit.
+            many of each layer at `random`, and the kept ones (`magnitude`), both without a re-fit.
         tokenised: how differently held-out documents are cut into tokens.
     """
 
@@ -65,8 +64,8 @@ def shrink(
 ) -> Shrunk:
     """Write the model at a share of its parameters, for one language.
 
-    The vocabulary loses what the text does not use. If that is not enough, neurons go in the surgeon's order under one
-    budget for all layers, and the rest is re-fitted (`prune`).
+    The vocabulary loses what the text does not use. If that is not enough, neurons that write least on the text go
+    from all layers, and the rest is re-fitted (`prune`).
 
     Args:
         model: intact; left as it was.
@@ -107,14 +106,12 @@ def shrink(
         read = hidden_moments(model, text[language], language, tokens=tokens, progress=progress)
         total = int(model.exists.sum())
         left = int(total * room / before.ffn_parameters) / total
-        most = min(0.9, 2 * (1 - left) + 0.05)  # a layer that costs little may lose twice its share
-        orders = [removal_order(ffn.down_columns, of, most=most) for ffn, of in zip(model.ffns, read, strict=True)]
-        keep = keep_within(orders, left)
+        keep = _largest(model, [of.second.diagonal().sqrt() for of in read], round(left * total))
     with trimmed(model, ids):
         now = model.tokenizer
         masks = {"vocabulary": model.exists}
         if not bool(keep[model.exists].all()):
-            masks |= {"random": _random(keep, model.exists, seed), "magnitude": _magnitude(model, keep)}
+            masks |= {"random": _random(keep, model.exists, seed), "magnitude": keep}
         for name, mask in masks.items():
             with intervene(model, *([] if bool((mask == model.exists).all()) else [Deactivate(~mask)])):
                 bits[name] = bits_per_character(model, held_out[language], language, characters=characters)
@@ -152,12 +149,11 @@ def _random(keep: Keep, exists: Keep, seed: int) -> Keep:
     return scores.argsort(1, descending=True).argsort(1) < keep.sum(1, keepdim=True)
 
 
-def _magnitude(model: Model, keep: Keep) -> Keep:
-    """As many in all, by the norm of what each can write: its weights alone."""
-    norms = [
-        ffn.down_columns.detach().float().norm(dim=0) * ffn.up_rows.detach().float().norm(dim=1) for ffn in model.ffns
-    ]
-    scores = padded([norm.cpu() for norm in norms]).masked_fill(~model.exists, -1.0)
-    chosen = torch.zeros_like(keep)
-    chosen.view(-1)[scores.flatten().topk(int(keep.sum())).indices] = True
+def _largest(model: Model, rms: list[Tensor], count: int) -> Keep:
+    """The neurons that write most on the text: the root mean square of a hidden unit times the norm of its column."""
+    norms = [ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns]
+    scores = padded([norm * size for norm, size in zip(norms, rms, strict=True)]).masked_fill(~model.exists, -1.0)
+    scores.scatter_(1, scores.argmax(1, keepdim=True), torch.inf)  # a layer keeps one, whatever it writes
+    chosen = torch.zeros_like(model.exists)
+    chosen.view(-1)[scores.flatten().topk(count).indices] = True
     return chosen
