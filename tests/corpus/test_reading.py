@@ -338,6 +338,8 @@ NAMES = st.sampled_from("fr.txt FR.txt de.TXT log.txt new.txt zh-Hant.txt pt_BR.
 def test_directories_come_back(tmp_path_factory, files, encoding):
     """Every file of a language is read line by line; a file that is not taken is never one of the languages."""
     folder = tmp_path_factory.mktemp("t")
+    if encoding == "utf-16":  # its mark and a NUL are the mark of UTF-32
+        files = {name: [line.lstrip("\0") for line in lines] for name, lines in files.items()}
     tags = {"fr.txt": "fr", "FR.txt": "fr", "de.TXT": "de", "zh-Hant.txt": "zh-Hant", "pt_BR.txt": "pt-BR"}
     rows = {}
     for name, lines in files.items():
