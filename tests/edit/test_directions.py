@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 import neuroglot as ng
 from neuroglot.edit.directions import diffmean, lda, probe, shuffled, sparse_dimensions
 from neuroglot.evaluate.steering.forcing import Steering
-from neuroglot.generation.engine import Generation
+from neuroglot.generation.settings import Generation
 from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.tokens.packing import pack
 

@@ -68,6 +68,15 @@ def test_a_recipe_a_row(family):
         )
 
 
+def test_layers_of_unequal_width():
+    model = tiny.model()
+    model.ffns[1].keep(torch.arange(16))
+    recipes = [None, *(Condition(str(i), (ng.Add(mask(model, i) & model.exists, 2.0),)) for i in range(2))] * 2
+    together = generate(model, PROMPTS, recipes=recipes, tokens=8)
+    assert together == generate(model, PROMPTS, recipes=recipes, tokens=8, engine="huggingface")
+    assert together != generate(model, PROMPTS, tokens=8)
+
+
 def test_what_is_in_force_comes_before_the_recipes():
     model = tiny.model()
     values = torch.randn(model.layers, model.neurons, generator=torch.Generator().manual_seed(5))
