@@ -18,7 +18,7 @@ from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, R
 from neuroglot.models.architecture.sites import Edit, Site
 from neuroglot.models.model import Model
 
-__all__ = ["Part", "RowEdits", "in_rows"]
+__all__ = ["RowEdits", "in_rows"]
 
 Part = Literal["prompt", "generated"]
 Place = tuple[int, Site]
@@ -85,8 +85,8 @@ def folded(model: Model, steps: Sequence[Intervention], part: Part) -> dict[Site
             continue
         layers: dict[Site, list[int]] = {}
         for layer, some in enumerate(step.neurons.any(1).tolist()):
-            if some:  # a plain FFN has one tensor at both sites
-                one = step.site != "residual" and not getattr(model.ffns[layer], "gated", True)
+            if some:
+                one = step.site != "residual" and model.ffns[layer].one_site
                 site: Site = "activation" if one else step.site
                 layers.setdefault(site, []).append(layer)
         for site, where in layers.items():
@@ -100,25 +100,34 @@ class RowEdits:
 
     Args:
         model: whose neurons.
-        recipes: the different ones that rows may have; equal ones are given once.
-        part: which tokens are read under these tables.
+        recipes: what the different recipes do that rows may have; see `folded`.
         rows: how many rows the tables have. With one recipe a single row does for all.
     """
 
-    def __init__(self, model: Model, recipes: Sequence[Sequence[Intervention]], part: Part, rows: int):
+    def __init__(self, model: Model, recipes: Sequence[dict[Site, Affine]], rows: int):
         self.model = model
-        made = [folded(model, steps, part) for steps in recipes]
         self.shared = len(recipes) == 1
         self._recipes: dict[Place, Tensor] = {}
         self._tables: dict[Place, Tensor] = {}
-        for site in sorted({site for each in made for site in each}):
-            some = [each[site] for each in made if site in each]
+        for site in sorted({site for each in recipes for site in each}):
+            some = [each[site] for each in recipes if site in each]
             kept = 4 if any(each.clamps for each in some) else 2
             none = Affine((some[0].gain.shape[0], some[0].gain.shape[1]), model.device)
-            numbers = torch.stack([each.get(site, none).stacked(kept, model.network.dtype) for each in made], 1)
+            numbers = torch.stack([each.get(site, none).stacked(kept, model.network.dtype) for each in recipes], 1)
             for layer in sorted({layer for each in some for layer in each.layers}):
-                self._recipes[layer, site] = table = numbers[:, :, layer]  # (4 or 2, recipes, neurons)
+                width = model.stream_width if site == "residual" else model.ffns[layer].neurons
+                self._recipes[layer, site] = table = numbers[:, :, layer, :width]  # (4 or 2, recipes, neurons)
                 self._tables[layer, site] = table[:, [0] * (1 if self.shared else rows)].clone()
+
+    @classmethod
+    def of_parts(
+        cls, model: Model, recipes: Sequence[Sequence[Intervention]], rows: int
+    ) -> tuple["RowEdits", "RowEdits"]:
+        """The tables for the tokens of the prompts, and for those generated. Equal recipes are given once."""
+        prompt = [folded(model, steps, "prompt") for steps in recipes]
+        alike = all(step.when == "both" for steps in recipes for step in steps)
+        generated = prompt if alike else [folded(model, steps, "generated") for steps in recipes]
+        return cls(model, prompt, rows), cls(model, generated, rows)
 
     @property
     def structure(self) -> tuple[Any, ...]:

@@ -79,8 +79,7 @@ class _Queue:
         self.recipe = {key: number for number, key in enumerate(recipes)}
         longest = -(-(len(rows[self.waiting[0]].ids) + tokens) // 16) * 16
         slots = min(len(rows), batch or SLOTS.get(model.device.type, 32), _room(model, longest))
-        self.prompt = RowEdits(model, list(recipes.values()), "prompt", slots)
-        edits = RowEdits(model, list(recipes.values()), "generated", slots)
+        self.prompt, edits = RowEdits.of_parts(model, list(recipes.values()), slots)
         ends = end_tokens(model)
         make = lambda: Rows(model, choice, ends, slots, longest, tokens)  # noqa: E731
         settings = (choice, tuple(ends), slots, longest, tokens)

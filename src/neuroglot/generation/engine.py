@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from neuroglot.edit.conditions import Step
+from neuroglot.edit.interventions import check_intervention
 from neuroglot.edit.rows import in_rows
 from neuroglot.errors import NeuroglotError
 from neuroglot.generation.choice import Choice
@@ -18,15 +18,12 @@ from neuroglot.models.model import Model
 __all__ = ["generate"]
 
 
-class Changes(Protocol):
-    """A recipe or a condition: what is done to the model."""
+@runtime_checkable
+class Bound(Protocol):
+    """What knows the model that it is for, as a recipe does."""
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """Its interventions, in their order."""
-
-    def applied(self, model: Model) -> Any:
-        """Put them in force for the length of a `with` block."""
+    def check(self, model: Model) -> None:
+        """Refuse another model."""
 
 
 @torch.inference_mode()
@@ -112,14 +109,25 @@ def _queues(model: Model, changes: Sequence[Any]) -> list[tuple[Any, list[int]]]
     by_row = all(type(ffn) is FFN for ffn in model.ffns)  # other kinds may see tokens in another order than rows
     others: dict[int, tuple[Any, list[int]]] = {}
     for change in {id(change): change for change in changes if change is not None}.values():
-        with change.applied(model):  # refuses what is of another model
-            pass
+        if by_row and in_rows(change.steps):
+            _check(model, change)
+        else:
+            with change.applied(model):
+                pass
     for number, change in enumerate(changes):
         if change is None or (by_row and in_rows(change.steps)):
             one.append(number)
         else:
             others.setdefault(id(change), (change, []))[1].append(number)
     return [(None, one), *others.values()] if one else list(others.values())
+
+
+def _check(model: Model, change: Any) -> None:
+    """Refuse what is of another model, as `applied` does, but without a hook for each of its layers."""
+    if isinstance(change, Bound):
+        change.check(model)
+    for step in change.steps:
+        check_intervention(step, model)
 
 
 def _writer(
