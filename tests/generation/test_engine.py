@@ -27,14 +27,14 @@ def conditions(model):
     values = torch.randn(model.layers, model.neurons, generator=torch.Generator().manual_seed(9))
     some, other = mask(model, 1), mask(model, 2)
     stream = torch.rand(model.layers, model.stream_width, generator=torch.Generator().manual_seed(4)) < 0.5
-    steered = ng.Add(stream, 0.7, site="residual", when="generated")
     return [
         None,
         Condition("off", (ng.Deactivate(some),)),
         Condition("replaced", (ng.Replace(some, values, 2.0, site="hidden"),)),
-        Condition("raised", (ng.Deactivate(other), ng.Raise(some, values, when="generated"), steered)),
+        Condition("raised", (ng.Deactivate(other), ng.Raise(some, values, when="generated"))),
         Condition("added", (ng.Add(some, values, 3.0, when="prompt"), ng.Scale(other, -1.5, site="hidden"))),
         Condition("mixed", (ng.Raise(some, 0.2), ng.Scale(other, -2.0), ng.Add(some, 0.5), ng.Raise(other, values))),
+        Condition("steered", (ng.Deactivate(some), ng.Add(stream, 0.7, site="residual", when="generated"))),
     ]
 
 
