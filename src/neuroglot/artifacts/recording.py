@@ -222,7 +222,7 @@ class Recording:
             if name not in ("active", RESIDUAL) and values.shape == self.active.shape:
                 columns[name] = self.mean(name)
         place = np.arange(layers * neurons).repeat(count)
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "layer": place // neurons + 1,
                 "neuron": place % neurons,
@@ -233,6 +233,8 @@ class Recording:
                 **{name: values.flatten().numpy() for name, values in columns.items()},
             }
         )
+        there = self.exists.flatten().repeat_interleave(count).numpy()
+        return table if there.all() else table[there].reset_index(drop=True)
 
     def language_mean(self, language: str, statistic: str = "activation") -> Float64[Tensor, "layers neurons"]:
         """The mean of a statistic over one language's tokens: the values that steering raises neurons to.

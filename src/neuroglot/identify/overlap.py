@@ -32,6 +32,6 @@ def compare(first: NeuronSet, second: NeuronSet) -> pd.DataFrame:
         },
         index=pd.Index(common, name="language"),
     )
-    table["by_chance"] = table["first"] * table["second"] / one[0].numel()
+    table["by_chance"] = table["first"] * table["second"] / min(sum(first.widths), sum(second.widths))
     table["jaccard"] = table["shared"] / (table["first"] + table["second"] - table["shared"])
     return table

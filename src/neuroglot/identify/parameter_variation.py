@@ -51,8 +51,9 @@ def parameter_variation(
     if not 0 < top_fraction <= 1:
         raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
     rates = variation_rates(base, tuned, progress=progress)
-    chosen = least_varied(rates, top_fraction)
-    count, found = round(top_fraction * rates[0].numel()), int(chosen.any(0).sum())
+    neurons = sum(layer.neurons for layer in _opened(base, tuned)[0].layout)
+    chosen = least_varied(rates, top_fraction, neurons)
+    count, found = round(top_fraction * neurons), int(chosen.any(0).sum())
     if found < count:
         warnings.warn(
             f"Parameter variation found {found} neurons where {count} were asked for: the others changed alike "
@@ -64,14 +65,21 @@ def parameter_variation(
     return NeuronSet(chosen, list(tuned), about)
 
 
-def least_varied(rates: Float64[Tensor, "languages *rest"], top_fraction: float) -> Bool[Tensor, "languages *rest"]:
+def least_varied(
+    rates: Float64[Tensor, "languages *rest"], top_fraction: float, units: int | None = None
+) -> Bool[Tensor, "languages *rest"]:
     """Those of the lowest `variation_entropy`, a share of all, for the languages they belong to.
 
     What every language changed alike belongs to none.
+
+    Args:
+        rates: of change; 0 in all languages where a narrower layer has no neuron.
+        top_fraction: how many, as a share of all.
+        units: how many there are, if fewer than the table has places.
     """
     spread, member = variation_entropy(rates)
     picked = torch.zeros(spread.numel(), dtype=torch.bool)
-    picked[spread.flatten().sort(stable=True).indices[: round(top_fraction * spread.numel())]] = True
+    picked[spread.flatten().sort(stable=True).indices[: round(top_fraction * (units or spread.numel()))]] = True
     return member & picked.view(spread.shape)
 
 
@@ -246,5 +254,5 @@ def _choice(evidence: Evidence, *, top_fraction: float = 0.01) -> NeuronSet:
         top_fraction: how many neurons to choose, as a share of all.
     """
     assert evidence.rates is not None
-    chosen = least_varied(evidence.rates, top_fraction)
+    chosen = least_varied(evidence.rates, top_fraction, sum(evidence.recording.widths))
     return NeuronSet(chosen, evidence.recording.languages, {"method": "pv", "top_fraction": top_fraction})

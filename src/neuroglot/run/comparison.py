@@ -73,9 +73,9 @@ def compare_run(
             too short.
     """
     for share in (settings.budget, *settings.curve):
-        if not 0 < share <= 1 or round(share * model.layers * model.neurons) < 1:
+        if not 0 < share <= 1 or round(share * sum(model.widths)) < 1:
             raise NeuroglotError(
-                f"A budget of {share:g} of {model.layers * model.neurons:,} neurons is no number from one to all; "
+                f"A budget of {share:g} of {sum(model.widths):,} neurons is no number from one to all; "
                 "choose another."
             )
     text, held_out = run.manifest.text.load()
