@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # On both cores: a file's tests in one worker, all tests of real models in one, which opens each model once.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo check test break style architecture models benchmarks clean
+.PHONY: demo check test coverage break style architecture models benchmarks clean
 
 demo: .venv/ready-demo
 	$(BIN)/neuroglot demo
@@ -15,6 +15,10 @@ check: .venv/ready-test style
 	UNCHECKED_SHAPES=1 $(PYTEST) -m "not real and not slow and not browser"
 
 test: .venv/ready-test style
+	$(PYTEST)
+
+# what the tests pass through, a quarter slower
+coverage: .venv/ready-test style
 	$(PYTEST) --cov --cov-report term
 
 # the attempts to break it, as many as it takes (an hour); `make test` makes a few of each kind
@@ -31,6 +35,7 @@ architecture: .venv/ready-demo
 
 # docs/supported.md, by trying every causal type that transformers knows
 models: .venv/ready-test
+	EVERY_TYPE=1 $(PYTEST) tests/models/test_every_type.py tests/models/architecture/test_moe.py
 	$(BIN)/python tools/supported.py
 
 # The demo's environment, and what the tests need on top of it. torch first: the constraints pin a release, so that no

@@ -1,5 +1,6 @@
 """A small random model of any causal type, made from its configuration class."""
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import Shard
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+SOME = TYPES if "EVERY_TYPE" in os.environ else TYPES[::8]
+"""What `make test` has time for; `make models` takes all."""
 LAYERS = 4
 TOKENS = torch.randint(3, 250, (2, 7), generator=torch.Generator().manual_seed(1))
 LARGEST = 5_000_000  # weights

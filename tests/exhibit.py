@@ -26,7 +26,7 @@ def texts(documents: int = 60) -> dict[str, list[str]]:
 
 
 def checkpoint(folder: Path) -> Path:
-    tiny.model(intermediate_size=32).save(folder)
+    tiny.model(intermediate_size=32, max_position_embeddings=256).save(folder)
     return folder
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from commands import neuroglot, refused
@@ -183,7 +184,10 @@ def test_ctrl_c_says_that_the_same_command_goes_on(checkpoint, tmp_path):
         while not list(shards.glob("*.safetensors")):  # from which it goes on
             assert process.poll() is None
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
+        while process.poll() is None:  # Python drops the exception if it comes while an object is being deleted
+            os.killpg(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
         said = process.stderr.read()
     assert process.returncode == 130
     assert said.endswith("stopped; the same command goes on from what is finished.\n") and "Traceback" not in said

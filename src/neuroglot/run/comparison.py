@@ -75,8 +75,7 @@ def compare_run(
     for share in (settings.budget, *settings.curve):
         if not 0 < share <= 1 or round(share * sum(model.widths)) < 1:
             raise NeuroglotError(
-                f"A budget of {share:g} of {sum(model.widths):,} neurons is no number from one to all; "
-                "choose another."
+                f"A budget of {share:g} of {sum(model.widths):,} neurons is no number from one to all; choose another."
             )
     text, held_out = run.manifest.text.load()
     methods = check_methods(run, text, settings)
