@@ -1,7 +1,7 @@
 """Perplexity by language, without ever holding the logits of a whole block."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -135,14 +135,12 @@ def block_losses(
         A row a block: language, block (from 0), tokens (how many are predicted), nats (the mean negative
         log-likelihood of one of them). Blocks are of one size, so exp of a language's mean is its perplexity.
     """
-    blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
-    parts = []
-    with token_progress("losses", sum(piece.numel() for piece in blocks.values()), shown=progress) as advance:
-        for tag, piece in blocks.items():
-            nats = block_nll(model, piece, tag, batch_tokens, advance)
-            predicted = piece.shape[1] - 1
-            parts.append(pd.DataFrame({"language": tag, "block": range(len(nats)), "tokens": predicted, "nats": nats}))
-    return pd.concat(parts, ignore_index=True)
+
+    def rows(tag: str, piece: Tensor, advance: Callable[[int, str], None]) -> pd.DataFrame:
+        nats = block_nll(model, piece, tag, batch_tokens, advance)
+        return pd.DataFrame({"language": tag, "block": range(len(nats)), "tokens": piece.shape[1] - 1, "nats": nats})
+
+    return _losses(held_out_blocks(model, corpus, tokens=tokens, block=block), rows, progress)
 
 
 @torch.inference_mode()
@@ -161,27 +159,34 @@ def token_losses(
         A row a token: language, block (from 0), position in it (0 is never predicted), token (its number), text (as the
         tokenizer writes it alone), nats (its negative log-likelihood given what stands before it in the block).
     """
-    blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
-    parts = []
+
+    def rows(tag: str, piece: Tensor, advance: Callable[[int, str], None]) -> pd.DataFrame:
+        nats = torch.cat([nll.flatten() for nll in blocks_nll(model, piece, tag, batch_tokens, advance)]).cpu()
+        finite_mean(model, float(nats.sum()), len(nats), tag)
+        count, width = piece.shape[0], piece.shape[1] - 1
+        number = piece[:, 1:].flatten().tolist()
+        return pd.DataFrame(
+            {
+                "language": tag,
+                "block": np.repeat(np.arange(count), width),
+                "position": np.tile(np.arange(1, width + 1), count),
+                "token": number,
+                "text": model.tokenizer.batch_decode([[token] for token in number]),
+                "nats": nats.numpy(),
+            }
+        )
+
+    return _losses(held_out_blocks(model, corpus, tokens=tokens, block=block), rows, progress)
+
+
+def _losses(
+    blocks: Mapping[str, Tensor],
+    rows: Callable[[str, Tensor, Callable[[int, str], None]], pd.DataFrame],
+    progress: bool,
+) -> pd.DataFrame:
+    """The rows of every language's blocks, one language after another."""
     with token_progress("losses", sum(piece.numel() for piece in blocks.values()), shown=progress) as advance:
-        for tag, piece in blocks.items():
-            nats = torch.cat([nll.flatten() for nll in blocks_nll(model, piece, tag, batch_tokens, advance)]).cpu()
-            finite_mean(model, float(nats.sum()), len(nats), tag)
-            count, width = piece.shape[0], piece.shape[1] - 1
-            number = piece[:, 1:].flatten().tolist()
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "language": tag,
-                        "block": np.repeat(np.arange(count), width),
-                        "position": np.tile(np.arange(1, width + 1), count),
-                        "token": number,
-                        "text": model.tokenizer.batch_decode([[token] for token in number]),
-                        "nats": nats.numpy(),
-                    }
-                )
-            )
-    return pd.concat(parts, ignore_index=True)
+        return pd.concat([rows(tag, piece, advance) for tag, piece in blocks.items()], ignore_index=True)
 
 
 def mean_nll(
