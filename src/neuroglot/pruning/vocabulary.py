@@ -1,30 +1,63 @@
 """Trim a model's vocabulary to what languages use: fewer rows in embedding and head, and a smaller tokenizer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int, Int64
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.models.vocabulary import needed_tokens, trim_tokenizer
+from neuroglot.models.vocabulary import Needs, spelled_with, token_counts, trim_tokenizer
 
-__all__ = ["kept_tokens", "trimmed"]
+__all__ = ["expected_counts", "kept_tokens", "language_counts", "needed_size", "row_parameters", "trimmed"]
 
 Ids = Int64[np.ndarray, " kept"]
+Counts = Int64[np.ndarray, " tokens"]
+Expected = Float64[np.ndarray, " vocabulary"]
+LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary
 
 
-def kept_tokens(model: Model, counts: Int64[np.ndarray, " tokens"], *, size: int | None = None) -> Ids:
+def language_counts(model: Model, documents: Iterable[str], language: str) -> Counts:
+    """How often each token of the model occurs in a language's text.
+
+    Raises:
+        NeuroglotError: no token does.
+    """
+    found = token_counts(model.tokenizer, documents)
+    if not found:
+        raise NeuroglotError(f"The text in {language} has no token; give more text.")
+    counts = np.zeros(max(model.vocabulary, max(found) + 1), dtype=np.int64)
+    counts[list(found)] = list(found.values())
+    return counts
+
+
+@torch.inference_mode()
+def expected_counts(model: Model, blocks: Int[Tensor, "blocks block"]) -> Expected:
+    """How often the model itself expects each token in a text: the sum of its probabilities over the text's places.
+
+    It ranks tokens that a text of the language might have used and did not.
+    """
+    total = torch.zeros(model.vocabulary, dtype=torch.float64)
+    size = max(1, LOGITS_AT_ONCE // model.vocabulary)
+    for batch in blocks.split(max(1, model.batch_tokens // blocks.shape[1])):
+        for states in model.hidden_states(batch).flatten(0, 1).split(size):
+            total += model.logits(states).float().softmax(-1).sum(0).double().cpu()
+    return total.numpy()
+
+
+def kept_tokens(model: Model, counts: Counts, *, size: int | None = None, expected: Expected | None = None) -> Ids:
     """The tokens that a model keeps: the ones its text uses, and all that these and any other text need.
 
     Args:
         model: whose tokenizer it is.
         counts: how often the text has each token; of a vocabulary's length or shorter.
         size: at most so many tokens in all; the rarest go first. By default every token that occurs stays.
+        expected: of `expected_counts`. Where `size` leaves room, tokens that did not occur, but are spelled with the
+            characters of those that did, fill it: the most expected ones first.
 
     Returns:
         Ids in ascending order.
@@ -32,28 +65,45 @@ def kept_tokens(model: Model, counts: Int64[np.ndarray, " tokens"], *, size: int
     Raises:
         NeuroglotError: the tokenizer cannot be trimmed, or `size` is less than what must stay.
     """
-    named = [i for i in _named(model) if i < model.vocabulary]
-    used = np.flatnonzero(counts)
-    everything = needed_tokens(model.tokenizer, used.tolist(), named)
-    if size is None or len(everything) <= size:
-        return everything
-    least = needed_tokens(model.tokenizer, [], named)
-    if size < len(least):
+    needs = Needs(model.tokenizer, [i for i in _named(model) if i < model.vocabulary])
+    if size is not None and size < len(needs.always):
         raise NeuroglotError(
-            f"{model.name} needs {len(least):,} tokens to read any text at all (bytes, special tokens); keep as "
+            f"{model.name} needs {len(needs.always):,} tokens to read any text at all (bytes, special tokens); keep as "
             f"many, not {size:,}."
         )
-    ranked = used[np.argsort(-counts[used], kind="stable")]
-    low, high = 0, len(ranked)  # how many of the most frequent tokens fit, with what they are merged from
-    kept = least
-    while low < high:
-        middle = (low + high + 1) // 2
-        some = needed_tokens(model.tokenizer, ranked[:middle].tolist(), named)
-        if len(some) <= size:
-            low, kept = middle, some
-        else:
-            high = middle - 1
-    return kept
+    kept = set(needs.always)
+
+    def fill(ranked: Ids) -> bool:
+        for token in ranked.tolist():
+            more = set() if token in kept else needs.of(token) - kept
+            if size is not None and len(kept) + len(more) > size:
+                return False
+            kept.update(more)
+        return True
+
+    used = np.flatnonzero(counts)
+    if fill(used[np.argsort(-counts[used], kind="stable")]) and size is not None and expected is not None:
+        others = _possible(model, used)
+        fill(others[np.argsort(-expected[others], kind="stable")])
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def needed_size(model: Model, counts: Counts) -> tuple[int, int]:
+    """How many tokens any text needs, and how many this one does with what its tokens are merged from."""
+    return len(kept_tokens(model, np.zeros_like(counts))), len(kept_tokens(model, counts))
+
+
+def row_parameters(model: Model) -> int:
+    """How many parameters the vocabulary has a token: the embedding's and the head's, a shared one once."""
+    tables = _tables(model.network, model.vocabulary)
+    weights = {id(weight): weight for module in tables for weight in module.parameters(recurse=False)}
+    return sum(weight.numel() for weight in weights.values()) // model.vocabulary
+
+
+def _possible(model: Model, used: Ids) -> Ids:
+    """Tokens that are spelled with the characters of these."""
+    texts = model.tokenizer.backend_tokenizer.decode_batch([[int(i)] for i in used], skip_special_tokens=False)
+    return spelled_with(model.tokenizer, set("".join(texts)) - {"\ufffd"}, model.vocabulary)
 
 
 @contextmanager
