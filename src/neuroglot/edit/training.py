@@ -105,7 +105,7 @@ def trained(
             labels = inputs["labels"]
             asked = {name: value for name, value in inputs.items() if name != "labels"}
             logits = model(**asked, use_cache=False).logits
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
                 wanted = teacher.network(**asked, use_cache=False).logits
             losses = distillation_loss(logits, wanted, labels, settings.distil)
             counted = count.get("num_items_in_batch")

@@ -11,13 +11,14 @@ from neuroglot.artifacts.moments import Moments
 from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.pruning.biases import plain_biases
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import row_parameters
 
 __all__ = ["Split", "magnitudes", "neurons_within", "random_like", "splits"]
 
 Keep = Bool[Tensor, "layers neurons"]
-SHARES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3)
+SHARES = (1.0, 0.7, 0.5, 0.35)
 """Of the tokens that a text uses: what is tried as a vocabulary where not all of it and all neurons fit."""
 FEWEST = 0.1
 """A share of the neurons below which no budget goes."""
@@ -58,7 +59,7 @@ def splits(model: Model, share: float, used: int, least: int, language: str) -> 
     most = min(model.vocabulary, int((room - whole.ffn_parameters) // row))  # with all neurons
     if most >= used:
         return [Split(most, total)]
-    room -= model.layers * model.ffns[0].down_columns.shape[0]  # biases that a re-fit may add
+    room -= _gained(model)
     found = [Split(most, total)] if most >= least else []
     for part in SHARES:
         tokens = max(least, round(part * used))
@@ -74,8 +75,16 @@ def splits(model: Model, share: float, used: int, least: int, language: str) -> 
     return sorted(set(found), key=lambda split: -split.tokens)
 
 
+def _gained(model: Model) -> int:
+    """How many parameters the biases have that a re-fit may add."""
+    if all(getattr(ffn.down, "bias", None) is not None for ffn in model.ffns):
+        return 0
+    others = sum(2 * ffn.neurons for ffn in model.ffns) if plain_biases(model) else 0  # the config speaks of all
+    return model.layers * model.ffns[0].down_columns.shape[0] + others
+
+
 def magnitudes(model: Model, moments: Iterable[Moments]) -> Tensor:
-    """What each neuron writes on a text (L, N): the root mean square of its hidden unit times the norm of its column."""
+    """What each neuron writes on a text (L, N): the root mean square of its hidden unit times its column's norm."""
     sizes = [of.second.diagonal().sqrt() for of in moments]
     norms = [ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns]
     return padded([norm * size for norm, size in zip(norms, sizes, strict=True)]).masked_fill(~model.exists, -1.0)

@@ -19,11 +19,12 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.pruning.moments import blocks_for_moments, hidden_moments, moments_by_layer
 
-__all__ = ["RIDGE", "Change", "compensated", "loss", "mean_bias", "refitted"]
+__all__ = ["FEW_RIDGES", "RIDGE", "RIDGES", "Change", "compensated", "loss", "mean_bias", "refitted"]
 
 RIDGE = 1e-3
 """As a share of the mean second moment of a hidden unit."""
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-3, 1e-2, 0.1, 1.0, 10.0)  # the largest leaves the columns nearly as they were
+FEW_RIDGES = (1e-2, 1.0)
 HELD_OUT = 8  # one block of so many chooses the ridge
 
 
@@ -40,6 +41,7 @@ class Change:
     bias: Float[Tensor, " width"] | None
 
 
+@torch.no_grad()
 def compensated(
     model: Model,
     keep: Bool[Tensor, "layers neurons"],
@@ -79,14 +81,12 @@ def compensated(
             read = hidden_moments(model, text[language], language, tokens=tokens, progress=progress)
             means = [moments.mean for moments in read]
         return [
-            None
-            if bool(mask.all())
-            else Change(ffn.down_columns[:, mask.to(ffn.down_columns.device)], mean_bias(ffn.down_columns, mean, mask))
+            None if bool(mask.all()) else Change(ffn.down_columns[:, mask], mean_bias(ffn.down_columns, mean, mask))
             for ffn, mean, mask in zip(model.ffns, means, masks, strict=True)
         ]
     assert text is not None
     blocks = blocks_for_moments(model, text[language], language, tokens=tokens)
-    apart = len(blocks) // HELD_OUT if len(ridges) > 1 else 0
+    apart = len(blocks) // HELD_OUT
     fitted = moments_by_layer(model, blocks[: len(blocks) - apart], language, progress=progress)
     held: Iterator[Moments] | None = None
     if apart:
@@ -169,7 +169,9 @@ def refitted(
     kept, gone = (which.nonzero().flatten().to(weight.device) for which in (keep, ~keep))
     within = second[kept][:, kept]
     within.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float64).tiny)
-    gained = torch.linalg.solve(within, second[kept][:, gone] @ weight[:, gone].T).T
+    wanted = second[kept][:, gone] @ weight[:, gone].T
+    factor, failed = torch.linalg.cholesky_ex(within)  # half of the work, where rounding lets it be definite
+    gained = (torch.linalg.solve(within, wanted) if bool(failed) else torch.cholesky_solve(wanted, factor)).T
     bias = torch.zeros_like(weight[:, 0])
     if intercept:
         mean = moments.mean.to(weight)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.models.vocabulary import Needs, spelled_with, token_counts, trim_tokenizer
 
-__all__ = ["expected_counts", "kept_tokens", "language_counts", "needed_size", "row_parameters", "trimmed"]
+__all__ = ["TokenRanking", "expected_counts", "kept_tokens", "language_counts", "row_parameters", "trimmed"]
 
 Ids = Int64[np.ndarray, " kept"]
 Counts = Int64[np.ndarray, " tokens"]
@@ -65,32 +66,60 @@ def kept_tokens(model: Model, counts: Counts, *, size: int | None = None, expect
     Raises:
         NeuroglotError: the tokenizer cannot be trimmed, or `size` is less than what must stay.
     """
-    needs = Needs(model.tokenizer, [i for i in _named(model) if i < model.vocabulary])
-    if size is not None and size < len(needs.always):
-        raise NeuroglotError(
-            f"{model.name} needs {len(needs.always):,} tokens to read any text at all (bytes, special tokens); keep as "
-            f"many, not {size:,}."
+    ranking = TokenRanking(model, counts)
+    if expected is not None and size is not None and size > ranking.used:
+        ranking.extend(expected)
+    return ranking.within(size)
+
+
+class TokenRanking:
+    """The tokens of a text, the most frequent first, and how many of them fit in a size.
+
+    Args:
+        model: whose tokenizer it is.
+        counts: how often the text has each token.
+
+    Attributes:
+        least: how many tokens any text needs.
+        used: how many this one does, with what its tokens are merged from.
+    """
+
+    def __init__(self, model: Model, counts: Counts):
+        self.model = model
+        self._needs = Needs(model.tokenizer, [i for i in _named(model) if i < model.vocabulary])
+        found = np.flatnonzero(counts)
+        self._occur = found[np.argsort(-counts[found], kind="stable")]
+        self._ranked = self._occur
+        self.least = len(self._needs.always)
+        self.used = len(self.within(None))
+
+    def extend(self, expected: Expected) -> None:
+        """Let tokens follow that did not occur, but are spelled with the characters of those that did."""
+        texts = self.model.tokenizer.backend_tokenizer.decode_batch(
+            [[int(i)] for i in self._occur], skip_special_tokens=False
         )
-    kept = set(needs.always)
+        letters = set("".join(texts)) - {"\ufffd"}
+        others = np.setdiff1d(spelled_with(self.model.tokenizer, letters, self.model.vocabulary), self._occur)
+        self._ranked = np.concatenate([self._occur, others[np.argsort(-expected[others], kind="stable")]])
 
-    def fill(ranked: Ids) -> bool:
-        for token in ranked.tolist():
-            more = set() if token in kept else needs.of(token) - kept
+    def within(self, size: int | None) -> Ids:
+        """The first tokens, with what they need, that are at most so many; ids in ascending order.
+
+        Raises:
+            NeuroglotError: `size` is less than any text needs.
+        """
+        if size is not None and size < self.least:
+            raise NeuroglotError(
+                f"{self.model.name} needs {self.least:,} tokens to read any text at all (bytes, special tokens); keep "
+                f"as many, not {size:,}."
+            )
+        kept = set(self._needs.always)
+        for token in self._ranked.tolist():
+            more = set() if token in kept else self._needs.of(token) - kept
             if size is not None and len(kept) + len(more) > size:
-                return False
+                break
             kept.update(more)
-        return True
-
-    used = np.flatnonzero(counts)
-    if fill(used[np.argsort(-counts[used], kind="stable")]) and size is not None and expected is not None:
-        others = _possible(model, used)
-        fill(others[np.argsort(-expected[others], kind="stable")])
-    return np.array(sorted(kept), dtype=np.int64)
-
-
-def needed_size(model: Model, counts: Counts) -> tuple[int, int]:
-    """How many tokens any text needs, and how many this one does with what its tokens are merged from."""
-    return len(kept_tokens(model, np.zeros_like(counts))), len(kept_tokens(model, counts))
+        return np.array(sorted(kept), dtype=np.int64)
 
 
 def row_parameters(model: Model) -> int:
@@ -98,12 +127,6 @@ def row_parameters(model: Model) -> int:
     tables = _tables(model.network, model.vocabulary)
     weights = {id(weight): weight for module in tables for weight in module.parameters(recurse=False)}
     return sum(weight.numel() for weight in weights.values()) // model.vocabulary
-
-
-def _possible(model: Model, used: Ids) -> Ids:
-    """Tokens that are spelled with the characters of these."""
-    texts = model.tokenizer.backend_tokenizer.decode_batch([[int(i)] for i in used], skip_special_tokens=False)
-    return spelled_with(model.tokenizer, set("".join(texts)) - {"\ufffd"}, model.vocabulary)
 
 
 @contextmanager
@@ -123,9 +146,9 @@ def trimmed(model: Model, keep: Ids) -> Iterator[Model]:
     """
     rows = model.vocabulary
     network = model.network
-    index = torch.as_tensor(keep)
+    index = torch.tensor(keep)
     tables = _tables(network, rows)
-    tokenizer, old = trim_tokenizer(model.tokenizer, keep), model.tokenizer
+    tokenizer, old = _trimmed_tokenizer(model.tokenizer, keep.tobytes()), model.tokenizer
     new = {int(before): i for i, before in enumerate(keep)}
     with ExitStack() as restore:
         sliced: dict[int, nn.Parameter] = {}  # a tied weight is cut once, and stays tied
@@ -146,6 +169,12 @@ def trimmed(model: Model, keep: Ids) -> Iterator[Model]:
 
         restore.callback(put_back)
         yield model
+
+
+@lru_cache(maxsize=8)
+def _trimmed_tokenizer(tokenizer: Any, ids: bytes) -> Any:
+    """Of ids as bytes: making one anew takes seconds, and the same one is asked for at every step of a cut."""
+    return trim_tokenizer(tokenizer, np.frombuffer(ids, dtype=np.int64))
 
 
 def _forget(model: Model) -> None:
