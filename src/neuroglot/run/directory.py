@@ -7,6 +7,7 @@ samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 experts/        partition.safetensors, recording/, tuned/, pruning.csv
 steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
 perturbation/   METHOD.json
+lens/           lens.safetensors
 comparison/     comparison.json, cells/, evidence/, samples/
 tasks/          TASK/CONDITION.json
 tables/         *.csv
@@ -305,6 +306,11 @@ class Run:
     def steering_path(self) -> Path:
         """Where answers, scores and recipes are."""
         return self.path / "steering"
+
+    @property
+    def lens_path(self) -> Path:
+        """Where what its layers say through the head is."""
+        return self.path / "lens" / "lens.safetensors"
 
     @property
     def comparison_path(self) -> Path:

@@ -22,6 +22,7 @@ __all__ = [
     "WITH_EXPERTS",
     "AlignSettings",
     "ExpertSettings",
+    "LensSettings",
     "ModelSettings",
     "RunRecordSettings",
     "TextSettings",
@@ -199,6 +200,23 @@ class AlignSettings(BaseModel):
         )
 
 
+class LensSettings(BaseModel):
+    """How the layers were read through the head; see `evaluate.lens`."""
+
+    tokens: int = Field(10_000, ge=1)
+    """At most so many held-out tokens of each language."""
+    block: int | None = Field(None, ge=2)
+    """Tokens a block; by default the longest of 512, 256, … 32 that every language fills four times."""
+    top: int = Field(10, ge=1)
+    """How many of the likeliest tokens are looked at."""
+    counted: int = Field(200_000, ge=1)
+    """Tokens of each language, of the text that was recorded, that say whose each token is."""
+    share: float = Field(0.8, gt=0.5, le=1)
+    """From which share over the languages a token is one language's own."""
+    least: int = Field(2, ge=1)
+    """A token counted less often in all is of no language."""
+
+
 class Manifest(BaseModel):
     """What `run.json` holds."""
 
@@ -230,6 +248,8 @@ class Manifest(BaseModel):
     """What `neuroglot evaluate tasks` was asked, one entry for each time."""
     compare: dict[str, Any] = {}
     """How methods were compared, if they were."""
+    lens: LensSettings | None = None
+    """How its layers were read through the head, if they were."""
     steering: dict[Name, dict[str, Any]] = {}
     """Prompts → how answers to them were steered and measured."""
 
