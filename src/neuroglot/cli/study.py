@@ -27,7 +27,10 @@ CorpusOfStudy = Annotated[
     str | None, typer.Argument(help="As `neuroglot record` takes it. [default: the settings']", show_default=False)
 ]
 PresetOption = Annotated[
-    str, typer.Option(help="quick: minutes on two cores; paper: the paper's model, data and sizes, from the hub.")
+    str,
+    typer.Option(
+        help="quick: minutes on two cores; evidence: real text, on a GPU; paper: the paper's model, data and sizes."
+    ),
 ]
 SettingsOption = Annotated[
     Path | None,
@@ -109,7 +112,7 @@ _add(
 @study.command(name="settings")
 def settings_of(
     name: Annotated[str, typer.Argument(help="lape, babel or lingua-franca.")],
-    preset: Annotated[str, typer.Argument(help="quick or paper.")] = "quick",
+    preset: Annotated[str, typer.Argument(help="quick, evidence or paper.")] = "quick",
 ) -> None:
     """Print a settings file to copy and edit: `neuroglot study settings lape quick > mine.toml`."""
     from neuroglot.studies.settings import preset as text

@@ -10,7 +10,13 @@ from torch import Tensor
 from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import HEADS, RESIDUAL, Provenance, Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.hooks import observe_ffn, observe_heads, observe_residual, observe_routing
+from neuroglot.models.architecture.hooks import (
+    observe_ffn,
+    observe_heads,
+    observe_parts,
+    observe_residual,
+    observe_routing,
+)
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
@@ -81,7 +87,8 @@ def record_shard(
     """
     first = model.uncounted
     shape = (0, 0)
-    of_neurons = [each for each in kept if isinstance(each, Statistic)]
+    sums = [each for each in kept if isinstance(each, Sums)]
+    of_tokens = [each for each in kept if isinstance(each, Statistic) and not isinstance(each, Sums)]
     of_stream = [each for each in kept if isinstance(each, StreamSums)]
     of_heads = [each for each in kept if isinstance(each, HeadSums)]
 
@@ -89,8 +96,12 @@ def record_shard(
         # (batch, length, neurons), also where a family flattens its tokens; without what is not counted
         activation = activation.view(*shape, -1)[:, first:]
         hidden = hidden.view(*shape, -1)[:, first:]
-        for statistic in of_neurons:
+        for statistic in of_tokens:
             statistic.add(layer, activation, hidden)
+
+    def observe_part(layer: int, part: slice, activation: Tensor, hidden: Tensor) -> None:
+        for statistic in sums:
+            statistic.add_part(layer, part, activation, hidden)
 
     def observe_stream(layer: int, states: Tensor) -> None:
         for statistic in of_stream:
@@ -103,7 +114,9 @@ def record_shard(
     routed = Routed(model.ffns)
     finite = torch.ones((), dtype=torch.bool, device=model.device)
     with ExitStack() as stack:
-        stack.enter_context(observe_ffn(model.ffns, observe))
+        stack.enter_context(observe_parts(model.ffns, observe_part, lambda: shape, first))
+        if of_tokens:
+            stack.enter_context(observe_ffn(model.ffns, observe))
         if of_stream:
             stack.enter_context(observe_residual(model.ffns, observe_stream))
         if of_heads:
