@@ -48,6 +48,14 @@ def record(
     residual: Annotated[
         bool, typer.Option("--residual", help="Sum the residual stream after each layer, too: steer --method diffmean.")
     ] = False,
+    heads: Annotated[
+        bool,
+        typer.Option("--heads", help="Sum what each attention head gives, too."),
+    ] = False,
+    statistic: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep this statistic of another package too; may be given again.", show_default=False),
+    ] = None,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -129,7 +137,8 @@ def record(
         hold_out=hold_out,
     )
     counted = None if experts is None else {"experts": experts}
-    recording = checked(RunRecordSettings, **asked, experts=counted, residual=residual)
+    more = {"residual": residual, "heads": heads, "own": statistic or []}
+    recording = checked(RunRecordSettings, **asked, experts=counted, **more)
     model_settings.check_source()
     text.check_source()
     cluster = engine_of(engine, model_settings, workers=workers, gpus_per_worker=gpus_per_worker, address=address)

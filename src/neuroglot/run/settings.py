@@ -170,14 +170,18 @@ class RunRecordSettings(PassSettings):
     """Count experts in the same pass."""
     residual: bool = False
     """Sum the residual stream that leaves each layer, too, for steering by directions."""
+    heads: bool = False
+    """Sum what each attention head gives, too."""
+    own: list[str] = Field(default_factory=list)
+    """Keep these statistics too, which packages or scripts have registered."""
 
     def arguments(self) -> dict[str, Any]:
         """What `record` is to be called with, but for the partition."""
         arguments = {name: getattr(self, name) for name in PassSettings.model_fields}
         if self.experts is not None:
             arguments |= {"statistics": WITH_EXPERTS, "top": self.experts.top}
-        if self.residual:
-            arguments["statistics"] = (*arguments.get("statistics", PLAIN), "residual")
+        if more := [*["residual"] * self.residual, *["heads"] * self.heads, *self.own]:
+            arguments["statistics"] = (*arguments.get("statistics", PLAIN), *more)
         return arguments
 
 
