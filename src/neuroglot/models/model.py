@@ -2,13 +2,7 @@
 
 import hashlib
 import json
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable, Iterator
-||||||| 053a269
-from collections.abc import Callable, Iterable
-=======
-from collections.abc import Callable, Iterable, Sequence
->>>>>>> h-units
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
