@@ -192,7 +192,8 @@ def _weight_masks(model: Model, only: Tensor) -> dict[nn.Parameter, Tensor]:
     for ffn, chosen in zip(model.ffns, only, strict=True):
         if not bool(chosen.any()):
             continue
-        weights = {id(part.weight): part.weight for part in ffn.projections}
+        projections: list[Any] = ffn.projections
+        weights = {id(part.weight): part.weight for part in projections}
         masks |= {weight: torch.zeros_like(weight, dtype=torch.bool) for weight in weights.values()}
         neurons = chosen[: ffn.neurons].nonzero().flatten().to(ffn.down_columns.device)
         for part, rows in ffn.neuron_weights():
