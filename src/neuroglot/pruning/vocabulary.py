@@ -14,7 +14,15 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.models.vocabulary import Needs, spelled_with, token_counts, trim_tokenizer
 
-__all__ = ["TokenRanking", "expected_counts", "kept_tokens", "language_counts", "row_parameters", "trimmed"]
+__all__ = [
+    "TokenRanking",
+    "expected_counts",
+    "kept_tokens",
+    "language_counts",
+    "row_parameters",
+    "trimmed",
+    "with_tokens_of",
+]
 
 Ids = Int64[np.ndarray, " kept"]
 Counts = Int64[np.ndarray, " tokens"]
@@ -168,6 +176,24 @@ def trimmed(model: Model, keep: Ids) -> Iterator[Model]:
             _forget(model)
 
         restore.callback(put_back)
+        yield model
+
+
+@contextmanager
+def with_tokens_of(model: Model, smaller: Model) -> Iterator[Model]:
+    """The model with the tokens of one that was trimmed of it, inside the block; as it is where they are the same.
+
+    Raises:
+        NeuroglotError: the other has tokens that this one does not.
+    """
+    wanted, known = smaller.tokenizer.get_vocab(), model.tokenizer.get_vocab()
+    if wanted == known:
+        yield model
+        return
+    ids = np.array([known.get(piece, -1) for piece in sorted(wanted, key=wanted.__getitem__)], dtype=np.int64)
+    if bool((np.diff(ids, prepend=-1) <= 0).any()):
+        raise NeuroglotError(f"{smaller.name} was not made of {model.name}: it has other tokens.")
+    with trimmed(model, ids):
         yield model
 
 
