@@ -98,7 +98,9 @@ class TokenRanking:
         found = np.flatnonzero(counts)
         self._occur = found[np.argsort(-counts[found], kind="stable")]
         self._ranked = self._occur
-        self.least = len(self._needs.always)
+        # a tokenizer may name tokens that the model has no row for
+        self._always = {i for i in self._needs.always if i < model.vocabulary}
+        self.least = len(self._always)
         self.used = len(self.within(None))
 
     def extend(self, expected: Expected) -> None:
@@ -121,7 +123,7 @@ class TokenRanking:
                 f"{self.model.name} needs {self.least:,} tokens to read any text at all (bytes, special tokens); keep "
                 f"as many, not {size:,}."
             )
-        kept = set(self._needs.always)
+        kept = set(self._always)
         for token in self._ranked.tolist():
             more = set() if token in kept else self._needs.of(token) - kept
             if size is not None and len(kept) + len(more) > size:
