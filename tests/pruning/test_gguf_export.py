@@ -62,3 +62,30 @@ def test_what_has_no_place_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ng.NeuroglotError, match="not written as GGUF"):
         write_gguf(ng.load_model(file), file, tmp_path / "y.gguf")
     assert not (tmp_path / "y.gguf").exists()
+
+
+@pytest.mark.real
+def test_llama_cpp_reads_a_trimmed_vocabulary_as_we_do(tmp_path):
+    pytest.importorskip("xllamacpp")
+    import json
+
+    import xllamacpp
+
+    from neuroglot.models.gguf import gguf_file
+    from neuroglot.pruning.vocabulary import trimmed
+
+    model = ng.load_model("smollm2-135m")
+    text = list(ng.load_corpus("starter", languages=["en"])["en"])
+    with trimmed(model, kept_tokens(model, language_counts(model, text, "en"))):
+        small = write_gguf(model, gguf_file("smollm2-135m"), tmp_path / "small.gguf")
+        assert small.stat().st_size < 0.95 * gguf_file("smollm2-135m").stat().st_size
+        settings = xllamacpp.CommonParams()
+        settings.model.path, settings.n_ctx, settings.warmup = str(small), 256, False
+        server = xllamacpp.Server(settings)
+        for prompt in ("Water boils at a temperature of", "The capital of France is"):
+            asked = {"prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": 8}
+            answer = server.handle_completions(asked)
+            answer = answer if isinstance(answer, dict) else json.loads(answer)
+            theirs = {e["id"]: e["logprob"] for e in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+            ours = logits(model, prompt)[0, -1].log_softmax(-1)
+            assert sum(abs(float(ours[i].exp()) - 2.718281828**p) for i, p in theirs.items()) < 0.25

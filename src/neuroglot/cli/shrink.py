@@ -84,9 +84,9 @@ def shrink(
     out.print(f"neurons kept: {done.neurons:.1%}")
     cut = done.tokenised
     out.print(f"held-out documents cut into other tokens: {cut.changed:,} of {cut.texts:,} ({cut.share:.1%})")
-    for other, (before, after) in done.by_language.items():
+    for other, (whole, small) in done.by_language.items():
         if other != tag:
-            out.print(f"bits a character in {other}: {after:.4f}, intact {before:.4f} ({after / before:.3f} times)")
+            out.print(f"bits a character in {other}: {small:.4f}, intact {whole:.4f} ({small / whole:.3f} times)")
     costs = [done.costs["intact"], done.costs["shrunk"]]
     rows = {
         "safetensors, MB": [f"{each.safetensors / 1e6:,.1f}" for each in costs],

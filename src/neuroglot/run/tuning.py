@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from torch import Tensor
+
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.instructions import Pair
@@ -51,9 +53,11 @@ def tune_languages(
     teaches = teacher.load() if teacher is not None else None
     for tag in languages:
         loaded = model.load()
-        of_language = examples[tag]
+        of_language: Sequence[Pair] | Tensor
         if isinstance(examples, Corpus):
             of_language = pack(loaded, examples[tag], tag, block=block, tokens=tokens)
+        else:
+            of_language = examples[tag]
         if only is not None and not bool(only[tag].any()):
             raise NeuroglotError(f"No neuron is said to be {tag}'s, so there is none to train; leave out {tag}.")
         with ExitStack() as kept:
