@@ -74,7 +74,7 @@ def llama_cpp_speed(path: Path, prompt: str, tokens: int = WRITTEN) -> float | N
     """Tokens a second that llama.cpp writes with a GGUF file, as it says itself; None where it is not installed."""
     if find_spec("xllamacpp") is None:
         return None
-    import xllamacpp  # type: ignore[import-untyped]
+    import xllamacpp
 
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.warmup = str(path), 512, True
