@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from neuroglot.artifacts.examples import Examples
-from neuroglot.artifacts.widths import check_widths, exists
+from neuroglot.artifacts.widths import check_widths, exists, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
@@ -81,6 +81,8 @@ class Recording:
         active: Any,
         tokens: Any,
         languages: Sequence[str],
+        *,
+        widths: Sequence[int] | None = None,
         **sums: Any,
     ) -> "Recording":
         """A recording from someone else's counts.
@@ -89,6 +91,7 @@ class Recording:
             active: (L, N, K) integers: on how many tokens of each language the neuron is active.
             tokens: (K,) integers: how many tokens each language has.
             languages: K tags.
+            widths: how many neurons each layer has, where layers differ; N is the widest, and all is 0 beyond.
             sums: further statistics by name, (L, N, K): `activation` and `hidden` are the sums of the two sites.
 
         Raises:
@@ -115,7 +118,13 @@ class Recording:
                     )
             elif values.shape != active.shape:
                 raise NeuroglotError(f"{name} must be {tuple(active.shape)} as active is, not {tuple(values.shape)}.")
-        return cls(_tags(languages), tokens, {"active": active, **others})
+        uneven = tuple(widths) if widths is not None and len(set(widths)) > 1 else None
+        for values in (active, *(values for name, values in others.items() if name != RESIDUAL)):
+            try:
+                check_widths(widths or (active.shape[1],) * active.shape[0], values)
+            except ValueError as error:
+                raise NeuroglotError(f"widths are not those of the counts: {error}.") from error
+        return cls(_tags(languages), tokens, {"active": active, **others}, uneven=uneven)
 
     @property
     def layers(self) -> int:
@@ -140,7 +149,7 @@ class Recording:
     @property
     def about_widths(self) -> dict[str, Any]:
         """What a NeuronSet found in it says of its layers, where they differ in width."""
-        return {} if self.uneven is None else {"widths": list(self.uneven)}
+        return stated(self.widths)
 
     @property
     def active(self) -> Int64[Tensor, "layers neurons languages"]:

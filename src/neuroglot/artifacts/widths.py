@@ -12,12 +12,17 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["check_widths", "exists", "padded", "within"]
+__all__ = ["check_widths", "exists", "padded", "stated", "within"]
 
 
 def exists(widths: Sequence[int]) -> Bool[Tensor, "layers neurons"]:
     """Which entries of a table (L, max width) are neurons."""
     return torch.arange(max(widths))[None] < torch.tensor(widths)[:, None]
+
+
+def stated(widths: Sequence[int]) -> dict[str, Any]:
+    """What `about` of neurons, a recording or samples says of widths: nothing where all layers are equal."""
+    return {} if len(set(widths)) == 1 else {"widths": list(widths)}
 
 
 def padded(layers: Sequence[Tensor]) -> Tensor:

@@ -41,7 +41,9 @@ def report(run: Run) -> Path:
             "language": [language_name(tag) for tag in recording.languages],
             "tag": recording.languages,
             "tokens": recording.tokens.tolist(),
-            "active_share": [float(recording.probabilities[..., k].mean()) for k in range(len(recording.languages))],
+            "active_share": [
+                float(recording.probabilities[..., k][recording.exists].mean()) for k in range(len(recording.languages))
+            ],
         }
     )
     _save_table(run, "recording", tokens)
