@@ -90,9 +90,8 @@ def test_entropies_quantiles_and_budgets_are_those_of_the_neurons_that_are_there
     active = ragged(widths, seed, len(TAGS))
     found = choose("lap", given_, threshold=0.5)
     for k, tag in enumerate(TAGS):
-        assert of(found[tag]) == {
-            (i, j) for i, j, p in places(lambda i, j: active[i][j, k] / TOKENS, widths) if p > 0.5
-        }  # noqa: B023
+        shares = places(lambda i, j: active[i][j, k] / TOKENS, widths)  # noqa: B023
+        assert of(found[tag]) == {(i, j) for i, j, share in shares if share > 0.5}
 
 
 @settings(max_examples=25)

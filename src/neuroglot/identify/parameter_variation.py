@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.artifacts.widths import stated
 from neuroglot.artifacts.parameters import ParameterSet
+from neuroglot.artifacts.widths import stated
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, Evidence, Scores

@@ -281,6 +281,14 @@ class Model:
         return found[0]
 
     @property
+    def one_stream(self) -> bool:
+        """Whether layers hand on one residual stream, the state of a token; Gemma 3n has four side by side."""
+        try:
+            return self.stream_width > 0
+        except NeuroglotError:
+            return False
+
+    @property
     def fingerprint(self) -> str:
         """A digest of the architecture and the weights, the same in float32 and bfloat16; kept until a weight changes.
 

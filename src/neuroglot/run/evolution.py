@@ -226,7 +226,7 @@ def _measure(
     if not settings.sizes:
         _check_same_model(model, checkpoint, kind, before)
     samples = record_samples(
-        model, corpus, samples=settings.samples, max_tokens=settings.max_tokens, missing="drop", states=True
+        model, corpus, samples=settings.samples, max_tokens=settings.max_tokens, missing="drop", states=model.one_stream
     )
     reachable = True
     try:
