@@ -205,8 +205,8 @@ def test_what_holds_something_beyond_is_refused():
     for make, words in (
         (lambda: ng.NeuronSet(ones.movedim(-1, 0) > 0, ["en"]).of_widths([3, 2]), "hold neuron 2 of layer 2"),
         (lambda: ng.NeuronSet(ones.movedim(-1, 0) > 0, ["en"]).of_widths([3, 4]), "2 × 3, not of 2 layers of at"),
-        (lambda: ng.Recording.from_counts(ones, [4], ["en"], widths=[3, 2]), "widths are not those of the counts"),
-        (lambda: ng.Samples.from_vectors(torch.ones(1, 2, 6), ["en"], layers=2, widths=[3, 2]), "of the vectors"),
+        (lambda: ng.Recording.from_counts(ones, [4], ["en"], widths=[3, 2]), "widths do not fit: it holds"),
+        (lambda: ng.Samples.from_vectors(torch.ones(1, 2, 6), ["en"], layers=2, widths=[3, 2]), "widths do not fit"),
     ):
         with pytest.raises(ng.NeuroglotError, match=re.escape(words)):
             make()

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from neuroglot.artifacts.recording import Provenance, Recording
-from neuroglot.artifacts.widths import check_widths, stated
+from neuroglot.artifacts.widths import check_widths, given_widths, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.storage.atomic import atomic_path
@@ -114,13 +114,7 @@ class Samples:
             raise NeuroglotError(
                 f"states must be ({len(tags)}, {len(names)}, {layers}, width), not {tuple(made.states.shape)}."
             )
-        if widths is not None and len(set(widths)) > 1:
-            made = replace(made, uneven=tuple(widths))
-            try:
-                made._check_widths()
-            except ValueError as error:
-                raise NeuroglotError(f"widths are not those of the vectors: {error}.") from error
-        return made
+        return replace(made, uneven=given_widths(widths, [made._first()]))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -259,11 +253,13 @@ class Samples:
         if self.states is not None and tuple(self.states.shape[:3]) != (*shape, self.layers):
             raise ValueError(f"states of {tuple(self.states.shape)}")
         if self.uneven is not None:
-            self._check_widths()
+            check_widths(self.uneven, self._first())
 
-    def _check_widths(self) -> None:
-        first = self.vectors[:, 0].unflatten(-1, (self.layers, -1)).movedim(0, -1)  # of each language the first sample
-        check_widths(self.uneven, first)
+    def _first(self) -> Float[Tensor, "layers neurons languages"]:
+        """Of each language the first sample."""
+        first: Tensor = self.vectors[:, 0]
+        by_layer: Tensor = first.unflatten(-1, (self.layers, -1))
+        return by_layer.movedim(0, -1)
 
 
 def read_header(path: Path) -> dict[str, Any]:

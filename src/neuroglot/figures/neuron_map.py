@@ -29,7 +29,9 @@ def binned(
     """The mean of each bin's neurons; NaN where a narrower layer has none."""
     sums, sizes = _sums(values, bins), _sums(there, bins)
     with np.errstate(invalid="ignore"):
-        return (sums / sizes.reshape(*sizes.shape, *[1] * (sums.ndim - 2))).astype(np.float32)
+        means = sums / sizes.reshape(*sizes.shape, *[1] * (sums.ndim - 2))
+    result: Float32[np.ndarray, "layers bins *rest"] = means.astype(np.float32)
+    return result
 
 
 def counted(

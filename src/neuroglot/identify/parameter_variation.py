@@ -257,5 +257,5 @@ def _choice(evidence: Evidence, *, top_fraction: float = 0.01) -> NeuronSet:
     """
     assert evidence.rates is not None
     chosen = least_varied(evidence.rates, top_fraction, sum(evidence.recording.widths))
-    about = {"method": "pv", "top_fraction": top_fraction, **evidence.recording.about_widths}
+    about = {"method": "pv", "top_fraction": top_fraction, **stated(evidence.recording.widths)}
     return NeuronSet(chosen, evidence.recording.languages, about)

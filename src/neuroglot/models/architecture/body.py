@@ -82,7 +82,7 @@ def _asked(network: nn.Module, tokens: Tensor) -> dict[str, Any]:
         return {"input_ids": tokens}
     from transformers.modeling_outputs import BaseModelOutput
 
-    read: Any = BaseModelOutput(last_hidden_state=_encoded(network, len(tokens)))  # type: ignore[arg-type]
+    read: Any = BaseModelOutput(last_hidden_state=_encoded(network, len(tokens)))
     return {"encoder_outputs": read, "decoder_input_ids": tokens}
 
 
