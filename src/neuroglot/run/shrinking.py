@@ -86,6 +86,7 @@ def shrink(
         raise NeuroglotError(f"A size is a share of the parameters between 0 and 1, such as 50%, not {share:g}.")
     if Path(path).exists():
         raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
+    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     ids = _tokens_of(model, text, language)
     before = size(model.network)
     keep, bits = (

@@ -124,6 +124,7 @@ def force(
             library tells a target, or there is no prompt.
     """
     how, generation = how or Steering(), generation or Generation()
+    neurons = neurons.of_widths(model.widths)
     targets = [language_tag(tag) for tag in targets or neurons.languages]
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
     identify = LanguageIdentifier([*targets, *sources])
@@ -274,6 +275,7 @@ def deactivated(
     Raises:
         NeuroglotError: the neurons are of another shape, or no library tells a language.
     """
+    neurons = neurons.of_widths(model.widths)
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
     identify, made = LanguageIdentifier(list(sources)), _Answers(model, generation or Generation(), directory)
     largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])
