@@ -27,6 +27,10 @@ from neuroglot.evaluate.steering.answers import degenerate as degenerate
 from neuroglot.evaluate.steering.answers import describe as describe
 from neuroglot.evaluate.steering.answers import summary as summary
 from neuroglot.evaluate.steering.answers import well_formed as well_formed
+from neuroglot.evaluate.steering.candidates import Candidate as Candidate
+from neuroglot.evaluate.steering.candidates import alignment_layers as alignment_layers
+from neuroglot.evaluate.steering.candidates import candidates as candidates
+from neuroglot.evaluate.steering.candidates import grid as grid
 from neuroglot.evaluate.steering.confusion import LanguageConfusion as LanguageConfusion
 from neuroglot.evaluate.steering.confusion import confusion_table as confusion_table
 from neuroglot.evaluate.steering.confusion import language_confusion as language_confusion
@@ -35,10 +39,15 @@ from neuroglot.evaluate.steering.continuations import continuations as continuat
 from neuroglot.evaluate.steering.forcing import Steering as Steering
 from neuroglot.evaluate.steering.forcing import deactivated as deactivated
 from neuroglot.evaluate.steering.forcing import force as force
+from neuroglot.evaluate.steering.judge import Judge as Judge
+from neuroglot.evaluate.steering.judge import JudgeSettings as JudgeSettings
 from neuroglot.evaluate.steering.mixing import foreign_words as foreign_words
 from neuroglot.evaluate.steering.mixing import mixed_words as mixed_words
 from neuroglot.evaluate.steering.refusals import refuses as refuses
-from neuroglot.evaluate.steering.search import grid as grid
+from neuroglot.evaluate.steering.relevance import LikelihoodRule as LikelihoodRule
+from neuroglot.evaluate.steering.scores import harmonic_mean as harmonic_mean
+from neuroglot.evaluate.steering.scores import steering_scores as steering_scores
+from neuroglot.evaluate.steering.search import Found as Found
 from neuroglot.evaluate.steering.search import search as search
 from neuroglot.evaluate.steering.tables import matrix as matrix
 from neuroglot.evaluate.steering.tables import repair as repair

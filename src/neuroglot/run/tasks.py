@@ -18,7 +18,7 @@ from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.run.pruning import RULES, expert_scores, replaced_rows
 from neuroglot.storage.locks import locked
-from neuroglot.storage.tables import load_table, save_table
+from neuroglot.storage.tables import csv_text, load_table, save_table
 
 __all__ = [
     "forget_tasks",
@@ -118,7 +118,7 @@ def keep_tables(folder: Path, table: TaskTable) -> None:
     frames = (table.summary(), table.table(), table.items())
     with locked(folder):
         for path, frame in zip(table_paths(folder), frames, strict=True):
-            text = frame.to_csv(index=False, lineterminator="\n")
+            text = csv_text(frame)
             if path.is_file():
                 fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
                 text = replaced_rows(read_scores(path, dtype=str), fresh, ["condition", "task"])
