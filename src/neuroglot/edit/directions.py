@@ -26,7 +26,7 @@ DIRECTIONS: tuple[Direction, ...] = ("diffmean", "probe", "lda", "sparse")
 
 Vectors = Float64[Tensor, "layers width"]
 
-_FITTED: WeakKeyDictionary[Samples, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
+_FITTED: WeakKeyDictionary[Samples, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 """What was fitted to samples, layer by layer, so that many recipes of one language cost one fit."""
 
 
@@ -134,20 +134,25 @@ def probe(samples: Samples, to: str, penalty: float = 1.0, *, layers: Sequence[i
     for layer in range(len(difference)) if layers is None else layers:
         about = ("probe", place, penalty, layer)
         if about not in fitted:
-            fitted[about] = _regression(states[:, :, layer].flatten(0, 1), side, weight, penalty)
+            if ("axes", layer) not in fitted:  # the same for every language
+                fitted["axes", layer] = _axes(states[:, :, layer].flatten(0, 1))
+            fitted[about] = _regression(*fitted["axes", layer], side, weight, penalty)
         weights[layer] = fitted[about]
     return _along(weights, difference)
 
 
-@torch.enable_grad()
-def _regression(states: Tensor, side: Tensor, weight: Tensor, penalty: float) -> Tensor:
+def _axes(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples in coordinates of their own, and the axes: they lie in at most as many dimensions as they are."""
     centred = states - states.mean(0)
     size = centred.square().mean().sqrt()
-    if not float(size) > 0:
-        return torch.zeros(states.shape[1], dtype=torch.float64)
-    # the weights lie where the samples do, which has at most as many dimensions as there are samples
-    left, scale, right = torch.linalg.svd(centred / size, full_matrices=False)
-    data = left * scale
+    left, scale, right = torch.linalg.svd(centred / size if float(size) > 0 else centred, full_matrices=False)
+    return left * scale, right
+
+
+@torch.enable_grad()
+def _regression(data: Tensor, axes: Tensor, side: Tensor, weight: Tensor, penalty: float) -> Tensor:
+    if not bool(data.any()):
+        return torch.zeros(axes.shape[1], dtype=torch.float64)
     found = torch.zeros(data.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     search = torch.optim.LBFGS(
         [found], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
@@ -162,7 +167,7 @@ def _regression(states: Tensor, side: Tensor, weight: Tensor, penalty: float) ->
         return value
 
     search.step(loss)
-    weights: Tensor = right.T @ found.detach()[:-1]
+    weights: Tensor = axes.T @ found.detach()[:-1]
     return weights
 
 

@@ -46,6 +46,7 @@ from neuroglot.evaluate.steering.mixing import mixed_words as mixed_words
 from neuroglot.evaluate.steering.refusals import refuses as refuses
 from neuroglot.evaluate.steering.relevance import LikelihoodRule as LikelihoodRule
 from neuroglot.evaluate.steering.scores import harmonic_mean as harmonic_mean
+from neuroglot.evaluate.steering.scores import score_difference as score_difference
 from neuroglot.evaluate.steering.scores import steering_scores as steering_scores
 from neuroglot.evaluate.steering.search import Found as Found
 from neuroglot.evaluate.steering.search import search as search

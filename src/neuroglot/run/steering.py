@@ -288,8 +288,8 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
     prompts = first_prompts(asked, with_native, settings.limit)
     relevance = _rater(run, model, corpus, settings)
     if settings.search:
-        found = work.searched(prompts, targets, sources, settings, relevance)
-        how, tried = found.chosen.how, found.table
+        best = work.searched(prompts, targets, sources, settings, relevance)
+        how, tried = best.chosen.how, best.table
         written.append(_save(run, "steering-search", name, tried))
     answers = _answers(work, asked.select(sources), targets, how, settings)
     written.append(_save(run, "answers", name, answers))  # before a judge may fail

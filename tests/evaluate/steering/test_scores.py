@@ -8,7 +8,7 @@ import torch
 import neuroglot as ng
 from neuroglot.evaluate.steering.answers import nll_after
 from neuroglot.evaluate.steering.relevance import LikelihoodRule, echoes
-from neuroglot.evaluate.steering.scores import harmonic_mean, steering_scores
+from neuroglot.evaluate.steering.scores import harmonic_mean, score_difference, steering_scores
 
 QUESTIONS = {
     "en": [f"question {name} of many?" for name in ("one", "two", "three", "four", "five", "six")],
@@ -92,3 +92,15 @@ def test_the_rule_refuses():
         rule.rate(pd.DataFrame([row]), progress=False)
     with pytest.raises(ng.NeuroglotError, match="no questions in ru"):
         rule.rate(pd.DataFrame([{**row, "source": "ru"}]), progress=False)
+
+
+def test_a_difference_is_drawn_by_prompt_for_both():
+    first = pd.DataFrame({"condition": "a", "source": "en", "prompt": list("xyz"), "on_target": [True, True, False],
+                          "relevance": [2, 1, 2]})  # fmt: skip
+    answers = pd.concat([first, first.assign(condition="b").iloc[::-1], first.assign(condition="c", on_target=True)])
+    assert score_difference(answers, "a", "b") == (0.0, 0.0, 0.0)
+    found = score_difference(answers, "c", "a")
+    scores = steering_scores(answers)["steering_score"]
+    assert found[0] == pytest.approx(scores["c"] - scores["a"]) and 0 <= found[1] <= found[0] <= found[2]
+    with pytest.raises(ng.NeuroglotError, match="same prompts"):
+        score_difference(answers[answers["prompt"] != "x"].query("condition == 'a'"), "a", "b")

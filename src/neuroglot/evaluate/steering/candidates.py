@@ -113,7 +113,7 @@ def candidates(
         joined: list[Method | None] = [None, *neurons[:1]]
         for raised in joined:
             for strength in (1.0,) if method == "sparse" else strengths:
-                spans = [((spot,), strength) for spot in spots]
+                spans: list[tuple[tuple[int, ...], float]] = [((spot,), strength) for spot in spots]
                 spans.append((middle, 1.0 if method == "sparse" else strength / len(middle)))
                 settings += [
                     Steering(method=method, strength=times, layers=span, raised=raised) for span, times in spans

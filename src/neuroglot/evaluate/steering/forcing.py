@@ -46,8 +46,9 @@ CELLS = 512
 """Cells whose recipes are made at a time."""
 QUEUE_ROWS = 512
 """Answers that are written in one queue, before they are kept."""
-QUEUE_CELLS = 128
-"""Cells of a queue at most: each has its recipe in memory, four numbers a neuron."""
+QUEUE_CELLS = 512
+"""Cells of a queue at most; fewer where their recipes, four numbers a neuron and a copy, take more than the bytes."""
+RECIPE_BYTES, UNIT_BYTES = 1 << 31, 32
 
 Forced = Literal["intact", "source off", "raised", "both", "random"]
 CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "random")
@@ -322,7 +323,8 @@ class _Answers:
                 advance(len(prompts), "")
             else:
                 missing[digest] = (about, condition, prompts)
-        for some in _queues(missing):
+        units = max(1, self.model.layers * self.model.neurons)
+        for some in _queues(missing, max(1, min(QUEUE_CELLS, RECIPE_BYTES // (UNIT_BYTES * units)))):
             rows = [
                 (condition, number, text)
                 for _, condition, prompts in some.values()
@@ -368,14 +370,14 @@ class _Answers:
         return about, digest_of_settings(about)
 
 
-def _queues(cells: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _queues(cells: Mapping[str, Any], most: int) -> Iterator[dict[str, Any]]:
     """Cells that are written together: many rows, so that a step has work, and not all, so that an end keeps some."""
     some: dict[str, Any] = {}
     rows = 0
     for digest, cell in cells.items():
         some[digest] = cell
         rows += len(cell[-1])
-        if rows >= QUEUE_ROWS or len(some) >= QUEUE_CELLS:
+        if rows >= QUEUE_ROWS or len(some) >= most:
             yield some
             some, rows = {}, 0
     if some:

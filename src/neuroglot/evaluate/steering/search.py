@@ -181,7 +181,7 @@ class _Half:
             scores[["steering_score", "steering_score_low", "steering_score_high"]] = scores[
                 ["lfs", "lfs_low", "lfs_high"]
             ].to_numpy()
-            scores = scores.drop(columns=[name for name in scores if name.startswith("relevance")])
+            scores = scores.drop(columns=[name for name in scores if str(name).startswith("relevance")])
         table = table.join(scores.drop(columns="answers"))
         table["perplexity"] = table["perplexity"].map(lambda value: value if math.isfinite(value) else math.inf)
         table["within"] = [self._holds(row) for _, row in table.iterrows()]
