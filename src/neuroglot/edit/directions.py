@@ -136,7 +136,8 @@ def probe(samples: Samples, to: str, penalty: float = 1.0, *, layers: Sequence[i
         if about not in fitted:
             if ("axes", layer) not in fitted:  # the same for every language
                 fitted["axes", layer] = _axes(states[:, :, layer].flatten(0, 1))
-            fitted[about] = _regression(*fitted["axes", layer], side, weight, penalty)
+            data, axes = fitted["axes", layer]
+            fitted[about] = _regression(data, axes, side, weight, penalty)
         weights[layer] = fitted[about]
     return _along(weights, difference)
 
