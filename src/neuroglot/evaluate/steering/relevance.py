@@ -50,7 +50,7 @@ class LikelihoodRule:
 
     Args:
         model: reads the answers; outside `intervene`.
-        questions: language → all questions of the set, in one order in every language.
+        questions: language → all questions of the set, in one order in every language; some may lack the last ones.
         others: beside how many other questions each is put: those that follow it in the set.
         chat: the questions are put into the model's chat template, as they were asked.
         directory: keep the scores here, and go on with what is there.
@@ -134,9 +134,9 @@ class LikelihoodRule:
     def _meaning(self, source: str, target: str, prompt: str) -> str:
         """The same question in the target language, if the set has it; else the question itself."""
         tag, near = self._of(source), closest(target, self.questions)
-        if near is None or len(self.questions[near]) != len(self.questions[tag]):
-            return prompt
-        return self.questions[near][self._place(tag, prompt)]
+        place = self._place(tag, prompt)
+        texts = [] if near is None else self.questions[near]
+        return texts[place] if place < len(texts) else prompt
 
     def _beside(self, source: str, prompt: str) -> list[str]:
         """The questions that follow a question in its set; after the last comes the first."""
