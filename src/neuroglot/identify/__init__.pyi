@@ -7,10 +7,12 @@ from neuroglot.identify.lape import lape as lape
 from neuroglot.identify.lape import lave as lave
 from neuroglot.identify.margin import margin as margin
 from neuroglot.identify.margin import margins as margins
+from neuroglot.identify.monolinguality import monolinguality as monolinguality
 from neuroglot.identify.parameter_variation import parameter_variation as parameter_variation
 from neuroglot.identify.parameter_variation import variation_entropy as variation_entropy
 from neuroglot.identify.parameter_variation import variation_rates as variation_rates
 from neuroglot.identify.parameter_variation import varied_parameters as varied_parameters
+from neuroglot.identify.plnd import plnd as plnd
 from neuroglot.identify.random_neurons import random as random
 from neuroglot.identify.ranking import METHODS as METHODS
 from neuroglot.identify.ranking import RANKINGS as RANKINGS
