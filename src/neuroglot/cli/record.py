@@ -15,6 +15,7 @@ from neuroglot.cli.options import (
     OutOption,
     TextColumnOption,
     TrustOption,
+    WorkersOption,
 )
 from neuroglot.cli.settings_options import command_with
 from neuroglot.errors import NeuroglotError
@@ -72,8 +73,10 @@ def record(
             show_default=False,
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: many workers, on this machine or a cluster.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="With ray: how many, each with the model.")] = 2,
+    engine: Annotated[
+        str, typer.Option(help="local: this machine; ray: a cluster, or this machine through Ray.")
+    ] = "local",
+    workers: WorkersOption = 1,
     gpus_per_worker: Annotated[
         int | None,
         typer.Option(min=0, help="With ray: GPUs of a worker. [default: 1 if there is any]", show_default=False),
@@ -140,10 +143,13 @@ def record(
     text.check_source()
     cluster = engine_of(engine, model_settings, workers=workers, gpus_per_worker=gpus_per_worker, address=address)
     if dry_run:
-        print_forecast(model_settings, text, recording, part[1] * (cluster.workers if cluster else 1))
+        print_forecast(model_settings, text, recording, part[1] * workers)
         return
     where = folder or default_folder(model, corpus)
-    run, _, made = begin_run(where, model_settings, text, recording, part=part, engine=cluster, readers=readers)
+    run, _, made = begin_run(
+        where, model_settings, text, recording,
+        part=part, engine=cluster, workers=1 if cluster else workers, readers=readers,
+    )  # fmt: skip
     print_recorded(run, made)
     if part == (1, 1):
         out.print(f"next: neuroglot identify {run.path}")

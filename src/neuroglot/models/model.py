@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,7 +27,19 @@ from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
 from neuroglot.storage.made import sign
 
-__all__ = ["Model"]
+__all__ = ["Crew", "Model"]
+
+
+class Crew(Protocol):
+    """Other processes with the same model; see `models/workers.py`."""
+
+    count: int
+
+    def run(self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """What `function(model, *job)` gives for each job, in their order."""
+
+    def dismiss(self) -> None:
+        """End them."""
 
 
 class Model:
@@ -43,6 +55,7 @@ class Model:
         ffns: the FFN of each layer.
         prompt_tokens: how many positions are the prompt, while `prompt_length` says so.
         load_arguments: of `load_model`, if that made it, so that another process can.
+        workers: other processes that take part of its work; see `with_workers`.
 
     Raises:
         NeuroglotError: the architecture is not supported.
@@ -65,6 +78,7 @@ class Model:
         self.count_first = count_first
         self._bos: Bos = bos
         self.load_arguments: dict[str, Any] | None = None
+        self.workers: Crew | None = None
         self.ffns: list[FFN] = find_ffns(network)
         if self.device.type != "meta":
             prove_once(network, self.ffns, cache_directory())

@@ -17,6 +17,7 @@ from neuroglot.errors import NeuroglotError, validated
 from neuroglot.models.model import Model
 from neuroglot.progress import reading, token_progress
 from neuroglot.recording.engines.local import Engine, LocalEngine
+from neuroglot.recording.engines.processes import ProcessEngine
 from neuroglot.recording.settings import RecordSettings, keywords
 from neuroglot.recording.shard_store import ShardStore
 from neuroglot.recording.statistics.gradients import GRADIENTS
@@ -51,7 +52,7 @@ def record(model: Model, corpus: Corpus, **settings: Any) -> Recording:
             setting, cannot be written, or is being recorded by another process.
     """
     asked = validated(RecordSettings, settings)
-    engine = asked.engine or LocalEngine()
+    engine = asked.engine or (LocalEngine() if model.workers is None else ProcessEngine(model.workers))
     work = work_of(model, asked, engine.batch_tokens(model))
     readers = asked.readers_of(len(corpus.languages))
     with ExitStack() as stack:
