@@ -1,5 +1,6 @@
 """Which neurons are a language's: each method takes statistics and gives a `NeuronSet`. No model code, no text."""
 
+from neuroglot.identify.control import random_token_control as random_token_control
 from neuroglot.identify.key_regions import contributions as contributions
 from neuroglot.identify.key_regions import key_regions as key_regions
 from neuroglot.identify.lap import lap as lap
