@@ -153,6 +153,7 @@ def shrink(
     for new in (path, gguf):
         if new is not None and new.exists():
             raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
+    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     documents, measured = text[language], held_out[language]
     seconds: dict[str, float] = {}
     started = time.perf_counter()
