@@ -313,7 +313,7 @@ def heal(
     student.weights_changed()
     student.save(path)
     shutil.rmtree(draft, ignore_errors=True)
-    return student
+    return load_model(path, dtype=str(model.network.dtype).removeprefix("torch."), device=str(model.device))
 
 
 def _bits(model: Model, text: Corpus, language: str, settings: ShrinkSettings) -> float:
