@@ -111,6 +111,20 @@ def test_an_interrupted_healing_goes_on(tmp_path, monkeypatch):
         assert torch.allclose(mine, theirs, atol=1e-6), name
 
 
+def test_mixed_precision_ends_with_the_training(tmp_path, monkeypatch):
+    """What a GPU trains in bfloat16 gives float32's logits afterwards; Trainer would leave the network as it was."""
+    import transformers
+
+    usual = transformers.TrainingArguments
+    monkeypatch.setattr(transformers, "TrainingArguments", lambda **how: usual(**how | {"bf16": True}))
+    model = tiny.model()
+    tune(model, blocks_of(model), tmp_path / "x", FAST.model_copy(update={"steps": 1}), progress=False)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        got = model.network(ids).logits
+        torch.testing.assert_close(got, ng.load_model(tmp_path / "x").network(ids).logits, rtol=0, atol=0)
+
+
 def test_what_cannot_be_tuned_is_refused(tmp_path):
     model = tiny.model()
     text = blocks_of(model)
