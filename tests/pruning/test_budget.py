@@ -35,7 +35,7 @@ def test_neurons_within_a_number_are_the_largest(widths, share, even, seed):
     assert not bool((drawn & ~exists).any())
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "phi3"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_every_split_is_within_its_share(family):
     model = tiny.model(family)
     whole = size(model.network).parameters
