@@ -42,6 +42,17 @@ def test_a_shrunk_model_has_the_size_and_the_bits_that_the_report_says(heal, eve
     assert done.costs["shrunk"].tokens_per_second > 0
 
 
+@pytest.mark.parametrize(("share", "heal", "match"), [(0.9, 100, "fr"), (0.9, 0, "fr"), (0.01, 0, "what must stay")])
+def test_too_little_text_or_too_small_a_size_writes_nothing(share, heal, match, tmp_path):
+    text = ng.Corpus({"fr": ["là"]}) if share > 0.5 else tiny.corpus(40)
+    held_out = tiny.corpus(10)
+    settings = ShrinkSettings(share=share, heal=heal)
+    with pytest.raises(ng.NeuroglotError, match=match) as error:
+        shrink(tiny.model(), text, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bits_are_the_likelihood_of_every_token_over_characters():
     model = tiny.model()
     texts = ["été à la mer", "ça va"]

@@ -155,6 +155,8 @@ def shrink(
             raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
     model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     documents, measured = text[language], held_out[language]
+    if settings.heal:  # before anything is written; with a smaller vocabulary a text has as many tokens or more
+        pack(model, documents, language, block=settings.block, tokens=settings.block)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
 
