@@ -315,7 +315,8 @@ def heal(
     student.weights_changed()
     student.save(path)
     shutil.rmtree(draft, ignore_errors=True)
-    return load_model(path, dtype=str(model.network.dtype).removeprefix("torch."), device=str(model.device))
+    kind: Any = str(model.network.dtype).removeprefix("torch.")
+    return load_model(path, dtype=kind, device=str(model.device))
 
 
 def _bits(model: Model, text: Corpus, language: str, settings: ShrinkSettings) -> float:
