@@ -1,11 +1,12 @@
 """The pass of a run: what is missing of its recording."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
 
@@ -46,14 +47,14 @@ def begin_run(
     engine: "RayEngine | None" = None,
     readers: int | None = None,
 ) -> "tuple[Run, Model, Recording]":
-    """Make or reopen the run, and record what is missing.
+    """Make or reopen the run, and record what is missing. A finished run may be asked for more tokens, and is extended.
 
     Raises:
         NeuroglotError: `folder` holds something else or other settings, the text has one language only, which is said
             before the model is opened; or the model cannot read blocks so long, which is said before a run is begun.
     """
     model_settings.check_source()
-    run = Run.prepare(folder, model_settings, text, recording)
+    run = Run.prepare(folder, model_settings, text, recording, extend=True)
     to_record = languages_to_record(text)
     local = model_settings
     if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
@@ -64,6 +65,15 @@ def begin_run(
 
     text_of_block(model, recording.block)
     run = run.begin()
+    if run.manifest.record.tokens < recording.tokens:
+        from neuroglot.run.extension import extend_run
+
+        if dropped := extend_run(run, recording.tokens):
+            warnings.warn(
+                f"{folder} is recorded on more text, so what was found in less of it is dropped: {', '.join(dropped)}.",
+                NeuroglotWarning,
+                stacklevel=2,
+            )
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 
 
