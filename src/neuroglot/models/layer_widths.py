@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from neuroglot.models.architecture.families import declared
 from neuroglot.models.architecture.find import check_config, find_ffns
 
 __all__ = ["BIASES", "WIDTHS", "narrowed", "opener"]
@@ -23,8 +24,9 @@ def opener(path: str, revision: str | None = None, trust_remote_code: bool = Fal
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    if not Path(path).exists() or type(config) not in AutoModelForCausalLM._model_mapping:
-        check_config(config, path)
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    if not (known and Path(path).exists() and declared(config.get_text_config(decoder=True).model_type)):
+        check_config(config, path)  # before weights are fetched from the hub, or read
     return narrowed(AutoModelForCausalLM, config)
 
 

@@ -1,4 +1,4 @@
-"""The run that steering takes if it is told of none: a little of the built-in corpus, in the languages that it needs."""
+"""The run that steering takes if it is told of none: a little of the built-in corpus, in the languages it needs."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # they need torch, and that there is no run should be said at
     from neuroglot.artifacts.partition import Partition
     from neuroglot.artifacts.recording import Recording
     from neuroglot.models.model import Model
+    from neuroglot.models.tokenization import TextReader
 
 __all__ = ["Run", "default_folder"]
 
@@ -194,6 +195,14 @@ class Run:
         """
         self.manifest.model.check_source()
         self.manifest.model.check_consent(self.trust_remote_code)
+
+    def reader(self) -> "TextReader":
+        """How the run's model reads text, without its weights.
+
+        Raises:
+            NeuroglotError: see `check_model` and `load_model`.
+        """
+        return self.manifest.model.reader(trust_remote_code=self.trust_remote_code)
 
     def load_model(self) -> "Model":
         """Open the run's model.

@@ -51,7 +51,8 @@ def begin_run(
 
     Raises:
         NeuroglotError: `folder` holds something else or other settings, the text has one language only, which is said
-            before the model is opened; or the model cannot read blocks so long, which is said before a run is begun.
+            before the model is opened; or, which is said before its weights are, it cannot read blocks so long, has no
+            neurons, or a language is too short for one block.
     """
     model_settings.check_source()
     run = Run.prepare(folder, model_settings, text, recording, extend=True)
@@ -60,10 +61,11 @@ def begin_run(
     if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
         narrow = "bfloat16" if engine.gpus and local.dtype == "auto" else local.dtype
         local = local.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    model = local.load(trust_remote_code=local.trust_remote_code)
-    from neuroglot.tokens.packing import text_of_block
+    reader = model_settings.reader(trust_remote_code=local.trust_remote_code)
+    from neuroglot.tokens.packing import check_fills
 
-    text_of_block(model, recording.block)
+    check_fills(reader, to_record, recording.block, recording.tokens)
+    model = local.load(trust_remote_code=local.trust_remote_code)
     run = run.begin()
     if run.manifest.record.tokens < recording.tokens:
         from neuroglot.run.extension import extend_run

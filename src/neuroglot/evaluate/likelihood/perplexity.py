@@ -12,16 +12,15 @@ from torch import Tensor
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
-from neuroglot.tokens.packing import pack, text_of_block, tokenize
-from neuroglot.tokens.shards import too_short
+from neuroglot.tokens.packing import check_fills, pack, tokenize
 
 __all__ = [
-    "SHORTEST_BLOCK",
     "block_losses",
     "block_nll",
     "blocks_nll",
-    "check_fills",
+    "check_held_out",
     "finite_mean",
     "held_out_blocks",
     "increase_of",
@@ -34,7 +33,6 @@ __all__ = [
 
 LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
 AUTO_BLOCKS = (512, 256, 128, 64, 32)
-SHORTEST_BLOCK = AUTO_BLOCKS[-1]
 
 
 def perplexity(
@@ -87,17 +85,13 @@ def held_out_blocks(
     return {tag: pack(model, corpus[tag], tag, block=block, tokens=tokens) for tag in corpus.languages}
 
 
-def check_fills(model: Model, corpus: Corpus, block: int, tokens: int) -> None:
-    """Refuse a corpus of which a language is too short for one block. No more of each than a block is read.
+def check_held_out(reader: Model | TextReader, corpus: Corpus, *, tokens: int, block: int | None) -> None:
+    """Refuse text that `perplexity` would refuse as too short, before weights are opened; arguments are as there.
 
     Raises:
-        NeuroglotError: as said, or the model cannot read blocks so long.
+        NeuroglotError: as said.
     """
-    text = text_of_block(model, block)
-    for tag in corpus.languages:
-        count = len(tokenize(model, corpus[tag], min(text, tokens)))
-        if count < text:
-            raise too_short(tag, count, tokens, block)
+    check_fills(reader, corpus, block or AUTO_BLOCKS[-1], tokens)
 
 
 def perplexity_of(nll: float) -> float:
