@@ -265,7 +265,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
 
     changes = ", ".join(
         f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} "
-        f"{'residual dimensions' if step.site == 'residual' else 'neurons'}"
+        f"{ {'residual': 'residual dimensions', 'heads': 'heads'}.get(step.site, 'neurons') }"
         for step in recipe.steps
     )
     off = f"{about['source']} off, " if about.get("source") else ""

@@ -19,6 +19,8 @@ from neuroglot.evaluate.benchmarks.harness import TaskScore as TaskScore
 from neuroglot.evaluate.benchmarks.harness import tasks as tasks
 from neuroglot.evaluate.benchmarks.table import TaskTable as TaskTable
 from neuroglot.evaluate.benchmarks.table import measure_tasks as measure_tasks
+from neuroglot.evaluate.likelihood.lens import Lens as Lens
+from neuroglot.evaluate.likelihood.lens import lens as lens
 from neuroglot.evaluate.likelihood.perplexity import block_losses as block_losses
 from neuroglot.evaluate.likelihood.perplexity import perplexity as perplexity
 from neuroglot.evaluate.likelihood.perplexity import token_losses as token_losses
@@ -50,6 +52,8 @@ from neuroglot.languages.detection import scripts as scripts
 from neuroglot.languages.fasttext import FastTextIdentifier as FastTextIdentifier
 from neuroglot.stats import Contrast as Contrast
 from neuroglot.stats import contrast as contrast
+from neuroglot.tokens.counts import TokenLanguages as TokenLanguages
+from neuroglot.tokens.counts import token_counts as token_counts
 
 # names of earlier scripts
 Arm = Ablation

@@ -45,6 +45,7 @@ def begin_run(
     *,
     part: tuple[int, int] = (1, 1),
     engine: "RayEngine | None" = None,
+    workers: int = 1,
     readers: int | None = None,
 ) -> "tuple[Run, Model, Recording]":
     """Make or reopen the run, and record what is missing. A finished run may be asked for more tokens, and is extended.
@@ -65,7 +66,7 @@ def begin_run(
     from neuroglot.tokens.packing import check_fills
 
     check_fills(reader, to_record, recording.block, recording.tokens)
-    model = local.load(trust_remote_code=local.trust_remote_code)
+    model = local.load(trust_remote_code=local.trust_remote_code, workers=workers)
     run = run.begin()
     if run.manifest.record.tokens < recording.tokens:
         from neuroglot.run.extension import extend_run
