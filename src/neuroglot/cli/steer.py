@@ -283,6 +283,6 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
                     generate(model, [prompt], written=written, **settings)  # type: ignore[arg-type]
     if not out.is_terminal:
         for name, text in said.items():
-            out.print(f"[bold]{name}[/bold]")
+            out.print(name, style="bold", highlight=False)
             out.print(text.strip(), markup=False, highlight=False, soft_wrap=True)
     out.print(f"{off}{changes}", highlight=False)

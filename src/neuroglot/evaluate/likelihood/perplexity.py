@@ -229,6 +229,8 @@ def blocks_nll(
 ) -> Iterator[Float64[Tensor, "some predicted"]]:
     """The negative log-likelihood (nats) of every predicted token, a batch of blocks after another; not checked."""
     model.check_state()
+    if not len(blocks) or blocks.shape[1] < 2:
+        raise _nothing_to_predict(language)
     for batch in blocks.to(model.device).split(max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])):
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(states.device, torch.int64)
@@ -256,14 +258,21 @@ def _token_nll(model: Model, states: Tensor, targets: Tensor) -> Iterator[Float[
 
 
 def finite_mean(model: Model, total: float, count: int, language: str) -> float:
-    """`total / count`, refused if it is not a number.
+    """`total / count`, refused if there is nothing to take the mean of, or it is not a number.
 
     Raises:
         NeuroglotError: as said.
     """
+    if not count:
+        raise _nothing_to_predict(language)
     if not math.isfinite(total):
         raise NeuroglotError(
             f"{model.name} gives logits that are not numbers (NaN or infinite) on text in {language}; load it in "
             "float32 or bfloat16, or check its weights and the interventions in force."
         )
     return total / count
+
+
+def _nothing_to_predict(language: str) -> NeuroglotError:
+    """It is the text's fault, and not the model's."""
+    return NeuroglotError(f"The text in {language} has no token that follows another, so nothing to predict; add text.")
