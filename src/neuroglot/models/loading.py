@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from neuroglot.errors import NeuroglotError, require
+from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import opener
 from neuroglot.models.model import Model, context_of
@@ -142,11 +143,13 @@ def load_reader(
         raise
     except Exception as error:  # transformers and the hub client each raise their own
         raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
-    text = config.get_text_config(decoder=True)
+    text = decoder_config(config)
     begin = beginning(tokenizer, bos)
-    return TextReader(
-        str(source), tokenizer, begin, len(begin) or int(not count_first), context_of(text), text.vocab_size
-    )
+    start = getattr(config, "decoder_start_token_id", None)
+    if getattr(config, "is_encoder_decoder", False) and bos != "never" and start is not None:
+        begin = (int(start),)  # see `Model.begin`
+    vocabulary = getattr(text, "vocab_size", None) or len(tokenizer)
+    return TextReader(str(source), tokenizer, begin, len(begin) or int(not count_first), context_of(text), vocabulary)
 
 
 def _merged(path: Path, how: dict[str, Any]) -> Model:
