@@ -25,9 +25,10 @@ def commands():
 
 
 def test_every_command_that_opens_text_names_its_columns():
-    opening = {words for words, names in commands().items() if {"corpus", "prompts"} & names}
+    opening = {words for words, names in commands().items() if {"corpus", "prompts", "completions"} & names}
     assert opening >= {
         "record", "perturb", "align", "compare", "evolve", "study lape", "evaluate perplexity", "evaluate generation",
+        "evaluate confusion",
     }  # fmt: skip
     for words in opening:
         assert {"text_column", "language_column"} <= commands()[words], words

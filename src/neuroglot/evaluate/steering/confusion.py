@@ -244,13 +244,21 @@ def confusion_table(
     return pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
 
 
-def read_completions(path: str | Path, language: str | None = None) -> pd.DataFrame:
+def read_completions(
+    path: str | Path,
+    language: str | None = None,
+    *,
+    text_column: str | None = None,
+    language_column: str | None = None,
+) -> pd.DataFrame:
     """A table of completions: .csv, .tsv, .jsonl, .json or .parquet, also compressed, by the rules of a corpus.
 
     Args:
         path: the file. A column `answer`, `response` or `text` is read as `completion`, and `target` or `lang` as
             `language`, capitals and outer blanks aside.
         language: of all of them, in place of the column.
+        text_column: the column of the completions, in place of these names.
+        language_column: that of their languages, likewise.
 
     Raises:
         NeuroglotError: it cannot be read, lacks the text or the language, or holds numbers where text should be.
@@ -261,14 +269,18 @@ def read_completions(path: str | Path, language: str | None = None) -> pd.DataFr
         raise NeuroglotError(f"{path} is no table of completions; give a .csv, .tsv, .jsonl or .parquet file.")
     rows = Rows(path, form)
     names = list(rows.columns)
+    called = {
+        "completion": ("completion", "answer", "response", "text") if text_column is None else (text_column,),
+        "language": ("language", "target", "lang") if language_column is None else (language_column,),
+    }
     found = {
-        name: next((column for other in (name, *others) if (column := column_named(names, other)) is not None), None)
-        for name, others in {"completion": ("answer", "response", "text"), "language": ("target", "lang")}.items()
+        name: next((column for word in words if (column := column_named(names, word)) is not None), None)
+        for name, words in called.items()
     }
     for name, column in found.items():
         if column is None and (name == "completion" or language is None):
             hint = " or say --language" if name == "language" else ""
-            raise NeuroglotError(f"{path} has no column {name!r}; it has {', '.join(names)}: add it{hint}.")
+            raise NeuroglotError(f"{path} has no column {called[name][0]!r}; it has {', '.join(names)}: add it{hint}.")
     texts = {names.index(column) for column in found.values() if column is not None}
     read = [
         [text_of(cell, names[i], rows.place(number)) if i in texts else cell for i, cell in enumerate(cells)]
@@ -276,7 +288,9 @@ def read_completions(path: str | Path, language: str | None = None) -> pd.DataFr
     ]
     if not read:
         raise NeuroglotError(f"{path} holds no completions.")
-    table = pd.DataFrame(read, columns=names).rename(columns={column: name for name, column in found.items()})
+    table = pd.DataFrame(read, columns=names)
+    table = table.drop(columns=[name for name, column in found.items() if column not in (None, name) and name in names])
+    table = table.rename(columns={column: name for name, column in found.items()})
     return table if language is None else table.assign(language=language)
 
 
