@@ -49,6 +49,8 @@ def test_a_run_holds_what_the_design_says(run):
         "experts": None,
         "examples": 0,
         "residual": False,
+        "heads": False,
+        "own": [],
     }
     assert manifest["identify"]["lape"] == {"top_fraction": 0.2, "activity_quantile": 0.6}
     assert manifest["neuroglot"] == ng.__version__
