@@ -59,8 +59,9 @@ app = typer.Typer(
     "report. "
     "Try it first with [bold]neuroglot demo[/bold].",
 )
-out = Console(soft_wrap=True)  # a path broken over two lines cannot be copied
-err = Console(stderr=True)
+# A path broken over two lines cannot be copied, and one of [brackets] is a name and no style.
+out = Console(soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -81,6 +82,12 @@ def about(
 
         out.print(__version__)
         raise typer.Exit
+
+
+def say(kind: str, style: str, words: str) -> None:
+    """A sentence to the user, behind what kind of one it is."""
+    err.print(f"{kind}:", style=style, end=" ", highlight=False)
+    err.print(words, highlight=False, soft_wrap=True)
 
 
 def checked(kind: "type[S]", /, **values: Any) -> "S":
@@ -119,7 +126,8 @@ def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> 
     for i, row in enumerate(rows):
         table.add_row(row, *(values[i] for values in columns.values()))
     wide = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
-    Console(width=max(wide, out.width)).print(table, crop=False)  # a number cut short is no number
+    # a number cut short is no number
+    Console(width=max(wide, out.width), markup=False, emoji=False).print(table, crop=False)
 
 
 def main() -> None:
@@ -127,7 +135,7 @@ def main() -> None:
 
     def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, NeuroglotWarning):
-            err.print(f"[yellow]note:[/yellow] {message}", highlight=False, soft_wrap=True)
+            say("note", "yellow", str(message))
 
     warnings.showwarning = show
     for name, value in QUIET.items():
@@ -135,8 +143,7 @@ def main() -> None:
     try:
         app()
     except NeuroglotError as error:
-        err.print("[red]error:[/red]", end=" ")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        say("error", "red", str(error))
         sys.exit(2)
     except KeyboardInterrupt:  # before the command began
         stopped()

@@ -109,7 +109,8 @@ def record(
 ) -> None:
     """Read a corpus once and keep the statistics of every neuron, by language.
 
-    Can be stopped and started again with the same command: finished shards are kept.
+    Can be stopped and started again with the same command: finished shards are kept. A finished run can be asked for
+    more --tokens: only the text after what was recorded is read by the model.
     """
     from neuroglot.run.directory import default_folder
     from neuroglot.run.recording import begin_run

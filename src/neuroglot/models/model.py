@@ -34,7 +34,13 @@ from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
 from neuroglot.storage.made import sign
 
-__all__ = ["Crew", "Model"]
+__all__ = ["Crew", "Model", "context_of"]
+
+
+def context_of(text_config: Any) -> int | None:
+    """How many tokens a model can read at once, where its config says so."""
+    limit: int | None = getattr(text_config, "max_position_embeddings", None)
+    return limit if limit and limit > 0 else None  # XLNet says -1: none
 
 
 class Crew(Protocol):
@@ -217,8 +223,7 @@ class Model:
     @property
     def context(self) -> int | None:
         """How many tokens it can read at once, where its config says so."""
-        limit: int | None = getattr(self.text_config, "max_position_embeddings", None)
-        return limit if limit and limit > 0 else None  # XLNet says -1: none
+        return context_of(self.text_config)
 
     def check_length(self, tokens: int, what: str, remedy: str) -> None:
         """Refuse a text that is longer than what the model can read.

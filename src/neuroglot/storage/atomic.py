@@ -5,6 +5,7 @@ process that is killed leaves its neighbour behind; the next one that writes the
 """
 
 import errno
+import filecmp
 import os
 import re
 import shutil
@@ -61,6 +62,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             _clean(path.parent)
             yield draft
+            if draft.is_file() and path.is_file() and filecmp.cmp(draft, path, shallow=False):
+                return  # it holds that already, and stays untouched: its time says when it became what it is
             _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
             if draft.is_dir() and path.is_dir():
                 shutil.rmtree(path)
