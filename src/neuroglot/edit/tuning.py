@@ -18,6 +18,7 @@ from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar, without_bars
 from neuroglot.storage.atomic import atomic_path, read_json, writing
+from neuroglot.storage.names import whole_number
 from neuroglot.storage.results import refuse_differing, save_json
 
 __all__ = ["TuneSettings", "tune"]
@@ -117,6 +118,18 @@ def _same_work(work: Path, about: dict[str, Any]) -> None:
         save_json(said, about)
 
 
+def _epochs(work: Path) -> dict[int, Path]:
+    """What was saved of each epoch, by its step. One whose saving was stopped (a full disk, a kill) is removed."""
+    found: dict[int, Path] = {}
+    for path in work.glob("checkpoint-*"):
+        step = whole_number(path.name.partition("-")[2])
+        if step is None or read_json(path / "trainer_state.json") is None:  # which is written last
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            found[step] = path
+    return found
+
+
 def _train(
     model: Model, pairs: Sequence[Pair], settings: TuneSettings, work: Path, language: str, progress: bool
 ) -> tuple[Any, float]:
@@ -159,7 +172,7 @@ def _train(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             advance(1, language)
 
-    checkpoints = sorted(work.glob("checkpoint-*"), key=lambda found: int(found.name.split("-")[1]))
+    checkpoints = _epochs(work)
     steps = settings.steps or settings.epochs * -(-len(rows) // (at_once * accumulated))
     with progress_bar("tuning", steps, unit="steps", shown=progress) as advance:
         trainer = Trainer(
@@ -171,8 +184,8 @@ def _train(
         )
         trainer.pop_callback(_printer())
         if checkpoints:
-            advance(int(checkpoints[-1].name.split("-")[1]), language)
-        result = trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+            advance(max(checkpoints), language)
+        result = trainer.train(resume_from_checkpoint=str(checkpoints[max(checkpoints)]) if checkpoints else None)
     loss = float(result.training_loss)
     network.eval()
     if loss != loss:

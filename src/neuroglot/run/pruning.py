@@ -150,6 +150,9 @@ def pruning_measured(file: Path, **how: Any) -> pd.DataFrame:
     table = load_table(file, remedy, keep_default_na=False, **how)
     if missing := [name for name in ("choice", "language", "proportion", "experts", "original") if name not in table]:
         raise NeuroglotError(f"{file} is missing or damaged (it has no column {missing[0]}); {remedy}.")
+    for name in ("proportion", "experts", "original"):
+        if not bool((pd.to_numeric(table[name], errors="coerce") >= 0).all()):
+            raise NeuroglotError(f"{file} is missing or damaged (not all of {name} are numbers); {remedy}.")
     return table
 
 

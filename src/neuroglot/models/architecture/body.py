@@ -6,13 +6,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["few_tokens", "is_causal", "last_hidden_states", "logits_by_head", "text_config"]
+__all__ = ["few_tokens", "input_device", "is_causal", "last_hidden_states", "logits_by_head", "text_config"]
 
 
 def text_config(network: nn.Module) -> Any:
     """The configuration of the language model, also where it is one part of a larger model."""
     config: Any = network.config
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def input_device(network: nn.Module) -> torch.device:
+    """Where tokens go: where the weights are, or where accelerate brings them while a layer runs."""
+    whole: Any = network
+    device = torch.device(whole.device)
+    if device.type != "meta":
+        return device
+    for module in network.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", [hook]):
+            if getattr(each, "execution_device", None) is not None:
+                return torch.device(each.execution_device)
+    return device
 
 
 def _body(network: Any) -> nn.Module:
@@ -44,7 +58,8 @@ def logits_by_head(network: nn.Module, states: Float[Tensor, "*tokens width"]) -
     before = body.__dict__.get("forward")
     body.__dict__["forward"] = lambda *_, **__: given
     try:
-        output = whole(input_ids=torch.zeros(rows.shape[:2], dtype=torch.int64, device=whole.device), use_cache=False)
+        empty = torch.zeros(rows.shape[:2], dtype=torch.int64, device=input_device(network))
+        output = whole(input_ids=empty, use_cache=False)
     finally:
         if before is None:
             del body.__dict__["forward"]
@@ -58,7 +73,7 @@ def few_tokens(network: nn.Module, count: int = 4) -> Int[Tensor, "1 count"]:
     """A few tokens that any vocabulary has."""
     whole: Any = network
     size = int(whole.get_input_embeddings().weight.shape[0])
-    return (torch.arange(count) * 7 + 3).remainder(size)[None].to(whole.device)
+    return (torch.arange(count) * 7 + 3).remainder(size)[None].to(input_device(network))
 
 
 @torch.no_grad()
