@@ -8,6 +8,7 @@ import typer
 from neuroglot.cli.app import app, checked, out, print_table
 from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, ModelArgument, TextColumnOption
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.made import check_place
 
 
 @app.command()
@@ -30,8 +31,7 @@ def shrink(
 ) -> None:
     """Cut a model's vocabulary and neurons to what a language uses, re-fit the rest, and say what that costs."""
     share = _share(size)
-    if folder.exists():
-        raise NeuroglotError(f"{folder} exists; choose another --out.")
+    check_place(folder, "smaller model (--out)")
     from neuroglot.languages.tags import language_tag
     from neuroglot.run.settings import ModelSettings, TextSettings
 

@@ -78,6 +78,11 @@ def prune_run(
             f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
             "convert_hf_to_gguf.py, and give the file by --gguf."
         )
+    if path is not None and path.suffix == ".gguf" and path.exists():
+        from neuroglot.pruning.gguf import made_from
+
+        if made_from(path) is None:
+            raise NeuroglotError(f"{path} exists; choose a new file for the pruned model.")
     scores = expert_scores(run, model)
     recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
     keep: dict[str, dict[str, Kept]] = {}

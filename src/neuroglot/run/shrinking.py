@@ -21,7 +21,9 @@ from neuroglot.pruning.checkpoint import prune
 from neuroglot.pruning.moments import hidden_moments
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import kept_tokens, trimmed
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.made import check_place
+from neuroglot.storage.results import refuse_differing
 
 __all__ = ["Shrunk", "shrink"]
 
@@ -84,8 +86,11 @@ def shrink(
     """
     if not 0 < share < 1:
         raise NeuroglotError(f"A size is a share of the parameters between 0 and 1, such as 50%, not {share:g}.")
-    if Path(path).exists():
-        raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
+    path = Path(path)
+    recipe = {"model": model.name, "language": language, "size": share, "tokens": tokens, "seed": seed}
+    check_place(path, "smaller model")
+    if said := read_json(path / REPORT):
+        refuse_differing(f"{path} was made", said.get("recipe", {}), recipe, "choose another place, or delete it")
     ids = _tokens_of(model, text, language)
     before = size(model.network)
     keep, bits = (
@@ -130,8 +135,7 @@ def shrink(
         bits,
         tokenised,
     )
-    recipe = {"model": model.name, "language": language, "size": share, "tokens": tokens, "seed": seed}
-    save_text(Path(path) / REPORT, json.dumps({"recipe": recipe, **asdict(done)}, indent=1) + "\n")
+    save_text(path / REPORT, json.dumps({"recipe": recipe, **asdict(done)}, indent=1) + "\n")
     return done
 
 
