@@ -56,7 +56,7 @@ def test_the_command(checkpoint, corpus, tmp_path, monkeypatch, capsys):
     assert "cut into other tokens: 0 of 12" in said
     assert ng.load_model(path).vocabulary == tiny.VOCABULARY
     how = ["shrink", checkpoint, "--language", "fr", "--text", corpus, "--out"]
-    assert "exists" in refused(monkeypatch, capsys, *how, path)
+    assert "made with other settings" in refused(monkeypatch, capsys, *how, path)
     assert "what must stay" in refused(monkeypatch, capsys, *how, tmp_path / "x", "--size", "10%")
     for size_ in ("0", "100%", "half"):
         assert "--size" in refused(monkeypatch, capsys, *how, tmp_path / "x", "--size", size_)
