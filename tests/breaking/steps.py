@@ -5,7 +5,8 @@ import torch
 
 import neuroglot as ng
 from neuroglot.corpus.instructions import Pair
-from neuroglot.edit.tuning import TuneSettings, tune
+from neuroglot.edit.training import TuneSettings
+from neuroglot.edit.tuning import tune
 from neuroglot.evaluate.steering.forcing import Generation
 from neuroglot.report.page import report
 from neuroglot.run.alignment import align_run
@@ -26,7 +27,6 @@ from neuroglot.run.settings import (
     RunRecordSettings,
     TextSettings,
 )
-from neuroglot.run.shrinking import shrink
 from neuroglot.run.steering import SteeringSettings, steer_run
 
 LAPE = {"top_fraction": 0.3, "activity_quantile": 0.5}
@@ -121,11 +121,6 @@ def prune_compensated(folder):
     )  # fmt: skip
 
 
-def shrink_to(folder):
-    text, held_out = Run.open(folder / "run").manifest.text.load()
-    shrink(model, text, "fr", 0.85, folder / "shrunk", held_out=held_out, tokens=200, characters=100, progress=False)
-
-
 def write_report(folder):
     report(Run.open(folder / "run"))
 
@@ -144,7 +139,7 @@ def tune_on(folder):
 COMMANDS = {
     "identify": identify, "perturb": perturb, "perturb random": perturb_random, "experts": experts, "prune": prune,
     "align": align, "compare": compare, "steer": steer, "answer": answer, "lens": lens, "export": export,
-    "prune compensated": prune_compensated, "shrink": shrink_to, "report": write_report, "evolve": measure_evolution,
+    "prune compensated": prune_compensated, "report": write_report, "evolve": measure_evolution,
     "tune": tune_on,
 }  # fmt: skip
 """In an order in which each finds what it needs."""

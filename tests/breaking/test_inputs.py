@@ -19,7 +19,8 @@ from breaking.attempts import WHOLE
 from neuroglot.cli.record import part_of
 from neuroglot.corpus.instructions import Pair
 from neuroglot.edit.steering import layer_numbers
-from neuroglot.edit.tuning import TuneSettings, tune
+from neuroglot.edit.training import TuneSettings
+from neuroglot.edit.tuning import tune
 from neuroglot.explorer.app import build
 from neuroglot.explorer.lab import answers, lab_recipe
 from neuroglot.explorer.run_view import RunView

@@ -10,7 +10,7 @@ import pytest
 
 from breaking.attempts import WHOLE, attempts
 
-QUICK = ["identify", "perturb", "experts", "prune", "steer", "export", "prune compensated", "shrink"]
+QUICK = ["identify", "perturb", "experts", "prune", "steer", "export", "prune compensated"]
 SLOW = ["perturb random", "align", "compare", "answer", "lens", "report", "evolve", "tune"]
 
 

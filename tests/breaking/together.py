@@ -20,7 +20,7 @@ from breaking.steps import COMMANDS, NEEDS, begin, model
 from neuroglot.errors import NeuroglotWarning
 from neuroglot.storage.atomic import DRAFT
 
-ALONE = {"evolve", "tune", "shrink", "prune compensated"}
+ALONE = {"evolve", "tune", "prune compensated"}
 """They write no run: two of them write two places."""
 
 
