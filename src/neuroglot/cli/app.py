@@ -103,7 +103,7 @@ def split(languages: str | None) -> list[str] | None:
 def numbers(text: str, option: str) -> list[float]:
     """Numbers from `0.05,0.01`, none from nothing; one sentence on an option that holds something else."""
     try:
-        found = [float(part) for part in text.split(",") if part.strip()]
+        found = [float(part) for part in text.split(",") if part.strip()] if text.isascii() else []
     except ValueError:
         found = []
     if text and not (found and all(map(math.isfinite, found))):
@@ -130,6 +130,16 @@ def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> 
     Console(width=max(wide, out.width), markup=False, emoji=False).print(table, crop=False)
 
 
+def refuse(sentence: str) -> NoReturn:
+    """End with one sentence on what is wrong."""
+    say("error", "red", sentence)
+    sys.exit(2)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 160 else f"{name[:80]}…{name[-40:]}"
+
+
 def main() -> None:
     """Run the command line: bad input is one sentence and exit status 2, never a traceback."""
 
@@ -143,7 +153,10 @@ def main() -> None:
     try:
         app()
     except NeuroglotError as error:
-        say("error", "red", str(error))
-        sys.exit(2)
+        refuse(str(error))
+    except OSError as error:  # of a path that was given: its name is too long, it is another's …
+        if error.filename is None:
+            raise
+        refuse(f"{_shortened(str(error.filename))} cannot be used: {error.strerror or error}.")
     except KeyboardInterrupt:  # before the command began
         stopped()

@@ -23,6 +23,7 @@ from neuroglot.cli.options import (
 )
 from neuroglot.cli.record import print_recorded
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.storage.made import check_place
 
 if TYPE_CHECKING:
     from neuroglot.edit.recipes import Recipe
@@ -120,8 +121,8 @@ def steer(
     settings.check_source()
     if run is not None:
         Run.open(run).check_recorded()
-    if bake is not None and bake.exists():
-        raise NeuroglotError(f"{bake} exists; choose another --bake.")
+    if bake is not None:
+        check_place(bake, "baked model (--bake)")
     how: dict[str, Any] = {"method": steer, "site": site, "strength": strength, "when": when}
     from neuroglot.edit.recipes import Recipe
 

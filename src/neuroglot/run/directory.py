@@ -22,8 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from neuroglot.errors import NeuroglotError
 from neuroglot.run.settings import (
     Manifest,
@@ -163,7 +161,7 @@ class Run:
             raise NeuroglotError(
                 f"{path} is not a run (it has no run.json); make one with `neuroglot record`."
             ) from error
-        except (ValidationError, OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # of pydantic, of decoding, of a path with a zero byte
             raise NeuroglotError(f"{path / 'run.json'} is damaged; record again into another directory.") from error
         return cls(path, manifest, trust_remote_code=trust_remote_code)
 
