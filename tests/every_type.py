@@ -121,6 +121,15 @@ def small_config(kind: str, **changes: Any) -> Any:
     return made(**_small(made, SPECIAL.get(kind, {}) | changes))
 
 
+def refused_config(kind: str) -> dict[str, Any]:
+    """The configuration of something that cannot be used: an encoder, a type that nobody knows …"""
+    if kind not in CONFIG_MAPPING:
+        return {"model_type": kind}
+    changes = {"is_decoder": False} if kind == "bert" else {}
+    made: dict[str, Any] = small_config(kind, **changes).to_dict()
+    return made
+
+
 def _small(made: Any, changes: dict[str, Any]) -> dict[str, Any]:
     default = _default(made)
     given: dict[str, Any] = {}

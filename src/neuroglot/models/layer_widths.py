@@ -5,11 +5,11 @@ down-projections have biases that their architecture has no word for. They are o
 narrowed before the weights are read. Plain transformers refuses them, as the widths do not fit.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.architecture.find import auto_class, check_config, find_ffns
 
@@ -21,13 +21,31 @@ BIASES = "neuroglot_biases"
 
 def opener(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The class whose `from_pretrained` opens this checkpoint: the usual one, unless its layers differ in width."""
-    from transformers import AutoConfig
+    config = _config(path, revision, trust_remote_code)
+    check_config(config, path)
+    return narrowed(auto_class(config), config)
 
-    config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    usual = auto_class(config)
-    if not Path(path).exists() or type(config) not in usual._model_mapping:
-        check_config(config, path)
-    return narrowed(usual, config)
+
+def _config(path: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The configuration of a checkpoint.
+
+    Raises:
+        NeuroglotError: its type is one that the transformers which are installed have no word of.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        return transformers.AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        said, _ = transformers.PretrainedConfig.get_config_dict(path, revision=revision)
+        kind = said.get("model_type")
+        if kind is None or kind in CONFIG_MAPPING or "auto_map" in said:
+            raise
+        raise NeuroglotError(
+            f"{path} is of type {kind}, which transformers {transformers.__version__} does not know; upgrade "
+            "transformers, or see docs/supported.md for what can be used."
+        ) from error
 
 
 def without_weights(config: Any, **how: Any) -> Any:
