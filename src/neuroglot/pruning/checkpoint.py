@@ -14,7 +14,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import check_mask
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.layer_widths import BIASES, WIDTHS
+from neuroglot.models.layer_widths import BIASES, WIDTHS, width_name
 from neuroglot.models.model import Model
 from neuroglot.models.vocabulary import token_counts
 from neuroglot.pruning.biases import attach, configure, plain_biases
@@ -45,7 +45,7 @@ def prune(
 
     Without compensation its logits are those of `Deactivate(~keep)`, to rounding. Layers may keep different numbers.
     `load_model` opens the directory; plain transformers does too where all layers keep the same number and the
-    architecture lets its config say how many (all but BLOOM). The model itself is left as it was.
+    architecture lets its config say how many (BLOOM does not). The model itself is left as it was.
 
     Args:
         model: whole and in memory.
@@ -70,6 +70,12 @@ def prune(
     """
     check_mask(keep, (model.layers, model.neurons))
     model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
+    if model.shared is not None:
+        one, two = model.shared
+        raise NeuroglotError(
+            f"Layers {one + 1} and {two + 1} of {model.name} share one set of weights, so neither can be narrowed "
+            "alone; deactivate the neurons instead."
+        )
     keep = keep & model.exists
     path = Path(path)
     _check_asked(recording, text, language, compensate, vocabulary)
@@ -85,8 +91,8 @@ def prune(
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
-    said = model.ffns[0].layout.width
-    even = len(set(widths)) == 1 and bool(said)
+    said = width_name(model.network, model.ffns, widths[0]) if len(set(widths)) == 1 else ""
+    even = bool(said)
     changes: list[Change | None] = [None] * model.layers
     plain = even and plain_biases(model)
     if compensate is not None:

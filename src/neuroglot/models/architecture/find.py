@@ -28,6 +28,8 @@ __all__ = ["auto_class", "check_config", "discovered", "find_ffns"]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
 
+_usable: set[str] = set()  # configurations that were looked at
+
 MOST = 500_000_000  # weights of an embedding that is made at random
 
 SUPPORTED = "see docs/supported.md for what can be used"
@@ -182,8 +184,8 @@ def check_config(config: Any, name: str) -> None:
                 f"{name} is of type {config.model_type}, which is no causal language model; {SUPPORTED}."
             )
         return  # its own code says what it is
-    kind = decoder_config(config).model_type
-    if declared(kind) is not None:
+    kind, said = decoder_config(config).model_type, config.to_json_string(use_diff=False)
+    if declared(kind) is not None or said in _usable:
         return
     with torch.device("meta"):
         network = usual.from_config(config)
@@ -194,6 +196,7 @@ def check_config(config: Any, name: str) -> None:
             raise
     if getattr(decoder_config(config), "is_decoder", None) is False and not has_encoder(network):
         _check_one_layer(config, network, kind)
+    _usable.add(said)
 
 
 def _check_one_layer(config: Any, network: Any, kind: str) -> None:
