@@ -68,7 +68,19 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "youtu": {"head_dim": 8},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "gemma3": {"vision_config": {"num_hidden_layers": 1, "hidden_size": 16, "image_size": 14, "intermediate_size": 16}},
+    "gemma3": {
+        "vision_config": {
+            "num_hidden_layers": 1,
+            "hidden_size": 16,
+            "image_size": 28,
+            "patch_size": 14,
+            "intermediate_size": 16,
+            "num_attention_heads": 2,
+        },
+        "mm_tokens_per_image": 4,
+    },
+    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
+    "zaya": {"num_experts_per_tok": 1},
     "reformer": {
         "axial_pos_embds": False,
         "attn_layers": ["local", "lsh"] * 2,

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from neuroglot.models.architecture.families import declared
+from neuroglot.models.architecture.families import declared, own_families
 from neuroglot.models.architecture.proof import prove
 from neuroglot.models.gguf_keys import ARCHITECTURES
 from neuroglot.models.layer_widths import width_name
@@ -21,7 +21,7 @@ class Description:
     Attributes:
         name: of the model.
         architecture: its `model_type`.
-        found: how its FFNs were found: `declared` or `discovered`.
+        found: how its FFNs were found: `declared`, `declared by you` (`--family`) or `discovered`.
         layers: how many layers have an FFN.
         widths: neurons of each.
         gated: whether a gate is multiplied into the activation.
@@ -74,7 +74,7 @@ def describe(model: Model) -> Description:
     return Description(
         name=model.name,
         architecture=kind,
-        found="declared" if declared(kind) else "discovered",
+        found=_found(kind),
         layers=model.layers,
         widths=model.widths,
         gated=first.gated,
@@ -88,6 +88,12 @@ def describe(model: Model) -> Description:
         opens=opens,
         gguf=_gguf(model, opens),
     )
+
+
+def _found(kind: str) -> str:
+    if any(kind in family.types for family in own_families()):
+        return "declared by you"
+    return "declared" if declared(kind) is not None else "discovered"
 
 
 def _baking(model: Model) -> tuple[str, dict[str, list[str]]]:
