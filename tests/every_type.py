@@ -79,7 +79,13 @@ SPECIAL: dict[str, dict[str, Any]] = {
         },
         "mm_tokens_per_image": 4,
     },
-    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2}},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")
+        }
+    },
     "zaya": {"num_experts_per_tok": 1},
     "reformer": {
         "axial_pos_embds": False,
