@@ -56,3 +56,18 @@ def test_what_can_be_baked_and_pruned(kind, tmp_path):
         if name == "even" and "transformers" in said.opens:
             plain = ng.Model(AutoModelForCausalLM.from_pretrained(tmp_path / name), model.tokenizer)
             torch.testing.assert_close(plain.hidden_states(tokens), expected, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_an_uneven_model_becomes_an_even_one(tmp_path):
+    model = opened("llama")
+    widths = torch.tensor([20, 16, 12])
+    uneven = ng.load_model(ng.prune(model, torch.arange(24)[None] < widths[:, None], tmp_path / "uneven"))
+    keep = (torch.arange(20)[None] < 8).expand(3, -1)
+    even = ng.load_model(ng.prune(uneven, keep, tmp_path / "even"))
+    assert even.widths == (8, 8, 8) and uneven.widths == (20, 16, 12)
+    with ng.intervene(uneven, Deactivate(~keep & uneven.exists)):
+        expected = uneven.hidden_states(every_type.TOKENS)
+    torch.testing.assert_close(even.hidden_states(every_type.TOKENS), expected, rtol=1e-4, atol=1e-4)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "even")
+    assert plain.config.intermediate_size == 8

@@ -20,9 +20,13 @@ __all__ = ["csv_text", "load_table", "save_table"]
 
 
 def csv_text(table: "pd.DataFrame") -> str:
-    """A table as CSV that is read back as it was, also where a cell holds a carriage return."""
+    """A table as CSV, which reads back as it was written.
+
+    A text with a carriage return is left bare by the csv module, and every reader would end the row there. So where
+    there is one, all text is quoted.
+    """
     text = str(table.to_csv(index=False, lineterminator="\n"))
-    if "\r" in text:  # which Python's writer leaves bare, and readers take for the end of a row
+    if "\r" in text:
         text = str(table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC))
     return text
 
