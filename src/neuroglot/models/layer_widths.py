@@ -42,7 +42,9 @@ def width_name(network: Any, ffns: Sequence[FFN], width: int) -> str:
     if ffns[0].layout.width or len({ffn.neurons for ffn in ffns}) > 1:
         return ffns[0].layout.width
     config = decoder_config(network.config)
-    names = [name for name, value in config.to_dict().items() if type(value) is int and value == ffns[0].neurons]
+    names: list[str] = [
+        name for name, value in config.to_dict().items() if type(value) is int and value == ffns[0].neurons
+    ]
     parts = {id(part) for ffn in ffns for part in ffn.projections}
     beside = {
         f"{name}.{weight}": value.shape
