@@ -51,6 +51,7 @@ def bake(
     steps = [steps] if isinstance(steps, Intervention) else list(steps)
     for step in steps:
         check_intervention(step, model)
+        _check_said_in_weights(model, step)
     if any(step.site == "heads" for step in steps):
         raise NeuroglotError("Interventions on heads cannot be baked yet; keep them as a recipe.")
     path = Path(path)
@@ -79,11 +80,31 @@ def bake(
     return path
 
 
+def _check_said_in_weights(model: Model, step: Intervention) -> None:
+    """Refuse a step that these weights cannot say, whatever it does.
+
+    Raises:
+        NeuroglotError: a norm follows its site, or layers share their weights and it differs between them.
+    """
+    kind = type(step).__name__
+    if step.site == "activation" and any(ffn.layout.normed for ffn in model.ffns):
+        raise NeuroglotError(
+            f"{kind} at the activation site of {model.text_config.model_type} changes what a norm makes of the other "
+            "neurons, which no weight can hold; use the hidden site."
+        )
+    if model.shared is not None:
+        one, two = model.shared
+        raise NeuroglotError(
+            f"Layers {one + 1} and {two + 1} of {model.name} share one set of weights, which cannot be changed in one "
+            "of them; put the interventions in force instead."
+        )
+
+
 def _affine(model: Model, steps: Sequence[Intervention]) -> Affine:
     """What the steps together make of each neuron where it enters the down-projection: its gain and its shift."""
     gain = torch.ones(model.layers, model.neurons, dtype=torch.float64)
     shift = torch.zeros_like(gain)
-    gated = model.ffns[0].gated
+    gated = not model.ffns[0].one_site
     # the activation site comes first, whatever the order they were given in
     for step in sorted(steps, key=lambda step: gated and step.site == "hidden"):
         kind, chosen = type(step).__name__, step.neurons.cpu()

@@ -119,6 +119,16 @@ class Model:
         return tuple(ffn.neurons for ffn in self.ffns)
 
     @property
+    def shared(self) -> tuple[int, int] | None:
+        """Two layers (from 0) whose FFNs are one set of weights, as Zamba's are; None where each has its own."""
+        first: dict[int, int] = {}
+        for layer, ffn in enumerate(self.ffns):
+            before = layer if isinstance(ffn, Mixture) else first.setdefault(id(ffn.down.weight), layer)
+            if before != layer:
+                return before, layer
+        return None
+
+    @property
     def mixtures(self) -> dict[int, Mixture]:
         """The layers that are native mixtures of experts, by their number; none in a dense model."""
         return {layer: ffn for layer, ffn in enumerate(self.ffns) if isinstance(ffn, Mixture)}

@@ -15,7 +15,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import check_mask
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.layer_widths import BIASES, WIDTHS
+from neuroglot.models.layer_widths import BIASES, WIDTHS, width_name
 from neuroglot.models.model import Model
 from neuroglot.pruning.biases import attach, configure, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
@@ -45,7 +45,7 @@ def prune(
 
     Without compensation its logits are those of `Deactivate(~keep)`, to rounding. Layers may keep different numbers.
     `load_model` opens the directory; plain transformers does too where all layers keep the same number and the
-    architecture lets its config say how many (all but BLOOM). The model itself is left as it was.
+    architecture lets its config say how many (BLOOM does not). The model itself is left as it was.
 
     Args:
         model: whole and in memory.
@@ -70,6 +70,12 @@ def prune(
     """
     check_mask(keep, (model.layers, model.neurons))
     model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
+    if model.shared is not None:
+        one, two = model.shared
+        raise NeuroglotError(
+            f"Layers {one + 1} and {two + 1} of {model.name} share one set of weights, so neither can be narrowed "
+            "alone; deactivate the neurons instead."
+        )
     keep = keep & model.exists
     path = Path(path)
     _check_asked(recording, text, language, compensate, vocabulary)
@@ -104,8 +110,13 @@ def prune(
 
 def may_gain_biases(model: Model, keep: Bool[Tensor, "layers neurons"]) -> bool:
     """Whether a re-fit may give down-projections biases and the result still open as widely as it would without."""
-    even = len(set(keep.sum(1).tolist())) == 1 and bool(model.ffns[0].layout.width)
-    return not even or plain_biases(model)
+    return not _one_width(model, keep) or plain_biases(model)
+
+
+def _one_width(model: Model, keep: Bool[Tensor, "layers neurons"]) -> str:
+    """The config's name for the neurons of every layer; empty where layers keep different numbers, or it has none."""
+    widths = set(keep.sum(1).tolist())
+    return width_name(model.network, model.ffns, widths.pop()) if len(widths) == 1 else ""
 
 
 @contextmanager
@@ -124,8 +135,8 @@ def cut(
         ids: the tokens that stay; see `kept_tokens`.
     """
     widths = keep.sum(1).tolist()
-    said = model.ffns[0].layout.width
-    even = len(set(widths)) == 1 and bool(said)
+    said = _one_width(model, keep)
+    even = bool(said)
     plain = even and plain_biases(model)
     changes = [None] * model.layers if changes is None else changes
     biased = any(change is not None and change.bias is not None for change in changes)
@@ -140,6 +151,8 @@ def cut(
             restore.callback(attach(model, [None if change is None else change.bias for change in changes], plain))
         if even and (plain or not biased):  # else plain transformers must not open it, as it has no such bias
             restore.callback(configure(model.text_config, said, widths[0]))
+            if getattr(model.text_config, WIDTHS, None) is not None:  # of the uneven model that it was
+                restore.callback(configure(model.text_config, WIDTHS, None))
         else:
             restore.callback(configure(model.text_config, WIDTHS, widths))
             if biased and not plain:

@@ -1,13 +1,23 @@
 """The FFNs of a model."""
 
+import copy
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.body import body, few_tokens, has_encoder, is_causal, last_hidden_states, text_config
+from neuroglot.models.architecture.body import (
+    body,
+    decoder_config,
+    few_tokens,
+    has_encoder,
+    is_causal,
+    last_hidden_states,
+    text_config,
+)
 from neuroglot.models.architecture.discovery import Discovery, discover, layer_of
 from neuroglot.models.architecture.expert_weights import holds_experts
 from neuroglot.models.architecture.families import Family, declared
@@ -17,6 +27,10 @@ from neuroglot.models.architecture.moe import Mixture
 __all__ = ["auto_class", "check_config", "discovered", "find_ffns"]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
+
+_usable: set[str] = set()  # configurations that were looked at
+
+MOST = 500_000_000  # weights of an embedding that is made at random
 
 SUPPORTED = "see docs/supported.md for what can be used"
 
@@ -157,7 +171,8 @@ def auto_class(config: Any) -> Any:
 def check_config(config: Any, name: str) -> None:
     """Refuse a model that cannot be used from its configuration alone, before any weight is fetched.
 
-    The network is built without weights, which takes a second for a large one.
+    Of a declared family nothing more is asked. Another network is built without weights, which takes a second for a
+    large one; what may be an encoder is built with one layer, to see whether it reads ahead.
 
     Raises:
         NeuroglotError: it is no causal language model, a mixture of experts with code of its own, or has no FFN.
@@ -169,6 +184,9 @@ def check_config(config: Any, name: str) -> None:
                 f"{name} is of type {config.model_type}, which is no causal language model; {SUPPORTED}."
             )
         return  # its own code says what it is
+    kind, said = decoder_config(config).model_type, config.to_json_string(use_diff=False)
+    if declared(kind) is not None or said in _usable:
+        return
     with torch.device("meta"):
         network = usual.from_config(config)
     try:
@@ -176,3 +194,24 @@ def check_config(config: Any, name: str) -> None:
     except NeuroglotError as error:
         if error.__cause__ is None:  # it was looked at, where a cause says that it could not be without weights
             raise
+    if getattr(decoder_config(config), "is_decoder", None) is False and not has_encoder(network):
+        _check_one_layer(config, network, kind)
+    _usable.add(said)
+
+
+def _check_one_layer(config: Any, network: Any, kind: str) -> None:
+    """Refuse what reads ahead, from a network of one layer with random weights.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    weights, ahead = network.get_input_embeddings().weight.numel(), False
+    if weights > MOST:
+        return
+    shallow = copy.deepcopy(config)
+    # an unknown architecture may raise anything; then the model itself will show it
+    with suppress(Exception), torch.random.fork_rng(devices=[]):
+        decoder_config(shallow).num_hidden_layers = 1
+        ahead = not is_causal(type(network)(shallow).eval())
+    if ahead:
+        raise _reads_ahead(kind)
