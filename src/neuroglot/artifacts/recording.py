@@ -21,7 +21,7 @@ from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXPERTS", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
+__all__ = ["EXPERTS", "FOLDS", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
@@ -198,7 +198,11 @@ class Recording:
         Raises:
             NeuroglotError: it is no recording of a native mixture of experts.
         """
-        self.check_recorded(ROUTED)
+        if self.experts is None or ROUTED not in self.sums:
+            raise NeuroglotError(
+                "Shares are conditional on a router's choice only in a native mixture of experts, and this recording "
+                "is of a dense model; take joint ones."
+            )
         return replace(self, conditional=True)
 
     @property
@@ -423,3 +427,5 @@ EXPERTS = "experts@"
 RESIDUAL = "residual"
 """What a recording calls the sums of the residual stream that leaves each layer, (L, width, K)."""
 ROUTED = "routed"  # (L, E, K) of a native mixture of experts
+FOLDS = "routed.folds"
+"""The same counts in disjoint groups of blocks, (L, E, groups, K), from which intervals are drawn."""

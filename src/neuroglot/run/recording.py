@@ -63,6 +63,8 @@ def begin_run(
     from neuroglot.tokens.packing import text_of_block
 
     text_of_block(model, recording.block)
+    if recording.experts is not None:
+        model.check_dense("its neurons are in experts already", "leave --experts out, and see neuroglot experts")
     run = run.begin()
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 

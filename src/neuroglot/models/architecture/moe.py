@@ -53,7 +53,8 @@ class Mixture(FFN):
         self.layout = Layout(layer, module, module, Rows(module), Rows(module) if self.gated else None)
         self.neurons = self.experts * self.width + sum(ffn.neurons for ffn in self.shared)
         self.routing = Routing(block, module, self.experts)
-        self._edits = {"activation": [], "hidden": []}
+        self._edits = {"activation": [], "hidden": [], "residual": []}
+        self._hooks = {}
         self._observers: list[Callable[[Tensor, Tensor], None]] = []
         self._parts: list[tuple[int, OfPart]] = []
         self._routed: list[Routed] = []
@@ -133,6 +134,10 @@ class Mixture(FFN):
         Raises:
             NeuroglotError: the layer ran and the site was not passed, or another thread runs the model.
         """
+        if site == "residual":  # which is no matter of the experts
+            with super().edit(site, change):
+                yield
+            return
         mine = Change(change, threading.get_ident())
         with ExitStack() as stack:
             for ffn, part in self.parts:
@@ -297,8 +302,7 @@ class Mixture(FFN):
         self.routing.check(reached.experts, counts)
         result = torch.zeros_like(states)
         for some, out in self.through(states, reached):
-            weighted = (out * counts[some, None]).to(states.dtype)
-            result = result.index_add(0, reached.tokens[some], weighted)
+            result.index_add_(0, reached.tokens[some], (out * counts[some, None]).to(states.dtype))
         return result
 
     def forward_all(self, states: Tensor) -> Tensor:
@@ -332,7 +336,7 @@ class Mixture(FFN):
             routed(reached.chosen())
         spans = list(reached.spans())
         skipped = {first: reached.uncounted(first) for first, _ in self._parts}
-        if any(self._edits.values()) or self._observers:
+        if self._edits["activation"] or self._edits["hidden"] or self._observers:
             together = [(slice(0, len(reached.experts)), spans)]
         else:
             together = [(own, [(expert, own)]) for expert, own in spans]
@@ -340,8 +344,9 @@ class Mixture(FFN):
             tokens = reached.tokens[some]
             picked = states[tokens] if states.ndim == 2 else states[reached.experts[some], tokens]
             sizes = [(expert, own.stop - own.start) for expert, own in experts]
-            first = _by_expert(picked, sizes, self.weights.first, self.weights.first_bias)
-            activation, hidden = self._edited(first, reached)
+            activation, hidden = self._edited(
+                _by_expert(picked, sizes, self.weights.first, self.weights.first_bias), reached
+            )
             for expert, own in experts:
                 for uncounted, observer in self._parts:
                     counted = slice(own.start - some.start + skipped[uncounted][expert], own.stop - some.start)
