@@ -261,6 +261,25 @@ class Recording:
             raise NeuroglotError(f"The recording has only {language}, so there is no mean of the others.")
         return own - self.select(others).mean(statistic).mean(-1)
 
+    def language_experts(self, language: str, count: int | None = None) -> Bool[Tensor, "layers experts"]:
+        """The experts of a native mixture of experts that a language is routed to more than the others are.
+
+        Those whose share of the language's tokens is furthest above the mean of the other languages' shares.
+
+        Args:
+            language: whose.
+            count: at most so many a layer; by default as many as the router chooses for a token.
+
+        Raises:
+            NeuroglotError: there is no other language, or no router.
+        """
+        self.check_recorded(ROUTED)
+        apart = self.language_difference(language, ROUTED)
+        each = (self.sum(ROUTED).sum(1).to(torch.float64) / self.tokens).amax(1).round().long()
+        ranks = apart.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        most = each[:, None] if count is None else count
+        return (ranks < most) & (apart > 0)
+
     def select(self, languages: Sequence[str]) -> "Recording":
         """The recording of these languages only, in this order."""
         tags = _tags(languages)

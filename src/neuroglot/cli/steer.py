@@ -56,7 +56,8 @@ def steer(
             "--method",
             "-m",
             help="Which neurons: a method of `neuroglot identify --help`; or instead of neurons the residual stream: "
-            "diffmean (the language's direction) or sparse (its dimensions that differ most).",
+            "diffmean (the language's direction) or sparse (its dimensions that differ most); or router, of a native "
+            "mixture of experts: a bonus of --strength for the language's experts, and those of --from taken out.",
         ),
     ] = "lape",
     steer: SteerOption = "replace",
@@ -143,6 +144,7 @@ def _from_run(
 ) -> "tuple[Recipe, Model | None]":
     """The recipe from a run; from the default run, which is made if it is not there."""
     from neuroglot.edit.directions import DIRECTIONS
+    from neuroglot.edit.steering import ROUTER
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import closest
     from neuroglot.run.directory import Run, default_folder
@@ -151,7 +153,7 @@ def _from_run(
     loaded = None
     folder = run or default_folder(settings.source, "starter")
     if run is None and not (folder / "recording" / "recording.safetensors").is_file():
-        lack = None if method in DIRECTIONS else beyond_recording(method)
+        lack = None if method in (*DIRECTIONS, ROUTER) else beyond_recording(method)
         if lack:
             raise NeuroglotError(
                 f"{method} needs {lack}, which the run that is made here has not; make one that has it and give --run."
@@ -162,6 +164,11 @@ def _from_run(
     how_raised = steering_settings(layers, recording.layers, **how)
     if closest(to, recording.languages) is None:
         raise NeuroglotError(f"{folder} has not recorded {to}; it has {', '.join(recording.languages)}.")
+    if method == ROUTER:
+        if how["site"] != "activation" or how["method"] != "replace":
+            raise NeuroglotError("--steer and --site are about neurons, and the router has none; leave them out.")
+        asked = how_raised.model_copy(update={"method": method})
+        return asked.recipe(recording, None, to, None if source == "none" else source), loaded
     if method in DIRECTIONS:
         if how["site"] != "activation" or how["method"] != "replace":
             raise NeuroglotError(f"--steer and --site are about neurons, which {method} has none of; leave them out.")
@@ -225,10 +232,10 @@ def _record_default(
 
 def steering_settings(layers: str | None, depth: int | None, *, method: str, **how: Any) -> "Steering":
     """How the target is raised, from the options of that; `depth` is the model's number of layers, if that is known."""
-    from neuroglot.edit.steering import METHODS, layer_numbers
+    from neuroglot.edit.steering import METHODS, ROUTER, layer_numbers
     from neuroglot.evaluate.steering.forcing import Steering
 
-    known = (*METHODS, "diffmean", "sparse")
+    known = (*METHODS, "diffmean", "sparse", ROUTER)
     if method not in known:
         raise NeuroglotError(f"--steer takes {', '.join(known)}, not {method!r}.")
     return checked(Steering, method=method, layers=layer_numbers(layers, depth or 1_000_000), **how)
@@ -240,6 +247,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
     from rich.table import Table
     from rich.text import Text
 
+    from neuroglot.edit.interventions import described
     from neuroglot.generation.engine import generate
 
     about = recipe.about
@@ -254,11 +262,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
         table.add_row(*(Text(text) for text in said.values()))
         return table
 
-    changes = ", ".join(
-        f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} "
-        f"{'residual dimensions' if step.site == 'residual' else 'neurons'}"
-        for step in recipe.steps
-    )
+    changes = ", ".join(described(step) for step in recipe.steps)
     off = f"{about['source']} off, " if about.get("source") else ""
     with Live(columns(), console=out, refresh_per_second=8, transient=not out.is_terminal) as live:
         for name in said:

@@ -1,4 +1,4 @@
-"""Change neurons while the model runs.
+"""UnitChange neurons while the model runs.
 
 An `Intervention` names neurons, a site, and what to put in the place of their values. `intervene` puts any number of
 them in force for the length of a `with` block: in the forward pass, under `generate`, in any evaluation.
@@ -20,7 +20,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 
-__all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "intervene"]
+__all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "UnitChange", "described", "intervene"]
 
 Values = Float[Tensor, "layers neurons"] | float
 Chosen = Float[Tensor, "*tokens chosen"]
@@ -41,6 +41,11 @@ class Intervention(ABC):
     neurons: Bool[Tensor, "layers neurons"]
     site: Site = field(default="activation", kw_only=True)
     when: When = field(default="both", kw_only=True)
+
+    @property
+    def units(self) -> Bool[Tensor, "layers neurons"]:
+        """What it changes: neurons, or dimensions of the stream."""
+        return self.neurons
 
     @abstractmethod
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
@@ -124,6 +129,17 @@ class Scale(Intervention):
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """The product."""
         return current * given
+
+
+UnitChange = Intervention | Rerouting
+"""What can be put in force: a change to neurons or to the residual stream, or to what a router chooses."""
+
+
+def described(change: UnitChange) -> str:
+    """A change in a few words: `deactivate 12 neurons`."""
+    kind, count = type(change).__name__.lower().removesuffix("experts"), int(change.units.sum())
+    unit = {"residual": "residual dimensions", "router": "experts"}.get(change.site, "neurons")
+    return f"{kind} {count:,} {unit}"
 
 
 @contextmanager

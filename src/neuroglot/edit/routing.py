@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +26,16 @@ class Rerouting(ABC):
 
     experts: Bool[Tensor, "layers experts"]
     when: When = field(default="both", init=False)
+
+    @property
+    def units(self) -> Bool[Tensor, "layers experts"]:
+        """What it changes, as other interventions say it."""
+        return self.experts
+
+    @property
+    def site(self) -> Literal["router"]:
+        """Where it acts, as other interventions say it."""
+        return "router"
 
     @property
     @abstractmethod

@@ -21,7 +21,7 @@ from neuroglot.edit.directions import DIRECTIONS, Direction, shuffled
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
-from neuroglot.edit.steering import Method, steer
+from neuroglot.edit.steering import ROUTER, Method, Routed, steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import answer_nll, describe
 from neuroglot.generation.engine import generate
@@ -51,8 +51,8 @@ CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "ran
 class Steering(BaseModel, frozen=True):
     """How the target is raised; see `steer`."""
 
-    method: Method | Direction = "replace"
-    """What is done to the target's neurons; or a direction of the residual stream, in their place."""
+    method: Method | Direction | Routed = "replace"
+    """What is done to the target's neurons; or in their place a direction of the residual stream, or the router."""
     site: Site = "activation"
     """Where."""
     strength: float = 1.0
@@ -63,7 +63,12 @@ class Steering(BaseModel, frozen=True):
     """On which tokens."""
 
     def recipe(self, recording: Recording, neurons: NeuronSet | None, to: str | None, source: str | None) -> Recipe:
-        """The recipe of one cell; a direction takes neurons only to ablate the source's."""
+        """The recipe of one cell; a direction takes neurons only to ablate the source's, the router none."""
+        if self.method == ROUTER:
+            return steer(
+                recording, to=to, source=source, method=ROUTER, strength=self.strength, layers=self.layers,
+                when=self.when,
+            )  # fmt: skip
         if self.method in DIRECTIONS:
             moved = None
             if to is not None:
@@ -83,7 +88,7 @@ class Steering(BaseModel, frozen=True):
         """In a few words."""
         layers = "" if self.layers is None else f", {len(self.layers)} layers"
         when = "" if self.when == "both" else f", {self.when} tokens"
-        site = "residual" if self.method in DIRECTIONS else self.site
+        site = "residual" if self.method in DIRECTIONS else ROUTER if self.method == ROUTER else self.site
         return f"{self.method} × {self.strength:g} at {site}{layers}{when}"
 
 
