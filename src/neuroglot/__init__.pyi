@@ -23,11 +23,13 @@ from neuroglot.edit.interventions import intervene as intervene
 from neuroglot.edit.recipes import Recipe as Recipe
 from neuroglot.edit.routing import DeactivateExperts as DeactivateExperts
 from neuroglot.edit.routing import FavourExperts as FavourExperts
+from neuroglot.edit.routing import language_experts as language_experts
 from neuroglot.edit.steering import steer as steer
 from neuroglot.errors import NeuroglotError as NeuroglotError
 from neuroglot.errors import NeuroglotWarning as NeuroglotWarning
 from neuroglot.models.loading import load_model as load_model
 from neuroglot.models.model import Model as Model
+from neuroglot.models.workers import with_workers as with_workers
 from neuroglot.pruning.checkpoint import prune as prune
 from neuroglot.recording.record_samples import record_samples as record_samples
 from neuroglot.recording.recorder import record as record

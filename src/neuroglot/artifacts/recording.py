@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from neuroglot.artifacts.examples import Examples
-from neuroglot.artifacts.widths import check_widths, exists
+from neuroglot.artifacts.sums import Merge, Own, check_sums, merged
+from neuroglot.artifacts.widths import exists
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
@@ -21,7 +22,7 @@ from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXPERTS", "FOLDS", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
+__all__ = ["EXPERTS", "FOLDS", "HEADS", "HEADS_ACTIVE", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
@@ -40,10 +41,17 @@ class Provenance(BaseModel, frozen=True):
     """Tokens a block, with BOS; 0 where samples were read whole."""
     partition: str | None = None
     """The digest of the partition whose experts were counted, if any were."""
+    own: dict[str, Own] = {}
+    """Statistics that somebody registered, by name."""
+
+    def plain(self) -> dict[str, Any]:
+        """As files hold it; what only some recordings have is not named in the others'."""
+        return self.model_dump(exclude=None if self.own else {"own"})
 
     def differences(self, other: "Provenance") -> list[str]:
         """What differs, in words (the model's name may: the fingerprint decides)."""
-        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition"}
+        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition",
+                 "own": "the code of their own statistics"}  # fmt: skip
         return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]
 
 
@@ -169,15 +177,39 @@ class Recording:
                 )
 
     def mean(self, statistic: str) -> Float64[Tensor, "layers *rest languages"]:
-        """The mean over tokens of a statistic: `mean("active")` is the activation probability.
+        """The mean over tokens of a statistic (`active`: the activation probability); a maximum stays as it is.
 
         Where the recording is `conditional`, that of a neuron of an expert is over the tokens that reached it; 0 where
         none did.
         """
         total = self.sum(statistic)
+        if self.merge_of(statistic) != "sum":
+            return total  # a highest or lowest value is no sum over tokens
         if self.conditional and total.shape == self.active.shape:
             return total / self.reached.clamp_min(1).to(torch.float64)
         return total / self.tokens.to(torch.float64)
+
+    def merge_of(self, statistic: str) -> Merge:
+        """How a statistic of two texts becomes that of both: all are sums but some that were registered."""
+        own = {} if self.provenance is None else self.provenance.own
+        return own[statistic].merge if statistic in own else "sum"
+
+    def of(self, units: Literal["heads"]) -> "Recording":
+        """The recording of other units than neurons, for the methods: a row an attention, a column a head.
+
+        `active` counts the tokens on which a head gives more than the mean of its layer's; `activation` and `hidden`
+        are the sums of what it gives. Sets found in it are of heads: ablate them at the site `heads`.
+
+        Raises:
+            NeuroglotError: heads were not recorded.
+        """
+        if units != "heads":
+            raise NeuroglotError(f"A recording is of neurons, and of heads where they were recorded, not of {units!r}.")
+        given = self.sum(HEADS)
+        sums = {"active": self.sum(HEADS_ACTIVE), "activation": given, "hidden": given}
+        there = [int(row.any(-1).nonzero().max()) + 1 if bool(row.any()) else 0 for row in given]
+        uneven = tuple(there) if len(set(there)) > 1 else None
+        return Recording(self.languages, self.tokens, sums, self.provenance, None, uneven)
 
     @property
     def reached(self) -> Int64[Tensor, "layers neurons languages"]:
@@ -200,8 +232,7 @@ class Recording:
         """
         if self.experts is None or ROUTED not in self.sums:
             raise NeuroglotError(
-                "Shares are conditional on a router's choice only in a native mixture of experts, and this recording "
-                "is of a dense model; take joint ones."
+                "This recording is of a dense model, whose shares depend on no router; take joint ones."
             )
         return replace(self, conditional=True)
 
@@ -223,7 +254,7 @@ class Recording:
         spread = entropy(self.probabilities).unsqueeze(-1).expand(layers, neurons, count)
         columns = {"probability": self.probabilities, "entropy": spread}
         for name, values in self.sums.items():
-            if name not in ("active", RESIDUAL) and values.shape == self.active.shape:
+            if name not in ("active", RESIDUAL, HEADS, HEADS_ACTIVE) and values.shape == self.active.shape:
                 columns[name] = self.mean(name)
         place = np.arange(layers * neurons).repeat(count)
         table = pd.DataFrame(
@@ -260,25 +291,6 @@ class Recording:
         if not others:
             raise NeuroglotError(f"The recording has only {language}, so there is no mean of the others.")
         return own - self.select(others).mean(statistic).mean(-1)
-
-    def language_experts(self, language: str, count: int | None = None) -> Bool[Tensor, "layers experts"]:
-        """The experts of a native mixture of experts that a language is routed to more than the others are.
-
-        Those whose share of the language's tokens is furthest above the mean of the other languages' shares.
-
-        Args:
-            language: whose.
-            count: at most so many a layer; by default as many as the router chooses for a token.
-
-        Raises:
-            NeuroglotError: there is no other language, or no router.
-        """
-        self.check_recorded(ROUTED)
-        apart = self.language_difference(language, ROUTED)
-        each = (self.sum(ROUTED).sum(1).to(torch.float64) / self.tokens).amax(1).round().long()
-        ranks = apart.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        most = each[:, None] if count is None else count
-        return (ranks < most) & (apart > 0)
 
     def select(self, languages: Sequence[str]) -> "Recording":
         """The recording of these languages only, in this order."""
@@ -318,7 +330,7 @@ class Recording:
                 if tag in tokens:
                     tokens[tag] += recording.tokens[k]
                     for name, total in sums[tag].items():
-                        total += recording.sums[name][..., k]
+                        sums[tag][name] = merged(total, recording.sums[name][..., k], first.merge_of(name))
                 else:
                     tokens[tag] = recording.tokens[k].clone()
                     sums[tag] = {name: values[..., k].clone() for name, values in recording.sums.items()}
@@ -364,7 +376,7 @@ class Recording:
         """Write it as one safetensors file."""
         about: dict[str, Any] = {
             "languages": self.languages,
-            "provenance": self.provenance.model_dump() if self.provenance else None,
+            "provenance": self.provenance.plain() if self.provenance else None,
         }
         if self.uneven is not None:
             about["widths"] = self.uneven
@@ -408,16 +420,7 @@ class Recording:
         count = len(self.languages)
         if self.tokens.dtype != torch.int64 or tuple(self.tokens.shape) != (count,) or bool((self.tokens < 1).any()):
             raise ValueError(f"tokens are not {count} whole numbers above 0")
-        for name, values in self.sums.items():
-            if values.ndim < 2 or values.shape[-1] != count or not values.numel():
-                raise ValueError(f"{name} has the shape {tuple(values.shape)}, for {count} languages")
-            if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-                raise ValueError(f"{name} has sums that are not numbers")
-            # Every integer statistic counts tokens, so the bound holds for all of them.
-            if not values.is_floating_point() and bool(((values < 0) | (values > self.tokens)).any()):
-                raise ValueError(f"{name} has counts that are not from 0 to the number of tokens")
-            if self.uneven is not None and values.shape == self.sums["active"].shape:
-                check_widths(self.uneven, values)
+        check_sums(self.sums, self.tokens, count, self.uneven)
         if self.experts is not None:
             wide = [count * width for count, width in self.experts]
             routed = self.sums[ROUTED]
@@ -445,6 +448,7 @@ def _tags(languages: Sequence[str]) -> tuple[str, ...]:
 EXPERTS = "experts@"
 RESIDUAL = "residual"
 """What a recording calls the sums of the residual stream that leaves each layer, (L, width, K)."""
+HEADS, HEADS_ACTIVE = "heads", "heads_active"
+"""Sums of what each attention head gives, and on how many tokens it gives more than the mean of its layer's heads."""
 ROUTED = "routed"  # (L, E, K) of a native mixture of experts
-FOLDS = "routed.folds"
-"""The same counts in disjoint groups of blocks, (L, E, groups, K), from which intervals are drawn."""
+FOLDS = "routed.folds"  # the same in disjoint groups of blocks, (L, E, groups, K), from which intervals are drawn

@@ -17,6 +17,7 @@ from neuroglot.cli.options import (
     TextColumnOption,
     TrustOption,
     WhenOption,
+    WorkersOption,
 )
 from neuroglot.cli.steer import steering_settings
 from neuroglot.errors import NeuroglotError
@@ -75,6 +76,7 @@ def generation(
         str | None,
         typer.Option(help="Its endpoint. [default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]", show_default=False),
     ] = None,
+    workers: WorkersOption = 1,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Ask in one language, steer to another, and measure whether the model obeys and still makes sense.
@@ -86,6 +88,7 @@ def generation(
     from neuroglot.run.directory import Run
 
     current = Run.open(run, trust_remote_code=trust_remote_code)
+    current.workers = workers
     current.check_neurons(method)
     current.check_recorded()
     current.check_model()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuroglot.cli.app import app, err, out, print_table, split
-from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, OutOption, TrustOption
+from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, OutOption, TrustOption, WorkersOption
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _add(name: str, about: str) -> None:
         language_column: LanguageColumnOption = None,
         dtype: DtypeOption = "auto",
         device: DeviceOption = None,
+        workers: WorkersOption = 1,
         trust_remote_code: TrustOption = False,
         models: ModelsOption = None,
         corpus_of_models: CorpusOption = None,
@@ -97,7 +98,19 @@ def _add(name: str, about: str) -> None:
             if len(asked) < 2:
                 raise NeuroglotError("--models lays models side by side: give two or more, or one as MODEL.")
         study_run(
-            name, asked, corpus, folder, preset, settings, only, languages, columns, dtype, device, trust_remote_code
+            name,
+            asked,
+            corpus,
+            folder,
+            preset,
+            settings,
+            only,
+            languages,
+            columns,
+            dtype,
+            device,
+            workers,
+            trust_remote_code,
         )
 
 
@@ -132,6 +145,7 @@ def study_run(
     columns: dict[str, str | None],
     dtype: str,
     device: str | None,
+    workers: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
     """Measure what is missing, and write the page of each model, and of all where there are several."""
@@ -182,7 +196,7 @@ def study_run(
     for model, its in said.items():
         if several:
             err.print(f"{model}:", highlight=False, soft_wrap=True, markup=False)
-        one = STUDIES[name](folders[model], its)
+        one = STUDIES[name](folders[model], its, workers=workers)
         found = one.measure(
             [item.key for item in chosen],
             say=lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False),

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from neuroglot.edit.interventions import Add, UnitChange
+from neuroglot.edit.interventions import MASKS, Add, UnitChange
 from neuroglot.edit.routing import Rerouting
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
@@ -30,9 +30,9 @@ def control_vector(steps: Sequence[UnitChange]) -> Float32[Tensor, "layers width
     for step in steps:
         kind = type(step).__name__
         if isinstance(step, Rerouting) or step.site != "residual":
-            units = "experts" if isinstance(step, Rerouting) else "neurons"
+            units = MASKS.get(step.site, "neurons")
             raise NeuroglotError(
-                f"{kind} at the site {step.site} acts on {units}, and a control vector is added to the residual stream; keep "
+                f"{kind} at {step.site} acts on {units}, and a control vector is added to the residual stream; keep "
                 "the recipe, or bake it."
             )
         if not isinstance(step, Add):

@@ -16,7 +16,7 @@ from torch import Tensor
 from neuroglot.edit.baking import bake
 from neuroglot.edit.conditions import digest_of_steps, plain_steps
 from neuroglot.edit.control_vector import export
-from neuroglot.edit.interventions import Add, Deactivate, Raise, Replace, Scale, UnitChange, described, intervene
+from neuroglot.edit.interventions import MASKS, Add, Deactivate, Raise, Replace, Scale, UnitChange, described, intervene
 from neuroglot.edit.positions import When
 from neuroglot.edit.routing import DeactivateExperts, FavourExperts
 from neuroglot.errors import NeuroglotError
@@ -141,21 +141,12 @@ class Recipe:
                 _step(said, tensors[f"{number}.neurons"], tensors.get(f"{number}.values"))
                 for number, said in enumerate(header["steps"])
             ]
-            if any(len({step.units.shape for step in same}) > 1 for same in _by_unit(steps)):
+            shapes = {(MASKS.get(step.site, "neurons"), step.units.shape) for step in steps}
+            if len(shapes) > len({units for units, _ in shapes}):
                 raise ValueError("its steps are for models of different shapes")
-            if len({len(step.units) for step in steps}) > 1:
-                raise ValueError("its steps are for models of different depth")
             if not isinstance(header["fingerprint"], str) or not header["fingerprint"]:
                 raise ValueError("it names no model")
             return cls(steps, header["fingerprint"], dict(header["about"]))
-
-
-def _by_unit(steps: Sequence[UnitChange]) -> list[list[UnitChange]]:
-    """The steps on neurons, on the stream, and on routers, whose tables have shapes of their own."""
-    groups: dict[str, list[UnitChange]] = {}
-    for step in steps:
-        groups.setdefault(step.site if step.site in ("residual", "router") else "neurons", []).append(step)
-    return list(groups.values())
 
 
 def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> UnitChange:

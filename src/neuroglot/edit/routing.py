@@ -9,11 +9,32 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from neuroglot.artifacts.recording import ROUTED, Recording
 from neuroglot.edit.positions import When
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 
-__all__ = ["DeactivateExperts", "FavourExperts", "Rerouting", "check_experts"]
+__all__ = ["DeactivateExperts", "FavourExperts", "Rerouting", "check_experts", "language_experts"]
+
+
+def language_experts(recording: Recording, language: str, count: int | None = None) -> Bool[Tensor, "layers experts"]:
+    """The experts of a native mixture of experts that a language is routed to more than the others are.
+
+    Those whose share of the language's tokens is furthest above the mean of the other languages' shares.
+
+    Args:
+        recording: of the model.
+        language: whose.
+        count: at most so many a layer; by default as many as the router chooses for a token.
+
+    Raises:
+        NeuroglotError: there is no other language, or no router.
+    """
+    recording.check_recorded(ROUTED)
+    apart = recording.language_difference(language, ROUTED)
+    each = (recording.sum(ROUTED).sum(1).to(torch.float64) / recording.tokens).amax(1).round().long()
+    ranks = apart.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (ranks < (each[:, None] if count is None else count)) & (apart > 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from neuroglot.edit.directions import DIRECTIONS, Direction, diffmean, lda, prob
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, UnitChange
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
-from neuroglot.edit.routing import DeactivateExperts, FavourExperts
+from neuroglot.edit.routing import DeactivateExperts, FavourExperts, language_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
@@ -85,7 +85,7 @@ def steer(
             layer: add the language's `diffmean` (its mean state less that of the others), the direction of a linear
             `probe` or of `lda` of samples; or set the `sparse` dimensions that differ most to the language's mean. Of a
             native mixture of experts the `router`: a bonus of `strength` on the logits of the target's experts, and a
-            source's are taken out of the choice, but for the target's; see `Recording.language_experts`.
+            source's are taken out of the choice, but for the target's; see `language_experts`.
         site: where neurons are changed; the mean of the same site is taken.
         strength: times the mean, the difference or the direction; the factor itself for `scale`.
         layers: from 0; all by default. For a direction a layer, or a few, in the middle is usual.
@@ -118,8 +118,8 @@ def steer(
     elif method not in DIRECTIONS:
         if neurons is None:
             raise NeuroglotError(
-                f"{method} changes neurons: give neurons=, or a method of the residual stream: {', '.join(DIRECTIONS)}; "
-                f"or {ROUTER}, of a native mixture of experts."
+                f"{method} changes neurons: give neurons=, or a method of the residual stream: "
+                f"{', '.join(DIRECTIONS)}; or {ROUTER}, of a native mixture of experts."
             )
         steps = _neuron_steps(recording, neurons, to, source, method, site, strength, layers, when)
     else:
@@ -155,14 +155,14 @@ def _router_steps(
     within[list(range(recording.layers) if layers is None else layers)] = True
     target = torch.zeros(recording.sum(ROUTED).shape[:2], dtype=torch.bool)
     if to is not None:
-        target = recording.language_experts(_as_tagged(to, recording.languages), count) & within[:, None]
+        target = language_experts(recording, _as_tagged(to, recording.languages), count) & within[:, None]
         if not bool(target.any()):
             raise NeuroglotError(f"No expert is chosen for {to} more often than for the others in these layers.")
     steps: list[UnitChange] = []
     if source is not None:
         if when != "both":
             raise NeuroglotError("Experts are taken out on all tokens; leave out the source, or say when=both.")
-        off = recording.language_experts(_as_tagged(source, recording.languages), count) & within[:, None] & ~target
+        off = language_experts(recording, _as_tagged(source, recording.languages), count) & within[:, None] & ~target
         steps.append(DeactivateExperts(off))
     if to is not None:
         steps.append(FavourExperts(target, float(strength), when))

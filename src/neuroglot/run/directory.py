@@ -65,12 +65,15 @@ class Run:
         manifest: what `run.json` held when it was last read or changed here.
         trust_remote_code: whether code that comes with the run's checkpoint may run. Whoever creates or opens the run
             says so; what run.json says is a record of what was said then, and no consent.
+        workers: how many processes hold the model that `load_model` opens, each on a GPU of its own where there are
+            several; 1 is this one alone.
     """
 
     def __init__(self, path: Path, manifest: Manifest, *, trust_remote_code: bool = False):
         self.path = path
         self.manifest = manifest
         self.trust_remote_code = trust_remote_code
+        self.workers = 1
 
     @classmethod
     def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RunRecordSettings) -> "Run":
@@ -175,12 +178,12 @@ class Run:
         self.manifest.model.check_consent(self.trust_remote_code)
 
     def load_model(self) -> "Model":
-        """Open the run's model.
+        """Open the run's model, and that of its workers when they are first needed.
 
         Raises:
             NeuroglotError: see `check_model` and `load_model`.
         """
-        return self.manifest.model.load(trust_remote_code=self.trust_remote_code)
+        return self.manifest.model.load(trust_remote_code=self.trust_remote_code, workers=self.workers)
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 

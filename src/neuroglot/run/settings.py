@@ -86,12 +86,13 @@ class ModelSettings(BaseModel):
                 "--trust-remote-code to this command (trust_remote_code=True from Python)."
             )
 
-    def load(self, *, trust_remote_code: bool = False) -> "Model":
+    def load(self, *, trust_remote_code: bool = False, workers: int = 1) -> "Model":
         """Open it, and say so, since that can take minutes.
 
         Args:
             trust_remote_code: run code that comes with the checkpoint, if the settings say that it has some. It is
                 never taken from the settings alone, which may come from someone else's file.
+            workers: processes that do its work, where more than this one.
 
         Raises:
             NeuroglotError: the model comes with code that may not run, or see `load_model`.
@@ -101,7 +102,7 @@ class ModelSettings(BaseModel):
             from neuroglot.models.loading import load_model
 
             _check_device(self.device)
-            return load_model(
+            model = load_model(
                 self.source,
                 revision=self.revision,
                 dtype=self.dtype,
@@ -112,6 +113,11 @@ class ModelSettings(BaseModel):
                 bos=self.bos,
                 count_first=self.count_first,
             )
+            if workers > 1:
+                from neuroglot.models.workers import Workers
+
+                model.workers = Workers(model, workers)
+            return model
 
 
 class TextSettings(BaseModel):
@@ -164,14 +170,18 @@ class RunRecordSettings(PassSettings):
     """Count experts in the same pass."""
     residual: bool = False
     """Sum the residual stream that leaves each layer, too, for steering by directions."""
+    heads: bool = False
+    """Sum what each attention head gives, too."""
+    own: list[str] = Field(default_factory=list)
+    """Keep these statistics too, which packages or scripts have registered."""
 
     def arguments(self) -> dict[str, Any]:
         """What `record` is to be called with, but for the partition."""
         arguments = {name: getattr(self, name) for name in PassSettings.model_fields}
         if self.experts is not None:
             arguments |= {"statistics": WITH_EXPERTS, "top": self.experts.top}
-        if self.residual:
-            arguments["statistics"] = (*arguments.get("statistics", PLAIN), "residual")
+        if more := [*["residual"] * self.residual, *["heads"] * self.heads, *self.own]:
+            arguments["statistics"] = (*arguments.get("statistics", PLAIN), *more)
         return arguments
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.likelihood.perplexity import block_nll, held_out_blocks, perplexity_of
 from neuroglot.identify.random_neurons import random
 from neuroglot.models.model import Model
+from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
 from neuroglot.stats import Contrast, contrast, mean_interval
 from neuroglot.storage.results import JsonResult, refuse_differing
@@ -286,27 +287,43 @@ def perturb(
     rows = _rows(neurons, list(blocks), size, seeds, matched)
     cost = {tag: piece.numel() for tag, piece in blocks.items()}
     with token_progress("perturbing", sum(cost[tag] for row in rows for tag in row.conditions), shown=progress) as say:
+        worth = {row.name: (sum(cost[tag] for tag in row.conditions), row.name) for row in rows}
+        missing = [row for row in rows if not row.found(result)]
         for row in rows:
             if row.found(result):
-                say(sum(cost[tag] for tag in row.conditions), row.name)
-                continue
-            losses = {}
-            for tag, condition in row.conditions.items():
-                label = f"{row.name}, {tag}"
-                with condition.applied(model):
-                    losses[tag] = block_nll(
-                        model,
-                        blocks[tag],
-                        tag,
-                        batch_tokens,
-                        lambda n, _, label=label: say(n, label),  # type: ignore[misc]
-                    )
+                say(*worth[row.name])
+        jobs = [(row.name, row.conditions, blocks, batch_tokens) for row in missing]
+        told = [worth[row.name] for row in missing]
+        for row, losses in zip(missing, spread(model, _row_losses, jobs, say, told), strict=True):
             row.keep(result, losses)
             if resume is not None:
                 result.save(resume)
     if resume is not None:
         result.save(resume)
     return result
+
+
+def _row_losses(
+    model: Model,
+    name: str,
+    conditions: Mapping[str, Condition],
+    blocks: Mapping[str, Tensor],
+    batch_tokens: int | None,
+    advance: Callable[[int, str], None] = lambda tokens, what: None,
+) -> dict[str, list[float]]:
+    """The losses of each language's blocks under its condition: a row."""
+    losses = {}
+    for tag, condition in conditions.items():
+        label = f"{name}, {tag}"
+        with condition.applied(model):
+            losses[tag] = block_nll(
+                model,
+                blocks[tag],
+                tag,
+                batch_tokens,
+                lambda n, _, label=label: advance(n, label),  # type: ignore[misc]
+            )
+    return losses
 
 
 @dataclass(frozen=True)

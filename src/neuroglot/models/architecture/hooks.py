@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from neuroglot.models.architecture.attention import Attention
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.residual import stream_of
 
-__all__ = ["observe_ffn", "observe_parts", "observe_residual", "observe_routing"]
+__all__ = ["observe_ffn", "observe_heads", "observe_parts", "observe_residual", "observe_routing"]
 
 Observer = Callable[[int, Tensor, Tensor], None]
 OfPart = Callable[[int, slice, Tensor, Tensor], None]
@@ -70,6 +71,18 @@ def observe_routing(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None])
         for layer, ffn in enumerate(ffns):
             if isinstance(ffn, Mixture):
                 stack.enter_context(ffn.observe_routing(partial(observe, layer)))
+        yield
+
+
+@contextmanager
+def observe_heads(attentions: Sequence[Attention], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Call `observe(place, entered)` with what enters the output projection of every attention, inside the block.
+
+    It is (…, heads · width), after any intervention in force. Read it, do not write to it.
+    """
+    with ExitStack() as stack:
+        for place, attention in enumerate(attentions):
+            stack.callback(attention.observe(partial(observe, place)))
         yield
 
 

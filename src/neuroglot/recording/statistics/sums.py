@@ -11,24 +11,13 @@ from torch import Tensor
 
 from neuroglot.artifacts.recording import RESIDUAL
 from neuroglot.artifacts.widths import padded
-from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.recording.statistics.reductions import SUMS, Values, sum_states, sum_tokens
 
-__all__ = ["STATISTICS", "Statistic", "StreamSums", "Sums", "check_statistics"]
+__all__ = ["STATISTICS", "Statistic", "StreamSums", "Sums"]
 
-STATISTICS = (*SUMS, RESIDUAL)  # that a recording can hold: of every neuron, and of the stream
-
-
-def check_statistics(names: Sequence[str]) -> None:
-    """Refuse a statistic that is unknown.
-
-    Raises:
-        NeuroglotError: naming it.
-    """
-    unknown = [name for name in names if name not in STATISTICS]
-    if unknown:
-        raise NeuroglotError(f"{unknown} cannot be recorded; choose among {', '.join(STATISTICS)}.")
+STATISTICS = (*SUMS, RESIDUAL)
+"""What a recording and samples can hold: of every neuron, and of the stream."""
 
 
 class Statistic(ABC):
