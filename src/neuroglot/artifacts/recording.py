@@ -179,8 +179,7 @@ class Recording:
     def mean(self, statistic: str) -> Float64[Tensor, "layers *rest languages"]:
         """The mean over tokens of a statistic (`active`: the activation probability); a maximum stays as it is.
 
-        Where the recording is `conditional`, that of a neuron of an expert is over the tokens that reached it; 0 where
-        none did.
+        Where the recording is `conditional`, an expert's neurons' is over the tokens that reached it, 0 where none did.
         """
         total = self.sum(statistic)
         if self.merge_of(statistic) != "sum":
@@ -224,16 +223,11 @@ class Recording:
     def given_routing(self) -> "Recording":
         """The same statistics, with means of neurons over the tokens that reached their expert (*conditional* shares).
 
-        Methods take *joint* shares, over all of a language's tokens, unless they are given this: a neuron's joint share
-        in a language is its conditional one times how often the language is routed to its expert.
-
-        Raises:
-            NeuroglotError: it is no recording of a native mixture of experts.
+        Methods take *joint* shares, over all of a language's tokens, unless they are given this. A joint share is the
+        conditional one times the share of tokens that reach the expert. A dense model's recording is refused.
         """
         if self.experts is None or ROUTED not in self.sums:
-            raise NeuroglotError(
-                "This recording is of a dense model, whose shares depend on no router; take joint ones."
-            )
+            raise NeuroglotError("This recording is of a dense model, which has no router; take joint shares.")
         return replace(self, conditional=True)
 
     @property

@@ -176,7 +176,7 @@ def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> Unit
             raise ValueError("experts are taken out on all tokens or on none")
         return DeactivateExperts(mask)
     if said["kind"] == "favourexperts":
-        return FavourExperts(mask, _number(said["strength"]), said["when"])
+        return FavourExperts(mask, strength=_number(said["strength"]), when=said["when"])
     named: dict[str, Any] = {"site": said["site"], "when": said["when"]}
     if said["strength"] is not None:
         named["strength"] = _number(said["strength"])
@@ -187,7 +187,8 @@ def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> Unit
         named["values"][rows, columns] = values.to(torch.float64)
     elif said["value"] is not None:
         named["values"] = _number(said["value"])
-    return KINDS[said["kind"]](mask, **named)
+    step: UnitChange = KINDS[said["kind"]](mask, **named)
+    return step
 
 
 def _number(value: Any) -> float:

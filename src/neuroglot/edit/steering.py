@@ -108,6 +108,7 @@ def steer(
         "source": None,
     }
     about |= {"method": method, "strength": strength, **how}
+    steps: list[UnitChange]
     if method == ROUTER:
         steps = _router_steps(recording, to, source, strength, layers, when, experts)
         if neurons is not None:
@@ -127,7 +128,7 @@ def steer(
             raise NeuroglotError(f"{method} needs a language to steer to.")
         if neurons is None and source is not None:
             raise NeuroglotError("A source language is ablated by its neurons: give neurons=, or leave source out.")
-        steps: list[UnitChange] = [_direction_step(recording, to, method, strength, layers, when, samples, dimensions)]
+        steps = [_direction_step(recording, to, method, strength, layers, when, samples, dimensions)]
         if neurons is not None:
             steps = _neuron_steps(recording, neurons, to, source, raised, site, 1.0, None, when) + steps
             about |= {"raised": raised}
@@ -165,7 +166,7 @@ def _router_steps(
         off = language_experts(recording, _as_tagged(source, recording.languages), count) & within[:, None] & ~target
         steps.append(DeactivateExperts(off))
     if to is not None:
-        steps.append(FavourExperts(target, float(strength), when))
+        steps.append(FavourExperts(target, strength=float(strength), when=when))
     return steps
 
 
