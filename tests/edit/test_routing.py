@@ -61,9 +61,10 @@ def test_a_recipe_of_the_router_is_its_changes_with_neurons_and_a_direction(mode
     )
     loaded = ng.Recipe.load(joined.save(tmp_path / "r.safetensors"))
     assert loaded.digest == joined.digest and loaded.about == joined.about and "experts" in repr(loaded)
+    expected = states(model, *by_hand)
     for each in (joined, loaded):
         with torch.no_grad(), each.applied(model):
-            torch.testing.assert_close(model.hidden_states(TOKENS), states(model, *by_hand))
+            torch.testing.assert_close(model.hidden_states(TOKENS), expected)
     condition = Condition("x", loaded.steps)
     assert condition.neurons == int((target | neurons["en"]).sum()) and len(condition.digest) == 32
 
