@@ -81,7 +81,7 @@ class Router:
         if not 0 <= number < experts:
             layers = ", ".join(map(str, self.numbers))
             raise NeuroglotError(
-                f"There is no such expert; layers with a router are {layers}, and experts count from 0."
+                f"There is no such expert; layers {layers} have a router, and experts count from 0."
             )
         routed = recording.sum("routed")[layer]
         of_expert, tokens = routed[number], recording.tokens

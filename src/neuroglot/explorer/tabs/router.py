@@ -13,7 +13,7 @@ NONE = ("nothing", "")
 
 def _router(gr: Any, run_view: RunView) -> None:
     counted = run_view.experts
-    assert counted is not None and counted.native
+    assert counted is not None
     router = Router(run_view, counted)
     _text(gr, f"<p>The router chooses {counted.chosen} experts a token. How often each is chosen, by layer:</p>")
     tags = _languages(router.languages)
