@@ -80,9 +80,7 @@ class Router:
         experts, width = recording.experts[layer] if 0 <= layer < recording.layers else (0, 0)
         if not 0 <= number < experts:
             layers = ", ".join(map(str, self.numbers))
-            raise NeuroglotError(
-                f"There is no such expert; layers {layers} have a router, and experts count from 0."
-            )
+            raise NeuroglotError(f"There is no such expert; layers {layers} have a router, and experts count from 0.")
         routed = recording.sum("routed")[layer]
         of_expert, tokens = routed[number], recording.tokens
         choices = of_expert / routed.sum(0).clamp_min(1)
