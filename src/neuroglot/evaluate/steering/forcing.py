@@ -21,7 +21,7 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import PROMPTINGS, Prompting, prompted
 from neuroglot.edit.conditions import Condition, digest_of_steps
 from neuroglot.edit.directions import DIRECTIONS, Direction, shuffled
-from neuroglot.edit.interventions import Deactivate, Intervention
+from neuroglot.edit.interventions import Deactivate, UnitChange
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.steering import ROUTER, Method, Routed, steer
@@ -296,7 +296,7 @@ class Forcing:
         }[cell.condition]
         same = (cell.condition, raised, switched, cell.how, cell.seed)
         if same not in known:
-            steps: list[Intervention] = []
+            steps: list[UnitChange] = []
             if raised is not None or switched is not None:
                 recipe = cell.how.recipe(self.recording, self._neurons(cell), raised, switched, self.samples)
                 recipe.check(self.model)
