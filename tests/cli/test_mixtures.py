@@ -37,6 +37,9 @@ def test_experts_and_their_report(run):
     places = [recording.languages.index(tag) for tag in (row.language, row.other)]
     assert row.bits == pytest.approx(float(ng.experts.routing_divergence(recording)[0, places[0], places[1]]))
     assert bool((divergence.low <= divergence.high).all())
+    own = pd.read_csv(run / "tables" / "expert-languages.csv").query("language == 'fr'")
+    pairs = ng.language_experts(recording, "fr").nonzero()
+    assert own[["layer", "expert"]].to_numpy().tolist() == [[layer + 1, expert] for layer, expert in pairs.tolist()]
     neuroglot("identify", run)
     neuroglot("report", run)
     for name in ("expert-patterns", "expert-shared", "expert-similarity", "routing-divergence"):

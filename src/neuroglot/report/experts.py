@@ -7,6 +7,8 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from neuroglot.artifacts.recording import ROUTED
+from neuroglot.edit.routing import language_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import counts, high_frequency, shared, tuning_change
 from neuroglot.experts.overlap import in_experts
@@ -130,6 +132,7 @@ def _routing(
     save_table(
         run, "routing-divergence", pd.DataFrame(rows, columns=["layer", "language", "other", "bits", "low", "high"])
     )
+    save_table(run, "expert-languages", _of_languages(counted))
     title = f"Routing divergence in {run.manifest.model.source}"
     drawn = routing_figure(divergence, tags, title, interval=interval, layers=counted.layers)
     mean = divergence.mean(0)
@@ -157,6 +160,17 @@ def _routing(
         "routing_found": said,
         "routing_unknown": unknown,
     }
+
+
+def _of_languages(counted: RunExperts) -> pd.DataFrame:
+    """The experts that each language is routed to more than the others are, and by how much."""
+    recording, rows = counted.recording, []
+    frequency = recording.mean(ROUTED)
+    for k, tag in enumerate(recording.languages):
+        apart = recording.language_difference(tag, ROUTED)
+        for layer, expert in language_experts(recording, tag).nonzero().tolist():
+            rows.append((tag, layer + 1, expert, float(frequency[layer, expert, k]), float(apart[layer, expert])))
+    return pd.DataFrame(rows, columns=["language", "layer", "expert", "frequency", "above_others"])
 
 
 def _plots(counted: RunExperts) -> dict[str, Any]:

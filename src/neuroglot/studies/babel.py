@@ -90,7 +90,9 @@ class Babel(Study):
         Raises:
             NeuroglotError: the model is a native mixture of experts, whose neurons no partition groups.
         """
-        self.model.check_dense("its experts cannot be pruned as the paper's are", "see neuroglot prune")
+        self.model.check_dense(
+            "its experts are not pruned as the paper's are", "take them out of its router's choice instead"
+        )
         return self.counted
 
     @property
@@ -139,10 +141,13 @@ class Babel(Study):
             [level[t] for t in group if t in level] for group in (("bn", "ur", "hi"), ("en", "fr", "es", "pt"))
         ]
         said = [
-            f"Spread of the frequencies within a layer: {early:.3f} in the first two thirds, {late:.3f} in the last.",
-            "Mean frequency in the first two thirds: " + ", ".join(f"{t} "
-                                                                   f"{value:.3f}" for t, value in level.items()) + ".",
-        ]  # fmt: skip
+            f"Spread of the frequencies within a layer: {early:.3f} in the first two thirds, {late:.3f} in the last."
+        ]
+        if self.experts.native:  # whose mean is that of every language: its router always chooses as many
+            indic = []
+        else:
+            means = ", ".join(f"{tag} {value:.3f}" for tag, value in level.items())
+            said.append(f"Mean frequency in the first two thirds: {means}.")
         agrees = late > early and (not indic or not latin or min(indic) > max(latin))
         table = pd.DataFrame({"layer": self.layers, "spread": spread.numpy()})
         for tag, matrix in zip(tags, frequency, strict=True):
