@@ -59,6 +59,29 @@ def test_shares_are_joint_or_conditional(run, recorded, monkeypatch, capsys):
     neuroglot("identify", run, "--method", "experts")  # by the router's own
 
 
+def test_steering_by_the_router(run, mixture, checkpoint, tmp_path, monkeypatch, capsys):
+    asked = ("steer", mixture, "Hello", "--tokens", 3)
+    kept = tmp_path / "r.safetensors"
+    said = neuroglot(*asked, "--to", "fr", "--run", run, "--method", "router", "--experts-off", "1:0", "--save", kept)
+    assert "favour" in said and "deactivate 1 experts" in said
+    steps = ng.Recipe.load(kept).steps
+    assert torch.equal(steps[0].experts, ng.language_experts(Run.open(run).recording, "fr"))
+    assert steps[1].experts.nonzero().tolist() == [[0, 0]]
+    assert "deactivate 1 experts" in neuroglot(*asked, "--experts-off", "2:1")
+    for more, sentence in (
+        (("--experts-off", "9:0"), "no router in layer 9"),
+        (("--experts-off", "1:7"), "experts 0 to 3, and none is 7"),
+        (("--experts-off", "1:0,1:1,1:2"), "switch off fewer"),
+        (("--experts-off", "first"), "LAYER:EXPERT"),
+        (("--recipe", kept, "--bake", tmp_path / "baked"), "have no bias"),
+        (("--to", "fr", "--run", run, "--method", "router", "--site", "hidden"), "the router has none"),
+    ):
+        assert sentence in refused(monkeypatch, capsys, *asked, *more)
+    assert "dense" in refused(monkeypatch, capsys, "steer", checkpoint, "Hello", "--experts-off", "1:0")
+    assert "other weights" in refused(monkeypatch, capsys, "steer", checkpoint, "Hello", "--recipe", kept)
+    assert [each.name for each in tmp_path.iterdir()] == ["r.safetensors"]
+
+
 def test_a_partition_of_a_mixture_is_refused(run, mixture, corpus, tmp_path, monkeypatch, capsys):
     assert "--experts has no meaning" in refused(monkeypatch, capsys, "experts", run, "--experts", 8)
     out = tmp_path / "run"

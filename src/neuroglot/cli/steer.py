@@ -65,6 +65,14 @@ def steer(
     strength: StrengthOption = 1.0,
     layers: LayersOption = None,
     when: WhenOption = "both",
+    experts_off: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a native mixture of experts: take these out of the router's choice, LAYER:EXPERT, from 1 and 0, "
+            "such as 2:0,2:5.",
+            show_default=False,
+        ),
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="At most so many new ones.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="As the LAPE paper has it.")] = 1.1,
@@ -99,10 +107,10 @@ def steer(
 
     if recipe is not None and (run is not None or to is not None or source is not None):
         raise NeuroglotError("--recipe says everything itself; leave out --run, --to and --from.")
-    if recipe is None:
-        if to is None:
-            raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
-        to = language_tag(to)
+    if recipe is None and to is None and (experts_off is None or source is not None or run is not None):
+        raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
+    to = to and language_tag(to)
+    pairs = _pairs(experts_off)
     if method in ("probe", "lda"):
         raise NeuroglotError(f"{method} is found in samples; make it from Python: ng.steer(…, samples=samples).")
     if method in ("diffmean", "sparse") and source not in (None, "none"):
@@ -125,11 +133,16 @@ def steer(
     steering_settings(layers, None, **how)  # what is wrong with it is said before anything is recorded
     made = Recipe.load(recipe) if recipe is not None else None
     loaded: Model | None = None
-    if made is None:
-        assert to is not None
+    if made is None and to is not None:
         made, loaded = _from_run(run, settings, prompt, to, source, method, layers, how)
     if loaded is None:
         loaded = settings.load(trust_remote_code=trust_remote_code)
+    if pairs:
+        from neuroglot.edit.routing import DeactivateExperts, named_experts
+
+        off = Recipe([DeactivateExperts(named_experts(loaded, pairs))], loaded.fingerprint, {"model": loaded.name})
+        made = off if made is None else made + off
+    assert made is not None
     made.check(loaded)
     _show(
         loaded, made, prompt, tokens=tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed,
@@ -141,6 +154,17 @@ def steer(
         out.print(f"wrote {made.bake(loaded, bake)}")
     if export is not None:
         out.print(f"wrote {made.export(export)}")
+
+
+def _pairs(text: str | None) -> list[tuple[int, int]]:
+    """Layers and experts from `2:0,2:5`."""
+    found = []
+    for part in (text or "").split(",") if text is not None else ():
+        layer, _, expert = part.strip().partition(":")
+        if not (layer.isdecimal() and expert.isdecimal()):
+            raise NeuroglotError(f"--experts-off takes LAYER:EXPERT such as 2:0,2:5, not {text!r}.")
+        found.append((int(layer), int(expert)))
+    return found
 
 
 def _from_run(

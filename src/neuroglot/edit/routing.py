@@ -1,7 +1,7 @@
 """Change which experts the router of a native mixture of experts chooses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +14,7 @@ from neuroglot.edit.positions import When
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 
-__all__ = ["DeactivateExperts", "FavourExperts", "Rerouting", "check_experts", "language_experts"]
+__all__ = ["DeactivateExperts", "FavourExperts", "Rerouting", "check_experts", "language_experts", "named_experts"]
 
 
 def language_experts(recording: Recording, language: str, count: int | None = None) -> Bool[Tensor, "layers experts"]:
@@ -35,6 +35,26 @@ def language_experts(recording: Recording, language: str, count: int | None = No
     each = (recording.sum(ROUTED).sum(1).to(torch.float64) / recording.tokens).amax(1).round().long()
     ranks = apart.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (ranks < (each[:, None] if count is None else count)) & (apart > 0)
+
+
+def named_experts(model: Model, pairs: Sequence[tuple[int, int]]) -> Bool[Tensor, "layers experts"]:
+    """Experts by their numbers: layers from 1, as they are shown, and experts from 0.
+
+    Raises:
+        NeuroglotError: the model is dense, or has no such expert.
+    """
+    if not model.mixtures:
+        raise NeuroglotError(f"{model.name} is dense, so there are no experts to name; deactivate its neurons instead.")
+    chosen = torch.zeros(model.layers, max(mixture.experts for mixture in model.mixtures.values()), dtype=torch.bool)
+    for layer, expert in pairs:
+        mixture = model.mixtures.get(layer - 1)
+        if mixture is None:
+            have = ", ".join(str(number + 1) for number in model.mixtures)
+            raise NeuroglotError(f"{model.name} has no router in layer {layer}; it has one in {have}.")
+        if not 0 <= expert < mixture.experts:
+            raise NeuroglotError(f"Layer {layer} has the experts 0 to {mixture.experts - 1}, and none is {expert}.")
+        chosen[layer - 1, expert] = True
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)
