@@ -167,7 +167,7 @@ def test_a_neuron_active_nowhere_has_no_entropy(tmp_path):
 
     class Stub:
         run = type("R", (), {"manifest": type("M", (), {"experts": None})()})()
-        tokenizer = None
+        tokenizer = experts = None
 
     Stub.recording, Stub.neurons = recording, {}
     neuron = describe_neuron(Atlas(Stub()), 0, 0)

@@ -61,7 +61,8 @@ def steer(
             "--method",
             "-m",
             help="Which neurons: a method of `neuroglot identify --help`; or instead of neurons the residual stream: "
-            "diffmean (the language's direction) or sparse (its dimensions that differ most).",
+            "diffmean (the language's direction) or sparse (its dimensions that differ most); or router, of a native "
+            "mixture of experts: a bonus of --strength for the language's experts, and those of --from taken out.",
         ),
     ] = "lape",
     steer: SteerOption = "replace",
@@ -69,6 +70,14 @@ def steer(
     strength: StrengthOption = 1.0,
     layers: LayersOption = None,
     when: WhenOption = "both",
+    experts_off: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a native mixture of experts: take these out of the router's choice, LAYER:EXPERT, from 1 and 0, "
+            "such as 2:0,2:5.",
+            show_default=False,
+        ),
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="At most so many new ones.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="As the LAPE paper has it.")] = 1.1,
@@ -103,10 +112,10 @@ def steer(
 
     if recipe is not None and (run is not None or to is not None or source is not None):
         raise NeuroglotError("--recipe says everything itself; leave out --run, --to and --from.")
-    if recipe is None:
-        if to is None:
-            raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
-        to = language_tag(to)
+    if recipe is None and to is None and (experts_off is None or source is not None or run is not None):
+        raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
+    to = to and language_tag(to)
+    pairs = _pairs(experts_off)
     if method in ("probe", "lda"):
         raise NeuroglotError(f"{method} is found in samples; make it from Python: ng.steer(…, samples=samples).")
     if method in ("diffmean", "sparse") and source not in (None, "none"):
@@ -129,11 +138,16 @@ def steer(
     steering_settings(layers, None, **how)  # what is wrong with it is said before anything is recorded
     made = Recipe.load(recipe) if recipe is not None else None
     loaded: Model | None = None
-    if made is None:
-        assert to is not None
+    if made is None and to is not None:
         made, loaded = _from_run(run, settings, prompt, to, source, method, layers, how)
     if loaded is None:
         loaded = settings.load(trust_remote_code=trust_remote_code)
+    if pairs:
+        from neuroglot.edit.routing import DeactivateExperts, named_experts
+
+        off = Recipe([DeactivateExperts(named_experts(loaded, pairs))], loaded.fingerprint, {"model": loaded.name})
+        made = off if made is None else made + off
+    assert made is not None
     made.check(loaded)
     _show(
         loaded, made, prompt, tokens=tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed,
@@ -145,6 +159,17 @@ def steer(
         out.print(f"wrote {made.bake(loaded, bake)}")
     if export is not None:
         out.print(f"wrote {made.export(export)}")
+
+
+def _pairs(text: str | None) -> list[tuple[int, int]]:
+    """Layers and experts from `2:0,2:5`."""
+    found = []
+    for part in (text or "").split(",") if text is not None else ():
+        layer, _, expert = part.strip().partition(":")
+        if not (layer.isdecimal() and expert.isdecimal()):
+            raise NeuroglotError(f"--experts-off takes LAYER:EXPERT such as 2:0,2:5, not {text!r}.")
+        found.append((int(layer), int(expert)))
+    return found
 
 
 def _from_run(
@@ -159,6 +184,7 @@ def _from_run(
 ) -> "tuple[Recipe, Model | None]":
     """The recipe from a run; from one on the built-in corpus, which is made if it is not there."""
     from neuroglot.edit.directions import DIRECTIONS
+    from neuroglot.edit.steering import ROUTER
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import closest
     from neuroglot.run.directory import Run
@@ -166,7 +192,7 @@ def _from_run(
 
     folder, loaded = run, None
     if folder is None:
-        lack = None if method in DIRECTIONS else beyond_recording(method)
+        lack = None if method in (*DIRECTIONS, ROUTER) else beyond_recording(method)
         if lack:
             raise NeuroglotError(
                 f"{method} needs {lack}, which the run that is made here has not; make one that has it and give --run."
@@ -177,6 +203,11 @@ def _from_run(
     how_raised = steering_settings(layers, recording.layers, **how)
     if closest(to, recording.languages) is None:
         raise NeuroglotError(f"{folder} has not recorded {to}; it has {', '.join(recording.languages)}.")
+    if method == ROUTER:
+        if how["site"] != "activation" or how["method"] != "replace":
+            raise NeuroglotError("--steer and --site are about neurons, and the router has none; leave them out.")
+        asked = how_raised.model_copy(update={"method": method})
+        return asked.recipe(recording, None, to, None if source == "none" else source), loaded
     if method in DIRECTIONS:
         if how["site"] != "activation" or how["method"] != "replace":
             raise NeuroglotError(f"--steer and --site are about neurons, which {method} has none of; leave them out.")
@@ -246,10 +277,10 @@ def _built_in(
 
 def steering_settings(layers: str | None, depth: int | None, *, method: str, **how: Any) -> "Steering":
     """How the target is raised, from the options of that; `depth` is the model's number of layers, if that is known."""
-    from neuroglot.edit.steering import METHODS, layer_numbers
+    from neuroglot.edit.steering import METHODS, ROUTER, layer_numbers
     from neuroglot.evaluate.steering.forcing import Steering
 
-    known = (*METHODS, "diffmean", "sparse")
+    known = (*METHODS, "diffmean", "sparse", ROUTER)
     if method not in known:
         raise NeuroglotError(f"--steer takes {', '.join(known)}, not {method!r}.")
     return checked(Steering, method=method, layers=layer_numbers(layers, depth or 1_000_000), **how)
@@ -261,6 +292,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
     from rich.table import Table
     from rich.text import Text
 
+    from neuroglot.edit.interventions import described
     from neuroglot.generation.engine import generate
 
     about = recipe.about
@@ -275,11 +307,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
         table.add_row(*(Text(text) for text in said.values()))
         return table
 
-    changes = ", ".join(
-        f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} "
-        f"{ {'residual': 'residual dimensions', 'heads': 'heads'}.get(step.site, 'neurons') }"
-        for step in recipe.steps
-    )
+    changes = ", ".join(described(step) for step in recipe.steps)
     off = f"{about['source']} off, " if about.get("source") else ""
     with Live(columns(), console=out, refresh_per_second=8, transient=not out.is_terminal) as live:
         for name in said:

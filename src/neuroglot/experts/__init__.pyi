@@ -4,6 +4,7 @@ from neuroglot.artifacts.partition import Partition as Partition
 from neuroglot.experts.frequency import counts as counts
 from neuroglot.experts.frequency import frequencies as frequencies
 from neuroglot.experts.frequency import high_frequency as high_frequency
+from neuroglot.experts.frequency import high_threshold as high_threshold
 from neuroglot.experts.frequency import shared as shared
 from neuroglot.experts.frequency import tuning_change as tuning_change
 from neuroglot.experts.keep import keep_budget as keep_budget

@@ -268,6 +268,14 @@ class Run:
         settings = plan.get("settings")
         return isinstance(settings, dict) and settings.get("tokens") != self.manifest.record.tokens
 
+    def is_mixture(self) -> bool:
+        """Whether the finished recording is of a native mixture of experts.
+
+        Raises:
+            NeuroglotError: there is none.
+        """
+        return self.recording.experts is not None
+
     def check_experts(self) -> Path:
         """Where the finished recording is that counted experts.
 

@@ -1,6 +1,7 @@
 """Identification in a run: a method's neurons, kept."""
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
@@ -13,28 +14,48 @@ if TYPE_CHECKING:
     from neuroglot.run.settings import Manifest
 
 
-def identify_run(run: "Run", method: str, settings: dict[str, Any]) -> "NeuronSet":
+def identify_run(run: "Run", method: str, settings: dict[str, Any], shares: str = "joint") -> "NeuronSet":
     """Run one method on what the run has recorded and keep what it finds.
 
+    Args:
+        run: the run.
+        method: its name.
+        settings: of the method.
+        shares: of a native mixture of experts: `joint`, of all tokens of a language, or `conditional`, of those that
+            reach a neuron's expert; see `Recording.given_routing`.
+
     Raises:
-        NeuroglotError: the method is unknown, has no such setting, or needs what the run has not.
+        NeuroglotError: the method is unknown, has no such setting, or needs what the run has not; or shares are to be
+            conditional and the model is dense.
     """
+    from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.identify.ranking import choose
     from neuroglot.identify.registry import find
 
     found = find(method)
-    neurons = choose(method, evidence_of(run, found.evidence), **settings)
-    return keep_neurons(run, method, neurons, {**found.defaults, **settings})
+    evidence = evidence_of(run, found.evidence)
+    said = {**found.defaults, **settings}
+    if shares == "conditional":
+        evidence = replace(evidence, recording=evidence.recording.given_routing())
+        said |= {"shares": shares}
+    neurons = choose(method, evidence, **settings)
+    if shares == "conditional":
+        neurons = NeuronSet(neurons.mask, neurons.languages, {**neurons.about, "shares": shares})
+    return keep_neurons(run, method, neurons, said)
 
 
 def evidence_of(run: "Run", needs: tuple[str, ...]) -> "Evidence":
     """What the run holds of what a method needs; the method says what is lacking."""
-    from neuroglot.artifacts.recording import EXPERTS
+    from neuroglot.artifacts.recording import EXPERTS, ROUTED
     from neuroglot.artifacts.samples import Samples
     from neuroglot.identify.selection import Evidence
 
     recording, labels, samples = run.recording, None, None
-    if "experts" in needs and run.manifest.experts is not None:
+    if "experts" in needs and ROUTED in recording.sums:
+        from neuroglot.experts.overlap import native_labels
+
+        labels = native_labels(recording)
+    elif "experts" in needs and run.manifest.experts is not None:
         labels = run.partition.labels
         if not any(name.startswith(EXPERTS) for name in recording.sums):
             recording = run.expert_recording

@@ -67,6 +67,8 @@ def begin_run(
 
     check_fills(reader, to_record, recording.block, recording.tokens)
     model = local.load(trust_remote_code=local.trust_remote_code, workers=workers)
+    if recording.experts is not None:
+        model.check_dense("its neurons are in experts already", "leave --experts out, and see neuroglot experts")
     run = run.begin()
     if run.manifest.record.tokens < recording.tokens:
         from neuroglot.run.extension import extend_run
