@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from neuroglot.errors import NeuroglotError, require
+from neuroglot.models.architecture.find import without_empty_warnings
 from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import opener
 from neuroglot.models.model import Model
@@ -78,7 +79,7 @@ def load_model(
     from transformers import AutoTokenizer
 
     try:
-        with without_bars():
+        with without_bars(), without_empty_warnings():
             network, loading = opener(path, revision, trust_remote_code).from_pretrained(
                 path,
                 revision=revision,

@@ -17,9 +17,10 @@ from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
 from neuroglot.evaluate.likelihood.perplexity import increase_of
-from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
+from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, sample_perplexity, tokenized_samples
 from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
 from neuroglot.experts.keep import salience as measured_salience
+from neuroglot.experts.moefy import moefy
 from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
@@ -29,7 +30,7 @@ from neuroglot.run.directory import Run
 from neuroglot.storage.locks import locked
 from neuroglot.storage.tables import load_table, save_table
 
-__all__ = ["RULES", "expert_scores", "prune_run", "pruning_measured"]
+__all__ = ["RULES", "expert_scores", "moefy_run", "prune_run", "pruning_measured"]
 
 Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
 
@@ -193,6 +194,32 @@ def expert_scores(run: Run, model: Model) -> Callable[[str, str], Float64[Tensor
         return measured_salience(recording, partition, tag, kind=kind, down_norms=norms, top=top)
 
     return scores
+
+
+def moefy_run(
+    run: Run, model: Model, top: int, path: Path, *, tokens: int = 20_000, samples: int = 1_000
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Write the run's model as a mixture of its experts, with routers fitted to the recorded text.
+
+    Args:
+        run: has counted experts.
+        model: the run's.
+        top: how many experts a token is given.
+        path: a new directory.
+        tokens: how many the routers are fitted to.
+        samples: held-out samples of each language to measure on.
+
+    Returns:
+        The perplexity of each language on held-out samples: of the model, and of what was written.
+
+    Raises:
+        NeuroglotError: see `moefy`.
+    """
+    recorded, held_out = run.manifest.text.load()
+    moefy(model, run.partition, top, path, text=recorded, tokens=tokens)
+    made = load_model(path, device=str(model.device), dtype=str(model.network.dtype).removeprefix("torch."))  # type: ignore[arg-type]
+    before, after = (sample_perplexity(each, held_out, samples=samples) for each in (model, made))
+    return before, after
 
 
 def _saved(before: Size, after: Size) -> list[str]:

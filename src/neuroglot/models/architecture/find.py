@@ -1,6 +1,8 @@
 """The FFNs of a model."""
 
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from neuroglot.models.architecture.families import Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 
-__all__ = ["check_config", "discovered", "find_ffns"]
+__all__ = ["check_config", "discovered", "find_ffns", "without_empty_warnings"]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
 
@@ -158,10 +160,18 @@ def check_config(config: Any, name: str) -> None:
                 f"{name} is of type {config.model_type}, which is no causal language model; {SUPPORTED}."
             )
         return  # its own code says what it is
-    with torch.device("meta"):
+    with torch.device("meta"), without_empty_warnings():
         network = AutoModelForCausalLM.from_config(config)
     try:
         find_ffns(network)
     except NeuroglotError as error:
         if error.__cause__ is None:  # it was looked at, where a cause says that it could not be without weights
             raise
+
+
+@contextmanager
+def without_empty_warnings() -> Iterator[None]:
+    """Let torch say nothing of a dense FFN of no neurons, which a layout has beside its experts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors", category=UserWarning)
+        yield
