@@ -23,7 +23,7 @@ coverage: .venv/ready-test style
 
 # the attempts to break it, as many as it takes (an hour); `make test` makes a few of each kind
 break: .venv/ready-test
-	BREAK=1 $(BIN)/pytest tests/breaking tests/explorer/test_access.py tests/explorer/test_browser.py
+	BREAK=1 $(BIN)/pytest tests/breaking tests/explorer/test_access.py tests/explorer/test_browser.py tests/models/test_workers.py
 
 style: .venv/ready-test
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ from neuroglot.errors import NeuroglotError as NeuroglotError
 from neuroglot.errors import NeuroglotWarning as NeuroglotWarning
 from neuroglot.models.loading import load_model as load_model
 from neuroglot.models.model import Model as Model
+from neuroglot.models.workers import with_workers as with_workers
 from neuroglot.pruning.checkpoint import prune as prune
 from neuroglot.recording.record_samples import record_samples as record_samples
 from neuroglot.recording.recorder import record as record

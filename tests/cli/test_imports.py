@@ -57,6 +57,8 @@ MISTAKES = [
     "study lape --only table-99",
     "study settings nosuch",
     "evolve a b --corpus /nowhere --out {folder}",
+    "lens /nowhere",
+    "lens a/model --corpus /nowhere --out {folder}",
     "shrink /nowhere --language fr",
     "shrink a/model --language fr --size 150%",
     "shrink a/model --language fr --text /nowhere",

@@ -62,6 +62,7 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     assert "not a recipe file" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors")
     assert "leave out --run" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors", "--run", run)
     assert "layers takes numbers from 1 to 3" in say(PROMPT, "--to", "fr", "--run", run, "--layers", "2-9")
+    assert "should end in .gguf or .safetensors" in say(PROMPT, "--to", "fr", "--export", "fr.bin")
     assert "--steer takes raise, replace" in say(PROMPT, "--to", "fr", "--run", run, "--steer", "push")
     other = tmp_path / "other"
     tiny.model(seed=1).save(other)
@@ -109,10 +110,49 @@ def test_generation_measures_and_reports(run, tmp_path):
     assert not list((other / "tables").glob("answers*")) and (run / "tables" / "answers-mine.csv").is_file()
 
 
+def test_prompting_relevance_and_a_budget(run, tmp_path):
+    """Prompts ask for the language, answers are rated without a judge, and a search has a budget."""
+    prompts = tmp_path / "some"
+    prompts.mkdir()
+    for tag, texts in {
+        "en": ["the cats?", "the mat?", "a dog?", "why?"],
+        "fr": ["ça va ?", "un été ?", "où ?", "si ?"],
+    }.items():
+        (prompts / f"{tag}.txt").write_text("\n".join(texts), encoding="utf-8")
+    arguments = (
+        "evaluate", "generation", run, "--prompts", prompts, "--tokens", 4, "--prompting", "none,II", "--relevance",
+        "rule", "--sources", "en", "--targets", "fr", "--conditions", "intact,raised", "--identifier", "fasttext",
+        "--search", "--budget", 60,
+    )  # fmt: skip
+    said = neuroglot(*arguments)
+    assert "steering score" in said and "chosen:" in said and "raised + prompting II" in said
+    scores = pd.read_csv(run / "tables" / "steering-scores-some.csv", index_col="condition")
+    assert list(scores.index) == ["intact", "prompting II", "raised", "raised + prompting II"]
+    answers = pd.read_csv(run / "tables" / "answers-some.csv", keep_default_na=False)
+    row = scores.loc["raised"]
+    raised = answers[answers["condition"] == "raised"]
+    assert row["lfs"] == raised["on_target"].mean() and row["relevance"] == raised["relevance"].mean() / 2
+    tried = pd.read_csv(run / "tables" / "steering-search-some.csv")
+    assert tried.query("half == 'development'")["answers"].sum() > 0 and "prompting II" in set(tried["family"])
+    neuroglot("report", run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert (
+        "by\nfasttext" in page
+        and "the likelihood rule" in page
+        and (run / "figures" / "steering-scores-some.png").is_file()
+    )
+
+
 def test_generation_refuses(run, monkeypatch, capsys):
     say = lambda *arguments: refused(monkeypatch, capsys, "evaluate", "generation", run, *arguments)  # noqa: E731
     assert "have no zh" in say("--targets", "zh")
     assert "--conditions takes" in say("--conditions", "intact,none")
+    assert "--prompting takes none, I, II, not 'III'" in say("--prompting", "I,III")
+    assert "--relevance takes rule, judge" in say("--relevance", "me")
+    assert "--identifier takes lingua, fasttext" in say("--identifier", "me")
+    assert "leave prompting out" in say("--prompting", "I", "--ask")
+    assert "of a search" in say("--budget", 10)
+    assert "needs a name" in say("--relevance", "judge")
     assert "There is no corpus" in say("--prompts", "nowhere.txt")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import neuroglot as ng
 from neuroglot.evaluate.ablation.comparison import Comparison
 from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.likelihood.lens import Lens
 from neuroglot.experts.similarity import compare
 
 TAGS = ("en", "fr", "zh")
@@ -34,6 +35,14 @@ def _comparison() -> Comparison:
         result.conditions[name] = {"method": "lape", "budget": budget, "part": "all"}
     result.stability = {"lape 0.01": {"100 tokens": 0.5, "200 tokens": 0.8}}
     return result
+
+
+def _lens() -> Lens:
+    generator = torch.Generator().manual_seed(0)
+    owners = (*TAGS, "shared", "unseen")
+    table = {tag: torch.rand(4, 3, 5, generator=generator, dtype=torch.float64).softmax(-1) for tag in TAGS}
+    curve = {tag: torch.rand(4, 3, generator=generator, dtype=torch.float64) for tag in TAGS}
+    return Lens(TAGS, owners, table, table, curve, curve, {tag: table[tag][0, 0] for tag in TAGS})
 
 
 def values() -> dict[str, tuple]:
@@ -88,6 +97,8 @@ def values() -> dict[str, tuple]:
         "layer_figure": (neurons,),
         "overlap_figure": (neurons,),
         "perturbation_figure": (_perturbation(),),
+        "lens_figure": (_lens(),),
+        "lens_curve_figure": (_lens(),),
         "growth_figure": (growth, "fr"),
         "share_figure": (share,),
         "region_figure": (pd.Series({"en": 5, "fr": 9}), 100),

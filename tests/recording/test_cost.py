@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from importlib import import_module
 
+import every_type
 import pytest
 import tiny
 import torch
@@ -73,6 +74,24 @@ def test_recording_never_looks_at_the_host_nor_at_the_vocabulary(family, looks):
     split = ng.experts.partition(model, 4)
     ng.record(model, tiny.corpus(), block=BLOCK, partition=split, progress=False)
     assert set(looks) <= {"__bool__"}  # whether scores are equal, which the kernel of a GPU need not ask
+
+
+def test_sums_of_a_native_mixture_of_experts_are_of_the_tokens_that_reach_an_expert():
+    """No table of every token and every neuron is made, though examples need one; the sums are the same with it."""
+    model = ng.Model(every_type.network("qwen2_moe"), tiny.tokenizer())
+    neurons = model.mixtures[0].experts * model.mixtures[0].width
+    made, sums = [], []
+    for examples in (0, 2):
+        with Shapes() as shapes:
+            recording = ng.record(
+                model, tiny.corpus(), block=BLOCK, statistics=STATISTICS, examples=examples, progress=False
+            )
+        made.append([shape for shape in shapes.made if len(shape) > 1 and shape[-1] == neurons and shape[-2] > 1])
+        sums.append(recording.sums)
+    assert made[1] and not made[0]
+    assert all(torch.equal(sums[0][name], sums[1][name]) for name in ("active", "routed"))
+    for name, values in sums[0].items():
+        torch.testing.assert_close(sums[1][name], values)
 
 
 def test_samples_never_look_at_the_host_while_they_are_read(looks):

@@ -59,7 +59,7 @@ def small(name, checkpoint, other, **more):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_presets_are_read_and_every_item_of_the_paper_has_its_method(name):
-    for which in ("quick", "paper"):
+    for which in ("quick", "evidence", "paper"):
         settings = read_settings(STUDIES[name].Settings, preset(name, which), which)
         assert settings.text.languages and settings.model.source
     keys = [item.key for item in paper(name)["items"]]
@@ -72,7 +72,7 @@ def test_presets_are_read_and_every_item_of_the_paper_has_its_method(name):
 
 def test_every_default_of_a_preset_says_where_it_is_from():
     for name in STUDIES:
-        for which in ("quick", "paper"):
+        for which in ("quick", "evidence", "paper"):
             for line in preset(name, which).splitlines():
                 if "=" in line.split("#")[0] and "= [" not in line and not line.startswith((" ", '"')):
                     assert "#" in line or line.strip().startswith("limit"), line

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from neuroglot.artifacts.examples import Examples
-from neuroglot.artifacts.widths import check_widths, exists
+from neuroglot.artifacts.sums import Merge, Own, check_sums, merged
+from neuroglot.artifacts.widths import exists, given_widths
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
@@ -21,7 +22,7 @@ from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXPERTS", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
+__all__ = ["EXPERTS", "HEADS", "HEADS_ACTIVE", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
@@ -40,10 +41,17 @@ class Provenance(BaseModel, frozen=True):
     """Tokens a block, with BOS; 0 where samples were read whole."""
     partition: str | None = None
     """The digest of the partition whose experts were counted, if any were."""
+    own: dict[str, Own] = {}
+    """Statistics that somebody registered, by name."""
+
+    def plain(self) -> dict[str, Any]:
+        """As files hold it; what only some recordings have is not named in the others'."""
+        return self.model_dump(exclude=None if self.own else {"own"})
 
     def differences(self, other: "Provenance") -> list[str]:
         """What differs, in words (the model's name may: the fingerprint decides)."""
-        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition"}
+        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition",
+                 "own": "the code of their own statistics"}  # fmt: skip
         return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]
 
 
@@ -81,6 +89,8 @@ class Recording:
         active: Any,
         tokens: Any,
         languages: Sequence[str],
+        *,
+        widths: Sequence[int] | None = None,
         **sums: Any,
     ) -> "Recording":
         """A recording from someone else's counts.
@@ -89,6 +99,7 @@ class Recording:
             active: (L, N, K) integers: on how many tokens of each language the neuron is active.
             tokens: (K,) integers: how many tokens each language has.
             languages: K tags.
+            widths: how many neurons each layer has, where layers differ; N is the widest, and all is 0 beyond.
             sums: further statistics by name, (L, N, K): `activation` and `hidden` are the sums of the two sites.
 
         Raises:
@@ -115,7 +126,8 @@ class Recording:
                     )
             elif values.shape != active.shape:
                 raise NeuroglotError(f"{name} must be {tuple(active.shape)} as active is, not {tuple(values.shape)}.")
-        return cls(_tags(languages), tokens, {"active": active, **others})
+        uneven = given_widths(widths, [active, *(values for name, values in others.items() if name != RESIDUAL)])
+        return cls(_tags(languages), tokens, {"active": active, **others}, uneven=uneven)
 
     @property
     def layers(self) -> int:
@@ -136,11 +148,6 @@ class Recording:
     def exists(self) -> Bool[Tensor, "layers neurons"]:
         """Which entries of a table (L, N) are neurons: all, unless layers differ in width."""
         return exists(self.widths)
-
-    @property
-    def about_widths(self) -> dict[str, Any]:
-        """What a NeuronSet found in it says of its layers, where they differ in width."""
-        return {} if self.uneven is None else {"widths": list(self.uneven)}
 
     @property
     def active(self) -> Int64[Tensor, "layers neurons languages"]:
@@ -169,15 +176,39 @@ class Recording:
                 )
 
     def mean(self, statistic: str) -> Float64[Tensor, "layers *rest languages"]:
-        """The mean over tokens of a statistic: `mean("active")` is the activation probability.
+        """The mean over tokens of a statistic (`active`: the activation probability); a maximum stays as it is.
 
         Where the recording is `conditional`, that of a neuron of an expert is over the tokens that reached it; 0 where
         none did.
         """
         total = self.sum(statistic)
+        if self.merge_of(statistic) != "sum":
+            return total  # a highest or lowest value is no sum over tokens
         if self.conditional and total.shape == self.active.shape:
             return total / self.reached.clamp_min(1).to(torch.float64)
         return total / self.tokens.to(torch.float64)
+
+    def merge_of(self, statistic: str) -> Merge:
+        """How a statistic of two texts becomes that of both: all are sums but some that were registered."""
+        own = {} if self.provenance is None else self.provenance.own
+        return own[statistic].merge if statistic in own else "sum"
+
+    def of(self, units: Literal["heads"]) -> "Recording":
+        """The recording of other units than neurons, for the methods: a row an attention, a column a head.
+
+        `active` counts the tokens on which a head gives more than the mean of its layer's; `activation` and `hidden`
+        are the sums of what it gives. Sets found in it are of heads: ablate them at the site `heads`.
+
+        Raises:
+            NeuroglotError: heads were not recorded.
+        """
+        if units != "heads":
+            raise NeuroglotError(f"A recording is of neurons, and of heads where they were recorded, not of {units!r}.")
+        given = self.sum(HEADS)
+        sums = {"active": self.sum(HEADS_ACTIVE), "activation": given, "hidden": given}
+        there = [int(row.any(-1).nonzero().max()) + 1 if bool(row.any()) else 0 for row in given]
+        uneven = tuple(there) if len(set(there)) > 1 else None
+        return Recording(self.languages, self.tokens, sums, self.provenance, None, uneven)
 
     @property
     def reached(self) -> Int64[Tensor, "layers neurons languages"]:
@@ -219,7 +250,7 @@ class Recording:
         spread = entropy(self.probabilities).unsqueeze(-1).expand(layers, neurons, count)
         columns = {"probability": self.probabilities, "entropy": spread}
         for name, values in self.sums.items():
-            if name not in ("active", RESIDUAL) and values.shape == self.active.shape:
+            if name not in ("active", RESIDUAL, HEADS, HEADS_ACTIVE) and values.shape == self.active.shape:
                 columns[name] = self.mean(name)
         place = np.arange(layers * neurons).repeat(count)
         table = pd.DataFrame(
@@ -295,7 +326,7 @@ class Recording:
                 if tag in tokens:
                     tokens[tag] += recording.tokens[k]
                     for name, total in sums[tag].items():
-                        total += recording.sums[name][..., k]
+                        sums[tag][name] = merged(total, recording.sums[name][..., k], first.merge_of(name))
                 else:
                     tokens[tag] = recording.tokens[k].clone()
                     sums[tag] = {name: values[..., k].clone() for name, values in recording.sums.items()}
@@ -341,7 +372,7 @@ class Recording:
         """Write it as one safetensors file."""
         about: dict[str, Any] = {
             "languages": self.languages,
-            "provenance": self.provenance.model_dump() if self.provenance else None,
+            "provenance": self.provenance.plain() if self.provenance else None,
         }
         if self.uneven is not None:
             about["widths"] = self.uneven
@@ -385,16 +416,7 @@ class Recording:
         count = len(self.languages)
         if self.tokens.dtype != torch.int64 or tuple(self.tokens.shape) != (count,) or bool((self.tokens < 1).any()):
             raise ValueError(f"tokens are not {count} whole numbers above 0")
-        for name, values in self.sums.items():
-            if values.ndim < 2 or values.shape[-1] != count or not values.numel():
-                raise ValueError(f"{name} has the shape {tuple(values.shape)}, for {count} languages")
-            if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-                raise ValueError(f"{name} has sums that are not numbers")
-            # Every integer statistic counts tokens, so the bound holds for all of them.
-            if not values.is_floating_point() and bool(((values < 0) | (values > self.tokens)).any()):
-                raise ValueError(f"{name} has counts that are not from 0 to the number of tokens")
-            if self.uneven is not None and values.shape == self.sums["active"].shape:
-                check_widths(self.uneven, values)
+        check_sums(self.sums, self.tokens, count, self.uneven)
         if self.experts is not None:
             wide = [count * width for count, width in self.experts]
             routed = self.sums[ROUTED]
@@ -422,4 +444,6 @@ def _tags(languages: Sequence[str]) -> tuple[str, ...]:
 EXPERTS = "experts@"
 RESIDUAL = "residual"
 """What a recording calls the sums of the residual stream that leaves each layer, (L, width, K)."""
+HEADS, HEADS_ACTIVE = "heads", "heads_active"
+"""Sums of what each attention head gives, and on how many tokens it gives more than the mean of its layer's heads."""
 ROUTED = "routed"  # (L, E, K) of a native mixture of experts

@@ -14,6 +14,7 @@ from neuroglot.cli.options import (
     RunArgument,
     TextColumnOption,
     TrustOption,
+    WorkersOption,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -62,6 +63,7 @@ def compare(
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
     defaults: Annotated[bool, typer.Option(help="Measure what each method chooses by itself.")] = True,
+    workers: WorkersOption = 1,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Find neurons by every method, as many for each language, and measure which harm their own language alone.
@@ -72,6 +74,7 @@ def compare(
     from neuroglot.run.directory import Run
 
     current = Run.open(run, trust_remote_code=trust_remote_code)
+    current.workers = workers
     current.check_recorded()
     current.check_model()
     if corpus is not None:

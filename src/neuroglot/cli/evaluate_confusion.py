@@ -45,10 +45,10 @@ def confusion(
         read_completions(completions, language), words=None if words is None else english_words(words)
     )
     if table is not None:
-        from neuroglot.storage.atomic import atomic_path
+        from neuroglot.storage.atomic import save_text
+        from neuroglot.storage.tables import csv_text
 
-        with atomic_path(table) as draft:
-            rates.to_csv(draft, index=False)
+        save_text(table, csv_text(rates))
     names, columns = [], {"answers": [], "judged": [], "line pass rate": [], "word pass rate": []}  # type: ignore[var-annotated]
     for row in rates.to_dict("records"):
         names.append(" ".join(str(row[key]) for key in ("task", "model", "source", "language") if row[key]))

@@ -17,6 +17,7 @@ from neuroglot.cli.options import (
     TextColumnOption,
     TrustOption,
     WhenOption,
+    WorkersOption,
 )
 from neuroglot.cli.steer import steering_settings
 from neuroglot.errors import NeuroglotError
@@ -57,6 +58,33 @@ def generation(
     ask: Annotated[
         bool, typer.Option(help="End each prompt with «answer in …» of the target, in its language.")
     ] = False,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --search: try neurons, directions and prompting, with so many answers at most, by successive "
+            "halving.",
+            show_default=False,
+        ),
+    ] = None,
+    prompting: Annotated[
+        str,
+        typer.Option(
+            help="Measure each condition with each of these prompts: none, I («answer in …» in English), II (in the "
+            "target language)."
+        ),
+    ] = "none",
+    identifier: Annotated[
+        str, typer.Option(help="Who tells the language of an answer: lingua or fasttext.")
+    ] = "lingua",
+    relevance: Annotated[
+        str | None,
+        typer.Option(
+            help="Rate from 0 to 2 whether answers are about their question, by rule (likelihood, no judge needed) or "
+            "by the --judge; the steering score is its harmonic mean with the share in the target language.",
+            show_default=False,
+        ),
+    ] = None,
     conditions: Annotated[
         str, typer.Option(help="What to measure, of intact, source off, raised, both, random.")
     ] = "intact,source off,raised,both,random",
@@ -70,11 +98,15 @@ def generation(
     batch: Annotated[int, typer.Option(min=1, help="Prompts a forward pass.")] = 16,
     chat: Annotated[bool, typer.Option(help="Use the model's chat template.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many random draws of neurons.")] = 1,
-    judge: Annotated[str | None, typer.Option(help="Score answers 1 to 10 by this model.", show_default=False)] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Score answers 1 to 10 by this model, or with --relevance judge 0 to 2.", show_default=False),
+    ] = None,
     judge_url: Annotated[
         str | None,
         typer.Option(help="Its endpoint. [default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]", show_default=False),
     ] = None,
+    workers: WorkersOption = 1,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Ask in one language, steer to another, and measure whether the model obeys and still makes sense.
@@ -86,21 +118,32 @@ def generation(
     from neuroglot.run.directory import Run
 
     current = Run.open(run, trust_remote_code=trust_remote_code)
+    current.workers = workers
     current.check_neurons(method)
     current.check_recorded()
     current.check_model()
     check_corpus(prompts)
     for tag in [*(split(sources) or ()), *(split(targets) or ())]:
         language_tag(tag)
+    from neuroglot.corpus.prompts import PROMPTINGS
     from neuroglot.evaluate.steering.forcing import CONDITIONS
     from neuroglot.evaluate.steering.judge import JudgeSettings
     from neuroglot.generation.settings import Generation
+    from neuroglot.languages.identifiers import IDENTIFICATIONS
     from neuroglot.run.steering import SteeringSettings, steer_run
 
     chosen = split(conditions) or list(CONDITIONS)
     if wrong := [name for name in chosen if name not in CONDITIONS]:
         raise NeuroglotError(f"--conditions takes {', '.join(CONDITIONS)}, not {wrong[0]!r}.")
     recording = current.recording
+    ways = split(prompting) or ["none"]
+    for given, known, option in (
+        (ways, PROMPTINGS, "prompting"),
+        ([identifier], IDENTIFICATIONS, "identifier"),
+        ([relevance] if relevance else [], ("rule", "judge"), "relevance"),
+    ):
+        if unknown := [name for name in given if name not in known]:
+            raise NeuroglotError(f"--{option} takes {', '.join(known)}, not {unknown[0]!r}.")
     settings = SteeringSettings(
         prompts=prompts,
         text_column=text_column,
@@ -110,8 +153,12 @@ def generation(
         method=method,
         how=steering_settings(layers, recording.layers, method=steer, site=site, strength=strength, when=when),
         search=search,
+        budget=budget,
         max_loss=max_loss,
         ask=ask,
+        prompting=tuple(dict.fromkeys(ways)),
+        identification=identifier,
+        relevance=relevance,
         conditions=chosen,
         off=off,
         limit=limit,
@@ -145,4 +192,13 @@ def print_steered(result: "Steered") -> None:
         table = matrix(result.answers, condition)
         cells = {str(tag): [f"{value:.0%}" for value in table[tag]] for tag in table.columns}
         print_table(cells, f"{condition}: asked in", list(table.index))
+    if result.scores is not None:
+        columns = {
+            name: [
+                f"{row[column]:.1%} ({row[f'{column}_low']:.0%} to {row[f'{column}_high']:.0%})"
+                for _, row in result.scores.iterrows()
+            ]
+            for name, column in (("LFS", "lfs"), ("relevance", "relevance"), ("steering score", "steering_score"))
+        }
+        print_table(columns, "condition", list(map(str, result.scores.index)))
     out.print(f"wrote {', '.join(map(str, result.written))}")

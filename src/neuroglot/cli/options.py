@@ -53,6 +53,10 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, cuda:1, mps … [default: a GPU if there is one]", show_default=False),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(min=1, help="Processes that share the work, each with the model: on a GPU of its own if there are."),
+]
 TrustOption = Annotated[
     bool,
     typer.Option(

@@ -14,6 +14,7 @@ from neuroglot.cli.options import (
     Seeds,
     TextColumnOption,
     TrustOption,
+    WorkersOption,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def perturb(
             show_default=False,
         ),
     ] = None,
+    workers: WorkersOption = 1,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Ablate each language's neurons and measure every language's perplexity, beside a random baseline.
@@ -55,6 +57,7 @@ def perturb(
     from neuroglot.run.perturbation import perturb_run
 
     current = Run.open(run, trust_remote_code=trust_remote_code)
+    current.workers = workers
     current.check_neurons(method)
     current.check_model()
     if corpus is not None:

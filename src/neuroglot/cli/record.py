@@ -15,6 +15,7 @@ from neuroglot.cli.options import (
     OutOption,
     TextColumnOption,
     TrustOption,
+    WorkersOption,
 )
 from neuroglot.cli.settings_options import command_with
 from neuroglot.errors import NeuroglotError
@@ -47,6 +48,14 @@ def record(
     residual: Annotated[
         bool, typer.Option("--residual", help="Sum the residual stream after each layer, too: steer --method diffmean.")
     ] = False,
+    heads: Annotated[
+        bool,
+        typer.Option("--heads", help="Sum what each attention head gives, too."),
+    ] = False,
+    statistic: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep this statistic of another package too; may be given again.", show_default=False),
+    ] = None,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -64,8 +73,10 @@ def record(
             show_default=False,
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: many workers, on this machine or a cluster.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="With ray: how many, each with the model.")] = 2,
+    engine: Annotated[
+        str, typer.Option(help="local: this machine; ray: a cluster, or this machine through Ray.")
+    ] = "local",
+    workers: WorkersOption = 1,
     gpus_per_worker: Annotated[
         int | None,
         typer.Option(min=0, help="With ray: GPUs of a worker. [default: 1 if there is any]", show_default=False),
@@ -126,15 +137,19 @@ def record(
         hold_out=hold_out,
     )
     counted = None if experts is None else {"experts": experts}
-    recording = checked(RunRecordSettings, **asked, experts=counted, residual=residual)
+    more = {"residual": residual, "heads": heads, "own": statistic or []}
+    recording = checked(RunRecordSettings, **asked, experts=counted, **more)
     model_settings.check_source()
     text.check_source()
     cluster = engine_of(engine, model_settings, workers=workers, gpus_per_worker=gpus_per_worker, address=address)
     if dry_run:
-        print_forecast(model_settings, text, recording, part[1] * (cluster.workers if cluster else 1))
+        print_forecast(model_settings, text, recording, part[1] * workers)
         return
     where = folder or default_folder(model, corpus)
-    run, _, made = begin_run(where, model_settings, text, recording, part=part, engine=cluster, readers=readers)
+    run, _, made = begin_run(
+        where, model_settings, text, recording,
+        part=part, engine=cluster, workers=1 if cluster else workers, readers=readers,
+    )  # fmt: skip
     print_recorded(run, made)
     if part == (1, 1):
         out.print(f"next: neuroglot identify {run.path}")

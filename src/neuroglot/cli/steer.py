@@ -76,6 +76,13 @@ def steer(
         Path | None,
         typer.Option(help="Write a plain checkpoint steered so, where weights can say it.", show_default=False),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write it for other engines, where it is a control vector: .gguf (llama.cpp), or .safetensors.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
@@ -103,6 +110,8 @@ def steer(
         raise NeuroglotError("The prompt is empty; give it some text.")
     if save is not None and save.suffix != ".safetensors":
         raise NeuroglotError(f"{save.name} should end in .safetensors.")
+    if export is not None and export.suffix not in (".gguf", ".safetensors"):
+        raise NeuroglotError(f"{export.name} should end in .gguf or .safetensors.")
     settings = checked(ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     settings.check_source()
     if run is not None:
@@ -129,6 +138,8 @@ def steer(
         out.print(f"wrote {made.save(save)}: neuroglot steer {model} --recipe {save} PROMPT")
     if bake is not None:
         out.print(f"wrote {made.bake(loaded, bake)}")
+    if export is not None:
+        out.print(f"wrote {made.export(export)}")
 
 
 def _from_run(
@@ -256,7 +267,7 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
 
     changes = ", ".join(
         f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} "
-        f"{'residual dimensions' if step.site == 'residual' else 'neurons'}"
+        f"{ {'residual': 'residual dimensions', 'heads': 'heads'}.get(step.site, 'neurons') }"
         for step in recipe.steps
     )
     off = f"{about['source']} off, " if about.get("source") else ""

@@ -1,13 +1,17 @@
 """`neuroglot study …`: a paper's experiments, start to finish."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neuroglot.cli.app import app, err, out, print_table, split
-from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, OutOption, TrustOption
+from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, OutOption, TrustOption, WorkersOption
 from neuroglot.errors import NeuroglotError
+
+if TYPE_CHECKING:
+    from neuroglot.studies.settings import StudySettings
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +27,10 @@ CorpusOfStudy = Annotated[
     str | None, typer.Argument(help="As `neuroglot record` takes it. [default: the settings']", show_default=False)
 ]
 PresetOption = Annotated[
-    str, typer.Option(help="quick: minutes on two cores; paper: the paper's model, data and sizes, from the hub.")
+    str,
+    typer.Option(
+        help="quick: minutes on two cores; evidence: real text, on a GPU; paper: the paper's model, data and sizes."
+    ),
 ]
 SettingsOption = Annotated[
     Path | None,
@@ -42,12 +49,26 @@ StudyTextColumn = Annotated[
     str | None, typer.Option(help="The column that holds the text. [default: the settings']", show_default=False)
 ]
 
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--models", metavar="MODEL MODEL …",
+        help="Several models, side by side on one page: --models A B C. Each has its own study below --out.",
+        show_default=False,
+    ),
+]  # fmt: skip
+CorpusOption = Annotated[
+    str | None,
+    typer.Option("--corpus", help="With --models: the corpus. [default: the settings']", show_default=False),
+]
+
 
 def _add(name: str, about: str) -> None:
     """The command of one paper; all have the same options."""
 
-    @study.command(name=name, help=about)
+    @study.command(name=name, help=about, context_settings={"allow_extra_args": True})
     def command(
+        context: typer.Context,
         model: ModelOfStudy = None,
         corpus: CorpusOfStudy = None,
         folder: OutOption = None,
@@ -59,11 +80,37 @@ def _add(name: str, about: str) -> None:
         language_column: LanguageColumnOption = None,
         dtype: DtypeOption = "auto",
         device: DeviceOption = None,
+        workers: WorkersOption = 1,
         trust_remote_code: TrustOption = False,
+        models: ModelsOption = None,
+        corpus_of_models: CorpusOption = None,
     ) -> None:
         columns = {"text_column": text_column, "language_column": language_column}
+        rest = [part for part in (model, corpus, *context.args) if part is not None]
+        if models is None:
+            if context.args:
+                raise NeuroglotError(f"{context.args[0]!r} is one argument too many; several models follow --models.")
+            if corpus_of_models is not None:
+                raise NeuroglotError("--corpus goes with --models; for one model, name the corpus after it.")
+            asked: Sequence[str | None] = [model]
+        else:
+            asked, corpus = [*(part for said in models for part in split(said) or ()), *rest], corpus_of_models
+            if len(asked) < 2:
+                raise NeuroglotError("--models lays models side by side: give two or more, or one as MODEL.")
         study_run(
-            name, model, corpus, folder, preset, settings, only, languages, columns, dtype, device, trust_remote_code
+            name,
+            asked,
+            corpus,
+            folder,
+            preset,
+            settings,
+            only,
+            languages,
+            columns,
+            dtype,
+            device,
+            workers,
+            trust_remote_code,
         )
 
 
@@ -78,7 +125,7 @@ _add(
 @study.command(name="settings")
 def settings_of(
     name: Annotated[str, typer.Argument(help="lape, babel or lingua-franca.")],
-    preset: Annotated[str, typer.Argument(help="quick or paper.")] = "quick",
+    preset: Annotated[str, typer.Argument(help="quick, evidence or paper.")] = "quick",
 ) -> None:
     """Print a settings file to copy and edit: `neuroglot study settings lape quick > mine.toml`."""
     from neuroglot.studies.settings import preset as text
@@ -88,7 +135,7 @@ def settings_of(
 
 def study_run(
     name: str,
-    model: str | None,
+    models: Sequence[str | None],
     corpus: str | None,
     folder: Path | None,
     preset: str,
@@ -98,36 +145,28 @@ def study_run(
     columns: dict[str, str | None],
     dtype: str,
     device: str | None,
+    workers: int = 1,
     trust_remote_code: bool = False,
 ) -> None:
-    """Measure what is missing, and write the page."""
+    """Measure what is missing, and write the page of each model, and of all where there are several."""
     from neuroglot.corpus.load import check_corpus
     from neuroglot.models.sources import check_source
     from neuroglot.run.directory import default_folder
     from neuroglot.studies.paper import choose, paper
-    from neuroglot.studies.settings import preset as preset_text
     from neuroglot.studies.settings import read_settings
 
-    if settings is None:
-        text, source = preset_text(name, preset), f"{name}-{preset}.toml"
-    elif settings.is_file():
-        try:
-            text, source = settings.read_text(encoding="utf-8"), str(settings)
-        except (OSError, UnicodeDecodeError) as error:
-            raise NeuroglotError(f"{settings} cannot be read as a settings file in UTF-8 ({error}).") from error
-    else:
-        raise NeuroglotError(f"There is no settings file {settings}; make one with `neuroglot study settings {name}`.")
+    text, source = _settings_text(name, preset, settings)
     chosen = choose(paper(name), split(only))
-    if model is not None:
-        check_source(model)
+    several = len(models) > 1
+    for model in models:
+        if model is not None:
+            check_source(model)
     if corpus is not None:
         check_corpus(corpus, split(languages))
     instead: dict[str, dict[str, Any]] = {
         "model": {},
         "text": {option: column for option, column in columns.items() if column is not None},
     }
-    if model is not None:
-        instead["model"]["source"] = model
     if dtype != "auto":
         instead["model"]["dtype"] = dtype
     if device is not None:
@@ -136,20 +175,55 @@ def study_run(
         instead["text"]["source"] = corpus
     if languages is not None:
         instead["text"]["languages"] = split(languages)
+    from neuroglot.studies.models import model_folders, models_page, models_table
     from neuroglot.studies.page import agreement, study_page
     from neuroglot.studies.registry import STUDIES
+    from neuroglot.studies.study import Study
 
-    kind = STUDIES[name]
-    said = read_settings(kind.Settings, text, source, instead, trust_remote_code=trust_remote_code)
-    where = folder or default_folder(said.model.source, said.text.source)
+    def settings_of_model(model: str | None) -> "StudySettings":
+        of_model = {**instead["model"], **({} if model is None else {"source": model})}
+        return read_settings(
+            STUDIES[name].Settings, text, source, {**instead, "model": of_model}, trust_remote_code=trust_remote_code
+        )
+
+    said = {model: settings_of_model(model) for model in models}
+    first = said[models[0]]
+    where = folder or default_folder("models" if several else first.model.source, first.text.source)
     if folder is None:
         where = where.with_name(f"{name}-{where.name}")
-    the_study = kind(where, said)
-    found = the_study.measure(
-        [item.key for item in chosen], say=lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False)
-    )
-    page = study_page(the_study)
-    items = [item for item in the_study.paper["items"] if item.key in found]
-    print_table({"": [agreement(found[item.key]) for item in items]}, the_study.paper["venue"], [
-        f"{item.name}, {item.title}" for item in items])  # fmt: skip
-    out.print(f"wrote {where / 'study'}, {page}")
+    folders: dict[Any, Path] = model_folders(where, list(map(str, models))) if several else {models[0]: where}
+    studies: dict[str, Study] = {}
+    for model, its in said.items():
+        if several:
+            err.print(f"{model}:", highlight=False, soft_wrap=True, markup=False)
+        one = STUDIES[name](folders[model], its, workers=workers)
+        found = one.measure(
+            [item.key for item in chosen],
+            say=lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False),
+        )
+        page = study_page(one)
+        studies[one.settings.model.source] = one
+        vars(one).pop("model", None)  # its memory is the next one's
+    items = [item for item in one.paper["items"] if item.key in found]
+    if several:
+        page = models_page(where, studies)
+        table = models_table(studies).set_index("item").loc[[item.name for item in items]]
+        columns_shown = {model: list(table[model]) for model in studies}
+    else:
+        columns_shown = {"": [agreement(found[item.key]) for item in items]}
+    print_table(columns_shown, one.paper["venue"], [f"{item.name}, {item.title}" for item in items])
+    out.print(f"wrote {where if several else where / 'study'}, {page}")
+
+
+def _settings_text(name: str, preset: str, settings: Path | None) -> tuple[str, str]:
+    """The text of the settings file, and what it is called in an error."""
+    from neuroglot.studies.settings import preset as preset_text
+
+    if settings is None:
+        return preset_text(name, preset), f"{name}-{preset}.toml"
+    if not settings.is_file():
+        raise NeuroglotError(f"There is no settings file {settings}; make one with `neuroglot study settings {name}`.")
+    try:
+        return settings.read_text(encoding="utf-8"), str(settings)
+    except (OSError, UnicodeDecodeError) as error:
+        raise NeuroglotError(f"{settings} cannot be read as a settings file in UTF-8 ({error}).") from error

@@ -9,3 +9,4 @@ from neuroglot.corpus.corpus import Documents as Documents
 from neuroglot.corpus.load import load_corpus as load_corpus
 from neuroglot.corpus.prompts import answer_in as answer_in
 from neuroglot.corpus.prompts import asking as asking
+from neuroglot.corpus.prompts import prompted as prompted

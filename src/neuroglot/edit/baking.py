@@ -51,6 +51,8 @@ def bake(
     steps = [steps] if isinstance(steps, Intervention) else list(steps)
     for step in steps:
         check_intervention(step, model)
+    if any(step.site == "heads" for step in steps):
+        raise NeuroglotError("Interventions on heads cannot be baked yet; keep them as a recipe.")
     path = Path(path)
     made_from = digest_of_steps(steps, model.fingerprint, str(model.network.dtype))
     if is_made(path, made_from, "baked model"):

@@ -49,8 +49,10 @@ class Condition:
 
     @property
     def neurons(self) -> int:
-        """How many neurons it changes; the residual stream's dimensions do not count."""
-        steps = [step for step in self.steps if isinstance(step, Intervention) and step.site != "residual"]
+        """How many neurons it changes; dimensions of the residual stream and heads do not count."""
+        steps = [
+            step for step in self.steps if isinstance(step, Intervention) and step.site in ("activation", "hidden")
+        ]
         return int(torch.stack([step.neurons for step in steps]).any(0).sum()) if steps else 0
 
     @contextmanager

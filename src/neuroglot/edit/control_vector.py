@@ -29,8 +29,9 @@ def control_vector(steps: Sequence[Intervention]) -> Float32[Tensor, "layers wid
     for step in steps:
         kind = type(step).__name__
         if step.site != "residual":
+            units = "heads" if step.site == "heads" else "neurons"
             raise NeuroglotError(
-                f"{kind} at {step.site} acts on neurons, and a control vector is added to the residual stream; keep "
+                f"{kind} at {step.site} acts on {units}, and a control vector is added to the residual stream; keep "
                 "the recipe, or bake it."
             )
         if not isinstance(step, Add):

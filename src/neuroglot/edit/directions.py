@@ -4,8 +4,10 @@ Each has the length of the way from the other languages to this one along it, so
 compare: added once, it moves the mean of the others as far along it as the language's own mean lies.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float64
@@ -23,6 +25,9 @@ Direction = Literal["diffmean", "probe", "lda", "sparse"]
 DIRECTIONS: tuple[Direction, ...] = ("diffmean", "probe", "lda", "sparse")
 
 Vectors = Float64[Tensor, "layers width"]
+
+_FITTED: WeakKeyDictionary[Samples, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
+"""What was fitted to samples, layer by layer, so that many recipes of one language cost one fit."""
 
 
 def diffmean(recording: Recording, to: str) -> Vectors:
@@ -65,7 +70,7 @@ def shuffled(step: Intervention, seed: int) -> Intervention:
     return replace(step, **changed)
 
 
-def lda(samples: Samples, to: str, shrinkage: float = 0.1) -> Vectors:
+def lda(samples: Samples, to: str, shrinkage: float = 0.1, *, layers: Sequence[int] | None = None) -> Vectors:
     """Fisher's linear discriminant between the language's samples and all others', after every layer.
 
     w = S⁻¹ (m − m'), where S is the covariance within languages, of which `shrinkage` is moved to a multiple of the
@@ -75,6 +80,7 @@ def lda(samples: Samples, to: str, shrinkage: float = 0.1) -> Vectors:
         samples: with their mean states.
         to: the language.
         shrinkage: from 0 to 1; without any, S cannot be inverted if there are fewer samples than dimensions.
+        layers: only after these, from 0; the others' directions are 0.
 
     Raises:
         NeuroglotError: the samples have no states, not the language or no second one; shrinkage is out of (0, 1].
@@ -83,18 +89,25 @@ def lda(samples: Samples, to: str, shrinkage: float = 0.1) -> Vectors:
         raise NeuroglotError(f"shrinkage is above 0 and at most 1, not {shrinkage:g}.")
     states, place = _states(samples, to)
     difference = _difference(states, place)
-    within = states - states.mean(1, keepdim=True)
-    rows = []
-    for layer, way in enumerate(difference):
-        apart = within[:, :, layer].flatten(0, 1)
-        covariance = apart.T @ apart / len(apart)
-        level = covariance.trace() / len(way)
-        mixed = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(way), dtype=torch.float64)
-        rows.append(torch.linalg.solve(mixed, way) if float(level) > 0 else way)
-    return _along(torch.stack(rows), difference)
+    weights = torch.zeros_like(difference)
+    fitted = _FITTED.setdefault(samples, {})
+    for layer in range(len(difference)) if layers is None else layers:
+        about = ("lda", place, shrinkage, layer)
+        if about not in fitted:
+            apart = (states[:, :, layer] - states[:, :, layer].mean(1, keepdim=True)).flatten(0, 1)
+            fitted[about] = _discriminant(apart, difference[layer], shrinkage)
+        weights[layer] = fitted[about]
+    return _along(weights, difference)
 
 
-def probe(samples: Samples, to: str, penalty: float = 1.0) -> Vectors:
+def _discriminant(apart: Tensor, way: Tensor, shrinkage: float) -> Tensor:
+    covariance = apart.T @ apart / len(apart)
+    level = covariance.trace() / len(way)
+    mixed = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(way), dtype=torch.float64)
+    return torch.linalg.solve(mixed, way) if float(level) > 0 else way
+
+
+def probe(samples: Samples, to: str, penalty: float = 1.0, *, layers: Sequence[int] | None = None) -> Vectors:
     """The weights of a linear probe, a logistic regression that tells the language's samples, after every layer.
 
     Both sides weigh the same. States are centred and divided, all by one number, by their root mean square.
@@ -103,6 +116,7 @@ def probe(samples: Samples, to: str, penalty: float = 1.0) -> Vectors:
         samples: with their mean states.
         to: the language.
         penalty: λ of λ/2n · |w|², n samples.
+        layers: only after these, from 0; the others' directions are 0.
 
     Raises:
         NeuroglotError: the samples have no states, not the language or no second one; the penalty is not positive.
@@ -114,19 +128,32 @@ def probe(samples: Samples, to: str, penalty: float = 1.0) -> Vectors:
     side[place] = 1
     side = side.flatten()
     weight = torch.where(side > 0, 0.5 / side.sum(), 0.5 / (1 - side).sum())
-    rows = [_regression(states[:, :, layer].flatten(0, 1), side, weight, penalty) for layer in range(states.shape[2])]
-    return _along(torch.stack(rows), _difference(states, place))
+    difference = _difference(states, place)
+    weights = torch.zeros_like(difference)
+    fitted = _FITTED.setdefault(samples, {})
+    for layer in range(len(difference)) if layers is None else layers:
+        about = ("probe", place, penalty, layer)
+        if about not in fitted:
+            if ("axes", layer) not in fitted:  # the same for every language
+                fitted["axes", layer] = _axes(states[:, :, layer].flatten(0, 1))
+            data, axes = fitted["axes", layer]
+            fitted[about] = _regression(data, axes, side, weight, penalty)
+        weights[layer] = fitted[about]
+    return _along(weights, difference)
+
+
+def _axes(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples in coordinates of their own, and the axes: they lie in at most as many dimensions as they are."""
+    centred = states - states.mean(0)
+    size = centred.square().mean().sqrt()
+    left, scale, right = torch.linalg.svd(centred / size if float(size) > 0 else centred, full_matrices=False)
+    return left * scale, right
 
 
 @torch.enable_grad()
-def _regression(states: Tensor, side: Tensor, weight: Tensor, penalty: float) -> Tensor:
-    centred = states - states.mean(0)
-    size = centred.square().mean().sqrt()
-    if not float(size) > 0:
-        return torch.zeros(states.shape[1], dtype=torch.float64)
-    # the weights lie where the samples do, which has at most as many dimensions as there are samples
-    left, scale, right = torch.linalg.svd(centred / size, full_matrices=False)
-    data = left * scale
+def _regression(data: Tensor, axes: Tensor, side: Tensor, weight: Tensor, penalty: float) -> Tensor:
+    if not bool(data.any()):
+        return torch.zeros(axes.shape[1], dtype=torch.float64)
     found = torch.zeros(data.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     search = torch.optim.LBFGS(
         [found], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
@@ -141,7 +168,7 @@ def _regression(states: Tensor, side: Tensor, weight: Tensor, penalty: float) ->
         return value
 
     search.step(loss)
-    weights: Tensor = right.T @ found.detach()[:-1]
+    weights: Tensor = axes.T @ found.detach()[:-1]
     return weights
 
 

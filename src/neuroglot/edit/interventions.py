@@ -7,7 +7,7 @@ them in force for the length of a `with` block: in the forward pass, under `gene
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -31,9 +31,11 @@ class Intervention(ABC):
     """What to do to some neurons. Subclasses say it in `change`.
 
     Attributes:
-        neurons: (L, N) bool, which neurons; at the residual site (L, width), which dimensions of the stream.
+        neurons: (L, N) bool, which neurons; at the residual site (L, width), which dimensions of the stream; at the
+            site `heads` (attentions, heads), which heads.
         site: where: `activation` (the output of the activation function), `hidden` (what enters the down-projection),
-            or `residual` (the residual stream that leaves the layer).
+            `residual` (the residual stream that leaves the layer), or `heads` (what enters an attention's output
+            projection; a head is a vector, so it can be deactivated and scaled, and nothing else).
         when: on which tokens: those of the `prompt`, those the model has `generated` (as it reads them again to go
             on: the first new token follows from the prompt alone), or `both`.
     """
@@ -152,14 +154,38 @@ def intervene(model: Model, *interventions: Intervention | Rerouting) -> Iterato
             if isinstance(intervention, Rerouting):
                 _reroute(model, intervention, places, stack)
                 continue
-            for layer, (ffn, chosen) in enumerate(zip(model.ffns, intervention.neurons, strict=True)):
-                chosen = chosen if intervention.site == "residual" else chosen[: ffn.neurons]
+            intervention = of_columns(intervention, model)
+            for layer, (part, chosen) in enumerate(
+                zip(model.parts(intervention.site), intervention.neurons, strict=True)
+            ):
                 if bool(chosen.any()):
                     edit = _edit(intervention, layer, chosen.nonzero().flatten())
                     if intervention.when != "both":
                         edit = _in_part(edit, intervention.when, places)
-                    stack.enter_context(ffn.edit(intervention.site, edit))
+                    stack.enter_context(part.edit(intervention.site, edit))
         yield
+
+
+def of_columns(step: Intervention, model: Model) -> Intervention:
+    """The intervention by what its site holds a number of: neurons and dimensions as they are, heads by their columns.
+
+    Neurons beyond a layer's width are none.
+    """
+    if step.site == "residual":
+        return step
+    if step.site != "heads":
+        return step if model.uneven is None else replace(step, neurons=step.neurons.cpu() & model.exists)
+    width = max(attention.columns.numel() for attention in model.attentions)
+    chosen = torch.zeros(len(model.attentions), width, dtype=torch.bool)
+    values = getattr(step, "values", None)
+    spread = torch.zeros(chosen.shape, dtype=torch.float64) if isinstance(values, Tensor) and values.ndim else None
+    for place, attention in enumerate(model.attentions):
+        for head in step.neurons[place, : attention.heads].nonzero().flatten().tolist():
+            chosen[place, attention.columns[head]] = True
+            if spread is not None:
+                spread[place, attention.columns[head]] = float(values[place, head])  # type: ignore[index]
+    changed: dict[str, Any] = {"neurons": chosen} | ({} if spread is None else {"values": spread})
+    return replace(step, **changed)
 
 
 def _reroute(model: Model, change: Rerouting, places: _Places, stack: ExitStack) -> None:
@@ -197,16 +223,21 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
         return
     if intervention.site not in get_args(Site):
         raise NeuroglotError(f"site is {', '.join(get_args(Site))}, not {intervention.site!r}.")
-    stream = intervention.site == "residual"
-    shape = (model.layers, model.stream_width if stream else model.neurons)
-    check_mask(intervention.neurons, shape, "dimensions" if stream else "neurons")
+    units = {"residual": "dimensions", "heads": "heads"}.get(intervention.site, "neurons")
+    if intervention.site == "heads" and type(intervention) not in (Deactivate, Scale):
+        raise NeuroglotError(
+            f"{type(intervention).__name__} at the site heads has no meaning, since a head is a vector and no number; "
+            "deactivate or scale it."
+        )
+    shape = model.shape(intervention.site)
+    check_mask(intervention.neurons, shape, units)
     if intervention.when not in ("both", "prompt", "generated"):
         raise NeuroglotError(f"when is both, prompt or generated, not {intervention.when!r}.")
     values = getattr(intervention, "values", 0.0)
     if isinstance(values, Tensor) and values.ndim and tuple(values.shape) != shape:
         raise NeuroglotError(
             f"The values must be one number or {shape[0]} × {shape[1]}, one for each "
-            f"{'dimension' if stream else 'neuron'}, not {' × '.join(map(str, values.shape))}."
+            f"{units.removesuffix('s')}, not {' × '.join(map(str, values.shape))}."
         )
     if not bool(torch.isfinite(torch.as_tensor(values) * getattr(intervention, "strength", 1.0)).all()):
         raise NeuroglotError("The values have entries that are not numbers (NaN or infinite); give finite ones.")

@@ -35,6 +35,7 @@ KINDS: dict[str, type[Intervention]] = {
     "scale": Scale,
 }
 SITES, WHEN = get_args(Site), get_args(When)
+MASKS = {"residual": "dimensions", "heads": "heads"}  # what a mask is of at a site, if not of neurons
 
 
 class Recipe:
@@ -140,7 +141,8 @@ class Recipe:
                 _step(said, tensors[f"{number}.neurons"], tensors.get(f"{number}.values"))
                 for number, said in enumerate(header["steps"])
             ]
-            if len({step.neurons.shape for step in steps}) > 1:
+            shapes = {(MASKS.get(step.site, "neurons"), step.neurons.shape) for step in steps}
+            if len(shapes) > len({units for units, _ in shapes}):
                 raise ValueError("its steps are for models of different shapes")
             if not isinstance(header["fingerprint"], str) or not header["fingerprint"]:
                 raise ValueError("it names no model")

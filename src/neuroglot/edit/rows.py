@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale
+from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, of_columns
 from neuroglot.models.architecture.sites import Edit, Site
 from neuroglot.models.model import Model
 
@@ -83,10 +83,11 @@ def folded(model: Model, steps: Sequence[Intervention], part: Part) -> dict[Site
     for step in steps:
         if step.when not in ("both", part):
             continue
+        step = of_columns(step, model)
         layers: dict[Site, list[int]] = {}
         for layer, some in enumerate(step.neurons.any(1).tolist()):
             if some:
-                one = step.site != "residual" and model.ffns[layer].one_site
+                one = step.site in ("activation", "hidden") and model.ffns[layer].one_site
                 site: Site = "activation" if one else step.site
                 layers.setdefault(site, []).append(layer)
         for site, where in layers.items():
@@ -115,7 +116,7 @@ class RowEdits:
             none = Affine((some[0].gain.shape[0], some[0].gain.shape[1]), model.device)
             numbers = torch.stack([each.get(site, none).stacked(kept, model.network.dtype) for each in recipes], 1)
             for layer in sorted({layer for each in some for layer in each.layers}):
-                width = model.stream_width if site == "residual" else model.ffns[layer].neurons
+                width = _width(model, layer, site)
                 self._recipes[layer, site] = table = numbers[:, :, layer, :width]  # (4 or 2, recipes, neurons)
                 self._tables[layer, site] = table[:, [0] * (1 if self.shared else rows)].clone()
 
@@ -157,7 +158,7 @@ class RowEdits:
         """Put the first `rows` rows in force inside the block."""
         with ExitStack() as stack:
             for (layer, site), table in self._tables.items():
-                stack.enter_context(self.model.ffns[layer].edit(site, self._edit(table, rows)))
+                stack.enter_context(self.model.parts(site)[layer].edit(site, self._edit(table, rows)))
             yield
 
     def _edit(self, table: Tensor, rows: int) -> Edit:
@@ -172,3 +173,10 @@ class RowEdits:
             return changed.view(values.shape)
 
         return change
+
+
+def _width(model: Model, layer: int, site: Site) -> int:
+    """How many numbers a token a site holds."""
+    if site == "heads":
+        return model.attentions[layer].columns.numel()
+    return model.stream_width if site == "residual" else model.ffns[layer].neurons

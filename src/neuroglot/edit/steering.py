@@ -138,7 +138,8 @@ def _direction_step(
         assert recording.provenance is not None
         if theirs is not None and theirs.fingerprint != recording.provenance.fingerprint:
             raise NeuroglotError("The samples are of other weights than the recording; record both with one model.")
-        values = probe(samples, to) if method == "probe" else lda(samples, to)
+        _within((samples.layers, 1), layers)  # refuses layers that are not there
+        values = (probe if method == "probe" else lda)(samples, to, layers=layers)
     elif method == "sparse":
         values = recording.language_mean(tag, RESIDUAL)
     else:

@@ -19,6 +19,8 @@ from neuroglot.evaluate.benchmarks.harness import TaskScore as TaskScore
 from neuroglot.evaluate.benchmarks.harness import tasks as tasks
 from neuroglot.evaluate.benchmarks.table import TaskTable as TaskTable
 from neuroglot.evaluate.benchmarks.table import measure_tasks as measure_tasks
+from neuroglot.evaluate.likelihood.lens import Lens as Lens
+from neuroglot.evaluate.likelihood.lens import lens as lens
 from neuroglot.evaluate.likelihood.perplexity import block_losses as block_losses
 from neuroglot.evaluate.likelihood.perplexity import perplexity as perplexity
 from neuroglot.evaluate.likelihood.perplexity import token_losses as token_losses
@@ -27,6 +29,10 @@ from neuroglot.evaluate.steering.answers import degenerate as degenerate
 from neuroglot.evaluate.steering.answers import describe as describe
 from neuroglot.evaluate.steering.answers import summary as summary
 from neuroglot.evaluate.steering.answers import well_formed as well_formed
+from neuroglot.evaluate.steering.candidates import Candidate as Candidate
+from neuroglot.evaluate.steering.candidates import alignment_layers as alignment_layers
+from neuroglot.evaluate.steering.candidates import candidates as candidates
+from neuroglot.evaluate.steering.candidates import grid as grid
 from neuroglot.evaluate.steering.confusion import LanguageConfusion as LanguageConfusion
 from neuroglot.evaluate.steering.confusion import confusion_table as confusion_table
 from neuroglot.evaluate.steering.confusion import language_confusion as language_confusion
@@ -35,10 +41,16 @@ from neuroglot.evaluate.steering.continuations import continuations as continuat
 from neuroglot.evaluate.steering.forcing import Steering as Steering
 from neuroglot.evaluate.steering.forcing import deactivated as deactivated
 from neuroglot.evaluate.steering.forcing import force as force
+from neuroglot.evaluate.steering.judge import Judge as Judge
+from neuroglot.evaluate.steering.judge import JudgeSettings as JudgeSettings
 from neuroglot.evaluate.steering.mixing import foreign_words as foreign_words
 from neuroglot.evaluate.steering.mixing import mixed_words as mixed_words
 from neuroglot.evaluate.steering.refusals import refuses as refuses
-from neuroglot.evaluate.steering.search import grid as grid
+from neuroglot.evaluate.steering.relevance import LikelihoodRule as LikelihoodRule
+from neuroglot.evaluate.steering.scores import harmonic_mean as harmonic_mean
+from neuroglot.evaluate.steering.scores import score_difference as score_difference
+from neuroglot.evaluate.steering.scores import steering_scores as steering_scores
+from neuroglot.evaluate.steering.search import Found as Found
 from neuroglot.evaluate.steering.search import search as search
 from neuroglot.evaluate.steering.tables import matrix as matrix
 from neuroglot.evaluate.steering.tables import repair as repair
@@ -50,6 +62,8 @@ from neuroglot.languages.detection import scripts as scripts
 from neuroglot.languages.fasttext import FastTextIdentifier as FastTextIdentifier
 from neuroglot.stats import Contrast as Contrast
 from neuroglot.stats import contrast as contrast
+from neuroglot.tokens.counts import TokenLanguages as TokenLanguages
+from neuroglot.tokens.counts import token_counts as token_counts
 
 # names of earlier scripts
 Arm = Ablation

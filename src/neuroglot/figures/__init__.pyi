@@ -16,6 +16,8 @@ from neuroglot.figures.experts import change_figure as change_figure
 from neuroglot.figures.experts import expert_similarity_figure as expert_similarity_figure
 from neuroglot.figures.experts import pattern_figure as pattern_figure
 from neuroglot.figures.experts import shared_figure as shared_figure
+from neuroglot.figures.lens import lens_curve_figure as lens_curve_figure
+from neuroglot.figures.lens import lens_figure as lens_figure
 from neuroglot.figures.neurons import layer_figure as layer_figure
 from neuroglot.figures.neurons import overlap_figure as overlap_figure
 from neuroglot.figures.neurons import perturbation_figure as perturbation_figure

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from neuroglot.evaluate.steering.tables import matrix
 from neuroglot.figures.style import CELL, COLOURS, STYLE, surface, whole
 
-__all__ = ["forcing_figure"]
+__all__ = ["forcing_figure", "score_figure"]
+
+SCORES = (("lfs", "LFS"), ("relevance", "relevance"), ("steering_score", "steering score"))
 
 
 def forcing_figure(
@@ -54,4 +56,27 @@ def forcing_figure(
         if rate == "on_target":
             bar.set_yticks([0, 0.5, 1], ["0", "50", "100"])
         figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=10)
+    return whole(figure)
+
+
+def score_figure(scores: pd.DataFrame, title: str = "", *, ax: Axes | None = None) -> Figure:
+    """LFS, relevance and steering score of each condition, with their 95 % intervals; see `steering_scores`."""
+    names = [str(name) for name in scores.index]
+    with matplotlib.rc_context(STYLE):
+        figure = surface((6.0, 1.1 + 0.45 * len(names)), ax)
+        axes = figure.subplots()
+        for place, (column, label) in enumerate(SCORES):
+            values = scores[column].to_numpy(dtype=float)
+            ends = scores[[f"{column}_low", f"{column}_high"]].to_numpy(dtype=float)
+            around = np.nan_to_num(np.abs(ends - values[:, None])).T
+            down = np.arange(len(names)) + 0.27 * (place - 1)
+            colour = matplotlib.colormaps["cividis"](0.15 + 0.35 * place)
+            axes.barh(down, 100 * values, 0.25, label=label, color=colour)
+            axes.errorbar(100 * values, down, xerr=100 * around, fmt="none", ecolor="black", elinewidth=0.8)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("%, with 95 % intervals over prompts")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
+        figure.suptitle(title, fontsize=10)
     return whole(figure)

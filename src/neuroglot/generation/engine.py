@@ -12,8 +12,10 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, check_lengths, prompt_tokens, stretched
 from neuroglot.generation.settings import check_settings
+from neuroglot.models.architecture.body import has_encoder
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.model import Model
+from neuroglot.models.workers import spread
 
 __all__ = ["generate"]
 
@@ -74,10 +76,16 @@ def generate(
 
     Raises:
         NeuroglotError: a prompt is empty, a prompt and its answer are longer than the model's positions, a setting is
-            out of range, a recipe is of another model, or there is no chat template.
+            out of range, a recipe is of another model, there is no chat template, or the model is an encoder with a
+            decoder.
     """
     check_settings(tokens, repetition_penalty, temperature, top_p, batch)
     model.check_state()
+    if has_encoder(model.network):
+        raise NeuroglotError(
+            f"{model.name} writes from what its encoder reads and does not continue a prompt; what its decoder holds "
+            "can be recorded, ablated and measured by perplexity."
+        )
     if written is not None and len(prompts) != 1:
         raise NeuroglotError("Only one prompt at a time can be streamed; give one.")
     changes = list(recipes) if recipes is not None else [None] * len(prompts)
@@ -90,17 +98,45 @@ def generate(
     drawn = list(streams) if streams is not None else list(range(len(prompts)))
     if len(drawn) != len(prompts):
         raise NeuroglotError(f"There are {len(drawn)} streams for {len(prompts)} prompts; give one each.")
-    write = _writer(model, engine, cache, Choice(repetition_penalty, temperature, top_p, seed), tokens, batch)
+    how = (engine, cache, Choice(repetition_penalty, temperature, top_p, seed), tokens, batch)
+    write = _writer(model, *how)
     shown = None if written is None else lambda ids: written(_text(model, ids).rstrip("\ufffd"))
     answers: list[list[int]] = [[] for _ in prompts]
     for change, numbers in _queues(model, changes):
         alone = change is not None  # in force for the whole queue
         rows = [Row(encoded[i], () if alone else getattr(changes[i], "steps", ()), drawn[i]) for i in numbers]
-        with nullcontext() if change is None else change.applied(model):
-            made = write(rows, written=shown, advance=lambda count: advance(count, ""))
+        if change is None and shown is None and model.workers is not None:
+            made = _shared_out(model, rows, how, advance)
+        else:
+            with nullcontext() if change is None else change.applied(model):
+                made = write(rows, written=shown, advance=lambda count: advance(count, ""))
         for number, answer in zip(numbers, made, strict=True):
             answers[number] = answer
     return [_text(model, answer) for answer in answers]
+
+
+def _shared_out(
+    model: Model, rows: Sequence[Row], how: tuple[Any, ...], advance: Callable[[int, str], None]
+) -> list[list[int]]:
+    """What is written to each row, a part of the queue by each of the model's workers."""
+    count = min(len(rows), 1 if model.workers is None else model.workers.count)
+    jobs = [(rows[first::count], how) for first in range(count)]
+    made: list[list[int]] = [[] for _ in rows]
+    parts = spread(model, _write_rows, jobs, advance, [(len(part), "") for part, _ in jobs])
+    for first, part in enumerate(parts):
+        made[first::count] = part
+    return made
+
+
+@torch.inference_mode()
+def _write_rows(
+    model: Model,
+    rows: Sequence[Row],
+    how: tuple[Any, ...],
+    advance: Callable[[int, str], None] = lambda prompts, what: None,
+) -> list[list[int]]:
+    """What a worker does with its part of a queue."""
+    return _writer(model, *how)(rows, advance=lambda count: advance(count, ""))
 
 
 def _queues(model: Model, changes: Sequence[Any]) -> list[tuple[Any, list[int]]]:

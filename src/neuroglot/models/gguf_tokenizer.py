@@ -4,6 +4,7 @@ transformers has the builders; they are given what was read here, so that the vo
 leaves out (how digits are split, which space comes first, what control tokens are) is mended here or refused.
 """
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from neuroglot.errors import NeuroglotError
@@ -56,7 +57,6 @@ def tokenizer_of(header: Header) -> Any:
     """
     from tokenizers import decoders, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
 
     said = {
         name.removeprefix("tokenizer.ggml."): value
@@ -73,7 +73,8 @@ def tokenizer_of(header: Header) -> Any:
             raise NeuroglotError(
                 f"{header.path} says tokenizer.ggml.{name}, which may change the tokens and is not read from GGUF."
             )
-    known = {*GPT2_RULE, *DIGITS_APART, *mapping.GGUF_PRE_TOKENIZER_SPLITS}
+    convert, splits = _converter(header.architecture)
+    known = {*GPT2_RULE, *DIGITS_APART, *splits}
     if kind == "gpt2" and rule not in known:
         raise NeuroglotError(
             f"{header.path} cuts text into words by the rule {rule} (tokenizer.ggml.pre), which is not known here; "
@@ -86,7 +87,7 @@ def tokenizer_of(header: Header) -> Any:
         named["merges"] = _merges(header, said)
     if kind == "gpt2":
         named.setdefault("merges", [])  # without any, a character is a token
-    backend, _ = mapping.convert_gguf_tokenizer(header.architecture, named)
+    backend, _ = convert(header.architecture, named)
     if kind == "gpt2" and rule in DIGITS_APART:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
@@ -115,6 +116,23 @@ _NAMES = {
     "model": "tokenizer_type", "pre": "pre_tokenizer_type", "tokens": "tokens", "scores": "scores",
     "token_type": "token_type", "merges": "merges", "add_space_prefix": "add_prefix_space",
 }  # fmt: skip
+
+
+def _converter(architecture: str) -> tuple[Callable[..., Any], Collection[str]]:
+    """What builds a tokenizer from the vocabulary of a GGUF, and the rules of cutting into words that it knows.
+
+    Before transformers 5.20 the rule went by the architecture, so only an architecture's own rule is known there.
+    """
+    try:
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+            GGUF_PRE_TOKENIZER_SPLITS,
+            convert_gguf_tokenizer,
+        )
+    except ImportError:
+        from transformers.integrations.ggml import convert_gguf_tokenizer
+
+        return convert_gguf_tokenizer, {"qwen2": ["qwen2"], "qwen3": ["qwen2"]}.get(architecture, [])
+    return convert_gguf_tokenizer, GGUF_PRE_TOKENIZER_SPLITS
 
 
 def _spaced(token: str) -> str:

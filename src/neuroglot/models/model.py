@@ -2,22 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.body import few_tokens, last_hidden_states, logits_by_head, text_config
+from neuroglot.models.architecture.attention import Attention, find_attentions
+from neuroglot.models.architecture.body import (
+    few_tokens,
+    has_encoder,
+    last_hidden_states,
+    logits_by_head,
+    text_config,
+    whole_logits,
+)
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.proof import prove_once
+from neuroglot.models.architecture.sites import Site
 from neuroglot.models.sources import Bos
 from neuroglot.models.tokenization import beginning, encode
 from neuroglot.progress import without_bars
@@ -25,7 +34,19 @@ from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
 from neuroglot.storage.made import sign
 
-__all__ = ["Model"]
+__all__ = ["Crew", "Model"]
+
+
+class Crew(Protocol):
+    """Other processes with the same model; see `models/workers.py`."""
+
+    count: int
+
+    def run(self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """What `function(model, *job)` gives for each job, in their order."""
+
+    def dismiss(self) -> None:
+        """End them."""
 
 
 class Model:
@@ -41,6 +62,7 @@ class Model:
         ffns: the FFN of each layer.
         prompt_tokens: how many positions are the prompt, while `prompt_length` says so.
         load_arguments: of `load_model`, if that made it, so that another process can.
+        workers: other processes that take part of its work; see `with_workers`.
 
     Raises:
         NeuroglotError: the architecture is not supported.
@@ -63,6 +85,7 @@ class Model:
         self.count_first = count_first
         self._bos: Bos = bos
         self.load_arguments: dict[str, Any] | None = None
+        self.workers: Crew | None = None
         self.ffns: list[FFN] = find_ffns(network)
         if self.device.type != "meta":
             prove_once(network, self.ffns, cache_directory())
@@ -89,6 +112,38 @@ class Model:
     def mixtures(self) -> dict[int, Mixture]:
         """The layers that are native mixtures of experts, by their number; none in a dense model."""
         return {layer: ffn for layer, ffn in enumerate(self.ffns) if isinstance(ffn, Mixture)}
+
+    @cached_property
+    def attentions(self) -> list[Attention]:
+        """The attentions whose heads can be read and written, from the input to the output; found when first asked for.
+
+        There are as many as layers, but in hybrid models, some of whose layers have none.
+
+        Raises:
+            NeuroglotError: there are none.
+        """
+        return find_attentions(self.network)
+
+    @property
+    def heads(self) -> int:
+        """How many heads an attention has, H; of the one with the most: masks are (attentions, H)."""
+        return max(attention.heads for attention in self.attentions)
+
+    def parts(self, site: Site) -> Sequence[FFN | Attention]:
+        """What holds a site, from the input to the output: each row of a mask at that site is one's."""
+        return self.attentions if site == "heads" else self.ffns
+
+    def shape(self, site: Site) -> tuple[int, int]:
+        """The shape of a mask at a site: (L, N) neurons, (L, width) dimensions of the stream, (attentions, H) heads."""
+        if site == "heads":
+            return len(self.attentions), self.heads
+        return self.layers, self.stream_width if site == "residual" else self.neurons
+
+    @property
+    def edited(self) -> bool:
+        """Whether an intervention is in force."""
+        found = self.__dict__.get("attentions", ())
+        return any(ffn.edited for ffn in self.ffns) or any(attention.edited for attention in found)
 
     @property
     def expert_sizes(self) -> tuple[tuple[int, int], ...] | None:
@@ -143,6 +198,11 @@ class Model:
         Raises:
             NeuroglotError: BOS is to be put there always, but the tokenizer names none.
         """
+        if has_encoder(self.network) and self._bos != "never":
+            for said in (self.network.generation_config, self.network.config, self.text_config):
+                start = getattr(said, "decoder_start_token_id", None)
+                if start is not None:
+                    return (int(start),)  # whatever its tokenizer puts before the texts that an encoder reads
         return beginning(self.tokenizer, self._bos)
 
     @property
@@ -217,7 +277,7 @@ class Model:
         """The head: a projection and what the config says of it, where that gives the network's own logits."""
         tokens = few_tokens(self.network)
         with torch.no_grad():
-            states, whole = self.hidden_states(tokens), self.network(input_ids=tokens, use_cache=False).logits
+            states, whole = self.hidden_states(tokens), whole_logits(self.network, tokens)
             for head in (self._projected, partial(logits_by_head, self.network)):
                 try:
                     got = head(states)
@@ -259,7 +319,7 @@ class Model:
                 f"Autocast is on, so {self.name} would be computed in another type than its weights; leave it, or "
                 "load the model with that dtype."
             )
-        if not edited and any(ffn.edited for ffn in self.ffns):
+        if not edited and self.edited:
             raise NeuroglotError(
                 f"An intervention is in force on {self.name}, and a recording would bear the intact model's name; "
                 "record outside the block, or bake the intervention and record that model."
@@ -279,6 +339,14 @@ class Model:
         ):
             self.hidden_states(torch.zeros(1, 1, dtype=torch.int64))
         return found[0]
+
+    @property
+    def one_stream(self) -> bool:
+        """Whether layers hand on one residual stream, the state of a token; Gemma 3n has four side by side."""
+        try:
+            return self.stream_width > 0
+        except NeuroglotError:
+            return False
 
     @property
     def fingerprint(self) -> str:

@@ -18,6 +18,7 @@ from neuroglot.recording.recorder import record as record
 from neuroglot.recording.settings import RecordSettings as RecordSettings
 from neuroglot.recording.shard_store import merge as merge
 from neuroglot.recording.statistics.experts import Experts as Experts
+from neuroglot.recording.statistics.own import statistic as statistic
 from neuroglot.recording.statistics.sums import STATISTICS as STATISTICS
 from neuroglot.recording.statistics.sums import Statistic as Statistic
 

@@ -16,7 +16,8 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.model import Model
 from neuroglot.recording.sample_pass import Rows, fill
-from neuroglot.recording.statistics.sums import check_statistics
+from neuroglot.recording.statistics.own import check_statistics
+from neuroglot.recording.statistics.sums import STATISTICS
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.results import refuse_differing
 
@@ -67,7 +68,7 @@ def record_samples(
         NeuroglotError: the corpus is not parallel, a sample is missing, empty or too long, a statistic is unknown, an
             activation is not a number, or `directory` holds other samples.
     """
-    check_statistics(statistics)
+    check_statistics(statistics, STATISTICS)
     model.check_state(edited=False)
     batch_tokens = batch_tokens or model.batch_tokens
     keys, texts = _choose(corpus, samples, seed, missing)
@@ -93,8 +94,9 @@ def record_samples(
         )  # fmt: skip
         pooled = None if means is None else torch.from_numpy(means)
         return Samples(
-            torch.from_numpy(vectors), corpus.languages, tuple(keys), model.layers, pooled, provenance, recording
-        )
+            torch.from_numpy(vectors), corpus.languages, tuple(keys), model.layers, pooled, provenance, recording,
+            model.uneven,
+        )  # fmt: skip
 
     if directory is None:
         return made(_array(shape), _array(state_shape) if states else None)

@@ -17,9 +17,10 @@ from neuroglot.errors import NeuroglotError, validated
 from neuroglot.models.model import Model
 from neuroglot.progress import reading, token_progress
 from neuroglot.recording.engines.local import Engine, LocalEngine
+from neuroglot.recording.engines.processes import ProcessEngine
 from neuroglot.recording.settings import RecordSettings, keywords
 from neuroglot.recording.shard_store import ShardStore
-from neuroglot.recording.statistics.sums import check_statistics
+from neuroglot.recording.statistics.own import check_statistics, own_statistics
 from neuroglot.recording.worker import Work
 from neuroglot.storage.digests import shard_name
 from neuroglot.tokens.packing import text_of_block
@@ -50,7 +51,7 @@ def record(model: Model, corpus: Corpus, **settings: Any) -> Recording:
             setting, cannot be written, or is being recorded by another process.
     """
     asked = validated(RecordSettings, settings)
-    engine = asked.engine or LocalEngine()
+    engine = asked.engine or (LocalEngine() if model.workers is None else ProcessEngine(model.workers))
     work = work_of(model, asked, engine.batch_tokens(model))
     readers = asked.readers_of(len(corpus.languages))
     with ExitStack() as stack:
@@ -110,7 +111,7 @@ def _plan(model: Model, corpus: Corpus, asked: RecordSettings, work: Work) -> di
     """All that decides the recording but the text, as `plan.json` keeps it."""
     experts = work.experts(model)
     plan: dict[str, Any] = {
-        **work.provenance.model_dump(),
+        **work.provenance.plain(),
         "statistics": [*work.statistics, *(experts.names if experts else ()), *([ROUTED] if model.mixtures else [])],
         "languages": list(corpus.languages),
         "tokens": asked.tokens,
@@ -140,16 +141,17 @@ def work_of(model: Model, asked: RecordSettings, batch_tokens: int) -> Work:
     if asked.partition is not None:
         model.check_dense("its experts are its own", "record it without a partition and see routed")
         asked.partition.check(model)
+    own = own_statistics(asked.statistics)
     provenance = Provenance(
         model=model.name,
         fingerprint=model.fingerprint,
         tokenizer=model.tokenizer_fingerprint,
         block=asked.block,
         partition=asked.partition.digest if asked.partition else None,
+        own={each.name: each.kept for each in own},
     )
-    work = Work(
-        asked.statistics, asked.partition, asked.top, asked.batch_tokens or batch_tokens, provenance, asked.examples
-    )
+    size = asked.batch_tokens or batch_tokens
+    work = Work(asked.statistics, asked.partition, asked.top, size, provenance, asked.examples, own)
     work.check(model)
     return work
 

@@ -8,12 +8,20 @@ import torch
 from torch import Tensor
 
 from neuroglot.artifacts.partition import Partition
-from neuroglot.artifacts.recording import RESIDUAL, Provenance, Recording
+from neuroglot.artifacts.recording import HEADS, RESIDUAL, Provenance, Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.hooks import observe_ffn, observe_residual, observe_routing
+from neuroglot.models.architecture.hooks import (
+    observe_ffn,
+    observe_heads,
+    observe_parts,
+    observe_residual,
+    observe_routing,
+)
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
+from neuroglot.recording.statistics.heads import HeadSums
+from neuroglot.recording.statistics.own import OwnStatistic, OwnSums
 from neuroglot.recording.statistics.routing import Routed
 from neuroglot.recording.statistics.sums import Statistic, StreamSums, Sums
 from neuroglot.tokens.shard_stream import Shard
@@ -21,6 +29,7 @@ from neuroglot.tokens.shard_stream import Shard
 __all__ = ["Work", "record_shard"]
 
 Advance = Callable[[int, str], None]
+Kept = Statistic | StreamSums | HeadSums
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Work:
     batch_tokens: int
     provenance: Provenance
     examples: int = 0
+    own: tuple[OwnStatistic, ...] = ()
 
     def experts(self, model: Model) -> Experts | None:
         """The counts of the partition's experts, empty, if there is a partition."""
@@ -48,15 +58,17 @@ class Work:
         """
         self.experts(model)
 
-    def kept(self, model: Model) -> list[Statistic | StreamSums]:
+    def kept(self, model: Model) -> list[Kept]:
         """The statistics, empty."""
-        kept: list[Statistic | StreamSums] = [Sums(model.ffns, self.statistics)]
+        kept: list[Kept] = [Sums(model.ffns, self.statistics), *(OwnSums(model.ffns, each) for each in self.own)]
         if experts := self.experts(model):
             kept.append(experts)
         if self.examples:
             kept.append(TopExamples(model.ffns, self.examples))
         if RESIDUAL in self.statistics:
             kept.append(StreamSums(model.layers))
+        if HEADS in self.statistics:
+            kept.append(HeadSums(model.attentions))
         return kept
 
 
@@ -64,7 +76,7 @@ class Work:
 def record_shard(
     model: Model,
     shard: Shard,
-    kept: Sequence[Statistic | StreamSums],
+    kept: Sequence[Kept],
     work: Work,
     advance: Advance = lambda tokens, what: None,
 ) -> Recording:
@@ -75,33 +87,48 @@ def record_shard(
     """
     first = model.uncounted
     shape = (0, 0)
-    of_neurons = [each for each in kept if isinstance(each, Statistic)]
+    sums = [each for each in kept if isinstance(each, Sums)]
+    of_tokens = [each for each in kept if isinstance(each, Statistic) and not isinstance(each, Sums)]
     of_stream = [each for each in kept if isinstance(each, StreamSums)]
+    of_heads = [each for each in kept if isinstance(each, HeadSums)]
 
     def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
         # (batch, length, neurons), also where a family flattens its tokens; without what is not counted
         activation = activation.view(*shape, -1)[:, first:]
         hidden = hidden.view(*shape, -1)[:, first:]
-        for statistic in of_neurons:
+        for statistic in of_tokens:
             statistic.add(layer, activation, hidden)
+
+    def observe_part(layer: int, part: slice, activation: Tensor, hidden: Tensor) -> None:
+        for statistic in sums:
+            statistic.add_part(layer, part, activation, hidden)
 
     def observe_stream(layer: int, states: Tensor) -> None:
         for statistic in of_stream:
             statistic.add(layer, states[:, first:])
 
+    def observe_entered(place: int, entered: Tensor) -> None:
+        for statistic in of_heads:
+            statistic.add(place, entered.view(*shape, -1)[:, first:])
+
     routed = Routed(model.ffns)
-    finite = torch.ones((), dtype=torch.bool, device=model.device)
+    finite: Tensor | None = None  # where the last layer is. On the first's, each batch would wait for the one before
     with ExitStack() as stack:
-        stack.enter_context(observe_ffn(model.ffns, observe))
+        stack.enter_context(observe_parts(model.ffns, observe_part, lambda: shape, first))
+        if of_tokens:
+            stack.enter_context(observe_ffn(model.ffns, observe))
         if of_stream:
             stack.enter_context(observe_residual(model.ffns, observe_stream))
+        if of_heads:
+            stack.enter_context(observe_heads(model.attentions, observe_entered))
         stack.enter_context(observe_routing(model.ffns, lambda layer, chosen: routed.add(layer, chosen[:, first:])))
         for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
             shape = (batch.shape[0], batch.shape[1])
             states = model.hidden_states(batch)
-            finite &= torch.isfinite(states).all().to(finite.device)
+            known = torch.isfinite(states).all()
+            finite = known if finite is None else finite & known
             advance(batch.numel(), shard.language)
-    if not bool(finite):
+    if finite is not None and not bool(finite):
         raise NeuroglotError(
             f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
             "load it in float32 or bfloat16, or check its weights."

@@ -20,6 +20,7 @@ from neuroglot.languages.tags import language_name
 from neuroglot.report.alignment import alignment_section
 from neuroglot.report.comparison import compare_part
 from neuroglot.report.experts import expert_part
+from neuroglot.report.lens import lens_part
 from neuroglot.report.steering import steering_part
 from neuroglot.report.tasks import task_part
 from neuroglot.run.directory import Run
@@ -41,7 +42,7 @@ def report(run: Run) -> Path:
             "language": [language_name(tag) for tag in recording.languages],
             "tag": recording.languages,
             "tokens": recording.tokens.tolist(),
-            "active_share": [float(recording.probabilities[..., k].mean()) for k in range(len(recording.languages))],
+            "active_share": recording.probabilities[recording.exists].mean(0).tolist(),
         }
     )
     _save_table(run, "recording", tokens)
@@ -53,6 +54,7 @@ def report(run: Run) -> Path:
         methods=methods,
         alignment=alignment_section(run) if run.manifest.align else None,
         compare=compare_part(run, _figure, _save_table),
+        lens=lens_part(run),
         experts=expert_part(run, _figure, _save_table),
         tasks=task_part(run),
         steering=steering_part(run, _figure, _save_table),

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.tables import repair
-from neuroglot.figures.steering import forcing_figure
+from neuroglot.figures.steering import forcing_figure, score_figure
 from neuroglot.languages.tags import direction, language_name
 from neuroglot.run.directory import Run
-from neuroglot.run.steering import read_answers
+from neuroglot.run.steering import read_answers, scores_of
 from neuroglot.storage.tables import load_table
 
 __all__ = ["steering_findings", "steering_part"]
@@ -39,6 +39,9 @@ def steering_part(
             save_table(run, f"steering-repair-{name}", repaired.reset_index())
         search = run.path / "tables" / f"steering-search-{name}.csv"
         scored = "score" in answers
+        scores = scores_of(answers)
+        if scores is not None:
+            save_table(run, f"steering-scores-{name}", scores.reset_index())
         parts.append(
             {
                 "name": name,
@@ -49,6 +52,10 @@ def steering_part(
                 else figure(
                     run, forcing_figure(answers, f"Content score, 1 to 10: {name}", "score"), f"steering-score-{name}"
                 ),
+                "steering_scores": scores,
+                "score_figure": None
+                if scores is None
+                else figure(run, score_figure(scores, f"Steering score: {name}"), f"steering-scores-{name}"),
                 "rates": rates,
                 "findings": steering_findings(answers),
                 "repair": repaired,

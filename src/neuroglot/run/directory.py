@@ -7,6 +7,7 @@ samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 experts/        partition.safetensors, recording/, tuned/, pruning.csv
 steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
 perturbation/   METHOD.json
+lens/           lens.safetensors
 comparison/     comparison.json, cells/, evidence/, samples/
 tasks/          TASK/CONDITION.json
 tables/         *.csv
@@ -16,7 +17,7 @@ report.html
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +65,15 @@ class Run:
         manifest: what `run.json` held when it was last read or changed here.
         trust_remote_code: whether code that comes with the run's checkpoint may run. Whoever creates or opens the run
             says so; what run.json says is a record of what was said then, and no consent.
+        workers: how many processes hold the model that `load_model` opens, each on a GPU of its own where there are
+            several; 1 is this one alone.
     """
 
     def __init__(self, path: Path, manifest: Manifest, *, trust_remote_code: bool = False):
         self.path = path
         self.manifest = manifest
         self.trust_remote_code = trust_remote_code
+        self.workers = 1
 
     @classmethod
     def create(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RunRecordSettings) -> "Run":
@@ -174,12 +178,12 @@ class Run:
         self.manifest.model.check_consent(self.trust_remote_code)
 
     def load_model(self) -> "Model":
-        """Open the run's model.
+        """Open the run's model, and that of its workers when they are first needed.
 
         Raises:
             NeuroglotError: see `check_model` and `load_model`.
         """
-        return self.manifest.model.load(trust_remote_code=self.trust_remote_code)
+        return self.manifest.model.load(trust_remote_code=self.trust_remote_code, workers=self.workers)
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 
@@ -223,8 +227,18 @@ class Run:
             return self.check_recorded()
         path = self.path / "experts" / "recording" / "recording.safetensors"
         if not path.is_file():
+            if self._native_experts():
+                raise NeuroglotError(
+                    f"{self.path} is of a native mixture of experts, which is not split into others; its own experts "
+                    "are in its recording, under routed."
+                )
             raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")
         return path
+
+    def _native_experts(self) -> bool:
+        with suppress(NeuroglotError):  # without a recording it is not known
+            return self.recording.experts is not None
+        return False
 
     def check_neurons(self, method: str) -> Path:
         """Where the neurons are that a method found.
@@ -305,6 +319,11 @@ class Run:
     def steering_path(self) -> Path:
         """Where answers, scores and recipes are."""
         return self.path / "steering"
+
+    @property
+    def lens_path(self) -> Path:
+        """Where what its layers say through the head is."""
+        return self.path / "lens" / "lens.safetensors"
 
     @property
     def comparison_path(self) -> Path:

@@ -28,7 +28,7 @@ from neuroglot.pruning.checkpoint import prune
 from neuroglot.pruning.size import Size, largest_budget, size
 from neuroglot.run.directory import Run
 from neuroglot.storage.locks import locked
-from neuroglot.storage.tables import load_table, save_table
+from neuroglot.storage.tables import csv_text, load_table, save_table
 
 __all__ = ["RULES", "expert_scores", "moefy_run", "prune_run", "pruning_measured"]
 
@@ -117,7 +117,7 @@ def _at_most(
         intact = mean_sample_nll(model, rows, tag)
 
         def increase(budget: float, tag: str = tag, rows: list[Tensor] = rows, intact: float = intact) -> float:
-            off = Deactivate(~partition.neurons(keep_budget(scores[tag], budget)))
+            off = Deactivate(partition.neurons(~keep_budget(scores[tag], budget)))
             with intervene(model, off):
                 return increase_of(mean_sample_nll(model, rows, tag) - intact)
 
@@ -129,7 +129,7 @@ def _at_most(
 def _keep_table(file: Path, table: pd.DataFrame) -> None:
     """Write a table of measurements; rows of other choices and languages that are there stay."""
     with locked(file.parent):
-        text = table.to_csv(index=False, lineterminator="\n")
+        text = csv_text(table)
         if file.is_file():
             fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
             try:
@@ -163,7 +163,7 @@ def replaced_rows(old: pd.DataFrame, fresh: pd.DataFrame, key: list[str]) -> str
     parts = [again.get_group(name) if name in again.groups else rows for name, rows in old.groupby(key, sort=False)]
     had = set(old.groupby(key, sort=False).groups)
     parts += [rows for name, rows in again if name not in had]
-    return str(pd.concat(parts).to_csv(index=False, lineterminator="\n"))
+    return csv_text(pd.concat(parts))
 
 
 def _write(model: Model, keep: Bool[Tensor, "layers neurons"], path: Path, gguf: Path | None) -> list[str]:

@@ -44,6 +44,7 @@ def begin_run(
     *,
     part: tuple[int, int] = (1, 1),
     engine: "RayEngine | None" = None,
+    workers: int = 1,
     readers: int | None = None,
 ) -> "tuple[Run, Model, Recording]":
     """Make or reopen the run, and record what is missing.
@@ -59,7 +60,7 @@ def begin_run(
     if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
         narrow = "bfloat16" if engine.gpus and local.dtype == "auto" else local.dtype
         local = local.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    model = local.load(trust_remote_code=local.trust_remote_code)
+    model = local.load(trust_remote_code=local.trust_remote_code, workers=workers)
     from neuroglot.tokens.packing import text_of_block
 
     text_of_block(model, recording.block)

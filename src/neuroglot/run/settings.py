@@ -22,6 +22,7 @@ __all__ = [
     "WITH_EXPERTS",
     "AlignSettings",
     "ExpertSettings",
+    "LensSettings",
     "ModelSettings",
     "RunRecordSettings",
     "TextSettings",
@@ -85,12 +86,13 @@ class ModelSettings(BaseModel):
                 "--trust-remote-code to this command (trust_remote_code=True from Python)."
             )
 
-    def load(self, *, trust_remote_code: bool = False) -> "Model":
+    def load(self, *, trust_remote_code: bool = False, workers: int = 1) -> "Model":
         """Open it, and say so, since that can take minutes.
 
         Args:
             trust_remote_code: run code that comes with the checkpoint, if the settings say that it has some. It is
                 never taken from the settings alone, which may come from someone else's file.
+            workers: processes that do its work, where more than this one.
 
         Raises:
             NeuroglotError: the model comes with code that may not run, or see `load_model`.
@@ -100,7 +102,7 @@ class ModelSettings(BaseModel):
             from neuroglot.models.loading import load_model
 
             _check_device(self.device)
-            return load_model(
+            model = load_model(
                 self.source,
                 revision=self.revision,
                 dtype=self.dtype,
@@ -111,6 +113,11 @@ class ModelSettings(BaseModel):
                 bos=self.bos,
                 count_first=self.count_first,
             )
+            if workers > 1:
+                from neuroglot.models.workers import Workers
+
+                model.workers = Workers(model, workers)
+            return model
 
 
 class TextSettings(BaseModel):
@@ -163,14 +170,18 @@ class RunRecordSettings(PassSettings):
     """Count experts in the same pass."""
     residual: bool = False
     """Sum the residual stream that leaves each layer, too, for steering by directions."""
+    heads: bool = False
+    """Sum what each attention head gives, too."""
+    own: list[str] = Field(default_factory=list)
+    """Keep these statistics too, which packages or scripts have registered."""
 
     def arguments(self) -> dict[str, Any]:
         """What `record` is to be called with, but for the partition."""
         arguments = {name: getattr(self, name) for name in PassSettings.model_fields}
         if self.experts is not None:
             arguments |= {"statistics": WITH_EXPERTS, "top": self.experts.top}
-        if self.residual:
-            arguments["statistics"] = (*arguments.get("statistics", PLAIN), "residual")
+        if more := [*["residual"] * self.residual, *["heads"] * self.heads, *self.own]:
+            arguments["statistics"] = (*arguments.get("statistics", PLAIN), *more)
         return arguments
 
 
@@ -197,6 +208,23 @@ class AlignSettings(BaseModel):
         return load_corpus(
             self.corpus, parallel=True, text_column=self.text_column, language_column=self.language_column
         )
+
+
+class LensSettings(BaseModel):
+    """How the layers were read through the head; see `evaluate.lens`."""
+
+    tokens: int = Field(10_000, ge=1)
+    """At most so many held-out tokens of each language."""
+    block: int | None = Field(None, ge=2)
+    """Tokens a block; by default the longest of 512, 256, … 32 that every language fills four times."""
+    top: int = Field(10, ge=1)
+    """How many of the likeliest tokens are looked at."""
+    counted: int = Field(200_000, ge=1)
+    """Tokens of each language, of the text that was recorded, that say whose each token is."""
+    share: float = Field(0.8, gt=0.5, le=1)
+    """From which share over the languages a token is one language's own."""
+    least: int = Field(2, ge=1)
+    """A token counted less often in all is of no language."""
 
 
 class Manifest(BaseModel):
@@ -230,6 +258,8 @@ class Manifest(BaseModel):
     """What `neuroglot evaluate tasks` was asked, one entry for each time."""
     compare: dict[str, Any] = {}
     """How methods were compared, if they were."""
+    lens: LensSettings | None = None
+    """How its layers were read through the head, if they were."""
     steering: dict[Name, dict[str, Any]] = {}
     """Prompts → how answers to them were steered and measured."""
 

@@ -4,23 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, Field
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.recording import RESIDUAL, Recording
+from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import BUILT_IN, load_corpus
-from neuroglot.corpus.prompts import asking
+from neuroglot.corpus.prompts import Prompting, asking, prompted
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
+from neuroglot.evaluate.steering.candidates import Candidate, alignment_layers, candidates, grid
 from neuroglot.evaluate.steering.forcing import CONDITIONS, Forced, Prompts, Steering, deactivated, force
 from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
-from neuroglot.evaluate.steering.search import grid, search
+from neuroglot.evaluate.steering.relevance import LikelihoodRule
+from neuroglot.evaluate.steering.scores import harmonic_mean, steering_scores
+from neuroglot.evaluate.steering.search import Found, Rater, search
 from neuroglot.evaluate.steering.tables import repair
 from neuroglot.generation.settings import Generation
+from neuroglot.languages.identifiers import Identification
 from neuroglot.languages.tags import closest
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
@@ -40,7 +45,12 @@ __all__ = [
     "steer_run",
 ]
 
-TABLES = ("steering-search", "answers", "answers-off", "steering", "steering-repair")
+LATER = (
+    ("", "budget"), ("", "prompting"), ("", "identification"), ("", "relevance"), ("how", "raised"),
+    ("judge", "rubric"),
+)  # fmt: skip
+"""Settings, by their section, that came after the first tables were named."""
+TABLES = ("steering-search", "answers", "answers-off", "steering", "steering-repair", "steering-scores")
 """What a set of prompts leaves in `tables/`, each as KIND-NAME.csv."""
 
 
@@ -63,12 +73,20 @@ class SteeringSettings(BaseModel):
     """What is done to the target's neurons."""
     search: bool = False
     """Find the best of many settings in place of `how`, on half of the prompts."""
+    budget: int | None = Field(None, ge=1)
+    """Of a search: answers on that half at most, by successive halving over neurons, directions and prompting."""
     max_loss: float = Field(1.0, ge=0)
     """Of a search: perplexity may exceed native answers' by this share."""
     ask: bool = False
     """End each prompt with «answer in …» of the target, in its language."""
+    prompting: tuple[Prompting, ...] = ("none",)
+    """Each condition is measured with each of these: none, «answer in …» in English (I), or in the target (II)."""
     conditions: tuple[Forced, ...] = CONDITIONS
     """What is measured; see `evaluate.force`."""
+    identification: Identification = "lingua"
+    """Who tells the language of an answer: lingua or fasttext."""
+    relevance: Literal["rule", "judge"] | None = None
+    """Who says, from 0 to 2, whether an answer is about its question: the likelihood rule, or the judge."""
     off: bool = False
     """Also each language's prompts with each language's neurons off; see `evaluate.deactivated`."""
     limit: int = Field(12, ge=1)
@@ -78,7 +96,7 @@ class SteeringSettings(BaseModel):
     generation: Generation = Generation()
     """How answers are written."""
     judge: JudgeSettings | None = None
-    """Who scores them, if anyone does."""
+    """Who scores them from 1 to 10, if anyone does; or their relevance, where that is left to the judge."""
 
     @property
     def words(self) -> str:
@@ -95,6 +113,10 @@ class SteeringSettings(BaseModel):
         """Of all that decides the tables: not of how many prompts a forward pass has."""
         said = self.model_dump(mode="json")
         del said["generation"]["batch"]
+        for part, name in LATER:  # unless they are used, tables keep the names that earlier versions gave them
+            kept = said[part] if part else said
+            if kept and kept[name] in (None, ["none"], "lingua", "quality"):
+                del kept[name]
         if self.prompts not in BUILT_IN and Path(self.prompts).exists():
             said["prompts"] = str(Path(self.prompts).resolve())
         return digest_of_settings(said)
@@ -111,6 +133,8 @@ class Steered:
         tried: the table of the search, if there was one.
         off: answers with each language's neurons off, if asked for.
         repaired: see `evaluate.repair`; None where nothing can be repaired.
+        scores: LFS, relevance and steering score by condition, over pairs of different languages, if relevance was
+            asked for; see `evaluate.steering_scores`.
         written: the tables' files.
     """
 
@@ -120,6 +144,7 @@ class Steered:
     tried: pd.DataFrame | None = None
     off: pd.DataFrame | None = None
     repaired: pd.DataFrame | None = None
+    scores: pd.DataFrame | None = None
     written: list[Path] = field(default_factory=list)
 
 
@@ -134,6 +159,7 @@ class RunAnswers:
         neurons: found in it.
         generation: how answers are written.
         judge: who scores them, if anyone does.
+        identification: who tells their language.
     """
 
     run: Run
@@ -142,30 +168,66 @@ class RunAnswers:
     neurons: NeuronSet
     generation: Generation
     judge: Judge | None = None
+    identification: Identification = "lingua"
 
     @cached_property
     def cells(self) -> Path:
         """Where answers are kept."""
         return self.run.steering_path / "cells"
 
+    @cached_property
+    def samples(self) -> Samples | None:
+        """Those that the run's alignment recorded, if it did."""
+        return Samples.load(self.run.samples_path) if (self.run.samples_path / "samples.json").is_file() else None
+
     def forced(
-        self, prompts: Prompts, targets: Sequence[str], how: Steering, conditions: Sequence[Forced], seeds: int
+        self,
+        prompts: Prompts,
+        targets: Sequence[str],
+        how: Steering,
+        conditions: Sequence[Forced],
+        seeds: int,
+        prompting: Sequence[Prompting] = ("none",),
     ) -> pd.DataFrame:
         """Answers in every condition; see `evaluate.force`."""
         return force(
             self.model, self.recording, self.neurons, prompts, targets=targets, how=how, conditions=conditions,
-            seeds=seeds, generation=self.generation, directory=self.cells,
+            seeds=seeds, prompting=prompting, samples=self.samples, identification=self.identification,
+            generation=self.generation, directory=self.cells,
         )  # fmt: skip
 
     def switched_off(self, prompts: Prompts) -> pd.DataFrame:
         """Answers with each language's neurons off; see `evaluate.deactivated`."""
         return deactivated(self.model, self.neurons, prompts, generation=self.generation, directory=self.cells)
 
-    def searched(self, prompts: Prompts, targets: Sequence[str], max_loss: float) -> tuple[Steering, pd.DataFrame]:
-        """The best of many settings, and the table of all; see `evaluate.search`."""
+    def searched(
+        self,
+        prompts: Prompts,
+        targets: Sequence[str],
+        sources: Sequence[str],
+        settings: "SteeringSettings",
+        relevance: Rater | None,
+    ) -> Found:
+        """The best of many settings; with a budget also of directions, where the run recorded what they need."""
+        layers = self.recording.layers
+        tried = [
+            Candidate(how, prompting=prompting) for prompting in settings.prompting for how in grid(layers)
+        ]  # those of neurons
+        if settings.budget is not None:
+            stream = RESIDUAL in self.recording.sums
+            states = stream and self.samples is not None and self.samples.states is not None
+            tried = candidates(
+                layers,
+                neurons=("raise", "replace", "difference", "scale"),
+                directions=(*(("diffmean", "sparse") if stream else ()), *(("probe", "lda") if states else ())),
+                promptings=settings.prompting,
+                a_priori=alignment_layers(self.samples) if self.samples is not None else (),
+                conditions=("raised", "both"),
+            )
         return search(
-            self.model, self.recording, self.neurons, prompts, grid(self.recording.layers), targets=targets,
-            max_loss=max_loss, generation=self.generation, directory=self.cells,
+            self.model, self.recording, self.neurons, prompts, tried, targets=targets, sources=sources,
+            budget=settings.budget, relevance=relevance, max_loss=settings.max_loss, samples=self.samples,
+            identification=self.identification, generation=self.generation, directory=self.cells,
         )  # fmt: skip
 
     def judged(self, answers: pd.DataFrame) -> pd.DataFrame:
@@ -198,6 +260,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
             and the answers are kept.
     """
     check_name(settings.words)
+    _check_settings(settings)
     neurons = run.neurons(settings.method)
     targets = [closest(tag, neurons.languages) or tag for tag in settings.targets or neurons.languages]
     neurons.check_languages(targets)
@@ -209,26 +272,31 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
             f"{', '.join(neurons.languages)}; give prompts in a language of the neurons, or name --sources."
         )
     sources = list(dict.fromkeys(sources))
-    if settings.search:
-        sources = list(dict.fromkeys([*sources, *targets]))
-    asked = corpus.select(sources)
+    with_native = list(dict.fromkeys([*sources, *targets])) if settings.search else sources
+    asked = corpus.select(with_native)
     for tag in targets if settings.ask else ():
         asking(asked, tag)  # refuses a language that there is no «answer in …» for
-    judge = judge_of(run, settings.judge)
+    for way in settings.prompting:
+        for tag in targets:
+            prompted(["?"], sources[0], tag, way)  # as well
+    judge = None if settings.relevance == "judge" else judge_of(run, settings.judge)
     model = run.load_model()
     run.check(model)
-    work = RunAnswers(run, model, recording, neurons, settings.generation, judge)
+    work = RunAnswers(run, model, recording, neurons, settings.generation, judge, settings.identification)
     how, tried, written = settings.how, None, []
     name = _named(run, settings)
-    prompts = first_prompts(asked, sources, settings.limit)
+    prompts = first_prompts(asked, with_native, settings.limit)
+    relevance = _rater(run, model, corpus, settings)
     if settings.search:
-        how, tried = work.searched(prompts, targets, settings.max_loss)
+        best = work.searched(prompts, targets, sources, settings, relevance)
+        how, tried = best.chosen.how, best.table
         written.append(_save(run, "steering-search", name, tried))
-    answers = _answers(work, asked, targets, how, settings)
+    answers = _answers(work, asked.select(sources), targets, how, settings)
     written.append(_save(run, "answers", name, answers))  # before a judge may fail
-    if judge is not None:
-        answers = work.judged(answers)
-        _save(run, "answers", name, answers)
+    for rater in (work.judge, relevance):
+        if rater is not None:
+            answers = rater.rate(answers)
+            _save(run, "answers", name, answers)
     off = None
     if settings.off:
         spoken = {tag: texts for tag, texts in prompts.items() if closest(tag, neurons.languages)}
@@ -236,9 +304,12 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
         written.append(_save(run, "answers-off", name, off))
     rates = _rates(answers)
     written.append(_save(run, "steering", name, rates.reset_index()))
+    scores = scores_of(answers)
+    if scores is not None:
+        written.append(_save(run, "steering-scores", name, scores.reset_index()))
     with run.changing() as manifest:
         manifest.steering[name] = _about(settings, how)
-    result = Steered(how, answers, rates, tried, off, _repaired(answers, settings), written)
+    result = Steered(how, answers, rates, tried, off, _repaired(answers, settings), scores, written)
     if result.repaired is not None:
         written.append(_save(run, "steering-repair", name, result.repaired.reset_index()))
     return result
@@ -251,9 +322,9 @@ def _answers(
     groups: Mapping[str | None, Sequence[str]] = {tag: [tag] for tag in targets} if settings.ask else {None: targets}
     tables = []
     for request, some in groups.items():
-        corpus = asked if request is None else asking(asked, request)
+        corpus = asked if request is None else asking(asked, request, chat=settings.generation.chat)
         prompts = first_prompts(corpus, asked.languages, settings.limit)
-        tables.append(work.forced(prompts, some, how, settings.conditions, settings.seeds))
+        tables.append(work.forced(prompts, some, how, settings.conditions, settings.seeds, settings.prompting))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -262,7 +333,42 @@ def _rates(answers: pd.DataFrame) -> pd.DataFrame:
     rates = summary(answers, by)
     if "score" in answers:
         rates["score"] = answers.groupby(by, sort=False)["score"].mean()
+    if "relevance" in answers:
+        rates["relevance"] = answers.groupby(by, sort=False)["relevance"].mean() / 2
+        both = zip(rates["on_target"], rates["relevance"], strict=True)
+        rates["steering_score"] = [harmonic_mean(float(lfs), float(relevance)) for lfs, relevance in both]
     return rates
+
+
+def scores_of(answers: pd.DataFrame) -> pd.DataFrame | None:
+    """LFS, relevance and steering score by condition over pairs of different languages; None if nothing says so."""
+    crossed = answers[answers["source"] != answers["target"]]
+    return steering_scores(crossed) if "relevance" in crossed and len(crossed) else None
+
+
+def _check_settings(settings: SteeringSettings) -> None:
+    """Refuse settings that contradict each other."""
+    if settings.ask and settings.prompting != ("none",):
+        raise NeuroglotError("The prompts ask for their language already (ask); leave prompting out, or ask.")
+    if settings.relevance == "judge" and settings.judge is None:
+        raise NeuroglotError("A judge that says what is relevant needs a name: judge.")
+    if settings.relevance == "rule" and settings.ask:
+        raise NeuroglotError("The likelihood rule reads questions as they are; use prompting I or II, not ask.")
+    if settings.budget is not None and not settings.search:
+        raise NeuroglotError("A budget is of a search; ask for one.")
+
+
+def _rater(run: Run, model: Model, corpus: Corpus, settings: SteeringSettings) -> Rater | None:
+    """Who says what is relevant, if anyone does."""
+    if settings.relevance == "judge":
+        assert settings.judge is not None
+        return judge_of(run, settings.judge.model_copy(update={"rubric": "relevance"}))
+    if settings.relevance == "rule":
+        questions = {tag: list(corpus[tag]) for tag in corpus.languages}
+        return LikelihoodRule(
+            model, questions, chat=settings.generation.chat, directory=run.steering_path / "relevance"
+        )
+    return None
 
 
 def _repaired(answers: pd.DataFrame, settings: SteeringSettings) -> pd.DataFrame | None:
@@ -314,6 +420,8 @@ def _about(settings: SteeringSettings, how: Steering) -> dict[str, Any]:
         "prompts": settings.prompts, "limit": settings.limit, "neurons": settings.method, "asked": settings.ask,
         "seeds": settings.seeds, "steering": how.model_dump(mode="json"), "words": how.words(),
         "generation": settings.generation.model_dump(mode="json"),
+        "prompting": list(settings.prompting), "identification": settings.identification,
+        "relevance": settings.relevance,
         "judge": None if settings.judge is None else settings.judge.model_dump(mode="json"),
         "digest": settings.digest,
     }  # fmt: skip

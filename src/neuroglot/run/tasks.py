@@ -18,7 +18,7 @@ from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.run.pruning import RULES, expert_scores, replaced_rows
 from neuroglot.storage.locks import locked
-from neuroglot.storage.tables import load_table, save_table
+from neuroglot.storage.tables import csv_text, load_table, save_table
 
 __all__ = [
     "forget_tasks",
@@ -50,7 +50,7 @@ def off_conditions(
     size = max((int(mask.sum()) for mask in off.values()), default=0)
     rows = [Condition(f"{tag} off, {method}", (Deactivate(mask),)) for tag, mask in off.items()]
     return rows + [
-        Condition(f"random off, {size} neurons", (Deactivate(random_neurons(neurons.shape, size, seed)),), seed)
+        Condition(f"random off, {size} neurons", (Deactivate(random_neurons(neurons, size, seed)),), seed)
         for seed in range(seeds if off else 0)
     ]
 
@@ -91,9 +91,9 @@ def pruned_conditions(
         for rule, value in rules:
             kept = RULES[rule](scores(tag, salience if rule == "budget" else "frequency"), value)
             name = f"{tag} pruned, {rule} {value:g}"
-            rows.append(Condition(name, (Deactivate(~partition.neurons(kept)),), only=only))
+            rows.append(Condition(name, (Deactivate(partition.neurons(~kept)),), only=only))
             rows += [
-                Condition(f"random for {name}", (Deactivate(~partition.neurons(keep_random(kept, seed))),), seed, only)
+                Condition(f"random for {name}", (Deactivate(partition.neurons(~keep_random(kept, seed))),), seed, only)
                 for seed in range(seeds)
             ]
     return rows
@@ -118,7 +118,7 @@ def keep_tables(folder: Path, table: TaskTable) -> None:
     frames = (table.summary(), table.table(), table.items())
     with locked(folder):
         for path, frame in zip(table_paths(folder), frames, strict=True):
-            text = frame.to_csv(index=False, lineterminator="\n")
+            text = csv_text(frame)
             if path.is_file():
                 fresh = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
                 text = replaced_rows(read_scores(path, dtype=str), fresh, ["condition", "task"])

@@ -4,6 +4,7 @@ The digest is written before the table, beside that of the table which is there:
 those whose digests are known, and a process that is killed between the two leaves nothing that looks damaged.
 """
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,19 @@ from neuroglot.storage.sealed import digest_of_bytes, note_unsealed
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["load_table", "save_table"]
+__all__ = ["csv_text", "load_table", "save_table"]
+
+
+def csv_text(table: "pd.DataFrame") -> str:
+    """A table as CSV, which reads back as it was written.
+
+    A text with a carriage return is left bare by the csv module, and every reader would end the row there. So where
+    there is one, all text is quoted.
+    """
+    text = str(table.to_csv(index=False, lineterminator="\n"))
+    if "\r" in text:
+        text = str(table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC))
+    return text
 
 
 def save_table(path: str | Path, table: "pd.DataFrame | str") -> Path:
@@ -25,7 +38,7 @@ def save_table(path: str | Path, table: "pd.DataFrame | str") -> Path:
         NeuroglotError: it cannot be written.
     """
     path = Path(path)
-    text = table if isinstance(table, str) else table.to_csv(index=False, lineterminator="\n")
+    text = table if isinstance(table, str) else csv_text(table)
     known = [digest_of_bytes(text.encode())]
     with locked(path.parent):  # of two processes, one must not write its table beside the other's digest
         if path.is_file():

@@ -205,6 +205,7 @@ class Lape(Study):
                 self.path / "models" / Path(source).name, self.settings.model.model_copy(update={"source": source}),
                 self.settings.text, self.settings.record,
             )  # fmt: skip
+            run.workers = self.run.workers
             model = run.load_model()
             record_run(run, model, self.text[0])
             identify_run(run, "lape", {"top_fraction": how.top_fraction, "activity_quantile": how.activity_quantile})

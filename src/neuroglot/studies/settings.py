@@ -69,7 +69,7 @@ def preset(study: str, name: str) -> str:
     """
     file = files("neuroglot.studies") / "presets" / f"{study}-{name}.toml"
     if not file.is_file():
-        raise NeuroglotError(f"There is no preset {name} of {study}; presets are quick and paper.")
+        raise NeuroglotError(f"There is no preset {name} of {study}; presets are quick, evidence and paper.")
     return file.read_text(encoding="utf-8")
 
 

@@ -69,6 +69,7 @@ class Study:
     Args:
         path: the directory; what is finished there is kept.
         settings: of this study.
+        workers: processes that share its work; see `Run.workers`.
 
     Raises:
         NeuroglotError: `path` holds something else, or was begun with other settings.
@@ -77,7 +78,7 @@ class Study:
     name: ClassVar[str]
     Settings: ClassVar[type[StudySettings]]
 
-    def __init__(self, path: str | Path, settings: StudySettings):
+    def __init__(self, path: str | Path, settings: StudySettings, *, workers: int = 1):
         self.path, self.settings = Path(path), settings
         kept, now = self.path / "study.json", {"study": self.name, **settings.model_dump(mode="json")}
         if kept.is_file():
@@ -86,6 +87,7 @@ class Study:
                 raise NeuroglotError(f"{kept} is damaged; choose another --out, or delete {self.path}.")
             refuse_differing(f"{self.path} is a study", before, now, "choose another --out, or delete it")
         self.run = Run.create(self.path, settings.model, settings.text, settings.record)
+        self.run.workers = workers
         save_text(kept, json.dumps(now, indent=2, ensure_ascii=False))
         self._neurons: dict[str, NeuronSet] = {}
         self._identified: dict[str, dict[str, Any]] = {}  # with which settings

@@ -8,9 +8,11 @@ import tiny
 import torch
 
 import neuroglot as ng
-from neuroglot.corpus.prompts import answer_in, asking
+from neuroglot.corpus.prompts import _sentences, answer_in, asking, prompted
 from neuroglot.evaluate.steering.answers import answer_nll, degenerate, describe, summary
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script, scripts
+from neuroglot.languages.identifiers import identifier
+from neuroglot.languages.tags import closest, language_name
 
 STARTER = "en zh fr es vi id ja pt ar hi bn ur".split()
 
@@ -88,7 +90,7 @@ def test_repetition():
 def test_nll_is_the_models_own():
     model = tiny.model()
     texts = ["the cats", "", "a longer text than the first", "x"]
-    for (nll, count), text in zip(answer_nll(model, texts, batch=2), texts, strict=True):
+    for (nll, count), text in zip(answer_nll(model, texts, batch_tokens=20), texts, strict=True):
         ids = torch.tensor([[256, *model.tokenizer(text, add_special_tokens=False)["input_ids"]]])
         with torch.no_grad():
             logits = model.network(ids).logits[0, :-1]
@@ -136,8 +138,33 @@ def test_every_language_asks_for_every_language(identify):
     assert next(iter(asked["es"])).endswith("? Responde en francés.") and next(iter(asked["zh"])).endswith(
         "？请用法语回答。"
     )
-    with pytest.raises(ng.NeuroglotError, match="no «answer in» for de"):
-        answer_in("de", said_in="en")
+    with pytest.raises(ng.NeuroglotError, match="no «answer in» for de said in fr"):
+        answer_in("de", said_in="fr")
+
+
+def test_each_prompting_says_its_sentence():
+    """In more languages than questions are built in; most sentences are identified as what they are in."""
+    tags = [tag for tag in _sentences() if tag != "en"]
+    assert len(tags) >= 40
+    tell, unsure = identifier("fasttext", tags), []
+    for tag in tags:
+        said = answer_in(tag, said_in=tag)
+        assert said != answer_in(tag, said_in="en") == f"Answer in {language_name(tag)}."
+        if tell(said) is None or closest(tell(said), [tag]) is None:
+            unsure.append(tag)
+    # a handful of words: near relatives and rare languages are taken for others
+    assert len(unsure) <= 6, unsure
+    question = ["How do I sleep?"]
+    assert prompted(question, "en", "de", "none") == question
+    assert prompted(question, "en", "de", "I") == ["How do I sleep? Answer in German."]
+    assert prompted(question, "en", "de", "II") == ["How do I sleep? Antworte auf Deutsch."]
+    assert prompted(["怎么睡？"], "zh", "ja", "II") == ["怎么睡？日本語で答えてください。"]
+    assert prompted(["Last summer we"], "en", "de", "I") == ["Answer in German.\n\nLast summer we"]
+    assert prompted(["Last summer we"], "en", "de", "I", chat=True) == ["Last summer we Answer in German."]
+    for ended in ("क्यों?", "کیوں؟", "«Why?»", "为什么？", "ཅི་ཡིན།", "ነው።", "Γιατί;", "So it is…"):
+        assert prompted([ended], "en", "de", "I") == [f"{ended} Answer in German."]
+    with pytest.raises(ng.NeuroglotError, match="said in xh"):
+        prompted(question, "en", "xh", "II")
 
 
 def test_an_answer_that_the_model_cannot_read_is_refused():

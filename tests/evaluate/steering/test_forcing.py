@@ -1,7 +1,6 @@
 """Language forcing: its cells, its matrix, its search, its repair."""
 
 import json
-import sys
 
 import pandas as pd
 import pytest
@@ -12,11 +11,11 @@ import neuroglot as ng
 from neuroglot.evaluate.steering import forcing
 from neuroglot.evaluate.steering.answers import describe
 from neuroglot.evaluate.steering.forcing import Steering, deactivated, force
-from neuroglot.evaluate.steering.search import grid, search
 from neuroglot.evaluate.steering.tables import matrix, repair
 from neuroglot.generation.engine import generate
 from neuroglot.generation.settings import Generation
 from neuroglot.languages.detection import LanguageIdentifier
+from neuroglot.languages.identifiers import identifier
 
 PROMPTS = {"en": ["the cats sat", "a dog"], "fr": ["çà et là", "un été"], "ru": ["всё хорошо", "раз"]}
 SHORT = Generation(tokens=6)
@@ -132,55 +131,36 @@ def test_matrix_and_repair_count():
         repair(table, "both")
 
 
-@shapes.unchecked()  # no model is asked
-def test_search_takes_the_best_within_bounds(monkeypatch):
-    """Four settings whose rates we say: the most accurate is not fluent; the next is, and is reported on the rest."""
-    settings = [Steering(strength=s) for s in (1.0, 2.0, 3.0, 4.0)]
-    accurate = {1.0: (1, 2.0), 2.0: (2, 2.5), 3.0: (3, 2.9), 4.0: (4, 9.0)}  # of four; nats a token
-    seen = []
-
-    def fake(model, recording, neurons, prompts, *, how, conditions, targets, **_):
-        ((source, texts),) = prompts.items()
-        seen.append((conditions[0], how and how.strength, source, targets[0], tuple(texts)))
-        if conditions == ["intact"]:
-            return table_of([("intact", source, targets[0], source, False, 2.3, 1)])
-        good, nats = accurate[how.strength]
-        return table_of([("both", source, "zh", "zh" if i < good else "es", False, nats, 1) for i in range(4)])
-
-    monkeypatch.setattr(sys.modules[search.__module__], "force", fake)
-    prompts = {"es": ["a", "b", "c", "d"], "zh": ["e", "f", "g", "h"]}
-    chosen, table = search(None, None, None, prompts, settings, targets=["zh"], max_loss=1.0)
-    assert chosen.strength == 3.0
-    assert list(table["within"][:4]) == [True, True, True, False]
-    assert list(table["setting"][-3:]) == [chosen.words(), "intact", "native"]
-    reported = [entry for entry in seen if entry[4] in (("b", "d"), ("f", "h"))]  # the other half, of the one chosen
-    assert reported == [
-        ("intact", None, "zh", "zh", ("f", "h")), ("both", 3.0, "es", "zh", ("b", "d")),
-        ("intact", None, "es", "zh", ("b", "d")),
-    ]  # fmt: skip
-    chosen, table = search(None, None, None, prompts, settings[3:], targets=["zh"])
-    assert chosen.strength == 4.0 and not table["within"].iloc[0]  # nothing holds, and it says so
-
-
-def test_search_runs(model, recording, neurons, tmp_path):
-    settings = grid(model.layers, methods=("replace", "scale"), sites=("hidden",), strengths=(1.0,))
-    assert len(settings) == 4 and settings[1].layers == (2,) and settings[2].strength == 2.0
-    chosen, table = search(
-        model, recording, neurons, PROMPTS, settings, generation=SHORT, directory=tmp_path, progress=False
-    )
-    assert chosen in settings and len(table) == 4 + 3
-
-
 def test_refusals(model, recording, neurons):
     with pytest.raises(ng.NeuroglotError, match="have no de"):
         run(model, recording, neurons, targets=["de"])
     with pytest.raises(ng.NeuroglotError, match="other weights"):
         run(tiny.model(seed=1), recording, neurons)
-    with pytest.raises(ng.NeuroglotError, match="prompts in ru too"):
-        search(model, recording, neurons, {"en": ["a", "b"]}, [Steering()], targets=["ru"])
-    with pytest.raises(ng.NeuroglotError, match="at least two"):
-        search(model, recording, neurons, {"en": ["a"], "ru": ["b"]}, [Steering()], targets=["ru"])
-    with pytest.raises(ng.NeuroglotError, match="between languages"):
-        search(model, recording, neurons, {"ru": ["a", "b"]}, [Steering()], targets=["ru"])
-    with pytest.raises(ng.NeuroglotError, match="no setting"):
-        search(model, recording, neurons, PROMPTS, [])
+
+
+@shapes.unchecked()  # the types forbid what a caller without them may say
+def test_unknown_names_are_refused(model, recording, neurons):
+    with pytest.raises(ng.NeuroglotError, match="no condition 'III'"):
+        run(model, recording, neurons, prompting=["III"])
+    with pytest.raises(ng.NeuroglotError, match="lingua or fasttext, not by 'glot'"):
+        run(model, recording, neurons, identification="glot")
+
+
+def test_promptings_are_conditions_of_their_own(model, recording, neurons):
+    how = Steering(method="difference", strength=3.0, site="hidden")
+    asked = {"how": how, "conditions": ["intact", "raised"], "targets": ["fr"]}
+    table = run(model, recording, neurons, prompting=["none", "I", "II"], identification="fasttext", **asked)
+    assert list(table["condition"].unique()) == [
+        "intact", "prompting I", "prompting II", "raised", "raised + prompting I", "raised + prompting II",
+    ]  # fmt: skip
+    plain = run(model, recording, neurons, **asked)
+    for name in ("intact", "raised"):
+        assert list(table.loc[table["condition"] == name, "answer"]) == list(
+            plain.loc[plain["condition"] == name, "answer"]
+        )
+    said = "Répondez en français.\n\nthe cats sat"  # a beginning goes on, so the request stands before it
+    (answer,) = generate(model, [said], recipes=[how.recipe(recording, neurons, "fr", None)], **SHORT.model_dump())
+    cell = table[(table["condition"] == "raised + prompting II") & (table["prompt"] == "the cats sat")]
+    assert list(cell["answer"]) == [answer] and list(cell["prompting"]) == ["II"]
+    tell = identifier("fasttext", ["fr"])
+    assert list(table["language"]) == [tell(text) or "" for text in table["answer"]]

@@ -37,6 +37,7 @@ from neuroglot.evaluate.likelihood.perplexity import (
     perplexity_of,
 )
 from neuroglot.models.model import Model
+from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
 from neuroglot.stats import Contrast, contrast, interval, mean_interval
 from neuroglot.storage.results import JsonResult, ResultCache
@@ -341,30 +342,29 @@ def _measured(
     progress: bool,
 ) -> dict[str, dict[str, list[float]]]:
     """Digest of a condition → language → losses; what is kept is not measured again."""
-    found: dict[str, dict[str, list[float]]] = {}
     each = sum(piece.numel() for piece in blocks.values())
+    kept = {digest: cache.find(digest, lambda kept: set(blocks) <= set(kept)) for digest in wanted}
+    missing = [digest for digest, losses in kept.items() if losses is None]
+    jobs = [(wanted[digest], blocks, batch_tokens) for digest in missing]
     with token_progress("comparing", each * len(wanted), shown=progress) as advance:
-        for digest, condition in wanted.items():
-            kept = cache.find(digest, lambda kept: set(blocks) <= set(kept))
-            if kept is None:
-                with condition.applied(model):
-                    kept = cache.keep(digest, _block_losses(model, blocks, batch_tokens, advance))
-            else:
-                advance(each, "")
-            found[digest] = kept
-    return found
+        advance(each * (len(wanted) - len(missing)), "")
+        made = spread(model, _block_losses, jobs, advance, [(each, "")] * len(jobs))
+        kept |= {digest: cache.keep(digest, losses) for digest, losses in zip(missing, made, strict=True)}
+    return {digest: losses for digest, losses in kept.items() if losses is not None}
 
 
 @torch.inference_mode()
 def _block_losses(
     model: Model,
+    condition: Condition,
     blocks: Mapping[str, Int[Tensor, "blocks block"]],
     batch_tokens: int,
-    advance: Callable[[int, str], None],
+    advance: Callable[[int, str], None] = lambda tokens, what: None,
 ) -> dict[str, list[float]]:
     """Mean negative log-likelihood (nats) of each block's tokens. Languages share batches, so that they are full."""
     together = torch.cat(list(blocks.values()))
-    found = torch.cat([nll.mean(1) for nll in blocks_nll(model, together, "", batch_tokens, advance)])
+    with condition.applied(model):
+        found = torch.cat([nll.mean(1) for nll in blocks_nll(model, together, "", batch_tokens, advance)])
     by_language = found.split([len(piece) for piece in blocks.values()])
     for tag, values in zip(blocks, by_language, strict=True):
         finite_mean(model, float(values.sum()), len(values), tag)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.widths import stated
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
@@ -22,6 +23,7 @@ from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.likelihood.perplexity import block_nll, held_out_blocks, perplexity_of
 from neuroglot.identify.random_neurons import random
 from neuroglot.models.model import Model
+from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
 from neuroglot.stats import Contrast, contrast, mean_interval
 from neuroglot.storage.results import JsonResult, refuse_differing
@@ -266,6 +268,7 @@ def perturb(
     Raises:
         NeuroglotError: the neurons are of another shape, a language is too short, or `resume` is of other settings.
     """
+    neurons = neurons.of_widths(model.widths)  # so that random rows are drawn among what there is
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     size = _random_size(neurons, random_row)
     fresh = Perturbation(
@@ -286,27 +289,43 @@ def perturb(
     rows = _rows(neurons, list(blocks), size, seeds, matched)
     cost = {tag: piece.numel() for tag, piece in blocks.items()}
     with token_progress("perturbing", sum(cost[tag] for row in rows for tag in row.conditions), shown=progress) as say:
+        worth = {row.name: (sum(cost[tag] for tag in row.conditions), row.name) for row in rows}
+        missing = [row for row in rows if not row.found(result)]
         for row in rows:
             if row.found(result):
-                say(sum(cost[tag] for tag in row.conditions), row.name)
-                continue
-            losses = {}
-            for tag, condition in row.conditions.items():
-                label = f"{row.name}, {tag}"
-                with condition.applied(model):
-                    losses[tag] = block_nll(
-                        model,
-                        blocks[tag],
-                        tag,
-                        batch_tokens,
-                        lambda n, _, label=label: say(n, label),  # type: ignore[misc]
-                    )
+                say(*worth[row.name])
+        jobs = [(row.name, row.conditions, blocks, batch_tokens) for row in missing]
+        told = [worth[row.name] for row in missing]
+        for row, losses in zip(missing, spread(model, _row_losses, jobs, say, told), strict=True):
             row.keep(result, losses)
             if resume is not None:
                 result.save(resume)
     if resume is not None:
         result.save(resume)
     return result
+
+
+def _row_losses(
+    model: Model,
+    name: str,
+    conditions: Mapping[str, Condition],
+    blocks: Mapping[str, Tensor],
+    batch_tokens: int | None,
+    advance: Callable[[int, str], None] = lambda tokens, what: None,
+) -> dict[str, list[float]]:
+    """The losses of each language's blocks under its condition: a row."""
+    losses = {}
+    for tag, condition in conditions.items():
+        label = f"{name}, {tag}"
+        with condition.applied(model):
+            losses[tag] = block_nll(
+                model,
+                blocks[tag],
+                tag,
+                batch_tokens,
+                lambda n, _, label=label: advance(n, label),  # type: ignore[misc]
+            )
+    return losses
 
 
 @dataclass(frozen=True)
@@ -349,7 +368,7 @@ def _rows(neurons: NeuronSet, measured: list[str], size: int, seeds: int, matche
 
     rows = [everywhere(INTACT, "")]
     rows += [everywhere("off", tag, neurons[tag]) for tag in neurons.languages]
-    rows += [everywhere("random", str(seed), random_neurons(neurons.shape, size, seed)) for seed in range(seeds)]
+    rows += [everywhere("random", str(seed), random_neurons(neurons, size, seed)) for seed in range(seeds)]
     own = [tag for tag in neurons.languages if tag in measured]
     for seed in range(seeds if matched and own else 0):
         drawn = random(neurons.select(own), seed=seed)
@@ -358,20 +377,19 @@ def _rows(neurons: NeuronSet, measured: list[str], size: int, seeds: int, matche
     return rows
 
 
-def random_neurons(shape: tuple[int, int], size: int, seed: int) -> Bool[Tensor, "layers neurons"]:
-    """So many random neurons of a model of this shape: a random row."""
-    one = torch.zeros(1, *shape, dtype=torch.bool)
-    one.view(-1)[:size] = True
-    return random(NeuronSet(one, ["mul"]), seed=seed)["mul"]
+def random_neurons(like: NeuronSet, size: int, seed: int) -> Bool[Tensor, "layers neurons"]:
+    """So many random neurons of the model that these sets are of: a random row."""
+    one = torch.zeros_like(like.exists)
+    one[tuple(like.exists.nonzero()[:size].T)] = True
+    return random(NeuronSet(one[None], ["mul"], stated(like.widths)), seed=seed)["mul"]
 
 
 def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
     largest = max(neurons.sizes().values())
     if row == "largest":
         return largest
-    layers, width = neurons.shape
-    percent = min(100, 100 * largest // (layers * width) + 1)
-    return round(percent * layers * width / 100)
+    percent = min(100, 100 * largest // neurons.total + 1)
+    return round(percent * neurons.total / 100)
 
 
 def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:

@@ -30,6 +30,7 @@ __all__ = [
     "perplexity_of",
     "sum_nll",
     "token_losses",
+    "token_nll",
 ]
 
 LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
@@ -238,7 +239,7 @@ def blocks_nll(
     for batch in blocks.to(model.device).split(max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])):
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(states.device, torch.int64)
-        found = torch.cat([nll.to(states.device, torch.float64) for nll in _token_nll(model, states, targets)])
+        found = torch.cat([nll.to(states.device, torch.float64) for nll in token_nll(model, states, targets)])
         yield found.view(len(batch), -1)
         advance(batch.numel(), language)
 
@@ -248,12 +249,12 @@ def sum_nll(
 ) -> Float64[Tensor, ""]:
     """Sum of the negative log-likelihoods of targets, from last hidden states, a few tokens' logits at a time."""
     total = torch.zeros((), dtype=torch.float64, device=states.device)
-    for nll in _token_nll(model, states, targets):
+    for nll in token_nll(model, states, targets):
         total += nll.sum(dtype=torch.float64).to(total.device)
     return total
 
 
-def _token_nll(model: Model, states: Tensor, targets: Tensor) -> Iterator[Float[Tensor, " some"]]:
+def token_nll(model: Model, states: Tensor, targets: Tensor) -> Iterator[Float[Tensor, " some"]]:
     """A few tokens' logits at a time."""
     size = max(1, LOGITS_AT_ONCE // model.vocabulary)
     for some, wanted in zip(states.split(size), targets.split(size), strict=True):

@@ -1,19 +1,20 @@
 """What answers are like: their language, their script, whether they repeat themselves, and how likely they are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
 
-from neuroglot.evaluate.likelihood.perplexity import perplexity_of, sum_nll
+from neuroglot.evaluate.likelihood.perplexity import perplexity_of, token_nll
 from neuroglot.evaluate.steering.mixing import mixed_words
 from neuroglot.evaluate.steering.refusals import refuses
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script
+from neuroglot.languages.identifiers import Identifier
 from neuroglot.languages.tags import closest
 from neuroglot.models.model import Model
 
-__all__ = ["answer_nll", "degenerate", "describe", "summary", "well_formed"]
+__all__ = ["answer_nll", "degenerate", "describe", "nll_after", "summary", "well_formed"]
 
 
 def degenerate(text: str, *, share: float = 0.5) -> bool:
@@ -27,31 +28,69 @@ def degenerate(text: str, *, share: float = 0.5) -> bool:
     return len(letters) >= 8 and 1 - len(set(grams)) / len(grams) >= share
 
 
-@torch.inference_mode()
-def answer_nll(model: Model, answers: Sequence[str], *, batch: int = 16) -> list[tuple[float, int]]:
+def answer_nll(model: Model, answers: Sequence[str], *, batch_tokens: int | None = None) -> list[tuple[float, int]]:
     """How likely each answer is to the model, read on its own after BOS: summed nats, and tokens predicted.
 
     A cheap signal of fluency when the model is intact: run it outside `intervene`. The prompt is left out, so that a
     fluent answer in another language than the question's is not called unlikely.
     """
-    rows = [torch.tensor([*model.begin, *ids], dtype=torch.int64) for ids in model.encode(answers)]
-    for row in rows:
-        model.check_length(len(row), "An answer", "write shorter ones")
+    begin = tuple(model.begin)
+    return nll_after(model, [(begin, tuple(ids)) for ids in model.encode(answers)], batch_tokens=batch_tokens)
+
+
+@torch.inference_mode()
+def nll_after(
+    model: Model, rows: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_tokens: int | None = None
+) -> list[tuple[float, int]]:
+    """How likely tokens are after others: summed nats, and tokens predicted (without any before it, the first is not).
+
+    Args:
+        model: as it is at the moment.
+        rows: what is read first, and what is predicted after it.
+        batch_tokens: tokens a forward pass, padding included; by default as many as the device likes.
+    """
+    budget = batch_tokens or model.batch_tokens
+    lengths = [len(before) + len(after) for before, after in rows]
+    for length in lengths:
+        model.check_length(length, "An answer", "write shorter ones")
     results = [(0.0, 0)] * len(rows)
-    readable = [i for i, row in enumerate(rows) if len(row) >= 2]
-    for first in range(0, len(readable), batch):
-        some = readable[first : first + batch]
-        tokens = torch.nn.utils.rnn.pad_sequence([rows[i] for i in some], batch_first=True)
-        lengths = torch.tensor([len(rows[i]) for i in some])
-        mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(torch.int64)
+    readable = [i for i, (before, after) in enumerate(rows) if lengths[i] >= 2 and len(after)]
+    for some in _of_like_length(sorted(readable, key=lambda i: (lengths[i], i)), lengths, budget):
+        ids = [torch.tensor([*rows[i][0], *rows[i][1]], dtype=torch.int64) for i in some]
+        tokens = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]).to(torch.int64)
+        starts = [max(len(rows[i][0]), 1) for i in some]
         states = model.hidden_states(tokens, mask)
-        for i, length, row in zip(some, lengths.tolist(), states, strict=True):
-            results[i] = (float(sum_nll(model, row[: length - 1], rows[i][1:].to(row.device))), length - 1)
+        before = [row[start - 1 : len(one) - 1] for row, one, start in zip(states, ids, starts, strict=True)]
+        predicted = [one[start:] for one, start in zip(ids, starts, strict=True)]
+        nll = torch.cat(list(token_nll(model, torch.cat(before), torch.cat(predicted).to(states.device))))
+        counts = [len(one) for one in predicted]
+        sums = torch.stack([part.sum() for part in nll.to("cpu", torch.float64).split(counts)])
+        for i, total, count in zip(some, sums.tolist(), counts, strict=True):
+            results[i] = (total, count)
     return results
 
 
+def _of_like_length(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Rows, sorted by length, in batches that have at most so many tokens when filled up; one row at least."""
+    some: list[int] = []
+    for i in order:
+        if some and lengths[i] * (len(some) + 1) > budget:
+            yield some
+            some = []
+        some.append(i)
+    if some:
+        yield some
+
+
 def describe(
-    model: Model, answers: Sequence[str], target: str, identify: LanguageIdentifier, *, perplexity: bool = True
+    model: Model,
+    answers: Sequence[str],
+    target: str,
+    identify: LanguageIdentifier,
+    *,
+    tell: Identifier | None = None,
+    perplexity: bool = True,
 ) -> pd.DataFrame:
     """A row an answer: answer, language, on_target, mixed_script, mixed_words, refusal, degenerate, nll, tokens.
 
@@ -59,10 +98,11 @@ def describe(
         model: intact; the perplexity is by it.
         answers: what was written.
         target: the language they should be in.
-        identify: which tells their language.
+        identify: which tells the language of their sentences, for `mixed_words`.
+        tell: which tells the language of an answer; by default the same.
         perplexity: measure `nll` and `tokens` too (NaN and 0 otherwise).
     """
-    languages = [identify(answer) for answer in answers]
+    languages = [(tell or identify)(answer) for answer in answers]
     likely = answer_nll(model, answers) if perplexity else [(math.nan, 0)] * len(answers)
     return pd.DataFrame(
         {

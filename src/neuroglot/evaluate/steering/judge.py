@@ -1,7 +1,8 @@
-"""Content quality from 1 to 10, by a language model behind any OpenAI-compatible endpoint.
+"""Content quality, 1 to 10, or relevance, 0 to 2, by a language model behind any OpenAI-compatible endpoint.
 
 Tang et al. (2024, §3.1) have GPT-4 score answers as Zheng et al. (2023) do. The question put here is our own wording of
-that; scores of other wordings, and of other judges, are not comparable with these.
+that; scores of other wordings, and of other judges, are not comparable with these. The same holds for relevance, which
+CLaS-Bench (2026) has a judge say whatever the language of the answer.
 """
 
 import math
@@ -9,8 +10,9 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, Field, SecretStr
@@ -41,8 +43,48 @@ is poor. Reply with one line and nothing else: the word Rating, a colon, and a w
 (excellent), such as
 Rating: 5"""
 
+RELEVANCE = """\
+You grade an answer for its content only.
+
+The user wrote:
+<<<
+{prompt}
+>>>
+
+The answer was:
+<<<
+{answer}
+>>>
+
+In which language it is written, and whether that is the right one, must not count. Grade it so:
+0: it has nothing to do with what the user wrote, or makes no sense, or only repeats itself.
+1: it has something to do with it, but misses the point, is of little use or is partly nonsense.
+2: it makes sense and clearly answers what the user wrote. Being cut off at the end does not count against it.
+Reply with one line and nothing else: the word Rating, a colon, and 0, 1 or 2, such as
+Rating: 1"""
+
 _RATING = re.compile(r"rating\W{0,6}(\d+(?:\.\d+)?)", re.IGNORECASE)
 _NUMBER = re.compile(r"[\s\[(*]*(\d+(?:\.\d+)?)(?:\s*/\s*10)?[\s\])*.]*")
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """What a judge is asked.
+
+    Attributes:
+        column: what its scores are called in a table of answers.
+        question: with {prompt}, {answer} and maybe {language}.
+        lowest: the least score, and that of an empty answer.
+        highest: the best.
+    """
+
+    column: str
+    question: str
+    lowest: float
+    highest: float
+
+
+RUBRICS = {"quality": Rubric("score", QUESTION, 1, 10), "relevance": Rubric("relevance", RELEVANCE, 0, 2)}
 
 
 class JudgeSettings(BaseModel):
@@ -54,6 +96,8 @@ class JudgeSettings(BaseModel):
     """The endpoint, such as http://localhost:8000/v1; by default OPENAI_BASE_URL, or OpenAI's own."""
     api_key: SecretStr | None = Field(None, exclude=True)
     """By default OPENAI_API_KEY. It is never written anywhere."""
+    rubric: Literal["quality", "relevance"] = "quality"
+    """What is graded: the answer as a whole from 1 to 10, or from 0 to 2 whether it is about the question."""
     per_minute: float = Field(60, gt=0)
     """At most so many requests a minute."""
     retries: int = Field(4, ge=0)
@@ -79,6 +123,8 @@ class Judge:
     def __init__(self, settings: JudgeSettings, directory: str | Path | None = None):
         openai = require("openai", "judge", needed_by="A judge")
         self.settings = settings
+        self.rubric = RUBRICS[settings.rubric]
+        self.name = f"{settings.model} as judge"
         self._cache = ResultCache(directory)
         url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
         key = settings.api_key.get_secret_value() if settings.api_key else os.environ.get("OPENAI_API_KEY")
@@ -96,7 +142,7 @@ class Judge:
         self._next = 0.0
 
     def score(self, prompt: str, answer: str, language: str) -> float:
-        """How good an answer is, from 1 to 10. An empty answer is a 1 that nobody is asked for.
+        """How good an answer is, by the rubric. An empty answer has the least score, and nobody is asked.
 
         Args:
             prompt: what was asked.
@@ -107,14 +153,16 @@ class Judge:
             NeuroglotError: the endpoint cannot be reached, fails, or says something that cannot be read as a rating.
         """
         if not answer.strip():
-            return 1.0
-        question = QUESTION.format(prompt=prompt, answer=answer, language=language_name(language))
+            return float(self.rubric.lowest)
+        question = self.rubric.question.format(prompt=prompt, answer=answer, language=language_name(language))
         digest = digest_of_settings([self.settings.model, self.url, question])
         found = self._cache.find(digest, lambda kept: isinstance(kept.get("score"), int | float))
         return float((found or self._cache.keep(digest, self._ask(question)))["score"])
 
     def rate(self, answers: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
-        """A table of answers with a column `score` more; `matrix(table, condition, "score")` is the paper's table.
+        """A table of answers with a column more, `score` or by the other rubric `relevance`.
+
+        `matrix(table, condition, "score")` is the LAPE paper's table.
 
         Args:
             answers: with the columns prompt, answer and target, as `force` gives.
@@ -128,7 +176,7 @@ class Judge:
             for row in answers.itertuples():
                 scores.append(self.score(str(row.prompt), str(row.answer), str(row.target)))
                 advance(1, f"→ {row.target}")
-        return answers.assign(score=scores)
+        return answers.assign(**{self.rubric.column: scores})
 
     def _ask(self, question: str) -> dict[str, Any]:
         self._wait()
@@ -151,12 +199,13 @@ class Judge:
                 f"The judge at {self.url} did not answer as an OpenAI-compatible endpoint does ({reason}); check the "
                 "address, the key and the model's name. Scores so far are kept."
             ) from error
-        score = read_rating(said)
+        lowest, highest = self.rubric.lowest, self.rubric.highest
+        score = read_rating(said, lowest, highest)
         if score is None:
             shown = " ".join(said.split())[:120]
             raise NeuroglotError(
-                f"The judge {self.settings.model} gave no rating from 1 to 10 but {shown!r}; take a model that follows "
-                "instructions. Scores so far are kept."
+                f"The judge {self.settings.model} gave no rating from {lowest:g} to {highest:g} but {shown!r}; take a "
+                "model that follows instructions. Scores so far are kept."
             )
         return {"model": self.settings.model, "question": question, "said": said, "score": score}
 
@@ -166,10 +215,10 @@ class Judge:
         self._next = now() + 60 / self.settings.per_minute
 
 
-def read_rating(said: str) -> float | None:
-    """The rating in a judge's answer; None if there is none from 1 to 10, or two that differ."""
+def read_rating(said: str, lowest: float = 1, highest: float = 10) -> float | None:
+    """The rating in a judge's answer; None if there is none between the two, or two that differ."""
     found = {float(number) for number in _RATING.findall(said)}
     if not found and (alone := _NUMBER.fullmatch(said)):
         found = {float(alone[1])}
     value = found.pop() if len(found) == 1 else math.nan
-    return value if 1 <= value <= 10 else None
+    return value if lowest <= value <= highest else None

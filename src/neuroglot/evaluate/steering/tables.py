@@ -9,7 +9,7 @@ from neuroglot.evaluate.steering.forcing import Forced
 __all__ = ["matrix", "repair"]
 
 
-def matrix(answers: pd.DataFrame, condition: Forced, rate: str = "on_target") -> pd.DataFrame:
+def matrix(answers: pd.DataFrame, condition: str, rate: str = "on_target") -> pd.DataFrame:
     """A rate by source (rows) and target (columns) in one condition of what `force` gives."""
     table = answers[answers["condition"] == condition]
     if table.empty:

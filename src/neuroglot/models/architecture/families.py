@@ -10,7 +10,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import Layout, Rows
 from neuroglot.plugins import load_plugin, plugins
 
-__all__ = ["FAMILIES", "Family", "declare", "declared", "read_families"]
+__all__ = ["FAMILIES", "Family", "declare", "declared", "own_families", "read_families"]
 
 GROUP = "neuroglot.families"
 
@@ -88,6 +88,11 @@ def declare(*families: Family) -> None:
     An installed package does so by an entry point in the group `neuroglot.families` that names a `Family`.
     """
     _own[:0] = families
+
+
+def own_families() -> list[Family]:
+    """Those that `declare` added in this process."""
+    return list(_own)
 
 
 def declared(kind: str) -> Family | None:

@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from neuroglot.models.architecture.attention import Attention
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.residual import stream_of
 
-__all__ = ["observe_ffn", "observe_residual", "observe_routing"]
+__all__ = ["observe_ffn", "observe_heads", "observe_parts", "observe_residual", "observe_routing"]
 
 Observer = Callable[[int, Tensor, Tensor], None]
+OfPart = Callable[[int, slice, Tensor, Tensor], None]
 
 
 @contextmanager
@@ -31,6 +33,35 @@ def observe_ffn(ffns: Sequence[FFN], observe: Observer) -> Iterator[None]:
 
 
 @contextmanager
+def observe_parts(
+    ffns: Sequence[FFN], observe: OfPart, shape: Callable[[], tuple[int, int]], first: int
+) -> Iterator[None]:
+    """Call `observe(layer, neurons, activation, hidden)` for every part of every layer, inside the block.
+
+    A dense FFN is one part. A native mixture of experts has one for each expert, with values of the tokens that reach
+    it alone, and one for each FFN that all tokens pass besides; an expert that no token reaches is not given.
+
+    Args:
+        ffns: of the model.
+        observe: `neurons` are the part's among the layer's; values are (sequences, tokens, neurons of the part).
+        shape: says how many sequences the model reads and how many tokens of each, also where it flattens them.
+        first: how many tokens at the start of every sequence are left out.
+    """
+
+    def whole(layer: int, activation: Tensor, hidden: Tensor) -> None:
+        both = (each.view(*shape(), -1)[:, first:] for each in (activation, hidden))
+        observe(layer, slice(0, ffns[layer].neurons), *both)
+
+    with ExitStack() as stack:
+        for layer, ffn in enumerate(ffns):
+            if isinstance(ffn, Mixture):
+                stack.enter_context(ffn.observe_parts(partial(observe, layer), first))
+            else:
+                stack.callback(ffn.observe(partial(whole, layer)))
+        yield
+
+
+@contextmanager
 def observe_routing(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call `observe(layer, chosen)` for every layer that is a native mixture of experts, inside the block.
 
@@ -40,6 +71,18 @@ def observe_routing(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None])
         for layer, ffn in enumerate(ffns):
             if isinstance(ffn, Mixture):
                 stack.enter_context(ffn.observe_routing(partial(observe, layer)))
+        yield
+
+
+@contextmanager
+def observe_heads(attentions: Sequence[Attention], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Call `observe(place, entered)` with what enters the output projection of every attention, inside the block.
+
+    It is (…, heads · width), after any intervention in force. Read it, do not write to it.
+    """
+    with ExitStack() as stack:
+        for place, attention in enumerate(attentions):
+            stack.callback(attention.observe(partial(observe, place)))
         yield
 
 

@@ -10,6 +10,7 @@ reach each of them. Otherwise the model runs as transformers runs it.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,12 +21,14 @@ from torch.nn import functional as F
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.expert_weights import ExpertWeights
 from neuroglot.models.architecture.ffn import FFN, Change, Layout, Observer, Rows
+from neuroglot.models.architecture.reached import Reached
 from neuroglot.models.architecture.routing import Routing
 from neuroglot.models.architecture.sites import EAGER, Edit, Site
 
 __all__ = ["Mixture"]
 
 Routed = Callable[[Tensor], None]
+OfPart = Callable[[slice, Tensor, Tensor], None]
 
 
 class Mixture(FFN):
@@ -52,6 +55,7 @@ class Mixture(FFN):
         self.routing = Routing(block, module, self.experts)
         self._edits = {"activation": [], "hidden": []}
         self._observers: list[Callable[[Tensor, Tensor], None]] = []
+        self._parts: list[tuple[int, OfPart]] = []
         self._routed: list[Routed] = []
         self._users = 0  # of the forward that is put in the place of the experts' own
         self._shape = threading.local()
@@ -184,6 +188,33 @@ class Mixture(FFN):
         return stack.close
 
     @contextmanager
+    def observe_parts(self, observer: OfPart, first: int) -> Iterator[None]:
+        """Call `observer(neurons, activation, hidden)` for every expert that is reached, and every shared FFN, in every
+        forward pass of this thread inside the block.
+
+        `neurons` are the part's among the layer's; the values are (1, tokens that reach it, neurons), or those of all
+        tokens for a shared FFN, (batch, tokens, neurons). Without the first so many tokens of every sequence.
+        """
+        thread = threading.get_ident()
+
+        def mine(part: slice, activation: Tensor, hidden: Tensor) -> None:
+            if threading.get_ident() == thread:
+                observer(part, activation, hidden)
+
+        def shared(part: slice, activation: Tensor, hidden: Tensor) -> None:
+            shape = self._shape.now
+            observer(part, *(each.reshape(*shape, -1)[:, first:] for each in (activation, hidden)))
+
+        entry = (first, mine)
+        with ExitStack() as stack:
+            for ffn, part in self.parts:
+                stack.callback(ffn.observe(partial(shared, part)))
+            self._parts.append(entry)
+            stack.callback(self._parts.remove, entry)
+            stack.enter_context(self._computed_here())
+            yield
+
+    @contextmanager
     def observe_routing(self, observer: Routed) -> Iterator[None]:
         """Call `observer(chosen)`, (batch, tokens, E) bool, in every forward pass of this thread inside the block."""
         thread = threading.get_ident()
@@ -260,13 +291,15 @@ class Mixture(FFN):
             index: (tokens, k), the experts that are chosen for a token.
             weights: (tokens, k), what each counts.
         """
-        flat = index.reshape(-1)
-        order = flat.argsort(stable=True)
-        experts, tokens = flat[order], order // index.shape[1]
-        self.routing.check(experts, weights.reshape(-1)[order])
-        out = self.through(states[tokens], experts, tokens, len(states))
-        weighted = out * weights.reshape(-1)[order, None]
-        return torch.zeros_like(states).index_add(0, tokens, weighted.to(states.dtype))
+        tokens = torch.arange(len(states), device=index.device).repeat_interleave(index.shape[1])
+        reached = Reached.of(index.reshape(-1), tokens, self.experts, self._read(len(states)))
+        counts = weights.reshape(-1)[reached.order]
+        self.routing.check(reached.experts, counts)
+        result = torch.zeros_like(states)
+        for some, out in self.through(states, reached):
+            weighted = (out * counts[some, None]).to(states.dtype)
+            result = result.index_add(0, reached.tokens[some], weighted)
+        return result
 
     def forward_all(self, states: Tensor) -> Tensor:
         """The same where the experts are given every token, times its weight: 0 where one is not chosen (Llama 4).
@@ -276,30 +309,57 @@ class Mixture(FFN):
         """
         rows = states.view(self.experts, -1, states.shape[-1])
         experts, tokens = rows.ne(0).any(-1).nonzero(as_tuple=True)
-        self.routing.check(experts, torch.ones_like(experts))
-        out = self.through(rows[experts, tokens], experts, tokens, rows.shape[1])
-        return torch.zeros_like(rows).index_put((experts, tokens), out.to(rows.dtype)).view_as(states)
+        reached = Reached.of(experts, tokens, self.experts, self._read(rows.shape[1]))
+        self.routing.check(reached.experts, torch.ones_like(reached.experts))
+        result = torch.zeros_like(rows)
+        for some, out in self.through(rows, reached):
+            result = result.index_put((reached.experts[some], reached.tokens[some]), out.to(rows.dtype))
+        return result.view_as(states)
 
     def through(
-        self,
-        states: Float[Tensor, "pairs stream"],
-        experts: Int64[Tensor, " pairs"],
-        tokens: Int64[Tensor, " pairs"],
-        count: int,
-    ) -> Float[Tensor, "pairs stream"]:
-        """What each expert gives of each token that reaches it, before it is weighted.
+        self, states: Float[Tensor, "*experts tokens stream"], reached: Reached
+    ) -> Iterator[tuple[slice, Float[Tensor, "pairs stream"]]]:
+        """What each expert gives of each token that reaches it, before it is weighted, some pairs at a time.
+
+        Experts run one after the other, so that what is observed of one is still in the processor's cache; where an
+        edit or an observer needs whole tokens, all of them run before it.
 
         Args:
-            states: of the token of each pair.
-            experts: of each pair, ascending.
-            tokens: of each pair.
-            count: how many tokens there are.
+            states: of every token; or of every token for each expert.
+            reached: the pairs.
         """
-        sizes = torch.bincount(experts, minlength=self.experts).tolist()
-        first = _by_expert(states, sizes, self.weights.first, self.weights.first_bias)
+        for routed in self._routed:
+            routed(reached.chosen())
+        spans = list(reached.spans())
+        skipped = {first: reached.uncounted(first) for first, _ in self._parts}
+        if any(self._edits.values()) or self._observers:
+            together = [(slice(0, len(reached.experts)), spans)]
+        else:
+            together = [(own, [(expert, own)]) for expert, own in spans]
+        for some, experts in together:
+            tokens = reached.tokens[some]
+            picked = states[tokens] if states.ndim == 2 else states[reached.experts[some], tokens]
+            sizes = [(expert, own.stop - own.start) for expert, own in experts]
+            first = _by_expert(picked, sizes, self.weights.first, self.weights.first_bias)
+            activation, hidden = self._edited(first, reached)
+            for expert, own in experts:
+                for uncounted, observer in self._parts:
+                    counted = slice(own.start - some.start + skipped[uncounted][expert], own.stop - some.start)
+                    if counted.start < counted.stop:
+                        observer(self.expert(expert), activation[None, counted], hidden[None, counted])
+            if self._observers:
+                dense = reached.table(activation)
+                other = dense if self.one_site else reached.table(hidden)
+                for observe in self._observers:
+                    observe(dense, other)
+            out = _by_expert(hidden, sizes, self.weights.down, self.weights.down_bias)
+            yield some, self.weights.normed(out)
+
+    def _edited(self, first: Tensor, reached: Reached) -> tuple[Tensor, Tensor]:
+        """The values of pairs at both sites, after the edits; all pairs are given where there are any."""
         activation, hidden = self.weights.sites(first)
         if self._edits["activation"]:
-            edited = self._changed("activation", activation, experts, tokens, count)
+            edited = self._changed("activation", activation, reached)
             if self.one_site:
                 activation = hidden = edited
             else:  # the others stay as they are to the bit
@@ -307,38 +367,23 @@ class Mixture(FFN):
                 hidden = torch.where(edited == activation, hidden, edited * factor)
                 activation = edited
         if self._edits["hidden"]:
-            hidden = self._changed("hidden", hidden, experts, tokens, count)
-        for routed in self._routed:
-            chosen = torch.zeros(count, self.experts, dtype=torch.bool, device=experts.device)
-            chosen[tokens, experts] = True
-            routed(chosen.view(*self._now(count), self.experts))
-        if self._observers:
-            dense = self._dense(activation, experts, tokens, count)
-            other = dense if self.one_site else self._dense(hidden, experts, tokens, count)
-            for observer in self._observers:
-                observer(dense, other)
-        out = _by_expert(hidden, sizes, self.weights.down, self.weights.down_bias)
-        return self.weights.normed(out)
+            hidden = self._changed("hidden", hidden, reached)
+        return activation, hidden
 
-    def _now(self, count: int) -> tuple[int, int]:
+    def _read(self, count: int) -> tuple[int, int]:
+        """How many sequences are read and how many tokens of each, where so many tokens are there in all."""
         shape: tuple[int, int] = self._shape.now
         if shape[0] * shape[1] != count:
             raise NeuroglotError(f"{count} tokens reach the experts where {shape[0] * shape[1]} were read.")
         return shape
 
-    def _dense(self, values: Tensor, experts: Tensor, tokens: Tensor, count: int) -> Tensor:
-        """Values of pairs as (batch, tokens, E · I), 0 where a token does not reach an expert."""
-        table = values.new_zeros(count, self.experts, self.width).index_put((tokens, experts), values)
-        return table.view(*self._now(count), -1)
-
-    def _changed(self, site: Site, values: Tensor, experts: Tensor, tokens: Tensor, count: int) -> Tensor:
+    def _changed(self, site: Site, values: Tensor, reached: Reached) -> Tensor:
         """Values of pairs after the edits of a site."""
-        shared = self.neurons - self.experts * self.width
-        table = F.pad(self._dense(values, experts, tokens, count), (0, shared))
+        own = self.experts * self.width
+        table = F.pad(reached.table(values), (0, self.neurons - own))
         for each in self._edits[site]:
             table = each.made(table)
-        own = table[..., : self.experts * self.width].reshape(count, self.experts, self.width)
-        return own[tokens, experts]
+        return reached.pairs(table[..., :own])
 
     @contextmanager
     def route(self, change: Edit, off: Bool[Tensor, " experts"]) -> Iterator[None]:
@@ -374,14 +419,15 @@ class _Forward:
 
 def _by_expert(
     values: Float[Tensor, "pairs inner"],
-    sizes: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
     weight: Float[Tensor, "experts outer inner"],
     bias: Float[Tensor, "experts outer"] | None,
 ) -> Float[Tensor, "pairs outer"]:
-    """Each expert's product with the tokens that reach it."""
+    """Each expert's product with the tokens that reach it, so many after one another."""
     parts = [
-        F.linear(some, weight[i], None if bias is None else bias[i])
-        for i, some in enumerate(values.split(list(sizes)))
-        if len(some)
+        F.linear(some, weight[expert], None if bias is None else bias[expert])
+        for (expert, _), some in zip(sizes, values.split([size for _, size in sizes]), strict=True)
     ]
+    if len(parts) == 1:
+        return parts[0]
     return torch.cat(parts) if parts else values.new_zeros(0, weight.shape[1])

@@ -16,8 +16,9 @@ from neuroglot.models.architecture.trace import function_name
 
 __all__ = ["EAGER", "Edit", "InlineCall", "Site"]
 
-Site = Literal["activation", "hidden", "residual"]
-"""Of a layer: two of its neurons, and the residual stream that leaves it, whose units are its dimensions."""
+Site = Literal["activation", "hidden", "residual", "heads"]
+"""Of a layer: two of its neurons; the residual stream that leaves it, whose units are its dimensions; and what enters
+the output projection of an attention, whose units are its heads."""
 
 
 Edit = Callable[[Tensor], Tensor]

@@ -1,1 +1,1 @@
-"""Where shards are recorded: this process, or workers of a Ray cluster."""
+"""Where shards are recorded: this process, further ones of this machine, or workers of a Ray cluster."""

@@ -171,6 +171,6 @@ def _buffer(values: Tensor) -> Tensor:
     """A float32 tensor of the same shape, kept from call to call: allocating it would cost more than the sum."""
     buffers: dict[torch.device, Tensor] = _kept.__dict__.setdefault("buffers", {})  # each thread's own
     kept = buffers.get(values.device)
-    if kept is None or kept.shape != values.shape:
-        kept = buffers[values.device] = torch.empty(values.shape, dtype=torch.float32, device=values.device)
-    return kept
+    if kept is None or kept.numel() < values.numel():
+        kept = buffers[values.device] = torch.empty(values.numel(), dtype=torch.float32, device=values.device)
+    return kept[: values.numel()].view(values.shape)

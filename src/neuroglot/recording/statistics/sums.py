@@ -11,24 +11,13 @@ from torch import Tensor
 
 from neuroglot.artifacts.recording import RESIDUAL
 from neuroglot.artifacts.widths import padded
-from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.recording.statistics.reductions import SUMS, Values, sum_states, sum_tokens
 
-__all__ = ["STATISTICS", "Statistic", "StreamSums", "Sums", "check_statistics"]
+__all__ = ["STATISTICS", "Statistic", "StreamSums", "Sums"]
 
-STATISTICS = (*SUMS, RESIDUAL)  # that a recording can hold: of every neuron, and of the stream
-
-
-def check_statistics(names: Sequence[str]) -> None:
-    """Refuse a statistic that is unknown.
-
-    Raises:
-        NeuroglotError: naming it.
-    """
-    unknown = [name for name in names if name not in STATISTICS]
-    if unknown:
-        raise NeuroglotError(f"{unknown} cannot be recorded; choose among {', '.join(STATISTICS)}.")
+STATISTICS = (*SUMS, RESIDUAL)
+"""What a recording and samples can hold: of every neuron, and of the stream."""
 
 
 class Statistic(ABC):
@@ -51,19 +40,36 @@ class Sums(Statistic):
 
     def __init__(self, ffns: Sequence[FFN], names: Sequence[str]):
         self.names = [name for name in names if name in SUMS]
+        self._widths = [ffn.neurons for ffn in ffns]
         self._totals: list[list[Tensor] | None] = [None] * len(ffns)
 
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
         """Add one layer of a batch."""
-        sums = sum_tokens(activation, hidden, self.names)
-        before = self._totals[layer]
-        self._totals[layer] = sums if before is None else [a.add_(b) for a, b in zip(before, sums, strict=True)]
+        self.add_part(layer, slice(0, self._widths[layer]), activation, hidden)
+
+    def add_part(self, layer: int, part: slice, activation: Values, hidden: Values) -> None:
+        """Add some of a layer's neurons, on tokens on which the others are 0, such as those that reach an expert."""
+        sums, before = sum_tokens(activation, hidden, self.names), self._totals[layer]
+        if before is not None:
+            for total, each in zip(before, sums, strict=True):
+                total[part] += each
+        elif part == slice(0, self._widths[layer]):
+            self._totals[layer] = sums
+        else:
+            self._totals[layer] = [_placed(each, part, self._widths[layer]) for each in sums]
 
     def flush(self) -> dict[str, Tensor]:
         """The totals so far, each (L, N), 0 beyond a layer's width."""
         layers = [totals for totals in self._totals if totals is not None]
         self._totals = [None] * len(self._totals)
         return {name: padded([sums[i].cpu() for sums in layers]) for i, name in enumerate(self.names)}
+
+
+def _placed(sums: Tensor, part: slice, width: int) -> Tensor:
+    """The sums of all neurons of a layer, where those of the others are 0."""
+    everything = sums.new_zeros(width)
+    everything[part] = sums
+    return everything
 
 
 class StreamSums:

@@ -1,0 +1,88 @@
+"""A paper's study on several models, side by side: what the paper says of each item, and what each model shows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from neuroglot.errors import NeuroglotError
+from neuroglot.storage.atomic import save_text
+from neuroglot.storage.names import check_name
+from neuroglot.storage.tables import save_table
+from neuroglot.studies.page import agreement
+from neuroglot.studies.study import Study
+
+__all__ = ["model_folders", "models_page", "models_table"]
+
+
+def model_folders(folder: Path, models: list[str]) -> dict[str, Path]:
+    """Where each model's own study stands in `folder`: model → directory, named by the end of its name.
+
+    Raises:
+        NeuroglotError: one is given twice, or the names of two end alike.
+    """
+    named = {model: check_name(Path(model.split("?")[0]).name.removesuffix(".gguf")) for model in models}
+    if len(set(named.values())) < len(models):
+        raise NeuroglotError(
+            f"Two of the models have one name ({', '.join(named.values())}): each is kept under the end of its name."
+        )
+    return {model: folder / name for model, name in named.items()}
+
+
+def models_table(studies: Mapping[str, Study]) -> pd.DataFrame:
+    """One row an item of the paper: `item`, `about`, `test`, and a column a model: agrees, does not agree, or why not.
+
+    Args:
+        studies: model → its study, all of one paper.
+    """
+    items = next(iter(studies.values())).paper["items"]
+    columns: dict[str, list[str]] = {
+        "item": [item.name for item in items],
+        "about": [item.title for item in items],
+        "test": [item.test for item in items],
+    }
+    for model, study in studies.items():
+        columns[model] = [agreement(study.found(item, failed=True)) for item in items]
+    return pd.DataFrame(columns)
+
+
+def models_page(folder: Path, studies: Mapping[str, Study]) -> Path:
+    """Write `models.csv` and `models.html` in `folder`, and give the page's path.
+
+    The page is one section an item: the paper's words and test, then each model's verdict, sentences and first figure,
+    which links to the model's own page.
+
+    Args:
+        folder: that holds the models' studies.
+        studies: model → its study, all of one paper.
+    """
+    table = models_table(studies)
+    save_table(folder / "models.csv", table)
+    first = next(iter(studies.values()))
+    items = [
+        {"item": item, "models": {model: _shown(folder, study, item) for model, study in studies.items()}}
+        for item in first.paper["items"]
+    ]
+    page = _TEMPLATES.get_template("models.html").render(paper=first.paper, study=first, studies=studies, items=items)
+    return save_text(folder / "models.html", page)
+
+
+def _shown(folder: Path, study: Study, item: Any) -> dict[str, Any]:
+    """A model's side of an item; paths are relative to the page."""
+    kept = study.found(item, failed=True)
+    where = study.path.relative_to(folder)
+    figures = list(kept["figures"].values()) if kept else []
+    return {
+        "verdict": agreement(kept),
+        "said": kept["said"] if kept else [],
+        "failed": kept["failed"] if kept else "not asked for yet",
+        "figure": str(where / "study" / figures[0]) if figures else None,
+        "page": f"{where}/study.html#{item.key}",
+    }
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("neuroglot.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+)

@@ -1,0 +1,86 @@
+"""The lens: the last layer is the model, the sums are those of the whole logits, and owners follow the rule."""
+
+import pytest
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot.evaluate.likelihood.lens import Lens, lens
+from neuroglot.evaluate.likelihood.perplexity import block_losses, held_out_blocks
+from neuroglot.figures.lens import _ranges, lens_findings
+from neuroglot.models.architecture.readout import Readout
+from neuroglot.tokens.counts import SHARED, UNSEEN, TokenLanguages, token_counts
+
+
+def owners(model, corpus):
+    return TokenLanguages.of(token_counts(model, corpus, 1000), corpus.languages)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "opt", "bloom", "cohere", "falcon"])
+def test_the_last_layer_is_the_model(family):
+    """OPT projects after its stack, Gemma caps its logits, Falcon's layers give several things."""
+    model, corpus = tiny.model(family), tiny.corpus()
+    tokens = held_out_blocks(model, corpus, tokens=100, block=16)["fr"].long()
+    readout = Readout(model.network, model.ffns)
+    with torch.no_grad():
+        whole = model.network(tokens).logits
+        outputs = readout.outputs(tokens)
+        assert len(outputs) == 3
+        torch.testing.assert_close(model.logits(readout.read(outputs[-1], tokens)), whole, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(model.logits(readout.read(outputs[0], tokens)), whole, atol=1e-2)
+        torch.testing.assert_close(model.network(tokens).logits, whole)  # the network is as it was
+    found = lens(model, corpus, owners(model, corpus), tokens=300, block=16, progress=False)
+    losses = block_losses(model, corpus, tokens=300, block=16, progress=False)
+    for tag in corpus.languages:
+        assert found.nats[tag][:, -1].tolist() == pytest.approx(losses[losses.language == tag].nats.tolist(), rel=1e-3)
+
+
+def test_every_number_is_that_of_the_whole_logits(tmp_path):
+    model, corpus = tiny.model(), tiny.corpus()
+    tokens_of = owners(model, corpus)
+    found = lens(model, corpus, tokens_of, tokens=200, block=16, top=3, batch_tokens=40, progress=False)
+    blocks = held_out_blocks(model, corpus, tokens=200, block=16)["ru"].long()
+    with torch.no_grad():
+        states = model.network(blocks, output_hidden_states=True).hidden_states[1]
+        chances = model.network.lm_head(model.network.model.norm(states))[:, :-1].double().softmax(-1)
+    for k, owner in enumerate(tokens_of.owners):
+        own = tokens_of.owner == k
+        mass = chances[..., own].sum(-1).mean(1)
+        assert found.mass["ru"][:, 0, k].tolist() == pytest.approx(mass.tolist(), abs=1e-5), owner
+        top = own[chances.topk(3).indices].double().mean((1, 2))
+        assert found.likeliest["ru"][:, 0, k].tolist() == pytest.approx(top.tolist())
+        share = own[blocks[:, 1:]].double().mean()
+        assert float(found.text["ru"][k]) == pytest.approx(float(share))
+    entropy = -(chances * chances.log()).sum(-1).mean(1)
+    assert found.entropy["ru"][:, 0].tolist() == pytest.approx(entropy.tolist(), rel=1e-4)
+
+    frame, curve = found.frame(), found.curve()
+    sums = frame.groupby(["language", "layer"])[["mass", "likeliest", "text"]].sum()
+    assert sums.to_numpy() == pytest.approx(1)
+    assert (frame.mass_low <= frame.mass).all() and (frame.mass <= frame.mass_high).all()
+    own = frame[(frame.language == frame.tokens_of)].sort_values(["language", "layer"])
+    assert curve.sort_values(["language", "layer"]).own.tolist() == own.mass.tolist()
+    assert (curve.other != curve.language).all()
+    assert len(lens_findings(found)) == 3
+    again = Lens.load(found.save(tmp_path / "lens.safetensors"))
+    assert again.frame().equals(frame) and again.about["top"] == 3
+
+
+def test_whose_a_token_is():
+    counts = torch.tensor([[8, 0], [4, 1], [3, 1], [1, 0], [0, 0], [84, 198]])
+    found = TokenLanguages.of(counts, ("fr", "ru"), share=0.8, least=2)  # 100 and 200 tokens
+    assert found.owner.tolist() == [0, 0, 0, 3, 3, 2]
+    assert found.sizes() == {"fr": 3, "ru": 0, SHARED: 1, UNSEEN: 2}
+    assert TokenLanguages.of(counts, ("fr", "ru"), share=0.9).owner.tolist() == [0, 2, 2, 3, 3, 2]
+    with pytest.raises(ng.NeuroglotError, match="above 0.5"):
+        TokenLanguages.of(counts, ("fr", "ru"), share=0.5)
+    with pytest.raises(ng.NeuroglotError, match="no token of ru"):
+        TokenLanguages.of(counts[:1], ("fr", "ru"))
+
+
+def test_runs_of_layers_in_words():
+    assert [_ranges(each) for each in ([2], [1, 2], [3, 4, 5, 8])] == [
+        "layer 2",
+        "layers 1 to 2",
+        "layers 3 to 5 and 8",
+    ]
