@@ -129,7 +129,7 @@ def _filled(model: Model, split: Partition, layout: MoeLayout, width: int) -> Mo
         down = ffn.down_columns[:, rows].view(-1, split.experts, width).transpose(0, 1)
         mixture.weights.down.copy_(down)
         assert mixture.routing.owner is not None
-        mixture.routing.owner.weight.zero_()  # type: ignore[operator,union-attr]
+        mixture.routing.owner.weight.zero_()  # type: ignore[operator]
         layout.prepare_router(mixture, ffn.layer)
         layout.scale(mixture, split.experts)
     tokens = few_tokens(model.network, 16)
@@ -148,7 +148,7 @@ def _choose(made: Model, dense: Model, layout: MoeLayout, routers: list[Router],
     """Put the fitted routers in, and have them choose so many."""
     for mixture, router in zip(made.mixtures.values(), routers, strict=True):
         assert mixture.routing.owner is not None
-        mixture.routing.owner.weight.copy_(router)  # type: ignore[operator,union-attr]
+        mixture.routing.owner.weight.copy_(router)  # type: ignore[operator]
         if layout.normalised:
             layout.scale(mixture, top / mixture.experts)
     setattr(made.network.config, layout.chosen, top)
@@ -217,4 +217,5 @@ def _solved(gram: Tensor, cross: Tensor, tokens: int) -> Router:
     ridge = 1e-4 * gram.diagonal().mean()
     fitted = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), cross)
     square = (fitted * (gram @ fitted)).sum() / (tokens * cross.shape[1])
-    return (fitted.T * SPREAD / square.clamp_min(1e-30).sqrt()).float()
+    scaled: Tensor = fitted.T * SPREAD / square.clamp_min(1e-30).sqrt()
+    return scaled.float()

@@ -16,7 +16,7 @@ from neuroglot.models.architecture.families import Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 
-__all__ = ["auto_class", "check_config", "discovered", "find_ffns", "without_empty_warnings"]
+__all__ = ["auto_class", "check_config", "discovered", "find_ffns", "mixtures_alone", "without_empty_warnings"]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
 
@@ -117,6 +117,16 @@ def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
             raise _own_code(kind, lost)
         result.append(mixture)
     return result
+
+
+def mixtures_alone(network: nn.Module) -> list[Mixture]:
+    """The layers' experts as they are named, with nothing run: for a network whose weights have shapes only."""
+    names = {module: name for name, module in network.named_modules()}
+    return [
+        Mixture(layer_of(module, names), module, (), network.get_submodule(name.rpartition(".")[0]))
+        for module, name in names.items()
+        if holds_experts(module)
+    ]
 
 
 def _own_code(kind: str, name: str) -> NeuroglotError:
