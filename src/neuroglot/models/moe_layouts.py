@@ -19,6 +19,7 @@ from neuroglot.models.model import Model
 __all__ = ["MoeLayout", "layout_of", "moe_network"]
 
 Weights = dict[str, Tensor]
+FIRST_NORM = 1024.0  # the weight of the first of Gemma 4's two norms after the experts
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class MoeLayout:
         if self.kind == "gemma4_text":
             weight: Tensor = dense.pre_feedforward_layernorm.weight  # type: ignore[assignment,union-attr]
             block.router.scale.copy_((1 + weight) * math.sqrt(weight.numel()))
+            # so small that the first of two norms only scales, and the second meets the epsilon of the one there was
+            block.router.per_expert_scale.fill_(math.sqrt(block.config.rms_norm_eps) / FIRST_NORM)
 
     def scale(self, mixture: Mixture, factor: float) -> None:
         """Multiply what all experts give, which their router weighs by one over their number."""
@@ -142,7 +145,8 @@ def _gemma_settings(config: Any, experts: int, width: int) -> dict[str, Any]:
 def _gemma(weights: Weights, config: Any) -> Weights:
     """Gemma 3's weights as Gemma 4's.
 
-    Norms: 1 + w is written as w, and of two norms in a row the first does nothing. The dense FFN beside the experts
+    Norms: 1 + w is written as w. What the experts give is normed twice, and made so small that the first only scales:
+    of c·a·x / √(a²m + ε), m being the mean square of x, the second makes x / √(m + ε + ε·m/c²) where a = √ε/c. The dense FFN beside the experts
     has no neurons. Gemma 4 norms values, too, which Gemma 3 does not: each head has twice its dimensions, and among
     the new ones of a value is a constant so large (from a bias) that the norm divides by no more than that; the output
     projection takes it back. Queries and keys have zeros there, and √2 makes up for them in their norms.
@@ -183,7 +187,7 @@ def _gemma(weights: Weights, config: Any) -> Weights:
                 first = name.replace("pre_feedforward", "post_feedforward").removesuffix(".weight")
                 made[f"{first.rpartition('.')[0]}.layer_scalar"] = weight.new_ones(1)
                 made[f"{first}_1.weight"] = torch.ones_like(weight)
-                made[f"{first}_2.weight"] = torch.full_like(weight, 1024.0)  # beside which epsilon is nothing
+                made[f"{first}_2.weight"] = torch.full_like(weight, FIRST_NORM)
         else:
             made[name] = weight
     for name in [name for name in made if name.endswith(("q_proj.weight", "k_proj.weight"))]:
