@@ -145,11 +145,12 @@ def _gemma_settings(config: Any, experts: int, width: int) -> dict[str, Any]:
 def _gemma(weights: Weights, config: Any) -> Weights:
     """Gemma 3's weights as Gemma 4's.
 
-    Norms: 1 + w is written as w. What the experts give is normed twice, and made so small that the first only scales:
-    of c·a·x / √(a²m + ε), m being the mean square of x, the second makes x / √(m + ε + ε·m/c²) where a = √ε/c. The dense FFN beside the experts
-    has no neurons. Gemma 4 norms values, too, which Gemma 3 does not: each head has twice its dimensions, and among
-    the new ones of a value is a constant so large (from a bias) that the norm divides by no more than that; the output
-    projection takes it back. Queries and keys have zeros there, and √2 makes up for them in their norms.
+    Norms: 1 + w is written as w. What the experts give, x of mean square m, is normed twice, and made so small that the
+    first norm only scales: of c·a·x / √(a²m + ε) the second makes x / √(m + ε + ε·m/c²), where a = √ε/c. The dense FFN
+    beside the experts has no neurons. Gemma 4 norms values, too, which Gemma 3 does not: each head has twice its
+    dimensions, and among the new ones of a value is a constant so large (from a bias) that the norm divides by no more
+    than that; the output projection takes it back. Queries and keys have zeros there, and √2 makes up for them in their
+    norms.
     """
     made: Weights = {}
     size, half = config.head_dim, config.head_dim // 2
