@@ -17,7 +17,7 @@ def test_a_languages_experts_hurt_it_more_than_random_ones(monkeypatch):
 
     recorded, held_out = ng.load_corpus("starter").select(["en", "zh", "hi", "ar"]).split(5)
     model = train.train(
-        recorded, vocabulary=258, width=64, layers=2, neurons=256, experts=8, batch=8, length=96, steps=200,
+        recorded, vocabulary=258, width=64, layers=2, neurons=256, experts=8, batch=8, length=96, steps=150,
         rate=4e-3, translated=0.0, say=False,
     )  # fmt: skip
     for name in ("routed", "train"):
