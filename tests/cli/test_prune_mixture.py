@@ -37,7 +37,10 @@ def test_a_languages_experts_are_measured_ranked_and_written(run, tmp_path):
     for layer, line in enumerate(order.read_text().splitlines()):
         (experts,) = json.loads(line).values()
         assert frequency[layer][experts].tolist() == sorted(frequency[layer].tolist(), reverse=True)
-    neuroglot("prune", run, "-l", "fr", "--budget", "0.3", "--seeds", 1, "--samples", 5)
+    active = ng.experts.salience(recording, None, "fr", kind="active")
+    wanted = recording.probabilities[2, 48:96, recording.languages.index("fr")].mean()
+    assert float(active[2, 1]) == pytest.approx(float(wanted))
+    neuroglot("prune", run, "-l", "fr", "--budget", "0.3", "--salience", "active", "--seeds", 1, "--samples", 5)
 
 
 def test_bad_input_is_one_sentence(run, tmp_path, monkeypatch, capsys):

@@ -111,6 +111,8 @@ def salience(
         if down_norms is None:
             raise NeuroglotError("magnitude needs down_norms, the lengths of the down-projection's columns.")
         values = values * down_norms.to(torch.float64)
+    if partition is None:
+        return _native(recording, values, kind)
     sums = partition.sums(values)
     return sums if kind == "magnitude" else sums / partition.sizes
 

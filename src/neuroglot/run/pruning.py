@@ -36,7 +36,11 @@ __all__ = ["RULES", "expert_scores", "moefy_run", "prune_run", "pruning_measured
 
 Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
 
-RULES = {"threshold": keep_threshold, "share": keep_share, "budget": keep_budget}
+RULES: dict[str, Callable[[Any, float], Kept]] = {
+    "threshold": keep_threshold,
+    "share": keep_share,
+    "budget": keep_budget,
+}
 
 
 def prune_run(
