@@ -16,6 +16,7 @@ from neuroglot.experts.kmeans import balanced_kmeans as balanced_kmeans
 from neuroglot.experts.kmeans import inertia as inertia
 from neuroglot.experts.moefication import partition as partition
 from neuroglot.experts.moefication import reorder as reorder
+from neuroglot.experts.moefy import moefy as moefy
 from neuroglot.experts.routing import routing_divergence as routing_divergence
 from neuroglot.experts.routing import routing_divergence_interval as routing_divergence_interval
 from neuroglot.experts.routing import routing_layers as routing_layers

@@ -2,7 +2,8 @@
 
 Their `config.json` says how many each layer has, under `neuroglot_widths`, and under `neuroglot_biases` whether the
 down-projections have biases that their architecture has no word for. They are opened as their own architecture,
-narrowed before the weights are read. Plain transformers refuses them, as the widths do not fit.
+narrowed before the weights are read. Of a native mixture of experts `neuroglot_experts` says how many
+each layer that has some has, and how wide they are. Plain transformers refuses them, as the widths do not fit.
 """
 
 import copy
@@ -16,12 +17,20 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.architecture.families import declared
 from neuroglot.models.architecture.ffn import FFN
-from neuroglot.models.architecture.find import auto_class, check_config, find_ffns
+from neuroglot.models.architecture.find import (
+    auto_class,
+    check_config,
+    find_ffns,
+    mixtures_alone,
+    without_empty_warnings,
+)
+from neuroglot.models.architecture.narrowing import narrow as narrow_experts
 
-__all__ = ["BIASES", "WIDTHS", "narrowed", "opener", "width_name", "without_weights"]
+__all__ = ["BIASES", "EXPERTS", "WIDTHS", "narrowed", "opener", "width_name", "without_weights"]
 
 WIDTHS = "neuroglot_widths"
 BIASES = "neuroglot_biases"
+EXPERTS = "neuroglot_experts"
 
 
 def opener(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -96,20 +105,24 @@ def without_weights(config: Any, **how: Any) -> Any:
     usual = auto_class(config)
     kind = narrowed(usual, config)
     make = kind.from_config if kind is usual else kind._from_config
-    with torch.device("meta"):
+    with torch.device("meta"), without_empty_warnings():
         return make(config, **how)
 
 
 def narrowed(usual: Any, config: Any) -> Any:
     """The class that makes a network of a config: the usual one, unless its layers differ in width."""
-    if getattr(decoder_config(config), WIDTHS, None) is None:
+    if all(getattr(decoder_config(config), name, None) is None for name in (WIDTHS, EXPERTS)):
         return usual
     architecture: Any = usual._model_mapping[type(config)]
 
     def narrow(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         architecture.__init__(self, config, *args, **kwargs)
         said = decoder_config(self.config)
-        for ffn, width in zip(find_ffns(self), getattr(said, WIDTHS), strict=True):
+        sizes = getattr(said, EXPERTS, None) or ()
+        for mixture, (count, width) in zip(mixtures_alone(self) if sizes else (), sizes, strict=True):
+            narrow_experts(mixture, torch.arange(count), torch.arange(width).expand(count, width))
+        widths = getattr(said, WIDTHS, None) or ()
+        for ffn, width in zip(find_ffns(self) if widths else (), widths, strict=True):
             ffn.keep(torch.arange(width))
             down: Any = ffn.down
             if getattr(said, BIASES, False) and down.bias is None:

@@ -7,6 +7,7 @@ import torch
 
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.architecture.body import decoder_config
+from neuroglot.models.architecture.find import without_empty_warnings
 from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import opener
 from neuroglot.models.model import Model, context_of
@@ -79,7 +80,7 @@ def load_model(
     from transformers import AutoTokenizer
 
     try:
-        with without_bars():
+        with without_bars(), without_empty_warnings():
             network, loading = opener(path, revision, trust_remote_code).from_pretrained(
                 path,
                 revision=revision,

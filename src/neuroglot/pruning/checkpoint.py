@@ -19,6 +19,7 @@ from neuroglot.models.layer_widths import BIASES, WIDTHS, width_name
 from neuroglot.models.model import Model
 from neuroglot.pruning.biases import attach, configure, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
+from neuroglot.pruning.mixtures import expert_mask, prune_mixture
 from neuroglot.pruning.vocabulary import kept_tokens, language_counts, trimmed
 from neuroglot.storage.made import check_place, is_made
 
@@ -30,7 +31,7 @@ Compensate = Literal["mean", "refit"]
 @torch.no_grad()
 def prune(
     model: Model,
-    keep: Bool[Tensor, "layers neurons"],
+    keep: Bool[Tensor, "layers units"],
     path: str | Path,
     *,
     recording: Recording | None = None,
@@ -49,7 +50,7 @@ def prune(
 
     Args:
         model: whole and in memory.
-        keep: the neurons that stay.
+        keep: the neurons that stay; of a native mixture of experts those, or the experts, (L, E): see `prune_mixture`.
         path: a new directory.
         recording: of this model, with `hidden`; what `mean` takes its means from.
         text: text in the language. `refit` reads its first tokens, and a smaller vocabulary all of it.
@@ -68,8 +69,9 @@ def prune(
             all in memory, what a compensation or a smaller vocabulary is made of was not given, the tokenizer cannot be
             rewritten, or `path` exists or cannot be written.
     """
+    if model.mixtures and keep.shape != (model.layers, model.neurons):
+        keep = expert_mask(model, keep)
     check_mask(keep, (model.layers, model.neurons))
-    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     if model.shared is not None:
         one, two = model.shared
         raise NeuroglotError(
@@ -79,6 +81,8 @@ def prune(
     keep = keep & model.exists
     path = Path(path)
     _check_asked(recording, text, language, compensate, vocabulary)
+    if compensate is not None or vocabulary is not False:
+        model.check_dense("its experts are pruned as they are", "leave compensate and vocabulary out")
     check_place(path, "pruned model")
     bound = [model.fingerprint, str(model.network.dtype)]
     if compensate is not None or vocabulary is not False:
@@ -90,6 +94,8 @@ def prune(
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
+    if model.mixtures:
+        return prune_mixture(model, keep, path, made_from)
     changes: list[Change | None] | None = None
     if compensate is not None:
         assert language is not None

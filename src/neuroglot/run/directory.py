@@ -286,7 +286,7 @@ class Run:
             return self.check_recorded()
         path = self.path / "experts" / "recording" / "recording.safetensors"
         if not path.is_file():
-            if self._native_experts():
+            if self.native_experts():
                 raise NeuroglotError(
                     f"{self.path} is of a native mixture of experts, which is not split into others; its own experts "
                     "are in its recording, under routed."
@@ -299,7 +299,8 @@ class Run:
             )
         return path
 
-    def _native_experts(self) -> bool:
+    def native_experts(self) -> bool:
+        """Whether its recording is of a native mixture of experts."""
         with suppress(NeuroglotError):  # without a recording it is not known
             return self.recording.experts is not None
         return False

@@ -1,8 +1,9 @@
 """The FFNs of a model."""
 
 import copy
-from collections.abc import Collection
-from contextlib import suppress
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from neuroglot.models.architecture.families import Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 
-__all__ = ["auto_class", "check_config", "discovered", "find_ffns"]
+__all__ = ["auto_class", "check_config", "discovered", "find_ffns", "mixtures_alone", "without_empty_warnings"]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
 
@@ -131,6 +132,16 @@ def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
     return result
 
 
+def mixtures_alone(network: nn.Module) -> list[Mixture]:
+    """The layers' experts as they are named, with nothing run: for a network whose weights have shapes only."""
+    names = {module: name for name, module in network.named_modules()}
+    return [
+        Mixture(layer_of(module, names), module, (), network.get_submodule(name.rpartition(".")[0]))
+        for module, name in names.items()
+        if holds_experts(module)
+    ]
+
+
 def _own_code(kind: str, name: str) -> NeuroglotError:
     return NeuroglotError(
         f"{kind} is a native mixture of experts with code of its own ({name}), so the neurons of its experts cannot be "
@@ -187,7 +198,7 @@ def check_config(config: Any, name: str) -> None:
     kind, said = decoder_config(config).model_type, config.to_json_string(use_diff=False)
     if declared(kind) is not None or said in _usable:
         return
-    with torch.device("meta"):
+    with torch.device("meta"), without_empty_warnings():
         network = usual.from_config(config)
     try:
         find_ffns(network)
@@ -215,3 +226,11 @@ def _check_one_layer(config: Any, network: Any, kind: str) -> None:
         ahead = not is_causal(type(network)(shallow).eval())
     if ahead:
         raise _reads_ahead(kind)
+
+
+@contextmanager
+def without_empty_warnings() -> Iterator[None]:
+    """Let torch say nothing of a dense FFN of no neurons, which a layout has beside its experts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors", category=UserWarning)
+        yield

@@ -101,7 +101,7 @@ class Mixture(FFN):
         known = {id(part) for projection in self.projections for part in projection.parameters()}
         for name, weight in self.layer.named_parameters():
             gate = weight.ndim == 2 and weight.shape[0] == 1  # one number a token, by which what they give is weighted
-            if "shared" in name and weight.ndim > 1 and not gate and id(weight) not in known:
+            if "shared" in name and weight.ndim > 1 and weight.numel() and not gate and id(weight) not in known:
                 return name
         return None
 
