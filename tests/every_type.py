@@ -68,7 +68,25 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "youtu": {"head_dim": 8},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "gemma3": {"vision_config": {"num_hidden_layers": 1, "hidden_size": 16, "image_size": 14, "intermediate_size": 16}},
+    "gemma3": {
+        "vision_config": {
+            "num_hidden_layers": 1,
+            "hidden_size": 16,
+            "image_size": 28,
+            "patch_size": 14,
+            "intermediate_size": 16,
+            "num_attention_heads": 2,
+        },
+        "mm_tokens_per_image": 4,
+    },
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2}},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")
+        }
+    },
+    "zaya": {"num_experts_per_tok": 1},
     "reformer": {
         "axial_pos_embds": False,
         "attn_layers": ["local", "lsh"] * 2,
@@ -119,6 +137,15 @@ def small_config(kind: str, **changes: Any) -> Any:
     """The configuration of a small model."""
     made = CONFIG_MAPPING[kind]
     return made(**_small(made, SPECIAL.get(kind, {}) | changes))
+
+
+def refused_config(kind: str) -> dict[str, Any]:
+    """The configuration of something that cannot be used: an encoder, a type that nobody knows …"""
+    if kind not in CONFIG_MAPPING:
+        return {"model_type": kind}
+    changes = {"is_decoder": False} if kind == "bert" else {}
+    made: dict[str, Any] = small_config(kind, **changes).to_dict()
+    return made
 
 
 def _small(made: Any, changes: dict[str, Any]) -> dict[str, Any]:

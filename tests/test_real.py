@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 import neuroglot as ng
+from neuroglot.models.architecture.families import declared
+from neuroglot.models.architecture.find import discovered
+from neuroglot.models.architecture.proof import prove
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -28,3 +31,19 @@ def test_the_readme_as_written(gemma, monkeypatch, capsys):
         assert matrix.change.loc[tag, "en"] < 0.1  # and English does not care
     printed = capsys.readouterr().out
     assert "layer" in printed and "fr" in printed
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["gemma3-270m", "smollm2-135m"])
+def test_a_recording_through_discovery_has_the_bytes_of_the_declared_one(name, request, tmp_path):
+    """Its family is declared; with that left aside, what is discovered gives the same file."""
+    model = request.getfixturevalue("gemma") if name == "gemma3-270m" else ng.load_model(name)
+    texts = ng.load_corpus("starter", languages=["en", "zh"])
+    found = ng.Model(model.network, model.tokenizer, name=model.name)
+    found.ffns = discovered(model.network)
+    prove(model.network, found.ffns)
+    assert declared(model.text_config.model_type) is not None
+    for each, file in ((model, "declared"), (found, "discovered")):
+        recording = ng.record(each, texts, tokens=300, block=64, examples=2, progress=False)
+        recording.save(tmp_path / f"{file}.safetensors")
+    assert (tmp_path / "declared.safetensors").read_bytes() == (tmp_path / "discovered.safetensors").read_bytes()

@@ -17,7 +17,8 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 from transformers.utils import logging
 
 import neuroglot as ng
@@ -64,6 +65,32 @@ def llama(vocabulary: int, *, width: int, layers: int, neurons: int, heads: int 
     )
 
 
+def olmoe(
+    vocabulary: int, *, width: int, layers: int, neurons: int, experts: int, top: int = 2, heads: int = 4
+) -> OlmoeForCausalLM:
+    """A fresh OLMoE: as many neurons a layer, in experts of which each token is given `top`."""
+    return OlmoeForCausalLM(
+        OlmoeConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=neurons // experts,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            num_experts=experts,
+            num_experts_per_tok=top,
+            norm_topk_prob=True,
+            output_router_logits=True,
+            router_aux_loss_coef=0.01,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+
+
 def batches(
     corpus: ng.Corpus, tokenizer: PreTrainedTokenizerFast, *, batch: int, length: int, translated: float, seed: int
 ) -> Iterator[torch.Tensor]:
@@ -98,6 +125,7 @@ def train(
     width: int = 160,
     layers: int = 4,
     neurons: int = 640,
+    experts: int = 0,
     batch: int = 8,
     length: int = 128,
     steps: int = 1000,
@@ -114,6 +142,7 @@ def train(
     Args:
         corpus: parallel; what is measured should be held out of it.
         vocabulary: of the tokenizer; width, layers and neurons (a layer) of the model.
+        experts: in which a layer's neurons are, of an OLMoE; 0 is a dense Llama.
         batch: rows a step, of `length` tokens each.
         steps: how many; the learning rate rises over the first 5 % to `rate` and falls to a tenth of it.
         translated: the share of sentences that are followed by a translation.
@@ -125,7 +154,8 @@ def train(
     """
     torch.manual_seed(seed)
     tokenizer = byte_pairs(corpus, vocabulary)
-    network = llama(len(tokenizer), width=width, layers=layers, neurons=neurons)
+    shape = {"width": width, "layers": layers, "neurons": neurons}
+    network = olmoe(len(tokenizer), experts=experts, **shape) if experts else llama(len(tokenizer), **shape)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
     rows = batches(corpus, tokenizer, batch=batch, length=length, translated=translated, seed=seed)
     begun = time.monotonic()
@@ -145,8 +175,11 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate * min((step + 1) / warmup, 1 - 0.9 * step / steps)
         tokens = next(rows)
-        logits = network(tokens[:, :-1], use_cache=False).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        made = network(tokens[:, :-1], use_cache=False)
+        loss = F.cross_entropy(made.logits.flatten(0, 1), tokens[:, 1:].flatten())
+        if experts:  # so that no expert is left without tokens
+            balance = load_balancing_loss_func(made.router_logits, experts, network.config.num_experts_per_tok)
+            loss = loss + network.config.router_aux_loss_coef * balance
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -162,11 +195,12 @@ def main() -> None:
     arguments.add_argument("path", type=Path, help="where the checkpoints go")
     arguments.add_argument("--steps", type=int, default=1000)
     arguments.add_argument("--minutes", type=float, default=9, help="stop after so long")
+    arguments.add_argument("--experts", type=int, default=0, help="train an OLMoE with so many a layer; 0 is a Llama")
     given = arguments.parse_args()
     logging.disable_progress_bar()
     corpus, _ = ng.load_corpus("starter").split(5)
     saved = [0, *(2**i * given.steps // 32 for i in range(5))]
-    model = train(corpus, steps=given.steps, minutes=given.minutes, save=saved, path=given.path)
+    model = train(corpus, steps=given.steps, experts=given.experts, minutes=given.minutes, save=saved, path=given.path)
     size = sum(weight.numel() for weight in model.network.parameters())
     print(f"{size / 1e6:.1f} M parameters, saved in {given.path}")
 

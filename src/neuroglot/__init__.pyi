@@ -23,6 +23,7 @@ from neuroglot.edit.interventions import intervene as intervene
 from neuroglot.edit.recipes import Recipe as Recipe
 from neuroglot.edit.routing import DeactivateExperts as DeactivateExperts
 from neuroglot.edit.routing import FavourExperts as FavourExperts
+from neuroglot.edit.routing import language_experts as language_experts
 from neuroglot.edit.steering import steer as steer
 from neuroglot.errors import NeuroglotError as NeuroglotError
 from neuroglot.errors import NeuroglotWarning as NeuroglotWarning

@@ -40,16 +40,17 @@ def ragged(widths, seed, *rest, high=TOKENS):
 
 def evidence(widths, seed):
     """What every method needs, in tables of random numbers."""
-    kept = ("active", "activation", "hidden")
+    wanted = [statistic for method in names() for statistic in find(method).statistics]
+    kept = dict.fromkeys(["active", "activation", "hidden", *wanted])
     made = {name: padded(ragged(widths, seed + i, len(TAGS))) for i, name in enumerate(kept)}
-    made["experts@0.5"] = torch.stack(ragged([EXPERTS] * len(widths), seed + 5, len(TAGS)))
+    made["experts@0.5"] = torch.stack(ragged([EXPERTS] * len(widths), seed + 50, len(TAGS)))
     tokens, uneven = torch.full((len(TAGS),), TOKENS), tuple(widths) if len(set(widths)) > 1 else None
     recording = ng.Recording(TAGS, tokens, {**made, "active": made["active"].long()}, uneven=uneven)
-    vectors = [values.movedim(0, -1) + 1 for values in ragged(widths, seed + 6, len(TAGS), SAMPLES)]
+    vectors = [values.movedim(0, -1) + 1 for values in ragged(widths, seed + 60, len(TAGS), SAMPLES)]
     equal = [torch.nn.functional.pad(each, (0, max(widths) - each.shape[-1])) for each in vectors]
     samples = ng.Samples.from_vectors(torch.cat(equal, -1), TAGS, layers=len(widths))
     labels = padded([torch.arange(width) % EXPERTS + 1 for width in widths]) - 1
-    rates = padded(ragged(widths, seed + 7, len(TAGS))).movedim(-1, 0)
+    rates = padded(ragged(widths, seed + 70, len(TAGS))).movedim(-1, 0)
     return Evidence(recording, replace(samples, uneven=uneven), labels, rates)
 
 
@@ -100,7 +101,7 @@ def test_margins_regions_and_variation_are_those_of_a_plain_loop(widths, seed):
     given_, total = evidence(widths, seed), sum(widths)
     active, hidden = ragged(widths, seed, len(TAGS)), ragged(widths, seed + 2, len(TAGS))
     scores = rank("margin", given_)
-    vectors = [values.movedim(0, -1) + 1 for values in ragged(widths, seed + 6, len(TAGS), SAMPLES)]
+    vectors = [values.movedim(0, -1) + 1 for values in ragged(widths, seed + 60, len(TAGS), SAMPLES)]
     norms = torch.cat(vectors, -1).norm(dim=-1)
     regions = ng.identify.key_regions(given_.samples, threshold=1.0) if spread(vectors) else None
     for k, tag in enumerate(TAGS):
@@ -117,7 +118,7 @@ def test_margins_regions_and_variation_are_those_of_a_plain_loop(widths, seed):
                 c = (a.sum(1) ** 2 - a.square().sum(1)) / 2
                 z = (c - c.mean()) / c.std(correction=0)
                 assert bool(regions[tag][i, j]) == bool(z[k] > 1.0) or abs(float(z[k]) - 1) < 1e-6
-    rates = ragged(widths, seed + 7, len(TAGS))
+    rates = ragged(widths, seed + 70, len(TAGS))
     less = {(i, j): [max(r) - v for v in r] for i, j, r in places(lambda i, j: rates[i][j].tolist(), widths)}
     spreads = places(lambda i, j: -entropy(less[i, j]) if any(less[i, j]) else -math.inf, widths)
     kept = highest(spreads, round(0.4 * total))

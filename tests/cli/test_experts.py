@@ -55,6 +55,18 @@ def test_pruning_measures_and_writes(run, tmp_path):
     assert "What is left when only" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_model_is_written_as_a_mixture_of_the_experts_that_were_counted(tmp_path, checkpoint, corpus, monkeypatch,
+                                                                         capsys):  # fmt: skip
+    folder, out = tmp_path / "run", tmp_path / "moe"
+    neuroglot("record", checkpoint, corpus, "--out", folder, "--block", 32, "--tokens", 500)
+    neuroglot("experts", folder, "--experts", 3, "--kind", "contiguous")
+    assert "at most the 3 experts" in refused(monkeypatch, capsys, "moefy", folder, "--top", 4, "--out", out)
+    said = neuroglot("moefy", folder, "--top", 2, "--samples", 5, "--out", out)
+    assert "2 of 3 experts" in said and f"wrote {out}" in said
+    assert ng.load_model(out).expert_sizes == ((3, 8),) * 3
+    assert "exists" in refused(monkeypatch, capsys, "moefy", folder, "--out", out)
+
+
 def test_a_tuned_variant_is_counted_beside_its_base(run, checkpoint, tmp_path, monkeypatch, capsys):
     again = ("experts", run, "--experts", 6, "--top", "0.2,0.5", "--tuned")
     assert "nothing was tuned" in refused(monkeypatch, capsys, *again, checkpoint)

@@ -29,6 +29,7 @@ MISTAKES = [
     "compare /nowhere",
     "experts /nowhere",
     "prune /nowhere",
+    "moefy /nowhere --out {folder}",
     "record /nowhere/model starter",
     "record nowhere.gguf starter",
     "record a/model /nowhere",

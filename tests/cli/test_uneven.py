@@ -10,10 +10,12 @@ import torch
 from commands import neuroglot
 
 import neuroglot as ng
+from neuroglot.evaluate.ablation.perturbation import Perturbation
 from neuroglot.explorer.neuron import describe_neuron
 from neuroglot.explorer.neuron_map import CHOSEN, Atlas
 from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.screen import Plot
+from neuroglot.identify.overlap import compare
 from neuroglot.run.directory import Run
 
 WIDTHS = (24, 17, 9)
@@ -49,10 +51,6 @@ def run(tmp_path_factory, parallel):
     neuroglot("align", run, "--threshold", 1.2, "--samples", 6, *SHORT, "--prompts", 1, "--new-tokens", 3)
     neuroglot("compare", run, "--methods", "lape,random,regions,experts", "--budget", 0.5, "--samples", 6, *SHORT)
     neuroglot("prune", run, "--share", 0.5, "--budget", 0.3, "--seeds", 1, "--samples", 3)
-    neuroglot(
-        "evaluate", "generation", run, "--prompts", parallel, "--tokens", 2, "--seeds", 1, "--off", "--sources", "en"
-    )
-    neuroglot("report", run)
     return Run.open(run)
 
 
@@ -64,19 +62,11 @@ def test_every_set_is_of_neurons_that_are_there(run):
         assert not bool(neurons.mask[:, ~THERE].any()), method
     assert set(run.neurons("random").sizes().values()) == {round(0.5 * total)}
     assert run.partition.widths.tolist() == list(WIDTHS)
-    table = pd.read_csv(run.path / "tables" / "perturbation-lape.csv", keep_default_na=False)
-    assert table["neurons"].astype(float).max() <= total
-    table = pd.read_csv(run.path / "tables" / "agreement.csv", index_col="language")
-    sizes = run.neurons("regions").sizes(), run.neurons("lape").sizes()
+    assert max(Perturbation.load(run.perturbation_path("lape")).sizes.values()) <= total
+    regions, lape = run.neurons("regions"), run.neurons("lape")
+    table = compare(regions, lape)
     for tag in table.index:
-        assert table["by_chance"][tag] == pytest.approx(sizes[0][tag] * sizes[1][tag] / total)
-
-
-def test_shares_are_of_neurons_that_are_there(run):
-    table = pd.read_csv(run.path / "tables" / "recording.csv")
-    p = run.recording.probabilities
-    for k, share in enumerate(table["active_share"]):
-        assert share == pytest.approx(np.mean([float(p[i, j, k]) for i, n in enumerate(WIDTHS) for j in range(n)]))
+        assert table["by_chance"][tag] == pytest.approx(regions.sizes()[tag] * lape.sizes()[tag] / total)
 
 
 def test_the_map_shows_neurons_that_are_there(run):

@@ -7,6 +7,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 import neuroglot as ng
+from neuroglot.experts.overlap import in_experts, native_labels
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_samples_key_regions_and_perplexity_of_a_mixture(model, recording):
 def test_the_most_active_tokens_of_a_neuron_are_those_that_reached_it(model):
     recording = ng.record(model, tiny.corpus(), block=16, progress=False, examples=3)
     assert recording.examples is not None
-    values = recording.examples.values
+    values = recording.examples.values[:, :, : recording.neurons]
     assert bool((values[recording.active.movedim(-1, 0) == 0] == 0).all()) and bool(values.any())
 
 
@@ -144,6 +145,37 @@ def test_a_partition_and_a_dense_recording_are_refused(model):
     with pytest.raises(ng.NeuroglotError, match="native mixture of experts"):
         ng.record(model, tiny.corpus(), block=16, progress=False, partition=split)
     plain = ng.record(dense, tiny.corpus(), block=16, progress=False)
-    for step in (plain.given_routing, lambda: ng.experts.routing_divergence(plain)):
-        with pytest.raises(ng.NeuroglotError, match="no 'routed'"):
-            step()
+    with pytest.raises(ng.NeuroglotError, match="of a dense model"):
+        plain.given_routing()
+    with pytest.raises(ng.NeuroglotError, match="no 'routed'"):
+        ng.experts.routing_divergence(plain)
+
+
+def test_the_counts_of_groups_of_blocks_are_those_of_all_and_give_an_interval(recording, model):
+    folds, routed = recording.sum("routed.folds"), recording.sum("routed")
+    assert torch.equal(folds.sum(2), routed) and bool((folds.sum((0, 1)) > 0).all())
+    other = ng.record(model, tiny.corpus(), block=16, progress=False, statistics=("active",), batch_tokens=48)
+    assert torch.equal(other.sum("routed.folds"), folds)  # however the pass was cut
+    low, high = ng.experts.routing_divergence_interval(recording, draws=200)
+    divergence = ng.experts.routing_divergence(recording)
+    assert bool((low <= high).all()) and float(high.diagonal(dim1=1, dim2=2).max()) == 0
+    assert float(((divergence >= low) & (divergence <= high)).double().mean()) > 0.8
+    few = ng.record(model, tiny.corpus(), block=16, tokens=16, progress=False, statistics=("active",))
+    with pytest.raises(ng.NeuroglotError, match="at least two blocks"):
+        ng.experts.routing_divergence_interval(few)
+
+
+def test_an_expert_is_high_frequency_from_half_of_what_one_has_on_average(recording):
+    assert ng.experts.high_threshold(recording) == pytest.approx(2 / 4 / 2)
+
+
+def test_neurons_in_experts_leave_out_shared_ones(recording):
+    labels = native_labels(recording)
+    assert labels[0, :64].tolist() == [i // 16 for i in range(64)] and bool((labels[:, 64:] == -1).all())
+    mask = torch.zeros(1, *labels.shape, dtype=torch.bool)
+    mask[0, :, [3, 20, 70]] = True
+    chosen = torch.zeros(1, 4, 4, dtype=torch.bool)
+    chosen[0, :, 0] = True
+    row = in_experts(ng.NeuronSet(mask, ["en"]), labels, chosen).loc["en"]
+    assert row.neurons == 12 and row.inside == 4
+    assert row.by_chance == pytest.approx(12 * 16 / labels.shape[1])

@@ -37,6 +37,11 @@ def _comparison() -> Comparison:
     return result
 
 
+def _divergence():
+    each = torch.rand(3, len(TAGS), len(TAGS), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return (each + each.mT) * (1 - torch.eye(len(TAGS), dtype=torch.float64))
+
+
 def _lens() -> Lens:
     generator = torch.Generator().manual_seed(0)
     owners = (*TAGS, "shared", "unseen")
@@ -103,6 +108,7 @@ def values() -> dict[str, tuple]:
         "share_figure": (share,),
         "region_figure": (pd.Series({"en": 5, "fr": 9}), 100),
         "forcing_figure": (answers,),
+        "routing_figure": (_divergence(), TAGS),
     }
 
 

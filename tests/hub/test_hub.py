@@ -6,12 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import every_type
 import pytest
 import tiny
 from hub.server import Hub
 
 TEXT = {"en": ["one", "two"], "fr": ["un", "deux"]}
 LONG = [f"{i} " + "x" * 50 for i in range(2000)]
+
+REFUSED = {
+    "bert": "reads a text in both directions",
+    "mamba": "No FFN was found in mamba",
+    "jetmoe": "mixture of experts with code of its own",
+    "vit": "is of type vit, which is no causal language model",
+    "alien": "is of type alien, which transformers",
+}
+"""What cannot be used, by its type, and what is said of it."""
 
 CASES = {
     "main": {"do": "model", "source": "org/tiny"},
@@ -23,6 +33,7 @@ CASES = {
     "forbidden": {"do": "model", "source": "org/forbidden", "token": "hf_none"},
     "no model": {"do": "model", "source": "org/none"},
     "no weights": {"do": "model", "source": "org/lacks"},
+    **{f"no {kind}": {"do": "model", "source": f"org/{kind}"} for kind in REFUSED},
     "cut": {"do": "model", "source": "org/cut"},
     "slow": {"do": "model", "source": "org/slow"},
     "status": {"do": "model", "source": "org/status"},
@@ -57,6 +68,9 @@ def fill(hub, path):
     for name in ("cut", "slow", "status", "broken", "lacks"):
         hub.add_directory("models", f"org/{name}", first)
     del hub.files["models", "org/lacks", "main"]["model.safetensors"]
+    for kind in REFUSED:
+        small = every_type.refused_config(kind)
+        hub.add("models", f"org/{kind}", {"config.json": json.dumps(small), "model.safetensors": "no weights"})
     hub.gated |= {"org/gated": 401, "org/forbidden": 403}
     hub.faults |= {
         ("org/cut", "model.safetensors"): ["cut", "cut"],
@@ -159,6 +173,16 @@ def test_refusals_are_one_sentence(hub, case, said):
     result = hub.results[case]
     assert said in result["error"], result
     assert "\n" not in result["error"]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_used_is_refused_before_its_weights_are_asked_for(hub, kind):
+    said = hub.results[f"no {kind}"]["error"]
+    assert REFUSED[kind] in said and "\n" not in said
+    asked = [path for _, path, _ in hub.asked if path.startswith(f"org/{kind}/resolve/")]
+    assert any(path.endswith("config.json") for path in asked) and not any(
+        "model" in path.split("/")[-1] for path in asked
+    )
 
 
 @pytest.mark.parametrize(

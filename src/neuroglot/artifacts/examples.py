@@ -46,6 +46,8 @@ class Example(NamedTuple):
 class Examples:
     """The k most active tokens of every neuron in every language, highest first.
 
+    In a layer with a router its experts come after its neurons: the tokens on which each counts most.
+
     Attributes:
         values: (K, L, N, k) float32, the activations; 0 where there are fewer than k above zero.
         places: (K, L, N, k) int64, shard number · 2³² + token; −1 where there is none.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ParameterSet"]
 
@@ -46,6 +49,24 @@ class ParameterSet:
     def sizes(self) -> dict[str, int]:
         """How many parameters each language has."""
         return {tag: sum(map(len, places.values())) for tag, places in self.places.items()}
+
+    def frame(self) -> "pd.DataFrame":
+        """A row for every parameter of every language.
+
+        Returns:
+            Columns language, parameter (the name of the weight), place (in the flattened weight, from 0), languages
+            (how many have it).
+        """
+        import pandas as pd
+
+        rows = [
+            pd.DataFrame({"language": tag, "parameter": name, "place": index.numpy()})
+            for tag, places in self.places.items()
+            for name, index in places.items()
+        ]
+        empty = pd.DataFrame({"language": [], "parameter": [], "place": []}).astype({"place": "int64"})
+        table = pd.concat(rows or [empty], ignore_index=True)
+        return table.assign(languages=table.groupby(["parameter", "place"])["language"].transform("size"))
 
     def save(self, path: str | Path) -> Path:
         """Write it as one safetensors file."""

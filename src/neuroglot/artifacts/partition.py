@@ -87,6 +87,11 @@ class Partition:
         """How many neurons each expert has."""
         return torch.stack([row[row >= 0].bincount(minlength=self.experts) for row in self.labels])
 
+    @property
+    def order(self) -> Int64[Tensor, "layers neurons"]:
+        """The neurons of each layer, expert by expert: where `reorder` and `moefy` put which. Of even layers."""
+        return self.labels.argsort(dim=1, stable=True)
+
     def frame(self) -> pd.DataFrame:
         """A row a neuron: layer (from 1, as the papers count), neuron (from 0, as in the tensors), expert (from 0)."""
         layers, neurons = self.labels.shape

@@ -22,7 +22,7 @@ from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXPERTS", "HEADS", "HEADS_ACTIVE", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
+__all__ = ["EXPERTS", "FOLDS", "HEADS", "HEADS_ACTIVE", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
@@ -178,8 +178,7 @@ class Recording:
     def mean(self, statistic: str) -> Float64[Tensor, "layers *rest languages"]:
         """The mean over tokens of a statistic (`active`: the activation probability); a maximum stays as it is.
 
-        Where the recording is `conditional`, that of a neuron of an expert is over the tokens that reached it; 0 where
-        none did.
+        Where the recording is `conditional`, an expert's neurons' is over the tokens that reached it, 0 where none did.
         """
         total = self.sum(statistic)
         if self.merge_of(statistic) != "sum":
@@ -223,13 +222,11 @@ class Recording:
     def given_routing(self) -> "Recording":
         """The same statistics, with means of neurons over the tokens that reached their expert (*conditional* shares).
 
-        Methods take *joint* shares, over all of a language's tokens, unless they are given this: a neuron's joint share
-        in a language is its conditional one times how often the language is routed to its expert.
-
-        Raises:
-            NeuroglotError: it is no recording of a native mixture of experts.
+        Methods take *joint* shares, over all of a language's tokens, unless they are given this. A joint share is the
+        conditional one times the share of tokens that reach the expert. A dense model's recording is refused.
         """
-        self.check_recorded(ROUTED)
+        if self.experts is None or ROUTED not in self.sums:
+            raise NeuroglotError("This recording is of a dense model, which has no router; take joint shares.")
         return replace(self, conditional=True)
 
     @property
@@ -447,3 +444,4 @@ RESIDUAL = "residual"
 HEADS, HEADS_ACTIVE = "heads", "heads_active"
 """Sums of what each attention head gives, and on how many tokens it gives more than the mean of its layer's heads."""
 ROUTED = "routed"  # (L, E, K) of a native mixture of experts
+FOLDS = "routed.folds"  # the same in disjoint groups of blocks, (L, E, groups, K), from which intervals are drawn

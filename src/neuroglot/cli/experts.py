@@ -1,15 +1,21 @@
 """`neuroglot experts`: how often each language activates each group of neurons."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroglot.cli.app import app, checked, numbers, out
+from neuroglot.cli.app import app, checked, numbers, out, print_table
 from neuroglot.cli.options import RunArgument, TrustOption
+from neuroglot.errors import NeuroglotError
+
+if TYPE_CHECKING:
+    from neuroglot.run.directory import Run
+    from neuroglot.run.settings import ModelSettings
 
 
 @app.command()
 def experts(
+    context: typer.Context,
     run: RunArgument,
     number: Annotated[int, typer.Option("--experts", min=1, help="How many a layer.")] = 256,
     kind: Annotated[str, typer.Option(help="parameter (balanced k-means), random or contiguous.")] = "parameter",
@@ -23,6 +29,7 @@ def experts(
 ) -> None:
     """Group neurons into experts, count how often each language activates them, and compare the languages.
 
+    A native mixture of experts has its own, and the recording has counted them: nothing is grouped or read again.
     Can be stopped and started again with the same command: finished shards are kept.
     """
     from neuroglot.run.directory import Run
@@ -32,18 +39,62 @@ def experts(
     current.check_recorded()
     current.check_model()
     settings = checked(ExpertSettings, experts=number, kind=kind, seed=seed, top=numbers(top, "--top"))
-    variant = current.manifest.model.model_copy(update={"source": tuned, "revision": None})
-    if tuned is not None:
+    variant = current.manifest.model.model_copy(update={"source": tuned, "revision": None}) if tuned else None
+    if variant is not None:
         variant.check_source()
-    from neuroglot.run.experts import record_experts, record_tuned
+    if current.is_mixture():
+        _native(context, current, variant, trust_remote_code)
+        return
+    from neuroglot.run.experts import record_experts
 
     model = current.load_model()
     made = record_experts(current, model, current.manifest.text.load()[0], settings)
     out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")
-    if tuned is not None:
+    if variant is not None:
         del model  # two models at once may not fit
-        changed = record_tuned(
-            current, variant, variant.load(trust_remote_code=trust_remote_code), current.manifest.text.load()[0]
-        )
-        out.print(f"counted them in {tuned}, {len(changed.languages)} languages: {run / 'experts' / 'tuned'}")
+        _count_tuned(current, variant, trust_remote_code)
     out.print(f"next: neuroglot report {run}, or neuroglot prune {run}")
+
+
+def _count_tuned(run: "Run", variant: "ModelSettings", trust_remote_code: bool) -> None:
+    from neuroglot.run.experts import record_tuned
+
+    changed = record_tuned(run, variant, variant.load(trust_remote_code=trust_remote_code), run.manifest.text.load()[0])
+    where = run.path / "experts" / "tuned"
+    out.print(f"counted them in {variant.source}, {len(changed.languages)} languages: {where}")
+
+
+def _native(context: typer.Context, run: "Run", variant: "ModelSettings | None", trust_remote_code: bool) -> None:
+    """What the router of a native mixture of experts chose, from the recording."""
+    given = [name for name in ("number", "kind", "seed", "top")
+             if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]  # fmt: skip
+    if given:
+        option = "experts" if given[0] == "number" else given[0]
+        raise NeuroglotError(
+            f"{run.manifest.model.source} is a native mixture of experts, whose neurons are in experts already, so "
+            f"--{option} has no meaning; leave it out to see what its router chose."
+        )
+    if variant is not None:
+        _count_tuned(run, variant, trust_remote_code)
+    from neuroglot.experts.frequency import high_frequency, shared
+    from neuroglot.experts.routing import routing_divergence
+    from neuroglot.report.page import report_experts
+    from neuroglot.run.experts import experts_of
+
+    counted = experts_of(run)
+    assert counted is not None
+    frequency, tags = counted.frequency, counted.recording.languages
+    pairs = max(1, len(tags) * (len(tags) - 1))
+    columns = {tag: [str(int(row.sum())) for row in rows]
+               for tag, rows in zip(tags, high_frequency(frequency, counted.high), strict=True)}  # fmt: skip
+    columns["in all"] = [str(int(row.sum())) for row in shared(frequency, counted.high)]
+    apart = routing_divergence(counted.recording).sum((1, 2)) / pairs
+    columns["divergence (bits)"] = [f"{float(each):.4f}" for each in apart]
+    out.print(
+        f"the router chooses {counted.chosen} experts a token; high-frequency from {counted.high:.1%} of tokens on:",
+        highlight=False,
+    )
+    print_table(columns, "layer", [str(layer + 1) for layer in counted.layers])
+    report_experts(run)
+    out.print(f"wrote {run.path / 'tables' / 'expert-frequency.csv'}, and others; figures: {run.path / 'figures'}")
+    out.print(f"next: neuroglot report {run.path}")

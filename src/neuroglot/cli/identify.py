@@ -20,6 +20,13 @@ def identify(
     context: typer.Context,
     run: RunArgument,
     method: MethodOption = "lape",
+    shares: Annotated[
+        str,
+        typer.Option(
+            help="Of a native mixture of experts: joint, shares of all tokens of a language; or conditional, of those "
+            "that reach the neuron's expert."
+        ),
+    ] = "joint",
     file: Annotated[
         Path | None,
         typer.Option(
@@ -49,6 +56,10 @@ def identify(
         raise NeuroglotError(
             "--languages names the languages of a file that --import reads; a method finds those that were recorded."
         )
+    if shares not in ("joint", "conditional"):
+        raise NeuroglotError(f"--shares takes joint or conditional, not {shares!r}.")
+    if shares == "conditional" and file is not None:
+        raise NeuroglotError("--shares is about how a method reads the recording; leave it out with --import.")
     current = Run.open(run)
     current.check_recorded()
     if file is not None:
@@ -61,7 +72,7 @@ def identify(
         keep_neurons(current, method, neurons, {"file": str(file)})
     else:
         described(method)  # an unknown one is refused before torch is imported
-        neurons = identify_run(current, method, context.obj)
+        neurons = identify_run(current, method, context.obj, shares)
     print_neurons(current, method, neurons)
     out.print(f"next: neuroglot perturb {run} --method {method}")
 

@@ -9,6 +9,7 @@ import typer
 from neuroglot.cli.app import app, numbers, out, print_table, split
 from neuroglot.cli.options import RunArgument, Seeds, TrustOption
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.made import check_place
 
 
 @app.command()
@@ -28,8 +29,19 @@ def prune(
         float | None, typer.Option(min=0, help="Remove as much as costs no more than this: 0.05 is 5 %.")
     ] = None,
     salience: Annotated[
-        str, typer.Option(help="What a budget ranks experts by: frequency, magnitude or active.")
-    ] = "magnitude",
+        str | None,
+        typer.Option(
+            help="What a budget ranks experts by: frequency, magnitude or active. [default: magnitude; of a native "
+            "mixture of experts without it in its recording, frequency]",
+            show_default=False,
+        ),
+    ] = None,
+    ranking: Annotated[
+        Path | None,
+        typer.Option(
+            help='Write one language\'s experts by salience, a JSON line {"0": [5, 2, …]} a layer.', show_default=False
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +67,9 @@ def prune(
     from neuroglot.run.directory import Run
 
     current = Run.open(run, trust_remote_code=trust_remote_code)
-    current.check_experts()
+    native = current.native_experts()
+    if not native:
+        current.check_experts()
     current.check_model()
     if max_perplexity_increase is None and not (threshold or share or budget):
         threshold = "0.05,0.01"
@@ -65,14 +79,20 @@ def prune(
         if text
         for value in numbers(text, f"--{name}")
     ]
+    counting = current.recording if native else current.expert_recording
+    salience = salience or ("frequency" if native and "magnitude" not in counting.sums else "magnitude")
     _check_choices(rules, max_perplexity_increase, salience, folder, gguf)
-    counted = current.expert_recording.languages
+    if salience != "frequency":
+        counting.check_recorded(salience)
+    counted = counting.languages
     chosen = [language_tag(tag) for tag in split(languages) or counted]
     if unknown := [tag for tag in chosen if tag not in counted]:
         raise NeuroglotError(f"{run} has not counted experts in {unknown[0]}; it has {', '.join(counted)}.")
     if folder is not None and (len(chosen), len(rules) + (max_perplexity_increase is not None)) != (1, 1):
         raise NeuroglotError("--out writes one model: give one language and one choice of experts.")
-    from neuroglot.run.pruning import prune_run
+    if ranking is not None and len(chosen) != 1:
+        raise NeuroglotError("--ranking writes one language's order; give one language.")
+    from neuroglot.run.pruning import prune_run, rank_experts
 
     model = current.load_model()
     table, written = prune_run(
@@ -85,6 +105,8 @@ def prune(
     out.print(f"wrote {run / 'experts' / 'pruning.csv'}")
     for line in written:
         out.print(line)
+    if ranking is not None:
+        out.print(f"wrote {rank_experts(current, model, chosen[0], salience, ranking)}")
 
 
 def _check_choices(
@@ -97,8 +119,8 @@ def _check_choices(
             raise NeuroglotError(f"--{name} takes shares {ends}, not {value:g}.")
     if limit is not None and not math.isfinite(limit):
         raise NeuroglotError("--max-perplexity-increase takes a number such as 0.05.")
-    if folder is not None and folder.exists():
-        raise NeuroglotError(f"{folder} exists; choose another --out.")
+    if folder is not None and folder.suffix != ".gguf":  # what is in a .gguf file is said by what writes one
+        check_place(folder, "pruned model (--out)")
     if gguf is not None and not gguf.is_file():
         raise NeuroglotError(f"There is no file {gguf}; give the intact model's .gguf file.")
     from neuroglot.experts.keep import SALIENCES

@@ -10,11 +10,23 @@ from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
 from neuroglot.edit.conditions import digest_of_steps
-from neuroglot.edit.interventions import Add, Deactivate, Intervention, Replace, Scale, check_intervention, intervene
+from neuroglot.edit.interventions import (
+    Add,
+    Deactivate,
+    Intervention,
+    Replace,
+    Scale,
+    UnitChange,
+    check_intervention,
+    intervene,
+)
+from neuroglot.edit.router_biases import change_routers
+from neuroglot.edit.routing import Rerouting
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import few_tokens
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.hooks import observe_residual
+from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.model import Model
 from neuroglot.storage.made import is_made
 
@@ -25,7 +37,7 @@ Affine = tuple[Float64[Tensor, "layers neurons"], Float64[Tensor, "layers neuron
 
 @torch.no_grad()
 def bake(
-    model: Model, changes: Bool[Tensor, "layers neurons"] | Intervention | Sequence[Intervention], path: str | Path
+    model: Model, changes: Bool[Tensor, "layers neurons"] | UnitChange | Sequence[UnitChange], path: str | Path
 ) -> Path:
     """Save a copy of the model with interventions in its weights: its logits are those under them.
 
@@ -35,7 +47,9 @@ def bake(
     those whose config can give one, `mlp_bias`, as Llama's). `Add` on
     the residual stream is that bias, too, where nothing norms or scales what the FFN gives, which is tried on a few
     tokens. `Raise` depends on the input, and `when` on the position:
-    neither can be. The model itself is left as it was. The directory opens with `load_model` and plain transformers.
+    neither can be. Of a native mixture of experts neurons are deactivated and scaled in the same way, and experts are
+    taken out or favoured where its router has a bias that says it (gpt-oss, DeepSeek-V3 …). The model itself is left as
+    it was. The directory opens with `load_model` and plain transformers.
 
     Args:
         model: whole and in memory.
@@ -46,20 +60,28 @@ def bake(
         NeuroglotError: a change cannot be said in this family's weights or is of another shape, the weights are not all
             in memory, or `path` exists or cannot be written.
     """
-    model.check_dense("its experts' weights cannot be written by neuron yet", "put the interventions in force instead")
-    steps = [Deactivate(changes)] if isinstance(changes, Tensor) else changes
-    steps = [steps] if isinstance(steps, Intervention) else list(steps)
+    given = [Deactivate(changes)] if isinstance(changes, Tensor) else changes
+    everything = [given] if isinstance(given, Intervention | Rerouting) else list(given)
+    for each in everything:
+        check_intervention(each, model)
+    steps = [step for step in everything if isinstance(step, Intervention)]
     for step in steps:
-        check_intervention(step, model)
+        _check_said_in_weights(model, step)
+    routed = [step for step in everything if isinstance(step, Rerouting)]
     if any(step.site == "heads" for step in steps):
         raise NeuroglotError("Interventions on heads cannot be baked yet; keep them as a recipe.")
     path = Path(path)
-    made_from = digest_of_steps(steps, model.fingerprint, str(model.network.dtype))
+    made_from = digest_of_steps(everything, model.fingerprint, str(model.network.dtype))
     if is_made(path, made_from, "baked model"):
         return path
     columns = [ffn.down_columns for ffn in model.ffns]
     if any(weight.device.type == "meta" or not weight.is_floating_point() for weight in columns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to bake it.")
+    if model.mixtures and any(isinstance(step, Replace | Add) for step in steps):
+        raise NeuroglotError(
+            f"A constant needs a bias after each of {model.name}'s experts, and weights have no place for it; keep the "
+            "recipe. Deactivation and scaling can be baked."
+        )
     gain, shift = _affine(model, [step for step in steps if step.site != "residual"])
     constants = _stream_constants([step for step in steps if step.site == "residual"])
     expected = _streams(model, steps) if constants is not None else []
@@ -72,6 +94,7 @@ def bake(
         if constants is not None:
             undo += _add_to_stream(model, constants)
             _check_stream(model, _streams(model, ()), expected)
+        undo += change_routers(model, routed)
         model.save(path, made_from)
     finally:
         for step_back in reversed(undo):
@@ -79,11 +102,31 @@ def bake(
     return path
 
 
+def _check_said_in_weights(model: Model, step: Intervention) -> None:
+    """Refuse a step that these weights cannot say, whatever it does.
+
+    Raises:
+        NeuroglotError: a norm follows its site, or layers share their weights and it differs between them.
+    """
+    kind = type(step).__name__
+    if step.site == "activation" and any(ffn.layout.normed for ffn in model.ffns):
+        raise NeuroglotError(
+            f"{kind} at the activation site of {model.text_config.model_type} changes what a norm makes of the other "
+            "neurons, which no weight can hold; use the hidden site."
+        )
+    if model.shared is not None:
+        one, two = model.shared
+        raise NeuroglotError(
+            f"Layers {one + 1} and {two + 1} of {model.name} share one set of weights, which cannot be changed in one "
+            "of them; put the interventions in force instead."
+        )
+
+
 def _affine(model: Model, steps: Sequence[Intervention]) -> Affine:
     """What the steps together make of each neuron where it enters the down-projection: its gain and its shift."""
     gain = torch.ones(model.layers, model.neurons, dtype=torch.float64)
     shift = torch.zeros_like(gain)
-    gated = model.ffns[0].gated
+    gated = not model.ffns[0].one_site
     # the activation site comes first, whatever the order they were given in
     for step in sorted(steps, key=lambda step: gated and step.site == "hidden"):
         kind, chosen = type(step).__name__, step.neurons.cpu()
@@ -133,6 +176,8 @@ def _give_biases(model: Model) -> list[Callable[[], None]]:
 
 def _write(ffn: FFN, gain: Float64[Tensor, " neurons"], shift: Float64[Tensor, " neurons"]) -> list[Callable[[], None]]:
     """Put one layer's gains and shifts into its down-projection, and give functions that undo it."""
+    if isinstance(ffn, Mixture):
+        return _write_experts(ffn, gain, shift)
     weight = ffn.down_columns
     undo: list[Callable[[], None]] = []
     if bool(shift.any()):
@@ -150,6 +195,27 @@ def _write(ffn: FFN, gain: Float64[Tensor, " neurons"], shift: Float64[Tensor, "
             weight[:, changed] = old
 
         undo.append(put_back)
+    return undo
+
+
+def _write_experts(
+    mixture: Mixture, gain: Float64[Tensor, " neurons"], shift: Float64[Tensor, " neurons"]
+) -> list[Callable[[], None]]:
+    """The same of all experts of a layer, and of the FFNs beside them."""
+    own = mixture.experts * mixture.width
+    undo: list[Callable[[], None]] = []
+    if bool((gain[:own] != 1).any()):
+        down = mixture.weights.down
+        old = down.clone()
+        factor = gain[:own].view(mixture.experts, 1, mixture.width).to(down.device)
+        down.copy_((old.double() * factor).to(down.dtype))
+
+        def put_back() -> None:
+            down.copy_(old)
+
+        undo.append(put_back)
+    for ffn, part in mixture.parts:
+        undo += _write(ffn, gain[part], shift[part])
     return undo
 
 

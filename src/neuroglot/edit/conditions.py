@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from neuroglot.artifacts.parameters import Places
-from neuroglot.edit.interventions import Intervention, intervene
+from neuroglot.edit.interventions import Intervention, UnitChange, intervene
 from neuroglot.edit.parameters import zeroed
 from neuroglot.models.model import Model
 
@@ -22,8 +22,8 @@ __all__ = ["INTACT", "Condition", "Step", "digest_of_steps", "plain_steps"]
 INTACT = "intact"
 """What the condition is called in which nothing is done."""
 
-Step = Intervention | Places
-"""An intervention on neurons, or parameters that are zeroed: name of the weight → places in it."""
+Step = UnitChange | Places
+"""An intervention, or parameters that are zeroed: name of the weight → places in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +62,8 @@ class Condition:
         Raises:
             NeuroglotError: a step is of another model's shape.
         """
-        zeroes = [step for step in self.steps if not isinstance(step, Intervention)]
-        with intervene(model, *(step for step in self.steps if isinstance(step, Intervention))), zeroed(model, *zeroes):
+        zeroes = [step for step in self.steps if isinstance(step, Mapping)]
+        with intervene(model, *(step for step in self.steps if not isinstance(step, Mapping))), zeroed(model, *zeroes):
             yield
 
 
@@ -80,7 +80,7 @@ def digest_of_steps(steps: Sequence[Step], *bound: str) -> str:
 
 
 def plain_steps(steps: Sequence[Step]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Steps as tensors (indices of neurons, and their values) and plain values, as files hold them."""
+    """Steps as tensors (indices of neurons or other units, and their values) and plain values, as files hold them."""
     tensors: dict[str, Tensor] = {}
     said: list[dict[str, Any]] = []
     for number, step in enumerate(steps):
@@ -88,11 +88,11 @@ def plain_steps(steps: Sequence[Step]) -> tuple[dict[str, Tensor], list[dict[str
             tensors |= {f"{number}.{name}": index for name, index in step.items()}
             said.append({"kind": "zero"})
             continue
-        index = step.neurons.nonzero()
+        index = step.units.nonzero()
         tensors[f"{number}.neurons"] = index.to(torch.int32)
         more = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
-        for name in ("neurons", "site", "when"):
-            del more[name]
+        for name in ("neurons", "experts", "site", "when"):
+            more.pop(name, None)
         values, strength = more.pop("values", None), more.pop("strength", None)
         if isinstance(values, Tensor) and values.ndim:
             tensors[f"{number}.values"] = values[index[:, 0], index[:, 1]].to(torch.float64)
@@ -100,7 +100,7 @@ def plain_steps(steps: Sequence[Step]) -> tuple[dict[str, Tensor], list[dict[str
         said.append(
             {
                 "kind": type(step).__name__.lower(),
-                "shape": list(step.neurons.shape),
+                "shape": list(step.units.shape),
                 "site": step.site,
                 "when": step.when,
                 "value": None if values is None else float(values),
@@ -117,4 +117,4 @@ def plain_steps(steps: Sequence[Step]) -> tuple[dict[str, Tensor], list[dict[str
 
 def _acts(step: Step) -> bool:
     """Whether a step changes anything."""
-    return bool(step.neurons.any()) if isinstance(step, Intervention) else any(map(len, step.values()))
+    return any(map(len, step.values())) if isinstance(step, Mapping) else bool(step.units.any())

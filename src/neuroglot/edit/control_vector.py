@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from neuroglot.edit.interventions import Add, Intervention
+from neuroglot.edit.interventions import MASKS, Add, UnitChange
+from neuroglot.edit.routing import Rerouting
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["control_vector", "export"]
 
 
-def control_vector(steps: Sequence[Intervention]) -> Float32[Tensor, "layers width"]:
+def control_vector(steps: Sequence[UnitChange]) -> Float32[Tensor, "layers width"]:
     """What steps add after every layer, if that is all they do.
 
     Raises:
@@ -25,11 +26,11 @@ def control_vector(steps: Sequence[Intervention]) -> Float32[Tensor, "layers wid
     """
     if not steps:
         raise NeuroglotError("This recipe does nothing, so there is no control vector.")
-    total: Tensor = torch.zeros(steps[0].neurons.shape, dtype=torch.float64)
+    total: Tensor = torch.zeros(steps[0].units.shape, dtype=torch.float64)
     for step in steps:
         kind = type(step).__name__
-        if step.site != "residual":
-            units = "heads" if step.site == "heads" else "neurons"
+        if isinstance(step, Rerouting) or step.site != "residual":
+            units = MASKS.get(step.site, "neurons")
             raise NeuroglotError(
                 f"{kind} at {step.site} acts on {units}, and a control vector is added to the residual stream; keep "
                 "the recipe, or bake it."
@@ -46,7 +47,7 @@ def control_vector(steps: Sequence[Intervention]) -> Float32[Tensor, "layers wid
     return total.to(torch.float32)
 
 
-def export(steps: Sequence[Intervention], path: str | Path, hint: str) -> Path:
+def export(steps: Sequence[UnitChange], path: str | Path, hint: str) -> Path:
     """Write the control vector: a .gguf for llama.cpp, or a .safetensors with `layer.i` for each layer it acts after.
 
     Raises:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from neuroglot.artifacts.recording import RESIDUAL, Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.edit.interventions import Intervention
+from neuroglot.edit.interventions import UnitChange
+from neuroglot.edit.routing import Rerouting
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest
 
@@ -54,11 +55,16 @@ def sparse_dimensions(recording: Recording, to: str, dimensions: int) -> Bool[Te
     return torch.zeros_like(far, dtype=torch.bool).scatter_(1, order, True)
 
 
-def shuffled(step: Intervention, seed: int) -> Intervention:
+def shuffled(step: UnitChange, seed: int) -> UnitChange:
     """A size-matched random baseline of a step on the stream: its dimensions in a random order, the same in all layers.
 
-    What it adds is as long, and as many dimensions change. A step on neurons is left as it is.
+    What it adds is as long, and as many dimensions change. Of a router's experts as many others of each layer. A step
+    on neurons is left as it is.
     """
+    if isinstance(step, Rerouting):
+        draw = torch.rand(step.experts.shape, generator=torch.Generator().manual_seed(seed))
+        ranks = draw.argsort(dim=1).argsort(dim=1)
+        return replace(step, experts=ranks < step.experts.sum(1, keepdim=True))
     if step.site != "residual":
         return step
     width = step.neurons.shape[1]

@@ -1,4 +1,4 @@
-"""Change neurons while the model runs.
+"""UnitChange neurons while the model runs.
 
 An `Intervention` names neurons, a site, and what to put in the place of their values. `intervene` puts any number of
 them in force for the length of a `with` block: in the forward pass, under `generate`, in any evaluation.
@@ -20,7 +20,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 
-__all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "intervene"]
+__all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "UnitChange", "described", "intervene"]
 
 Values = Float[Tensor, "layers neurons"] | float
 Chosen = Float[Tensor, "*tokens chosen"]
@@ -43,6 +43,11 @@ class Intervention(ABC):
     neurons: Bool[Tensor, "layers neurons"]
     site: Site = field(default="activation", kw_only=True)
     when: When = field(default="both", kw_only=True)
+
+    @property
+    def units(self) -> Bool[Tensor, "layers neurons"]:
+        """What it changes: neurons, or dimensions of the stream."""
+        return self.neurons
 
     @abstractmethod
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
@@ -126,6 +131,19 @@ class Scale(Intervention):
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """The product."""
         return current * given
+
+
+MASKS = {"residual": "dimensions", "heads": "heads", "router": "experts"}
+"""What a mask is of at a site, if not of neurons."""
+
+UnitChange = Intervention | Rerouting
+"""What can be put in force: a change to neurons or to the residual stream, or to what a router chooses."""
+
+
+def described(change: UnitChange) -> str:
+    """A change in a few words: `deactivate 12 neurons`."""
+    kind, count = type(change).__name__.lower().removesuffix("experts"), int(change.units.sum())
+    return f"{kind} {count:,} {'residual ' * (change.site == 'residual')}{MASKS.get(change.site, 'neurons')}"
 
 
 @contextmanager
@@ -223,7 +241,7 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
         return
     if intervention.site not in get_args(Site):
         raise NeuroglotError(f"site is {', '.join(get_args(Site))}, not {intervention.site!r}.")
-    units = {"residual": "dimensions", "heads": "heads"}.get(intervention.site, "neurons")
+    units = MASKS.get(intervention.site, "neurons")
     if intervention.site == "heads" and type(intervention) not in (Deactivate, Scale):
         raise NeuroglotError(
             f"{type(intervention).__name__} at the site heads has no meaning, since a head is a vector and no number; "

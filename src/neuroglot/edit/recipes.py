@@ -16,8 +16,9 @@ from torch import Tensor
 from neuroglot.edit.baking import bake
 from neuroglot.edit.conditions import digest_of_steps, plain_steps
 from neuroglot.edit.control_vector import export
-from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, intervene
+from neuroglot.edit.interventions import MASKS, Add, Deactivate, Raise, Replace, Scale, UnitChange, described, intervene
 from neuroglot.edit.positions import When
+from neuroglot.edit.routing import DeactivateExperts, FavourExperts
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
@@ -27,15 +28,16 @@ __all__ = ["Recipe"]
 
 KIND, VERSION = "recipe", 1
 MOST = 1 << 28  # neurons of a model: five times those of the largest published one
-KINDS: dict[str, type[Intervention]] = {
+ROUTING: dict[str, type[Any]] = {"deactivateexperts": DeactivateExperts, "favourexperts": FavourExperts}
+KINDS: dict[str, type[Any]] = {
     "deactivate": Deactivate,
     "replace": Replace,
     "raise": Raise,
     "add": Add,
     "scale": Scale,
+    **ROUTING,
 }
 SITES, WHEN = get_args(Site), get_args(When)
-MASKS = {"residual": "dimensions", "heads": "heads"}  # what a mask is of at a site, if not of neurons
 
 
 class Recipe:
@@ -47,7 +49,7 @@ class Recipe:
         about: how it was made (JSON): target, source, method …
     """
 
-    def __init__(self, steps: Sequence[Intervention], fingerprint: str, about: Mapping[str, Any] | None = None):
+    def __init__(self, steps: Sequence[UnitChange], fingerprint: str, about: Mapping[str, Any] | None = None):
         self.steps = tuple(steps)
         self.fingerprint = fingerprint
         self.about = dict(about or {})
@@ -56,9 +58,7 @@ class Recipe:
                 raise NeuroglotError(f"{type(step).__name__} cannot be kept in a recipe; use {', '.join(KINDS)}.")
 
     def __repr__(self) -> str:
-        steps = ", ".join(
-            f"{type(step).__name__.lower()} {int(step.neurons.sum()):,} at {step.site}" for step in self.steps
-        )
+        steps = ", ".join(f"{described(step)} at {step.site}" for step in self.steps)
         return f"<recipe: {steps or 'nothing'}>"
 
     def __add__(self, other: "Recipe") -> "Recipe":
@@ -141,7 +141,7 @@ class Recipe:
                 _step(said, tensors[f"{number}.neurons"], tensors.get(f"{number}.values"))
                 for number, said in enumerate(header["steps"])
             ]
-            shapes = {(MASKS.get(step.site, "neurons"), step.neurons.shape) for step in steps}
+            shapes = {(MASKS.get(step.site, "neurons"), step.units.shape) for step in steps}
             if len(shapes) > len({units for units, _ in shapes}):
                 raise ValueError("its steps are for models of different shapes")
             if not isinstance(header["fingerprint"], str) or not header["fingerprint"]:
@@ -149,7 +149,7 @@ class Recipe:
             return cls(steps, header["fingerprint"], dict(header["about"]))
 
 
-def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> Intervention:
+def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> UnitChange:
     """One step of a file.
 
     Raises:
@@ -168,8 +168,15 @@ def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> Inte
     mask[rows, columns] = True
     if int(mask.sum()) != len(rows):
         raise ValueError("it names a neuron twice")
-    if said["site"] not in SITES or said["when"] not in WHEN:
+    sites = ("router",) if said["kind"] in ROUTING else SITES
+    if said["site"] not in sites or said["when"] not in WHEN:
         raise ValueError(f"it acts at {said['site']!r} on {said['when']!r} tokens")
+    if said["kind"] == "deactivateexperts":
+        if said["when"] != "both":
+            raise ValueError("experts are taken out on all tokens or on none")
+        return DeactivateExperts(mask)
+    if said["kind"] == "favourexperts":
+        return FavourExperts(mask, strength=_number(said["strength"]), when=said["when"])
     named: dict[str, Any] = {"site": said["site"], "when": said["when"]}
     if said["strength"] is not None:
         named["strength"] = _number(said["strength"])
@@ -180,7 +187,8 @@ def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> Inte
         named["values"][rows, columns] = values.to(torch.float64)
     elif said["value"] is not None:
         named["values"] = _number(said["value"])
-    return KINDS[said["kind"]](mask, **named)
+    step: UnitChange = KINDS[said["kind"]](mask, **named)
+    return step
 
 
 def _number(value: Any) -> float:

@@ -1,18 +1,60 @@
 """Change which experts the router of a native mixture of experts chooses."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from neuroglot.artifacts.recording import ROUTED, Recording
 from neuroglot.edit.positions import When
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 
-__all__ = ["DeactivateExperts", "FavourExperts", "Rerouting", "check_experts"]
+__all__ = ["DeactivateExperts", "FavourExperts", "Rerouting", "check_experts", "language_experts", "named_experts"]
+
+
+def language_experts(recording: Recording, language: str, count: int | None = None) -> Bool[Tensor, "layers experts"]:
+    """The experts of a native mixture of experts that a language is routed to more than the others are.
+
+    Those whose share of the language's tokens is furthest above the mean of the other languages' shares.
+
+    Args:
+        recording: of the model.
+        language: whose.
+        count: at most so many a layer; by default as many as the router chooses for a token.
+
+    Raises:
+        NeuroglotError: there is no other language, or no router.
+    """
+    recording.check_recorded(ROUTED)
+    apart = recording.language_difference(language, ROUTED)
+    each = (recording.sum(ROUTED).sum(1).to(torch.float64) / recording.tokens).amax(1).round().long()
+    ranks = apart.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (ranks < (each[:, None] if count is None else count)) & (apart > 0)
+
+
+def named_experts(model: Model, pairs: Sequence[tuple[int, int]]) -> Bool[Tensor, "layers experts"]:
+    """Experts by their numbers: layers from 1, as they are shown, and experts from 0.
+
+    Raises:
+        NeuroglotError: the model is dense, or has no such expert.
+    """
+    if not model.mixtures:
+        raise NeuroglotError(f"{model.name} is dense, so there are no experts to name; deactivate its neurons instead.")
+    chosen = torch.zeros(model.layers, max(mixture.experts for mixture in model.mixtures.values()), dtype=torch.bool)
+    for layer, expert in pairs:
+        mixture = model.mixtures.get(layer - 1)
+        if mixture is None:
+            have = ", ".join(str(number + 1) for number in model.mixtures)
+            raise NeuroglotError(f"{model.name} has no router in layer {layer}; it has one in {have}.")
+        if not 0 <= expert < mixture.experts:
+            raise NeuroglotError(f"Layer {layer} has the experts 0 to {mixture.experts - 1}, and none is {expert}.")
+        chosen[layer - 1, expert] = True
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +67,16 @@ class Rerouting(ABC):
 
     experts: Bool[Tensor, "layers experts"]
     when: When = field(default="both", init=False)
+
+    @property
+    def units(self) -> Bool[Tensor, "layers experts"]:
+        """What it changes, as other interventions say it."""
+        return self.experts
+
+    @property
+    def site(self) -> Literal["router"]:
+        """Where it acts, as other interventions say it."""
+        return "router"
 
     @property
     @abstractmethod

@@ -8,22 +8,29 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.artifacts.recording import RESIDUAL, Recording
+from neuroglot.artifacts.recording import RESIDUAL, ROUTED, Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.edit.directions import DIRECTIONS, Direction, diffmean, lda, probe, sparse_dimensions
-from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale
+from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, UnitChange
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
+from neuroglot.edit.routing import DeactivateExperts, FavourExperts, language_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
+from neuroglot.storage.names import whole_number
 
-__all__ = ["METHODS", "Method", "layer_numbers", "steer"]
+__all__ = ["METHODS", "ROUTER", "Method", "Routed", "layer_numbers", "steer"]
 
 Method = Literal["raise", "replace", "add", "difference", "scale"]
 
 
 METHODS: tuple[Method, ...] = ("raise", "replace", "add", "difference", "scale")
+
+Routed = Literal["router"]
+
+ROUTER: Routed = "router"
+"""What is steered is the choice of a native mixture's router."""
 
 
 def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
@@ -37,12 +44,10 @@ def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
     numbers: set[int] = set()
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if (
-            not (first.isdecimal() and (last.isdecimal() or not last))
-            or not 1 <= int(first) <= int(last or first) <= layers
-        ):
-            raise NeuroglotError(f"layers takes numbers from 1 to {layers} such as 1-3,16, not {text!r}.")
-        numbers.update(range(int(first) - 1, int(last or first)))
+        start, end = whole_number(first), whole_number(last or first)
+        if start is None or end is None or not 1 <= start <= end <= layers:
+            raise NeuroglotError(f"layers takes numbers from 1 to {layers} such as 1-3,16, not {text[:80]!r}.")
+        numbers.update(range(start - 1, end))
     return tuple(sorted(numbers))
 
 
@@ -52,7 +57,7 @@ def steer(
     to: str | None = None,
     *,
     source: str | None = None,
-    method: Method | Direction = "replace",
+    method: Method | Direction | Routed = "replace",
     site: Site = "activation",
     strength: float = 1.0,
     layers: Sequence[int] | None = None,
@@ -60,8 +65,9 @@ def steer(
     samples: Samples | None = None,
     dimensions: int = 400,
     raised: Method = "replace",
+    experts: int | None = None,
 ) -> Recipe:
-    """A recipe that has a model answer in a language, by its neurons, a direction of the residual stream, or both.
+    """A recipe that has a model answer in a language, by its neurons, a direction of the stream, or its experts.
 
     A language may be named with another region or script than its neurons are: those of `zh-CN` are of `zh`. First the
     source language's neurons are ablated, if one is named (those that are the target's too are left to the target),
@@ -76,14 +82,17 @@ def steer(
         method: of neurons: `raise` to the target's mean what is below it; `replace` by it; `add` it; add its
             `difference` from the mean of the other languages; or `scale` what is there. Of the residual stream after a
             layer: add the language's `diffmean` (its mean state less that of the others), the direction of a linear
-            `probe` or of `lda` of samples; or set the `sparse` dimensions that differ most to the language's mean.
+            `probe` or of `lda` of samples; or set the `sparse` dimensions that differ most to the language's mean. Of a
+            native mixture of experts the `router`: a bonus of `strength` on the logits of the target's experts, and a
+            source's are taken out of the choice, but for the target's; see `language_experts`.
         site: where neurons are changed; the mean of the same site is taken.
         strength: times the mean, the difference or the direction; the factor itself for `scale`.
         layers: from 0; all by default. For a direction a layer, or a few, in the middle is usual.
         when: on the tokens of the prompt, those generated, or both.
         samples: of the model with their mean states, for `probe` and `lda`.
         dimensions: how many dimensions a layer `sparse` changes (all, where the stream is narrower).
-        raised: what is done to the neurons when the method is a direction.
+        raised: what is done to the neurons when the method is a direction or the router.
+        experts: of the `router`, at most so many a layer; by default as many as it chooses for a token.
 
     Raises:
         NeuroglotError: a language is not in the recording or has no neurons; the recording lacks the site or
@@ -98,10 +107,19 @@ def steer(
         "source": None,
     }
     about |= {"method": method, "strength": strength, **how}
-    if method not in DIRECTIONS:
+    steps: list[UnitChange]
+    if method == ROUTER:
+        steps = _router_steps(recording, to, source, strength, layers, when, experts)
+        if neurons is not None:
+            steps = _neuron_steps(recording, neurons, to, source, raised, site, 1.0, None, when) + steps
+            about |= {"raised": raised}
+        else:
+            about |= {"source": None if source is None else language_tag(source)}
+    elif method not in DIRECTIONS:
         if neurons is None:
             raise NeuroglotError(
-                f"{method} changes neurons: give neurons=, or a method of the residual stream: {', '.join(DIRECTIONS)}."
+                f"{method} changes neurons: give neurons=, or a method of the residual stream: "
+                f"{', '.join(DIRECTIONS)}; or {ROUTER}, of a native mixture of experts."
             )
         steps = _neuron_steps(recording, neurons, to, source, method, site, strength, layers, when)
     else:
@@ -117,6 +135,38 @@ def steer(
         about |= {"source": None if source is None else language_tag(source), "site": site}
         about |= {"neurons": neurons.about.get("method")}
     return Recipe(steps, recording.provenance.fingerprint, about)
+
+
+def _router_steps(
+    recording: Recording,
+    to: str | None,
+    source: str | None,
+    strength: float,
+    layers: Sequence[int] | None,
+    when: When,
+    count: int | None,
+) -> list[UnitChange]:
+    """What is done to the router: the source's experts are taken out, then the target's favoured."""
+    if ROUTED not in recording.sums or recording.experts is None:
+        raise NeuroglotError(f"{ROUTER} changes what a router chooses, and this model is dense; steer its neurons.")
+    if to is None and source is None:
+        raise NeuroglotError("Name a language to steer to, or one whose experts are taken out.")
+    within = torch.zeros(recording.layers, dtype=torch.bool)
+    within[list(range(recording.layers) if layers is None else layers)] = True
+    target = torch.zeros(recording.sum(ROUTED).shape[:2], dtype=torch.bool)
+    if to is not None:
+        target = language_experts(recording, _as_tagged(to, recording.languages), count) & within[:, None]
+        if not bool(target.any()):
+            raise NeuroglotError(f"No expert is chosen for {to} more often than for the others in these layers.")
+    steps: list[UnitChange] = []
+    if source is not None:
+        if when != "both":
+            raise NeuroglotError("Experts are taken out on all tokens; leave out the source, or say when=both.")
+        off = language_experts(recording, _as_tagged(source, recording.languages), count) & within[:, None] & ~target
+        steps.append(DeactivateExperts(off))
+    if to is not None:
+        steps.append(FavourExperts(target, strength=float(strength), when=when))
+    return steps
 
 
 def _direction_step(
@@ -171,10 +221,10 @@ def _neuron_steps(
     strength: float,
     layers: Sequence[int] | None,
     when: When,
-) -> list[Intervention]:
+) -> list[UnitChange]:
     """What is done to neurons: the source's ablated, then the target's changed."""
     if method not in METHODS:
-        raise NeuroglotError(f"The method is {', '.join((*METHODS, *DIRECTIONS))}, not {method!r}.")
+        raise NeuroglotError(f"The method is {', '.join((*METHODS, *DIRECTIONS, ROUTER))}, not {method!r}.")
     if site not in ("activation", "hidden"):
         raise NeuroglotError(f"The site of neurons is activation or hidden, not {site!r}.")
     if to is None and source is None:
@@ -185,7 +235,7 @@ def _neuron_steps(
             f"{recording.neurons}; take both from one run."
         )
     chosen = _within(neurons.shape, layers)
-    steps: list[Intervention] = []
+    steps: list[UnitChange] = []
     target = torch.zeros_like(chosen)
     if to is not None:
         target = neurons[_as_tagged(to, neurons.languages)] & chosen

@@ -53,20 +53,25 @@ def keep_random(like: Kept, seed: int = 0) -> Kept:
     return _highest(torch.rand(like.shape, generator=generator), like.sum(1))
 
 
-def keep_budget(scores: Scores, budget: float) -> Kept:
+def keep_budget(scores: Scores, budget: float, least: int = 1) -> Kept:
     """All but this share of the experts: the lowest of all layers go, and so layers keep different numbers.
 
     A layer keeps its highest expert whatever it scores. Of equal scores those of higher layer and index go first.
 
+    Args:
+        scores: of each expert.
+        budget: the share that goes.
+        least: how many of the highest a layer keeps; of a native mixture as many as its router chooses.
+
     Raises:
-        NeuroglotError: the budget is not in [0, 1), or leaves less than one expert a layer.
+        NeuroglotError: the budget is not in [0, 1), or leaves less than that many experts a layer.
     """
     layers, experts = scores.shape
     gone = round(budget * layers * experts)
-    if not 0 <= budget < 1 or gone > layers * (experts - 1):
-        raise NeuroglotError(f"A budget of {budget:g} of {layers} × {experts} experts leaves a layer without any.")
-    protected = scores.to(torch.float64).clone()
-    protected[torch.arange(layers), scores.argmax(1)] = torch.inf
+    if not 0 <= budget < 1 or gone > layers * (experts - least):
+        few = "without any" if least == 1 else f"with fewer than the {least} that its router chooses"
+        raise NeuroglotError(f"A budget of {budget:g} of {layers} × {experts} experts leaves a layer {few}.")
+    protected = scores.to(torch.float64).masked_fill(_highest(scores, torch.full((layers,), least)), torch.inf)
     order = protected.flatten().sort(descending=True, stable=True).indices
     kept = torch.zeros(layers * experts, dtype=torch.bool)
     kept[order[: layers * experts - gone]] = True
@@ -75,7 +80,7 @@ def keep_budget(scores: Scores, budget: float) -> Kept:
 
 def salience(
     recording: Recording,
-    partition: Partition,
+    partition: Partition | None,
     language: str,
     *,
     kind: str = "frequency",
@@ -85,8 +90,8 @@ def salience(
     """How much a language uses each expert.
 
     Args:
-        recording: of the language, with this partition.
-        partition: the experts.
+        recording: of the language, with this partition, or of a native mixture of experts.
+        partition: the experts; None where they are the model's own.
         language: whose.
         kind: `frequency`, the paper's; `magnitude`, mean |hidden| × the length of the neuron's down-projection column,
             summed over the expert (needs `magnitude` in the recording); `active`, the mean activation probability.
@@ -106,8 +111,23 @@ def salience(
         if down_norms is None:
             raise NeuroglotError("magnitude needs down_norms, the lengths of the down-projection's columns.")
         values = values * down_norms.to(torch.float64)
+    if partition is None:
+        return _native(recording, values, kind)
     sums = partition.sums(values)
     return sums if kind == "magnitude" else sums / partition.sizes
+
+
+def _native(recording: Recording, values: Float64[Tensor, "layers neurons"], kind: str) -> Tensor:
+    """Values of neurons summed over a native mixture's own experts; of `active` their mean."""
+    sizes = recording.experts
+    if sizes is None:
+        raise NeuroglotError("The recording is of a dense model; give the partition of its experts.")
+    sums = torch.zeros(len(sizes), max(count for count, _ in sizes), dtype=torch.float64)
+    for layer, (count, width) in enumerate(sizes):
+        if count:
+            own = values[layer, : count * width].view(count, width)
+            sums[layer, :count] = own.sum(1) if kind == "magnitude" else own.mean(1)
+    return sums
 
 
 def _highest(scores: Tensor, sizes: Tensor) -> Kept:

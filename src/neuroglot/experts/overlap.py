@@ -2,13 +2,28 @@
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["by_expert", "in_experts"]
+__all__ = ["by_expert", "in_experts", "native_labels"]
+
+
+def native_labels(recording: Recording) -> Int64[Tensor, "layers neurons"]:
+    """The expert of each neuron of a native mixture of experts; -1 of shared experts, dense layers, and no neurons.
+
+    Raises:
+        NeuroglotError: it is no recording of one.
+    """
+    if recording.experts is None:
+        raise NeuroglotError("The recording is of a dense model, which has no experts of its own.")
+    labels = torch.full((recording.layers, recording.neurons), -1, dtype=torch.int64)
+    for row, (experts, width) in zip(labels, recording.experts, strict=True):
+        row[: experts * width] = torch.arange(experts * width) // max(1, width)
+    return labels
 
 
 def by_expert(neurons: NeuronSet, labels: Int[Tensor, "layers neurons"]) -> Int[Tensor, "languages layers experts"]:
@@ -16,7 +31,7 @@ def by_expert(neurons: NeuronSet, labels: Int[Tensor, "layers neurons"]) -> Int[
 
     Args:
         neurons: the sets.
-        labels: the expert of every neuron of every layer, from 0; -1 beyond the width of a narrower layer.
+        labels: the expert of every neuron of every layer, from 0; -1 of one that is in none.
 
     Raises:
         NeuroglotError: `labels` is of another shape.
@@ -39,7 +54,7 @@ def in_experts(
 
     Args:
         neurons: the sets.
-        labels: the expert of every neuron of every layer, from 0; -1 beyond the width of a narrower layer.
+        labels: the expert of every neuron of every layer, from 0; -1 of one that is in none.
         chosen: the experts in question, a row for each language of `neurons`, in its order.
 
     Returns:
@@ -55,12 +70,12 @@ def in_experts(
             f"chosen must be {tuple(held.shape)}, languages × layers × experts: {tuple(chosen.shape)}."
         )
     sizes = _counted(torch.ones_like(labels, dtype=torch.bool), labels)
-    share = (chosen * sizes).sum(2) / sizes.sum(1)  # of each layer's neurons, by language
+    share = (chosen * sizes).sum(2) / torch.tensor(neurons.widths)  # of each layer's neurons, by language
     table = pd.DataFrame(
         {
-            "neurons": held.sum((1, 2)).tolist(),
+            "neurons": neurons.mask.sum((1, 2)).tolist(),
             "inside": (held * chosen).sum((1, 2)).tolist(),
-            "by_chance": (held.sum(2) * share).sum(1).tolist(),
+            "by_chance": (neurons.mask.sum(2) * share).sum(1).tolist(),
         },
         index=pd.Index(neurons.languages, name="language"),
     )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from neuroglot.artifacts.recording import ROUTED, Recording
+from neuroglot.artifacts.recording import FOLDS, ROUTED, Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.stats import bootstrap_weights
 
@@ -60,30 +60,56 @@ def routing_divergence(recording: Recording) -> Divergence:
 
 
 def routing_divergence_interval(
-    parts: Sequence[Recording], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+    parts: Sequence[Recording] | Recording, *, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> tuple[Divergence, Divergence]:
-    """Where `routing_divergence` of the sum of some recordings lies, by a bootstrap over them.
+    """Where `routing_divergence` of a recording, or of the sum of some, lies, by a bootstrap over blocks.
 
-    Tokens of one text are routed alike, so the recordings are what is drawn again, never single tokens.
+    Tokens of one text are routed alike, so groups of blocks are what is drawn again, never single tokens: those of a
+    recording, each language's by themselves; or whole recordings.
 
     Args:
-        parts: recordings of disjoint texts of like size, each in all languages: `record(…, part=(1, 10))` and so on.
+        parts: a recording; or recordings of disjoint texts of like size, each in all languages.
         level: of the percentile interval.
         draws: how often they are drawn, with replacement.
         seed: of the draws.
 
     Raises:
-        NeuroglotError: there are fewer than two, or they are not of one model and the same languages.
+        NeuroglotError: there are fewer than two groups of a language's blocks, or the recordings are not of one model
+            and the same languages.
     """
-    if len(parts) < 2:
-        raise NeuroglotError("An interval needs at least two recordings of disjoint texts; record in parts.")
     if not 0 < level < 1 or draws < 1:
         raise NeuroglotError("level must be above 0 and below 1, and draws at least 1.")
+    counts = _folds(parts) if isinstance(parts, Recording) else [_of_parts(parts)]
+    divergences = []
+    weights = [
+        bootstrap_weights(some.shape[-2], draws, seed + k)[1:].to(torch.float64) for k, some in enumerate(counts)
+    ]
+    for draw in range(draws):
+        drawn = [torch.einsum("p,lepk->lek", weight[draw], some) for weight, some in zip(weights, counts, strict=True)]
+        divergences.append(_divergence(_shares(torch.cat(drawn, -1))))
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.stack(divergences).quantile(ends, dim=0)
+    return low, high
+
+
+def _folds(recording: Recording) -> list[Float64[Tensor, "routers experts folds 1"]]:
+    """Each language's counts in the groups of its blocks."""
+    layers, result = routing_layers(recording), []
+    if FOLDS not in recording.sums:
+        raise NeuroglotError("This recording has no counts by groups of blocks; record again for an interval.")
+    for tag, counts in zip(recording.languages, recording.sum(FOLDS)[layers].unbind(-1), strict=True):
+        read = counts.sum((0, 1)).nonzero().flatten()
+        if len(read) < 2:
+            raise NeuroglotError(f"An interval needs at least two blocks of {tag}; record more, or smaller ones.")
+        result.append(counts[:, :, read, None].to(torch.float64))
+    return result
+
+
+def _of_parts(parts: Sequence[Recording]) -> Float64[Tensor, "routers experts parts languages"]:
+    """The counts of recordings, side by side."""
+    if len(parts) < 2:
+        raise NeuroglotError("An interval needs at least two recordings of disjoint texts; record in parts.")
     layers = routing_layers(Recording.merge(parts))  # which says if they are not of one model
     if any(part.languages != parts[0].languages for part in parts):
         raise NeuroglotError("The recordings differ in their languages; select the same ones of each.")
-    counts = torch.stack([part.sum(ROUTED)[layers].to(torch.float64) for part in parts])
-    weights = bootstrap_weights(len(parts), draws, seed)[1:]
-    drawn = torch.stack([_divergence(_shares(torch.einsum("p,plek->lek", row, counts))) for row in weights])
-    tail = (1 - level) / 2
-    return drawn.quantile(tail, dim=0), drawn.quantile(1 - tail, dim=0)
+    return torch.stack([part.sum(ROUTED)[layers].to(torch.float64) for part in parts], 2)

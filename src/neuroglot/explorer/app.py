@@ -1,4 +1,4 @@
-"""The explorer: five tabs over a run, in the browser. Thin: what is shown is made in the file of each tab."""
+"""The explorer: tabs over a run, in the browser. Thin: what is shown is made in the file of each tab."""
 
 import re
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from neuroglot.explorer.tabs.lab import _lab
 from neuroglot.explorer.tabs.matrix import _matrix
 from neuroglot.explorer.tabs.neuron_map import _atlas
 from neuroglot.explorer.tabs.pruning import _pruning
+from neuroglot.explorer.tabs.router import _router
 from neuroglot.explorer.widgets import _gradio, _script
 from neuroglot.figures.plotly import script_of
 from neuroglot.figures.screen import FONTS
@@ -110,13 +111,16 @@ def build(run_view: RunView) -> "gr.Blocks":
         about = f"{manifest.model.source} on {manifest.text.source}"
         gr.HTML(f"<h1>{escape(about)}</h1>", js_on_load=None)
         with gr.Tabs():
-            for title, tab in (
+            tabs = [
                 ("Atlas", _atlas),
                 ("Lab", _lab),
                 ("Matrix", _matrix),
                 ("Alignment", _alignment),
                 ("Pruning", _pruning),
-            ):
+            ]
+            if run_view.experts is not None and run_view.experts.native:
+                tabs.insert(1, ("Router", _router))
+            for title, tab in tabs:
                 with gr.Tab(title, id=title.lower()):
                     tab(gr, run_view)
     return app

@@ -12,7 +12,7 @@ import torch
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
-from neuroglot.edit.interventions import Deactivate, Intervention
+from neuroglot.edit.interventions import Deactivate, UnitChange
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.steering import Method, steer
 from neuroglot.errors import NeuroglotError
@@ -86,7 +86,7 @@ def lab_recipe(
     raised = [
         steer(recording, neurons, to=tag, method=method, strength=strength, layers=layers, site=site) for tag in higher
     ]
-    steps: list[Intervention] = [step for recipe in raised for step in recipe.steps]
+    steps: list[UnitChange] = [step for recipe in raised for step in recipe.steps]
     if silence:
         within = torch.zeros(neurons.shape, dtype=torch.bool)
         within[list(range(recording.layers) if layers is None else layers)] = True

@@ -13,7 +13,7 @@ from neuroglot.explorer.neuron_map import Atlas
 from neuroglot.explorer.run_view import drawn
 from neuroglot.stats import entropy, wilson
 
-__all__ = ["Neuron", "Words", "describe_neuron", "in_words", "neuron_page"]
+__all__ = ["Neuron", "Words", "describe_neuron", "examples_in_words", "in_words", "neuron_page"]
 
 NEAREST = 8
 CUT = "\ufffd"  # what a decoder gives for part of a character
@@ -73,10 +73,10 @@ def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
         method: [tag for tag in found.languages if bool(found[tag][layer, number])]
         for method, found in run_view.neurons.items()
     }
-    expert, run = None, run_view.run
-    if run.manifest.experts is not None and (run.path / "experts" / "partition.safetensors").is_file():
-        expert = int(run.partition.labels[layer, number])
-    examples, undetermined = _examples(atlas, layer, number)
+    expert = None
+    if run_view.experts is not None and int(run_view.experts.labels[layer, number]) >= 0:
+        expert = int(run_view.experts.labels[layer, number])
+    examples, undetermined = examples_in_words(atlas, layer, number)
     return Neuron(
         layer=layer + 1,
         number=number,
@@ -91,7 +91,8 @@ def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
     )
 
 
-def _examples(atlas: Atlas, layer: int, number: int) -> tuple[dict[str, list[Words]], str]:
+def examples_in_words(atlas: Atlas, layer: int, number: int) -> tuple[dict[str, list[Words]], str]:
+    """The examples of a neuron by language, or of an expert, which come after the neurons; or why there are none."""
     kept = atlas.recording.examples
     if kept is None:
         return {}, "This run kept no examples; record with --examples 5 to see the tokens that excite a neuron most."

@@ -17,6 +17,7 @@ from neuroglot.languages.tags import direction, language_name
 from neuroglot.models.loading import load_tokenizer
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
+from neuroglot.run.experts import RunExperts, experts_of
 
 __all__ = ["RunView", "drawn", "note"]
 
@@ -86,6 +87,11 @@ class RunView:
             return load_tokenizer(how.source, revision=how.revision, trust_remote_code=trusted)
         except NeuroglotError:
             return None
+
+    @cached_property
+    def experts(self) -> RunExperts | None:
+        """The experts that were counted, made or the model's own; None if none were."""
+        return experts_of(self.run)
 
     @cached_property
     def samples(self) -> Samples | None:

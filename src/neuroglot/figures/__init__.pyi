@@ -24,5 +24,6 @@ from neuroglot.figures.neurons import perturbation_figure as perturbation_figure
 from neuroglot.figures.papers import growth_figure as growth_figure
 from neuroglot.figures.papers import region_figure as region_figure
 from neuroglot.figures.papers import share_figure as share_figure
+from neuroglot.figures.routing import routing_figure as routing_figure
 from neuroglot.figures.steering import forcing_figure as forcing_figure
 from neuroglot.figures.style import save_figure as save_figure

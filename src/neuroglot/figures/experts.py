@@ -1,5 +1,7 @@
 """Figures of experts: activation patterns, shared experts, the similarity of languages, and tuning."""
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 from jaxtyping import Float64
@@ -21,24 +23,41 @@ Frequencies = Float64[Tensor, "languages layers experts"]
 
 
 def pattern_figure(
-    frequencies: Frequencies, languages: tuple[str, ...], title: str = "", *, ax: Axes | None = None
+    frequencies: Frequencies,
+    languages: tuple[str, ...],
+    title: str = "",
+    *,
+    layers: Sequence[int] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """One L × E heatmap a language (Figure 1), all on one scale: the darker, the more often activated.
 
     The scale ends at the 99th percentile, so that a few experts that are nearly always on do not bleach the others.
+
+    Args:
+        frequencies: of each expert.
+        languages: of the panels.
+        title: of the figure.
+        layers: which these are, from 0, where not all of the model's have experts.
+        ax: to draw into.
     """
     top = float(np.quantile(frequencies.numpy(), 0.99)) or 1.0
-    return _panels(
-        frequencies, languages, title, "share of tokens on which the expert is activated", "Reds", 0, top, ax=ax
-    )
+    label = "share of tokens on which the expert is activated"
+    return _panels(frequencies, languages, title, label, "Reds", 0, top, layers=layers, ax=ax)
 
 
 def change_figure(
-    change: Frequencies, languages: tuple[str, ...], title: str = "", *, ax: Axes | None = None
+    change: Frequencies,
+    languages: tuple[str, ...],
+    title: str = "",
+    *,
+    layers: Sequence[int] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
-    """The change of frequency under tuning (Figure 4): red is more, blue is less."""
+    """The change of frequency under tuning (Figure 4): red is more, blue is less; as `pattern_figure`."""
     top = float(np.quantile(change.abs().numpy(), 0.995)) or 1.0
-    return _panels(change, languages, title, "frequency of the tuned variant − of the base", "RdBu_r", -top, top, ax=ax)
+    label = "frequency of the tuned variant − of the base"
+    return _panels(change, languages, title, label, "RdBu_r", -top, top, layers=layers, ax=ax)
 
 
 def _panels(
@@ -50,13 +69,14 @@ def _panels(
     low: float,
     high: float,
     *,
+    layers: Sequence[int] | None,
     ax: Axes | None = None,
 ) -> Figure:
     columns = min(3, len(languages))
     rows = -(-len(languages) // columns)
-    layers = values.shape[1]
+    numbers = range(values.shape[1]) if layers is None else layers
     with matplotlib.rc_context(STYLE):
-        height = max(0.9, min(2.4, 0.075 * layers))
+        height = max(0.9, min(2.4, 0.075 * len(numbers)))
         figure = surface((1.1 + 3.5 * columns, 1.0 + rows * (height + 0.55)), ax)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(languages) :]:
@@ -64,7 +84,7 @@ def _panels(
         for axes, tag, matrix in zip(grid.flat, languages, values.numpy(), strict=False):
             mesh = axes.imshow(matrix, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
             axes.set_title(f"{language_name(tag)} ({tag})", fontsize=9)
-            _layer_ticks(axes, layers)
+            _layer_ticks(axes, numbers)
         for axes in grid[:, 0]:
             axes.set_ylabel("layer")
         for index in range(columns):
@@ -77,22 +97,36 @@ def _panels(
 
 
 def shared_figure(
-    frequencies: Frequencies, title: str = "", threshold: float = HIGH, *, ax: Axes | None = None
+    frequencies: Frequencies,
+    title: str = "",
+    threshold: float = HIGH,
+    *,
+    layers: Sequence[int] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
-    """In how many languages each expert is high-frequency (Figure 3), beside the share shared by all in each layer."""
+    """In how many languages each expert is high-frequency (Figure 3), beside the share shared by all in each layer.
+
+    Args:
+        frequencies: of each expert.
+        title: of the figure.
+        threshold: from which frequency on one is high-frequency.
+        layers: which these are, from 0, where not all of the model's have experts.
+        ax: to draw into.
+    """
     number, many = counts(frequencies, threshold), len(frequencies)
-    layers = number.shape[0]
+    numbers = range(number.shape[0]) if layers is None else layers
     with matplotlib.rc_context(STYLE):
-        figure = surface((9, 1.3 + 0.13 * layers), ax)
+        figure = surface((9, max(2.6, 1.3 + 0.13 * len(numbers))), ax)
         axes, bars = figure.subplots(1, 2, width_ratios=(5, 1), sharey=True)
         colours = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.0, 1.0, many + 1)))
         mesh = axes.imshow(
             number.numpy(), cmap=colours, vmin=-0.5, vmax=many + 0.5, aspect="auto", interpolation="nearest"
         )
-        _layer_ticks(axes, layers)
+        _layer_ticks(axes, numbers)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes.set_xlabel("expert")
         axes.set_ylabel("layer")
-        bars.barh(range(layers), (number == many).double().mean(1).numpy(), color="#4c5b7c", height=0.8)
+        bars.barh(range(len(numbers)), (number == many).double().mean(1).numpy(), color="#4c5b7c", height=0.8)
         bars.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
         bars.set_xlabel(f"of all {many} languages")
         bars.tick_params(axis="y", length=0, labelleft=False)
@@ -101,9 +135,9 @@ def shared_figure(
     return whole(figure)
 
 
-def _layer_ticks(axes: Axes, layers: int) -> None:
-    step = max(1, layers // 6)
-    axes.set_yticks(range(0, layers, step), [str(i) for i in range(1, layers + 1, step)])
+def _layer_ticks(axes: Axes, numbers: Sequence[int]) -> None:
+    step = max(1, len(numbers) // 6)
+    axes.set_yticks(range(0, len(numbers), step), [str(number + 1) for number in numbers[::step]])
     axes.tick_params(length=2)
 
 

@@ -1,5 +1,6 @@
 """The atlas: every neuron of every layer at once, in bins of neighbours, by language."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -56,6 +57,7 @@ def atlas_plot(
     apart: bool = False,
     high: float | None = None,
     column: str = "neurons",
+    rows: Sequence[int] | None = None,
 ) -> Plot:
     """Layers by bins.
 
@@ -66,6 +68,7 @@ def atlas_plot(
         apart: whether they lie on both sides of 0.
         high: where the scale ends.
         column: what a column holds, `neurons` or `experts`.
+        rows: the numbers of the layers, from 1; by default of all.
     """
     layers, bins = values.shape
     edges = bin_edges(neurons, bins)
@@ -73,7 +76,7 @@ def atlas_plot(
     plot = heatmap(
         values,
         x=ranges,
-        y=list(range(1, layers + 1)),
+        y=list(range(1, layers + 1) if rows is None else rows),
         hover=f"layer %{{y}}<br>{column} %{{x}}<br>{label} %{{z:.4f}}",
         x_title=column,
         y_title="layer",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.artifacts.recording import EXPERTS, Recording
+from neuroglot.artifacts.recording import EXPERTS, ROUTED, Recording
 from neuroglot.artifacts.widths import within
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import EVIDENCE, Method, find, known, names
@@ -71,7 +71,8 @@ def _given(method: Method, evidence: Evidence) -> Evidence | Recording:
     """
     there = {
         "samples": evidence.samples is not None,
-        "experts": evidence.labels is not None and any(name.startswith(EXPERTS) for name in evidence.recording.sums),
+        "experts": evidence.labels is not None
+        and any(name == ROUTED or name.startswith(EXPERTS) for name in evidence.recording.sums),
         "tuned": evidence.rates is not None,
         "seed": True,
     }

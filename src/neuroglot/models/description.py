@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from neuroglot.models.architecture.families import declared
+from neuroglot.models.architecture.families import declared, own_families
 from neuroglot.models.architecture.proof import prove
+from neuroglot.models.gguf_keys import ARCHITECTURES
+from neuroglot.models.layer_widths import width_name
 from neuroglot.models.model import Model
 
 __all__ = ["Description", "describe"]
@@ -19,15 +21,17 @@ class Description:
     Attributes:
         name: of the model.
         architecture: its `model_type`.
-        found: how its FFNs were found: `declared` or `discovered`.
+        found: how its FFNs were found: `declared`, `declared by you` (`--family`) or `discovered`.
         layers: how many layers have an FFN.
         widths: neurons of each.
         gated: whether a gate is multiplied into the activation.
         sites: where the activation and the hidden value of the first layer are.
         proof: what a short forward pass has shown.
         bake: what interventions weights can hold, in words.
+        bakes: the same by kind: at which sites.
         prune: what pruning can do, in words.
-        gguf: whether a pruned model opens in llama.cpp, in words.
+        opens: what opens a pruned model whose layers keep the same number: `load_model`, `transformers`.
+        gguf: what can be done with its GGUF file, in words.
     """
 
     name: str
@@ -39,7 +43,9 @@ class Description:
     sites: dict[str, str]
     proof: str
     bake: str
+    bakes: dict[str, list[str]]
     prune: str
+    opens: list[str]
     gguf: str
 
     def as_json(self) -> dict[str, Any]:
@@ -63,10 +69,12 @@ def describe(model: Model) -> Description:
         "hidden": "the same" if first.one_site else f"input of {names[id(first.down)]}",
     }
     prove(model.network, model.ffns)
+    bake, bakes = _baking(model)
+    prune, opens = _pruning(model)
     return Description(
         name=model.name,
         architecture=kind,
-        found="declared" if declared(kind) else "discovered",
+        found=_found(kind),
         layers=model.layers,
         widths=model.widths,
         gated=first.gated,
@@ -74,31 +82,61 @@ def describe(model: Model) -> Description:
         proof=f"{model.layers} of {model.layers} layers: passed once, hidden is "
         f"{'activation × up' if first.gated else 'the activation'}{' and a norm' if first.layout.normed else ''}, "
         "a zeroed neuron is a zeroed column",
-        bake=_baking(model),
-        prune=_pruning(model),
-        gguf="pruned models open in llama.cpp"
-        if kind == "llama"
-        else "no: only Llama's layout has layers of own widths",
+        bake=bake,
+        bakes=bakes,
+        prune=prune,
+        opens=opens,
+        gguf=_gguf(model, opens),
     )
 
 
-def _baking(model: Model) -> str:
+def _found(kind: str) -> str:
+    if any(kind in family.types for family in own_families()):
+        return "declared by you"
+    return "declared" if declared(kind) is not None else "discovered"
+
+
+def _baking(model: Model) -> tuple[str, dict[str, list[str]]]:
+    """What interventions weights can hold: in words, and for each kind the sites."""
+    if model.mixtures:
+        return "no: experts’ weights are not written by neuron", {}
+    if model.shared is not None:
+        return "no: layers share one set of weights", {}
+    either, hidden = ["activation", "hidden"], ["hidden"]
+    gains = hidden if model.ffns[0].layout.normed else either
     biased = all(getattr(ffn.down, "bias", None) is not None for ffn in model.ffns)
     can_be = biased or getattr(model.text_config, "mlp_bias", None) is False
-    site = "either site" if not model.ffns[0].layout.normed else "the hidden site"
-    where = "either site" if model.ffns[0].one_site else "the hidden site"
-    return f"deactivate and scale at {site}" + (f"; replace and add at {where}" if can_be else "; no replace, no add")
+    shifts = [] if not can_be else either if model.ffns[0].one_site else hidden
+    sites = {tuple(either): "either site", tuple(hidden): "the hidden site"}
+    words = f"deactivate and scale at {sites[tuple(gains)]}"
+    words += f"; replace and add at {sites[tuple(shifts)]}" if shifts else "; no replace, no add"
+    return words, {"deactivate": gains, "scale": gains, "replace": shifts, "add": shifts}
 
 
-def _gguf(model: Model) -> str:
-    if any(ffn.layout.normed for ffn in model.ffns):
-        return "no"
-    own = model.text_config.model_type == "llama"
-    return "pruned from a .gguf file; " + ("layers as narrow as they are" if own else "layers filled up to the widest")
+def _pruning(model: Model) -> tuple[str, list[str]]:
+    """What pruning can do: in words, and what opens a model whose layers keep the same number."""
+    reasons = {
+        "experts share one width": bool(model.mixtures),
+        "layers share one set of weights": model.shared is not None,
+        "a norm over all neurons follows them": any(ffn.layout.normed for ffn in model.ffns),
+    }
+    if reason := next((reason for reason, holds in reasons.items() if holds), None):
+        return f"no: {reason}", []
+    if not width_name(model.network, model.ffns, max(1, model.neurons // 2)):
+        return "yes: opens with Neuroglot’s load_model", ["load_model"]
+    return (
+        "yes: opens with plain transformers where all layers keep the same number, and load_model otherwise",
+        ["load_model", "transformers"],
+    )
 
 
-def _pruning(model: Model) -> str:
-    if any(ffn.layout.normed for ffn in model.ffns):
-        return "no: a norm over all neurons follows them"
-    opens = "plain transformers where all layers keep the same number, " if model.ffns[0].layout.width else ""
-    return f"yes: opens with {opens}{'and' if opens else 'Neuroglot’s'} load_model" + (" otherwise" if opens else "")
+def _gguf(model: Model, opens: list[str]) -> str:
+    """What can be done with its GGUF file, in words."""
+    kind = model.text_config.model_type
+    if not opens:
+        return "no: it cannot be pruned"
+    if kind not in ARCHITECTURES.values():
+        return "no: its type is not read from GGUF"
+    return "its .gguf file can be pruned; " + (
+        "layers as narrow as they are" if kind == "llama" else "layers are filled up to the widest"
+    )

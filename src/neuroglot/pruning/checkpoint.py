@@ -15,12 +15,13 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import check_mask
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.layer_widths import BIASES, WIDTHS
+from neuroglot.models.layer_widths import BIASES, WIDTHS, width_name
 from neuroglot.models.model import Model
 from neuroglot.pruning.biases import attach, configure, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
+from neuroglot.pruning.mixtures import expert_mask, prune_mixture
 from neuroglot.pruning.vocabulary import kept_tokens, language_counts, trimmed
-from neuroglot.storage.made import is_made
+from neuroglot.storage.made import check_place, is_made
 
 __all__ = ["Compensate", "cut", "kept_digest", "may_gain_biases", "prune"]
 
@@ -30,7 +31,7 @@ Compensate = Literal["mean", "refit"]
 @torch.no_grad()
 def prune(
     model: Model,
-    keep: Bool[Tensor, "layers neurons"],
+    keep: Bool[Tensor, "layers units"],
     path: str | Path,
     *,
     recording: Recording | None = None,
@@ -45,11 +46,11 @@ def prune(
 
     Without compensation its logits are those of `Deactivate(~keep)`, to rounding. Layers may keep different numbers.
     `load_model` opens the directory; plain transformers does too where all layers keep the same number and the
-    architecture lets its config say how many (all but BLOOM). The model itself is left as it was.
+    architecture lets its config say how many (BLOOM does not). The model itself is left as it was.
 
     Args:
         model: whole and in memory.
-        keep: the neurons that stay.
+        keep: the neurons that stay; of a native mixture of experts those, or the experts, (L, E): see `prune_mixture`.
         path: a new directory.
         recording: of this model, with `hidden`; what `mean` takes its means from.
         text: text in the language. `refit` reads its first tokens, and a smaller vocabulary all of it.
@@ -68,22 +69,33 @@ def prune(
             all in memory, what a compensation or a smaller vocabulary is made of was not given, the tokenizer cannot be
             rewritten, or `path` exists or cannot be written.
     """
+    if model.mixtures and keep.shape != (model.layers, model.neurons):
+        keep = expert_mask(model, keep)
     check_mask(keep, (model.layers, model.neurons))
-    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
+    if model.shared is not None:
+        one, two = model.shared
+        raise NeuroglotError(
+            f"Layers {one + 1} and {two + 1} of {model.name} share one set of weights, so neither can be narrowed "
+            "alone; deactivate the neurons instead."
+        )
     keep = keep & model.exists
     path = Path(path)
     _check_asked(recording, text, language, compensate, vocabulary)
-    made_from = None
-    if compensate is None and vocabulary is False:
-        made_from = kept_digest(keep, model.fingerprint, str(model.network.dtype))
-        if is_made(path, made_from, "pruned model"):
-            return path
-    elif path.exists():  # what a text gave is not known without reading it again
-        raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
+    if compensate is not None or vocabulary is not False:
+        model.check_dense("its experts are pruned as they are", "leave compensate and vocabulary out")
+    check_place(path, "pruned model")
+    bound = [model.fingerprint, str(model.network.dtype)]
+    if compensate is not None or vocabulary is not False:
+        bound += [f"{compensate} {vocabulary} {language} {tokens}", *_sources(recording, text, language)]
+    made_from = kept_digest(keep, *bound)
+    if is_made(path, made_from, "pruned model"):
+        return path
     if 0 in (widths := keep.sum(1).tolist()):
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
+    if model.mixtures:
+        return prune_mixture(model, keep, path, made_from)
     changes: list[Change | None] | None = None
     if compensate is not None:
         assert language is not None
@@ -104,8 +116,13 @@ def prune(
 
 def may_gain_biases(model: Model, keep: Bool[Tensor, "layers neurons"]) -> bool:
     """Whether a re-fit may give down-projections biases and the result still open as widely as it would without."""
-    even = len(set(keep.sum(1).tolist())) == 1 and bool(model.ffns[0].layout.width)
-    return not even or plain_biases(model)
+    return not _one_width(model, keep) or plain_biases(model)
+
+
+def _one_width(model: Model, keep: Bool[Tensor, "layers neurons"]) -> str:
+    """The config's name for the neurons of every layer; empty where layers keep different numbers, or it has none."""
+    widths = set(keep.sum(1).tolist())
+    return width_name(model.network, model.ffns, widths.pop()) if len(widths) == 1 else ""
 
 
 @contextmanager
@@ -124,8 +141,8 @@ def cut(
         ids: the tokens that stay; see `kept_tokens`.
     """
     widths = keep.sum(1).tolist()
-    said = model.ffns[0].layout.width
-    even = len(set(widths)) == 1 and bool(said)
+    said = _one_width(model, keep)
+    even = bool(said)
     plain = even and plain_biases(model)
     changes = [None] * model.layers if changes is None else changes
     biased = any(change is not None and change.bias is not None for change in changes)
@@ -140,6 +157,8 @@ def cut(
             restore.callback(attach(model, [None if change is None else change.bias for change in changes], plain))
         if even and (plain or not biased):  # else plain transformers must not open it, as it has no such bias
             restore.callback(configure(model.text_config, said, widths[0]))
+            if getattr(model.text_config, WIDTHS, None) is not None:  # of the uneven model that it was
+                restore.callback(configure(model.text_config, WIDTHS, None))
         else:
             restore.callback(configure(model.text_config, WIDTHS, widths))
             if biased and not plain:
@@ -154,6 +173,17 @@ def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:
     """A digest of which neurons are kept, and of what."""
     about = f"{bound} {tuple(keep.shape)}".encode()
     return hashlib.sha256(about + keep.cpu().contiguous().numpy().tobytes()).hexdigest()[:32]
+
+
+def _sources(recording: Recording | None, text: Corpus | None, language: str | None) -> list[str]:
+    """Digests of what a compensation or a smaller vocabulary is made of; a text is read for it."""
+    digest = hashlib.sha256()
+    for document in text[language] if text is not None and language in text.languages else ():
+        digest.update(f"{len(document)} {document}".encode(errors="surrogatepass"))
+    parts = [digest.hexdigest()]
+    for name, sums in sorted(recording.sums.items()) if recording is not None else ():
+        parts.append(name + hashlib.sha256(sums.contiguous().numpy().tobytes()).hexdigest())
+    return parts
 
 
 def _check_asked(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,6 +78,10 @@ class Work:
         return kept
 
 
+def _routed_examples(examples: TopExamples, first: int, layer: int, weights: Tensor) -> None:
+    examples.route(layer, weights[:, first:])
+
+
 @torch.inference_mode()
 def record_shard(
     model: Model,
@@ -129,6 +134,9 @@ def record_shard(
         if of_heads:
             stack.enter_context(observe_heads(model.attentions, observe_entered))
         stack.enter_context(observe_routing(model.ffns, lambda layer, chosen: routed.add(layer, chosen[:, first:])))
+        for each in kept:
+            if isinstance(each, TopExamples):
+                stack.enter_context(observe_routing(model.ffns, partial(_routed_examples, each, first), weighed=True))
         batches = shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1]))
         for batch in batches:
             shape = (batch.shape[0], batch.shape[1])

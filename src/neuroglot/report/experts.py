@@ -7,18 +7,23 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from neuroglot.artifacts.recording import ROUTED
+from neuroglot.edit.routing import language_experts
 from neuroglot.errors import NeuroglotError
-from neuroglot.experts.frequency import counts, frequencies, high_frequency, shared, tuning_change
+from neuroglot.experts.frequency import counts, high_frequency, shared, tuning_change
 from neuroglot.experts.overlap import in_experts
+from neuroglot.experts.routing import routing_divergence, routing_divergence_interval
 from neuroglot.experts.similarity import Similarity, compare
 from neuroglot.figures.experts import change_figure, expert_similarity_figure, pattern_figure, shared_figure
 from neuroglot.figures.neuron_map import atlas_plot
 from neuroglot.figures.plotly import embedded
-from neuroglot.figures.screen import pair_plot
+from neuroglot.figures.routing import pairs_shown, routing_figure
+from neuroglot.figures.screen import curves, pair_plot
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.genealogy import relatedness
 from neuroglot.languages.tags import language_name, named
 from neuroglot.run.directory import Run
+from neuroglot.run.experts import RunExperts, experts_of
 from neuroglot.run.pruning import pruning_measured
 from neuroglot.stats import mantel
 
@@ -29,38 +34,35 @@ def expert_part(
     run: Run, figure: Callable[[Run, Figure, str], str], save_table: Callable[[Run, str, pd.DataFrame], None]
 ) -> dict[str, Any] | None:
     """Write the tables and figures of the experts, and gather what the page shows; None if there are none yet."""
-    settings = run.manifest.experts
-    if settings is None:
+    counted = experts_of(run)
+    if counted is None:
         return None
-    try:
-        recording = run.expert_recording
-    except NeuroglotError:
-        return None  # begun, and not finished
-    tags, top = recording.languages, settings.top[0]
-    frequency = frequencies(recording, top)
-    source = run.manifest.model.source
+    recording, frequency, layers = counted.recording, counted.frequency, counted.layers
+    tags, numbers, source = recording.languages, [layer + 1 for layer in layers], run.manifest.model.source
     parts = [
-        pd.DataFrame(matrix.numpy()).rename_axis("layer").set_axis(range(1, len(matrix) + 1)).stack().reset_index()
+        pd.DataFrame(matrix.numpy()).rename_axis("layer").set_axis(numbers).stack().reset_index()
         for matrix in frequency
     ]
     long = parts[0].iloc[:, :2].set_axis(["layer", "expert"], axis=1)
     save_table(run, "expert-frequency", long.assign(**{t: p.iloc[:, 2] for t, p in zip(tags, parts, strict=True)}))
-    number = counts(frequency)
-    by_layer = {"layer": range(1, len(number) + 1), "shared_by_all": shared(frequency).sum(1).tolist()}
-    high = {tag: (matrix >= 0.05).sum(1).tolist() for tag, matrix in zip(tags, frequency, strict=True)}
+    is_high, in_all = high_frequency(frequency, counted.high), shared(frequency, counted.high)
+    by_layer = {"layer": numbers, "shared_by_all": in_all.sum(1).tolist()}
+    high = {tag: matrix.sum(1).tolist() for tag, matrix in zip(tags, is_high, strict=True)}
     save_table(run, "expert-high-frequency", pd.DataFrame({**by_layer, **high}))
+    patterns = pattern_figure(frequency, tags, f"Activation patterns of {source}", layers=layers)
+    many = shared_figure(frequency, f"High-frequency experts of {source}", counted.high, layers=layers)
     shown: dict[str, Any] = {
-        "settings": settings,
-        "top": top,
-        "patterns": figure(run, pattern_figure(frequency, tags, f"Activation patterns of {source}"), "expert-patterns"),
-        "shared": figure(run, shared_figure(frequency, f"High-frequency experts of {source}"), "expert-shared"),
-        "shared_share": float(shared(frequency).double().mean()),
-        "high_share": {
-            tag: float((matrix >= 0.05).double().mean()) for tag, matrix in zip(tags, frequency, strict=True)
-        },
+        "settings": None if counted.native else run.manifest.experts,
+        "chosen": counted.chosen,
+        "top": counted.top,
+        "high": counted.high,
+        "patterns": figure(run, patterns, "expert-patterns"),
+        "shared": figure(run, many, "expert-shared"),
+        "shared_share": float(in_all.double().mean()),
+        "high_share": {tag: float(matrix.double().mean()) for tag, matrix in zip(tags, is_high, strict=True)},
         "findings": [],
     }
-    shown["plots"] = _plots(frequency, tags)
+    shown["plots"] = _plots(counted)
     if len(tags) >= 2:
         similarity = compare(frequency)
         measures = {
@@ -74,8 +76,10 @@ def expert_part(
         shown["similarity"] = figure(run, drawn, "expert-similarity")
         shown["smoothing"] = similarity.smoothing
         shown["findings"] = _nearest(similarity, tags) + _explained(similarity, tags)
+        if counted.native:
+            shown |= _routing(run, counted, figure, save_table)
     for method in run.manifest.identify:
-        place = _neurons_in_experts(run, method, frequency, tags)
+        place = _neurons_in_experts(run, method, counted)
         if place is not None:
             save_table(run, f"expert-{method}", place.reset_index())
             inside, chance = place["inside"].sum(), place["by_chance"].sum()
@@ -85,10 +89,10 @@ def expert_part(
                 f"that are high-frequency in their own language, {times:.1f} times what chance would put there."
             )
     if run.manifest.tuned is not None:
-        change = tuning_change(recording, run.tuned_recording, top)
-        moved = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags), index=range(1, change.shape[1] + 1))
+        change = tuning_change(recording, run.tuned_recording, counted.top)[:, layers]
+        moved = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags), index=numbers)
         save_table(run, "expert-tuning", moved.rename_axis("layer").reset_index())
-        drawn = change_figure(change, tags, f"{run.manifest.tuned.source} less {source}")
+        drawn = change_figure(change, tags, f"{run.manifest.tuned.source} less {source}", layers=layers)
         shown["tuning"] = figure(run, drawn, "expert-tuning")
         mean = moved.mean(axis=1)
         shown["tuning_found"] = (
@@ -105,30 +109,95 @@ def expert_part(
     return shown
 
 
-def _plots(frequency: torch.Tensor, tags: tuple[str, ...]) -> dict[str, Any]:
-    experts = frequency.shape[2]
+def _routing(
+    run: Run,
+    counted: RunExperts,
+    figure: Callable[[Run, Figure, str], str],
+    save_table: Callable[[Run, str, pd.DataFrame], None],
+) -> dict[str, Any]:
+    """How differently the router treats the languages, by layer."""
+    recording, tags = counted.recording, counted.recording.languages
+    divergence, interval, unknown = routing_divergence(recording), None, ""
+    try:
+        interval = routing_divergence_interval(recording)
+    except NeuroglotError as error:
+        unknown = str(error)
+    ends = interval or (torch.full_like(divergence, torch.nan),) * 2
+    rows = [
+        (layer + 1, tags[j], tags[i], *(float(each[place, i, j]) for each in (divergence, *ends)))
+        for place, layer in enumerate(counted.layers)
+        for i in range(len(tags))
+        for j in range(i)
+    ]
+    save_table(
+        run, "routing-divergence", pd.DataFrame(rows, columns=["layer", "language", "other", "bits", "low", "high"])
+    )
+    save_table(run, "expert-languages", _of_languages(counted))
+    title = f"Routing divergence in {run.manifest.model.source}"
+    drawn = routing_figure(divergence, tags, title, interval=interval, layers=counted.layers)
+    mean = divergence.mean(0)
+    by_layer = divergence.sum((1, 2)) / (len(tags) * (len(tags) - 1))
+    least, most = (pairs_shown(divergence)[place] for place in (-1, 0))
+    said = (
+        f"The router tells {language_name(tags[most[1]])} and {language_name(tags[most[0]])} apart most "
+        f"({float(mean[most]):.3f} bits on average over layers), {language_name(tags[least[1]])} and "
+        f"{language_name(tags[least[0]])} least ({float(mean[least]):.3f}). Over all pairs it is highest in layer "
+        f"{counted.layers[int(by_layer.argmax())] + 1} ({float(by_layer.max()):.3f}) and lowest in layer "
+        f"{counted.layers[int(by_layer.argmin())] + 1} ({float(by_layer.min()):.3f})."
+    )
+    lines = {f"{tags[j]} – {tags[i]}": divergence[:, i, j].numpy() for i, j in pairs_shown(divergence)}
+    bands: dict[str, tuple[str, str]] = {}
+    if interval is not None:
+        for i, j in pairs_shown(divergence):
+            name = f"{tags[j]} – {tags[i]}"
+            bands[name] = (f"{name} low", f"{name} high")
+            lines |= {end: each[:, i, j].numpy() for end, each in zip(bands[name], interval, strict=True)}
+    table = pd.DataFrame(lines, index=pd.Index([layer + 1 for layer in counted.layers], name="layer"))
+    plot = curves(table, x_title="layer", y_title="bits", bands=bands)
+    return {
+        "routing": figure(run, drawn, "routing-divergence"),
+        "routing_plot": embedded({"": plot}),
+        "routing_found": said,
+        "routing_unknown": unknown,
+    }
+
+
+def _of_languages(counted: RunExperts) -> pd.DataFrame:
+    """The experts that each language is routed to more than the others are, and by how much."""
+    recording, rows = counted.recording, []
+    frequency = recording.mean(ROUTED)
+    for k, tag in enumerate(recording.languages):
+        apart = recording.language_difference(tag, ROUTED)
+        for layer, expert in language_experts(recording, tag).nonzero().tolist():
+            rows.append((tag, layer + 1, expert, float(frequency[layer, expert, k]), float(apart[layer, expert])))
+    return pd.DataFrame(rows, columns=["language", "layer", "expert", "frequency", "above_others"])
+
+
+def _plots(counted: RunExperts) -> dict[str, Any]:
+    frequency, tags = counted.frequency, counted.recording.languages
+    experts, numbers = frequency.shape[2], [layer + 1 for layer in counted.layers]
     top = float(frequency.flatten().quantile(0.99)) if frequency.numel() < 1 << 24 else float(frequency.max())
     patterns = {
         named(tag): atlas_plot(
-            matrix.float().numpy(), experts, label=f"frequency, {tag}", high=top or 1.0, column="experts"
+            matrix.float().numpy(), experts, label=f"frequency, {tag}", high=top or 1.0, column="experts", rows=numbers
         )
         for tag, matrix in zip(tags, frequency, strict=True)
     }
-    number = atlas_plot(
-        counts(frequency).float().numpy(), experts, label="languages", high=float(len(tags)), column="experts"
-    )
+    many = counts(frequency, counted.high).float().numpy()
+    number = atlas_plot(many, experts, label="languages", high=float(len(tags)), column="experts", rows=numbers)
     return {"patterns": embedded(patterns), "shared": embedded({"": number})}
 
 
-def _neurons_in_experts(run: Run, method: str, frequency: torch.Tensor, tags: tuple[str, ...]) -> pd.DataFrame | None:
+def _neurons_in_experts(run: Run, method: str, counted: RunExperts) -> pd.DataFrame | None:
     """How many of a method's neurons lie in their language's high-frequency experts; None without common languages."""
-    neurons = run.neurons(method)
+    neurons, tags = run.neurons(method), counted.recording.languages
     common = [tag for tag in neurons.languages if tag in tags]
-    labels = run.partition.labels
-    if not common or tuple(labels.shape) != neurons.shape:
+    if not common or tuple(counted.labels.shape) != neurons.shape:
         return None
-    chosen = high_frequency(frequency)[[tags.index(tag) for tag in common]]
-    return in_experts(neurons.select(common), labels, chosen)
+    _, _, experts = counted.frequency.shape
+    chosen = torch.zeros(len(common), counted.recording.layers, experts, dtype=torch.bool)
+    chosen[:, counted.layers] = high_frequency(counted.frequency, counted.high)[[tags.index(tag) for tag in common]]
+    return in_experts(neurons.select(common), counted.labels, chosen)
 
 
 def _nearest(similarity: Similarity, tags: tuple[str, ...]) -> list[str]:

@@ -27,7 +27,7 @@ from neuroglot.run.directory import Run
 from neuroglot.storage.atomic import save_text
 from neuroglot.storage.tables import save_table
 
-__all__ = ["report"]
+__all__ = ["report", "report_experts"]
 
 
 def report(run: Run) -> Path:
@@ -65,6 +65,11 @@ def report(run: Run) -> Path:
         fonts=FONTS,
     )
     return save_text(run.path / "report.html", page)
+
+
+def report_experts(run: Run) -> None:
+    """Write the tables and figures of the run's experts alone."""
+    expert_part(run, _figure, _save_table)
 
 
 def _method(run: Run, method: str) -> dict[str, Any]:

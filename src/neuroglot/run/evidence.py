@@ -18,6 +18,7 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.comparison import ALL
+from neuroglot.experts.overlap import native_labels
 from neuroglot.identify.parameter_variation import variation_rates, varied_parameters
 from neuroglot.identify.registry import Method, known
 from neuroglot.identify.selection import Evidence
@@ -43,7 +44,7 @@ T = TypeVar("T")
 def lacking(method: Method, run: Run, text: Corpus, tuned: dict[str, str]) -> str | None:
     """What a method needs and this comparison cannot give it, with what to do; None if nothing."""
     untuned = [tag for tag in text.languages if tag not in tuned]
-    if "experts" in method.needs and not _partition_path(run).is_file():
+    if "experts" in method.needs and not _partition_path(run).is_file() and not run.is_mixture():
         return f"{method.name} needs a partition; run `neuroglot experts {run.path}`, or leave it out."
     if "samples" in method.needs and not text.parallel:
         return f"{method.name} needs a parallel corpus, and this one is not; leave the method out."
@@ -110,7 +111,8 @@ class EvidenceByPart:
         self._more = [*(name for name in wanted if name not in GRADIENTS), *["heads"] * heads]
         self._needs = {need for method in methods for need in method.needs}
         self.tuned = {tag: tuned[tag] for tag in text.languages} if "tuned" in self._needs else {}
-        self._partition = Partition.load(_partition_path(run)) if "experts" in self._needs else None
+        made = "experts" in self._needs and not run.is_mixture()  # a native mixture of experts has its own
+        self._partition = Partition.load(_partition_path(run)) if made else None
         self._steps = _StepTimes(self.folder / "seconds.json")
         self._made: dict[str, Evidence] = {}
 
@@ -120,10 +122,13 @@ class EvidenceByPart:
             if part.startswith("seed"):
                 self._made[part] = replace(self.of(ALL), seed=int(part.split()[1]))
             else:
+                recording = self._recording(part)
+                native = "experts" in self._needs and recording.experts is not None
+                made = None if self._partition is None else self._partition.labels
                 self._made[part] = Evidence(
-                    self._recording(part),
+                    recording,
                     self._samples(part) if "samples" in self._needs else None,
-                    None if self._partition is None else self._partition.labels,
+                    native_labels(recording) if native else made,
                     self._rates() if "tuned" in self._needs and part == ALL else None,
                 )
         return self._made[part]
@@ -138,7 +143,12 @@ class EvidenceByPart:
             found |= {name: steps[name] for name in ("reading weights",) if name in steps}
         if "samples" in method.needs:
             found |= {name: steps[name] for name in ("samples",) if name in steps}
-        halves = [steps[name] for half in HALVES if (name := f"recording {half}") in steps]
+        halves = [
+            steps[name]
+            for half in HALVES
+            for name in (f"recording {half}", f"earlier recording {half}")  # before the run was extended
+            if name in steps
+        ]
         if halves and (set(method.statistics) - set(GRADIENTS) or "experts" in method.needs):
             found["recording"] = sum(halves)
         for name in set(method.statistics) & set(GRADIENTS):

@@ -1,6 +1,7 @@
 """Identification in a run: a method's neurons, kept."""
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
@@ -10,30 +11,51 @@ if TYPE_CHECKING:
     from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.identify.selection import Evidence
     from neuroglot.run.directory import Run
+    from neuroglot.run.settings import Manifest
 
 
-def identify_run(run: "Run", method: str, settings: dict[str, Any]) -> "NeuronSet":
+def identify_run(run: "Run", method: str, settings: dict[str, Any], shares: str = "joint") -> "NeuronSet":
     """Run one method on what the run has recorded and keep what it finds.
 
+    Args:
+        run: the run.
+        method: its name.
+        settings: of the method.
+        shares: of a native mixture of experts: `joint`, of all tokens of a language, or `conditional`, of those that
+            reach a neuron's expert; see `Recording.given_routing`.
+
     Raises:
-        NeuroglotError: the method is unknown, has no such setting, or needs what the run has not.
+        NeuroglotError: the method is unknown, has no such setting, or needs what the run has not; or shares are to be
+            conditional and the model is dense.
     """
+    from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.identify.ranking import choose
     from neuroglot.identify.registry import find
 
     found = find(method)
-    neurons = choose(method, evidence_of(run, found.evidence), **settings)
-    return keep_neurons(run, method, neurons, {**found.defaults, **settings})
+    evidence = evidence_of(run, found.evidence)
+    said = {**found.defaults, **settings}
+    if shares == "conditional":
+        evidence = replace(evidence, recording=evidence.recording.given_routing())
+        said |= {"shares": shares}
+    neurons = choose(method, evidence, **settings)
+    if shares == "conditional":
+        neurons = NeuronSet(neurons.mask, neurons.languages, {**neurons.about, "shares": shares})
+    return keep_neurons(run, method, neurons, said)
 
 
 def evidence_of(run: "Run", needs: tuple[str, ...]) -> "Evidence":
     """What the run holds of what a method needs; the method says what is lacking."""
-    from neuroglot.artifacts.recording import EXPERTS
+    from neuroglot.artifacts.recording import EXPERTS, ROUTED
     from neuroglot.artifacts.samples import Samples
     from neuroglot.identify.selection import Evidence
 
     recording, labels, samples = run.recording, None, None
-    if "experts" in needs and run.manifest.experts is not None:
+    if "experts" in needs and ROUTED in recording.sums:
+        from neuroglot.experts.overlap import native_labels
+
+        labels = native_labels(recording)
+    elif "experts" in needs and run.manifest.experts is not None:
         labels = run.partition.labels
         if not any(name.startswith(EXPERTS) for name in recording.sums):
             recording = run.expert_recording
@@ -64,17 +86,22 @@ def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[s
         before = run.neurons(method)
     if before != neurons:  # drop first: stopped between the two, old neurons without measurements are left
         with run.changing() as manifest:
-            if manifest.tasks:
-                from neuroglot.run.tasks import forget_tasks
-
-                forget_tasks(run, method)
-            if manifest.steering:
-                from neuroglot.run.steering import forget_answers
-
-                forget_answers(run, manifest, method)
-            manifest.perturb.pop(method, None)
-            run.perturbation_path(method).unlink(missing_ok=True)
+            forget_measured(run, manifest, method)
     neurons.save(run.neurons_path(method))
     with run.changing() as manifest:
         manifest.identify[method] = settings
     return neurons
+
+
+def forget_measured(run: "Run", manifest: "Manifest", method: str) -> None:
+    """Drop what measured the neurons that a method found before."""
+    if manifest.tasks:
+        from neuroglot.run.tasks import forget_tasks
+
+        forget_tasks(run, method)
+    if manifest.steering:
+        from neuroglot.run.steering import forget_answers
+
+        forget_answers(run, manifest, method)
+    manifest.perturb.pop(method, None)
+    run.perturbation_path(method).unlink(missing_ok=True)

@@ -7,33 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.widths import padded
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.edit.interventions import Deactivate, intervene
+from neuroglot.edit.interventions import intervene
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table
+from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table, without
 from neuroglot.evaluate.likelihood.perplexity import increase_of
-from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
+from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, sample_perplexity, tokenized_samples
 from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
 from neuroglot.experts.keep import salience as measured_salience
+from neuroglot.experts.moefy import moefy
 from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.pruning.checkpoint import prune
+from neuroglot.pruning.mixtures import save_ranking
 from neuroglot.pruning.size import Size, largest_budget, size
 from neuroglot.run.directory import Run
 from neuroglot.storage.locks import locked
 from neuroglot.storage.tables import csv_text, load_table, save_table
 
-__all__ = ["RULES", "expert_scores", "prune_run", "pruning_measured"]
+__all__ = ["RULES", "expert_scores", "moefy_run", "prune_run", "pruning_measured", "rank_experts"]
 
 Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
 
-RULES = {"threshold": keep_threshold, "share": keep_share, "budget": keep_budget}
+RULES: dict[str, Callable[[Any, float], Kept]] = {
+    "threshold": keep_threshold,
+    "share": keep_share,
+    "budget": keep_budget,
+}
 
 
 def prune_run(
@@ -52,7 +59,7 @@ def prune_run(
     """Measure choices of experts on the run's held-out text, and write the pruned model of one of them.
 
     Args:
-        run: has counted experts.
+        run: has counted experts, or is of a native mixture of experts.
         model: the run's.
         languages: each keeps the experts that it uses.
         rules: `threshold`, `share` or `budget`, and its value.
@@ -70,21 +77,29 @@ def prune_run(
     Raises:
         NeuroglotError: a layer would keep no expert, or see what `measure_pruning` and `prune` raise.
     """
-    partition = run.partition
-    partition.check(model)
+    partition = None if model.mixtures else run.partition
+    if partition is not None:
+        partition.check(model)
+    elif path is not None and path.suffix == ".gguf":
+        raise NeuroglotError("The experts of a mixture in a GGUF file cannot be pruned; give a directory as --out.")
     gguf = gguf or gguf_file(run.manifest.model.source)
     if path is not None and path.suffix == ".gguf" and gguf is None:
         raise NeuroglotError(
             f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
             "convert_hf_to_gguf.py, and give the file by --gguf."
         )
+    if path is not None and path.suffix == ".gguf" and path.exists():
+        from neuroglot.pruning.gguf import made_from
+
+        if made_from(path) is None:
+            raise NeuroglotError(f"{path} exists; choose a new file for the pruned model.")
     scores = expert_scores(run, model)
     recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
     keep: dict[str, dict[str, Kept]] = {}
     for rule, value in rules:
         by = salience if rule == "budget" else "frequency"
         name = f"{rule} {value:g}" + (f" by {by}" if rule == "budget" else "")
-        keep[name] = {tag: RULES[rule](scores(tag, by), value) for tag in languages}
+        keep[name] = {tag: _chosen(model, rule, scores(tag, by), value) for tag in languages}
     if limit is not None:
         by_language = {tag: scores(tag, salience) for tag in languages}
         found = _at_most(model, partition, by_language, recorded, limit, samples)
@@ -96,12 +111,37 @@ def prune_run(
     if path is None:
         return table, []
     (only,) = (kept for of in keep.values() for kept in of.values())
-    return table, _write(model, partition.neurons(only), path, gguf)
+    return table, _write(model, only if partition is None else partition.neurons(only), path, gguf)
+
+
+def _chosen(model: Model, rule: str, scores: Float64[Tensor, "layers experts"], value: float) -> Kept:
+    """The experts that a rule keeps, in the layers that have some.
+
+    Raises:
+        NeuroglotError: it keeps fewer than a router chooses, or layers have different numbers of experts.
+    """
+    if not model.mixtures:
+        return RULES[rule](scores, value)
+    routers = sorted(model.mixtures)
+    if len({mixture.experts for mixture in model.mixtures.values()}) > 1:
+        raise NeuroglotError(f"The layers of {model.name} have different numbers of experts already.")
+    kept = torch.zeros(scores.shape, dtype=torch.bool)
+    kept[routers] = (
+        keep_budget(scores[routers], value, _least(model)) if rule == "budget" else RULES[rule](scores[routers], value)
+    )
+    for layer, mixture in model.mixtures.items():
+        mixture.routing.check_left(~kept[layer])
+    return kept
+
+
+def _least(model: Model) -> int:
+    """How many experts a layer has at least to keep."""
+    return max((mixture.routing.chosen for mixture in model.mixtures.values()), default=1)
 
 
 def _at_most(
     model: Model,
-    partition: Partition,
+    partition: Partition | None,
     scores: Mapping[str, Float64[Tensor, "layers experts"]],
     corpus: Corpus,
     limit: float,
@@ -116,12 +156,12 @@ def _at_most(
         intact = mean_sample_nll(model, rows, tag)
 
         def increase(budget: float, tag: str = tag, rows: list[Tensor] = rows, intact: float = intact) -> float:
-            off = Deactivate(partition.neurons(~keep_budget(scores[tag], budget)))
-            with intervene(model, off):
+            with intervene(model, without(model, partition, _chosen(model, "budget", scores[tag], budget))):
                 return increase_of(mean_sample_nll(model, rows, tag) - intact)
 
-        budget = largest_budget(increase, limit, highest=min(0.9, 1 - 1 / partition.experts))
-        found[tag] = keep_budget(scores[tag], budget)
+        most = scores[tag].shape[1]
+        budget = largest_budget(increase, limit, highest=min(0.9, 1 - _least(model) / most))
+        found[tag] = _chosen(model, "budget", scores[tag], budget)
     return found
 
 
@@ -150,6 +190,9 @@ def pruning_measured(file: Path, **how: Any) -> pd.DataFrame:
     table = load_table(file, remedy, keep_default_na=False, **how)
     if missing := [name for name in ("choice", "language", "proportion", "experts", "original") if name not in table]:
         raise NeuroglotError(f"{file} is missing or damaged (it has no column {missing[0]}); {remedy}.")
+    for name in ("proportion", "experts", "original"):
+        if not bool((pd.to_numeric(table[name], errors="coerce") >= 0).all()):
+            raise NeuroglotError(f"{file} is missing or damaged (not all of {name} are numbers); {remedy}.")
     return table
 
 
@@ -165,7 +208,7 @@ def replaced_rows(old: pd.DataFrame, fresh: pd.DataFrame, key: list[str]) -> str
     return csv_text(pd.concat(parts))
 
 
-def _write(model: Model, keep: Bool[Tensor, "layers neurons"], path: Path, gguf: Path | None) -> list[str]:
+def _write(model: Model, keep: Bool[Tensor, "layers units"], path: Path, gguf: Path | None) -> list[str]:
     """Write the pruned model, and say in words what it saves."""
     from neuroglot.pruning.gguf import prune_gguf  # reads gguf, which a report need not
 
@@ -184,15 +227,49 @@ def expert_scores(run: Run, model: Model) -> Callable[[str, str], Float64[Tensor
     Raises:
         NeuroglotError: the run has counted no experts.
     """
-    recording, partition = run.expert_recording, run.partition
-    assert run.manifest.experts is not None
-    top = run.manifest.experts.top[0]
+    recording = run.recording if model.mixtures else run.expert_recording
+    partition, top = None, None
+    if not model.mixtures:
+        assert run.manifest.experts is not None
+        partition, top = run.partition, run.manifest.experts.top[0]
     norms = padded([ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns])
 
     def scores(tag: str, kind: str) -> Float64[Tensor, "layers experts"]:
         return measured_salience(recording, partition, tag, kind=kind, down_norms=norms, top=top)
 
     return scores
+
+
+def rank_experts(run: Run, model: Model, language: str, salience: str, path: Path) -> Path:
+    """Write the experts of each layer in the order in which a language uses them; see `save_ranking`."""
+    layers = sorted(model.mixtures) or None
+    return save_ranking(expert_scores(run, model)(language, salience), path, layers)
+
+
+def moefy_run(
+    run: Run, model: Model, top: int, path: Path, *, tokens: int = 20_000, samples: int = 1_000
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Write the run's model as a mixture of its experts, with routers fitted to the recorded text.
+
+    Args:
+        run: has counted experts.
+        model: the run's.
+        top: how many experts a token is given.
+        path: a new directory.
+        tokens: how many the routers are fitted to.
+        samples: held-out samples of each language to measure on.
+
+    Returns:
+        The perplexity of each language on held-out samples: of the model, and of what was written.
+
+    Raises:
+        NeuroglotError: see `moefy`.
+    """
+    recorded, held_out = run.manifest.text.load()
+    moefy(model, run.partition, top, path, text=recorded, tokens=tokens)
+    made = load_model(path, device=str(model.device), dtype=str(model.network.dtype).removeprefix("torch."))  # type: ignore[arg-type]
+    before, after = (sample_perplexity(each, held_out, samples=samples) for each in (model, made))
+    return before, after
 
 
 def _saved(before: Size, after: Size) -> list[str]:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.experts.frequency import frequencies, shared, tuning_change
+from neuroglot.experts.frequency import shared, tuning_change
 from neuroglot.experts.similarity import compare
 from neuroglot.figures.experts import change_figure, expert_similarity_figure, pattern_figure, shared_figure
 from neuroglot.figures.papers import share_figure
 from neuroglot.languages.genealogy import relatedness
 from neuroglot.languages.tags import language_name
-from neuroglot.run.experts import record_experts, record_tuned
+from neuroglot.run.experts import RunExperts, experts_of, record_experts, record_tuned
 from neuroglot.run.pruning import prune_run, pruning_measured
 from neuroglot.run.settings import ExpertSettings
 from neuroglot.run.tasks import pruned_conditions
@@ -70,19 +70,40 @@ class Babel(Study):
     # --- what several items need --------------------------------------------------------------------------------------
 
     @cached_property
-    def counted(self) -> Recording:
-        """The pass that counts experts; it is the run's own, since the study asks for nothing else."""
+    def experts(self) -> RunExperts:
+        """The experts that the run counts in a pass of its own; or those of a native mixture, from the recording."""
         self.record()
-        return record_experts(self.run, self.model, self.text[0], self.settings.experts)
+        if not self.model.mixtures:
+            record_experts(self.run, self.model, self.text[0], self.settings.experts)
+        found = experts_of(self.run)
+        assert found is not None
+        return found
+
+    @property
+    def counted(self) -> Recording:
+        """The recording that counted them."""
+        return self.experts.recording
 
     def count(self) -> Recording:
-        """Count experts unless that was done, so that they are in the run."""
+        """Count experts unless that was done, so that they are in the run.
+
+        Raises:
+            NeuroglotError: the model is a native mixture of experts, whose neurons no partition groups.
+        """
+        self.model.check_dense(
+            "its experts are not pruned as the paper's are", "take them out of its router's choice instead"
+        )
         return self.counted
 
-    @cached_property
+    @property
     def frequency(self) -> Float64[Tensor, "languages layers experts"]:
-        """How often each language activates each expert."""
-        return frequencies(self.counted, self.settings.experts.top[0])
+        """How often each language activates each expert, in the layers that have any."""
+        return self.experts.frequency
+
+    @property
+    def layers(self) -> list[int]:
+        """The numbers of these layers, from 1."""
+        return [layer + 1 for layer in self.experts.layers]
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -120,15 +141,20 @@ class Babel(Study):
             [level[t] for t in group if t in level] for group in (("bn", "ur", "hi"), ("en", "fr", "es", "pt"))
         ]
         said = [
-            f"Spread of the frequencies within a layer: {early:.3f} in the first two thirds, {late:.3f} in the last.",
-            "Mean frequency in the first two thirds: " + ", ".join(f"{t} "
-                                                                   f"{value:.3f}" for t, value in level.items()) + ".",
-        ]  # fmt: skip
+            f"Spread of the frequencies within a layer: {early:.3f} in the first two thirds, {late:.3f} in the last."
+        ]
+        if self.experts.native:  # whose mean is that of every language: its router always chooses as many
+            indic = []
+        else:
+            means = ", ".join(f"{tag} {value:.3f}" for tag, value in level.items())
+            said.append(f"Mean frequency in the first two thirds: {means}.")
         agrees = late > early and (not indic or not latin or min(indic) > max(latin))
-        table = pd.DataFrame({"layer": range(1, depth + 1), "spread": spread.numpy()})
+        table = pd.DataFrame({"layer": self.layers, "spread": spread.numpy()})
         for tag, matrix in zip(tags, frequency, strict=True):
             table[tag] = matrix.mean(1).numpy()
-        figure = pattern_figure(frequency, tags, f"Activation patterns of {self.settings.model.source}")
+        figure = pattern_figure(
+            frequency, tags, f"Activation patterns of {self.settings.model.source}", layers=self.experts.layers
+        )
         return Finding(said, agrees, {"": table}, {"": figure})
 
     def figure_2(self) -> Finding:
@@ -157,7 +183,7 @@ class Babel(Study):
 
     def figure_3(self) -> Finding:
         """Experts that all languages share."""
-        share = shared(self.frequency).double().mean(1)
+        share = shared(self.frequency, self.experts.high).double().mean(1)
         depth = len(share)
         third, fifth = max(1, depth // 3), max(1, depth // 5)
         middle = float(share[third : depth - third].mean())
@@ -165,8 +191,13 @@ class Babel(Study):
         said = [f"Of the experts {float(share.mean()):.0%} are high-frequency in all {len(self.languages)} languages: "
                 f"{first:.0%} in the first two layers, {middle:.0%} in the middle third, {last:.0%} in the last "
                 f"fifth."]  # fmt: skip
-        table = pd.DataFrame({"layer": range(1, depth + 1), "shared_by_all": share.numpy()})
-        figure = shared_figure(self.frequency, f"High-frequency experts of {self.settings.model.source}")
+        table = pd.DataFrame({"layer": self.layers, "shared_by_all": share.numpy()})
+        figure = shared_figure(
+            self.frequency,
+            f"High-frequency experts of {self.settings.model.source}",
+            self.experts.high,
+            layers=self.experts.layers,
+        )
         return Finding(said, middle > first and middle > last, {"": table}, {"": figure})
 
     def figure_4(self) -> Finding:
@@ -176,16 +207,17 @@ class Babel(Study):
         counted, tags = self.counted, self.languages
         variant = self.settings.model.model_copy(update={"source": self.settings.tuned, "revision": None})
         tuned = record_tuned(self.run, variant, variant.load(), self.text[0])
-        change = tuning_change(counted, tuned, self.settings.experts.top[0])
+        change = tuning_change(counted, tuned, self.experts.top)[:, self.experts.layers]
         moved = change.abs().mean((0, 2))
-        most = int(moved.argmax()) + 1
-        said = [f"The frequencies change most in layer {most} of {len(moved)}, by {float(moved.max()):.4f} on "
+        most = self.layers[int(moved.argmax())]
+        said = [f"The frequencies change most in layer {most} of {counted.layers}, by {float(moved.max()):.4f} on "
                 f"average; in "
                 f"the last by {float(moved[-1]):.4f}; median of the layers {float(moved.median()):.4f}."]  # fmt: skip
         table = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags))
-        table.insert(0, "layer", range(1, len(moved) + 1))
-        figure = change_figure(change, tags, f"{self.settings.tuned} less {self.settings.model.source}")
-        return Finding(said, most == len(moved), {"": table}, {"": figure})
+        table.insert(0, "layer", self.layers)
+        title = f"{self.settings.tuned} less {self.settings.model.source}"
+        figure = change_figure(change, tags, title, layers=self.experts.layers)
+        return Finding(said, most == counted.layers, {"": table}, {"": figure})
 
     def table_2(self) -> Finding:
         """Perplexity by frequency threshold."""

@@ -1,22 +1,23 @@
 """Families of one's own: in Python, in a file, by entry point."""
 
+import re
+from pathlib import Path
+
+import every_type
 import pytest
 import tiny
 import torch
+from commands import neuroglot, refused
+from transformers.activations import ACT2FN
 
 import neuroglot as ng
 from neuroglot.models.architecture import families
 from neuroglot.models.architecture.families import declare, declared, read_families
 from neuroglot.models.architecture.find import find_ffns
 
-TEXT = """
-[[family]]
-types = ["olmo3"]
-activation = "mlp.act_fn"
-down = "mlp.down_proj"
-up = "mlp.up_proj"
-gate = "mlp.gate_proj"
-"""
+PAGE = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
+(TEXT,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+"""The example as it stands on the page."""
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +68,30 @@ def test_a_kept_order_of_a_fused_matrix_computes_the_same():
         for ffn in find_ffns(network):
             ffn.keep(torch.randperm(ffn.neurons, generator=torch.Generator().manual_seed(0)))
         torch.testing.assert_close(network(tokens).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_page_s_example_is_what_doctor_then_goes_by(tmp_path, monkeypatch, capsys):
+    source, path = tmp_path / "model", tmp_path / "families.toml"
+    ng.Model(every_type.network("olmo3"), tiny.tokenizer()).save(source)
+    assert "olmo3, discovered" in neuroglot("doctor", source)
+    path.write_text(TEXT)
+    said = neuroglot("--family", path, "doctor", source)
+    assert "olmo3, declared by you" in said and "4 of 48 neurons" in said
+    path.write_text(TEXT.replace("mlp.act_fn", "mlp.nothing"))
+    families._own.clear()
+    said = refused(monkeypatch, capsys, "--family", path, "doctor", source)
+    assert "This olmo3 model is not built as its family is" in said and "nothing" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["relu", "relu2", "silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "xielu"]
+)
+def test_where_an_activation_is_above_zero(name):
+    """As the page's table says."""
+    values = torch.linspace(-8, 8, 1601)
+    with torch.no_grad():
+        active = ACT2FN[name].float()(values) > 0
+    expected, clear = values > 1e-9, (values + 2.4).abs() > 0.1
+    if name == "xielu":
+        expected |= values < -2.4
+    assert torch.equal(active[clear], expected[clear])

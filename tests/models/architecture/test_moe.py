@@ -222,11 +222,10 @@ def test_a_dense_model_has_no_router():
         pass
 
 
-def test_a_partition_a_bake_and_a_prune_of_a_native_mixture_are_one_sentence(tmp_path):
+def test_a_partition_and_a_prune_of_a_native_mixture_are_one_sentence(tmp_path):
     model = opened("mixtral")
     for step in (
         lambda: ng.experts.partition(model, experts=4),
-        lambda: ng.bake(model, model.exists, tmp_path / "baked"),
         lambda: ng.prune(model, model.exists, tmp_path / "pruned"),
     ):
         with pytest.raises(ng.NeuroglotError, match="native mixture of experts"):

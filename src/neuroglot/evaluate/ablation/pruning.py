@@ -3,25 +3,27 @@
 from collections.abc import Mapping
 
 import pandas as pd
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from neuroglot.artifacts.partition import Partition
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
+from neuroglot.edit.routing import DeactivateExperts
 from neuroglot.evaluate.likelihood.perplexity import perplexity_of
 from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tokenized_samples
 from neuroglot.experts.keep import keep_random
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 
-__all__ = ["measure_pruning", "pruning_table"]
+__all__ = ["measure_pruning", "pruning_table", "without"]
 
 
 def measure_pruning(
     model: Model,
     corpus: Corpus,
-    partition: Partition,
+    partition: Partition | None,
     keep: Mapping[str, Mapping[str, Bool[Tensor, "layers experts"]]],
     *,
     samples: int = 1_000,
@@ -32,12 +34,13 @@ def measure_pruning(
 ) -> pd.DataFrame:
     """Perplexity of each language with its own experts only, beside random ones, as many in each layer.
 
-    Neurons are switched off, which gives the logits of the pruned model without writing one.
+    Neurons are switched off, or experts of a native mixture taken out of the router's choice: that gives the logits of
+    the pruned model without writing one.
 
     Args:
         model: intact; left as it was.
         corpus: held-out text.
-        partition: the experts.
+        partition: the experts; None where they are the model's own.
         keep: a name of the choice (`threshold 0.05`) → language → (L, E) bool, the experts kept.
         samples: at most so many of each language.
         length: tokens a sample at most; see `tokenized_samples`.
@@ -50,9 +53,12 @@ def measure_pruning(
         experts kept, perplexity.
 
     Raises:
-        NeuroglotError: the partition is of another model, or a language has no sample.
+        NeuroglotError: the partition is of another model, a language has no sample, or fewer experts would be left than
+            a router chooses.
     """
-    partition.check(model)
+    if partition is not None:
+        partition.check(model)
+    routers = list(model.mixtures) if partition is None else slice(None)
     text = tokenized_samples(model, corpus, samples=samples, length=length)
     size = {tag: sum(len(row) for row in rows) for tag, rows in text.items()}
     total = sum(size[tag] for tag in text) + sum((1 + seeds) * size[tag] for of in keep.values() for tag in of)
@@ -62,10 +68,10 @@ def measure_pruning(
         def measure(
             choice: str, tag: str, kind: str, seed: int | None, kept: Bool[Tensor, "layers experts"] | None
         ) -> None:
-            off = [] if kept is None else [Deactivate(partition.neurons(~kept))]
+            off = [] if kept is None else [without(model, partition, kept)]
             with intervene(model, *off):
                 nll = mean_sample_nll(model, text[tag], tag, batch_tokens=batch_tokens, advance=advance)
-            share = 1.0 if kept is None else float(kept.double().mean())
+            share = 1.0 if kept is None else float(kept[routers].double().mean())
             perplexity = perplexity_of(nll)
             rows.append(
                 {"choice": choice, "language": tag, "kind": kind, "seed": seed, "proportion": share,
@@ -80,6 +86,18 @@ def measure_pruning(
                 for seed in range(seeds):
                     measure(choice, tag, "random", seed, keep_random(kept, seed))
     return pd.DataFrame(rows)
+
+
+def without(
+    model: Model, partition: Partition | None, kept: Bool[Tensor, "layers experts"]
+) -> Deactivate | DeactivateExperts:
+    """What switches off all experts but these: their neurons, or, of a native mixture, the router's way to them."""
+    if partition is not None:
+        return Deactivate(partition.neurons(~kept))
+    off = torch.zeros_like(kept)
+    for layer, mixture in model.mixtures.items():
+        off[layer, : mixture.experts] = ~kept[layer, : mixture.experts]
+    return DeactivateExperts(off)
 
 
 def pruning_table(measured: pd.DataFrame) -> pd.DataFrame:

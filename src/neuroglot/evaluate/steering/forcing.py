@@ -21,10 +21,10 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import PROMPTINGS, Prompting, prompted
 from neuroglot.edit.conditions import Condition, digest_of_steps
 from neuroglot.edit.directions import DIRECTIONS, Direction, shuffled
-from neuroglot.edit.interventions import Deactivate, Intervention
+from neuroglot.edit.interventions import Deactivate, UnitChange
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
-from neuroglot.edit.steering import Method, steer
+from neuroglot.edit.steering import ROUTER, Method, Routed, steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import answer_nll, describe
 from neuroglot.generation.engine import generate
@@ -58,8 +58,8 @@ CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "ran
 class Steering(BaseModel, frozen=True):
     """How the target is raised; see `steer`."""
 
-    method: Method | Direction = "replace"
-    """What is done to the target's neurons; or a direction of the residual stream, in their place."""
+    method: Method | Direction | Routed = "replace"
+    """What is done to the target's neurons; or in their place a direction of the residual stream, or the router."""
     site: Site = "activation"
     """Where."""
     strength: float = 1.0
@@ -79,7 +79,15 @@ class Steering(BaseModel, frozen=True):
         source: str | None,
         samples: Samples | None = None,
     ) -> Recipe:
-        """The recipe of one cell; a direction takes neurons to ablate the source's, and where `raised` says so."""
+        """The recipe of one cell; a direction takes neurons to ablate the source's, and where `raised` says so.
+
+        The router takes none: a source's experts are taken out.
+        """
+        if self.method == ROUTER:
+            return steer(
+                recording, neurons if self.raised else None, to, source=source, method=ROUTER, strength=self.strength,
+                layers=self.layers, when=self.when, raised=self.raised or "replace",
+            )  # fmt: skip
         if self.method not in DIRECTIONS or (to is not None and self.raised is not None):
             return steer(
                 recording, neurons, to, source=source, method=self.method, site=self.site, strength=self.strength,
@@ -100,7 +108,7 @@ class Steering(BaseModel, frozen=True):
         """In a few words; layers count from 1."""
         layers = "" if self.layers is None else f", {_span(self.layers)}"
         when = "" if self.when == "both" else f", {self.when} tokens"
-        site = "residual" if self.method in DIRECTIONS else self.site
+        site = "residual" if self.method in DIRECTIONS else ROUTER if self.method == ROUTER else self.site
         besides = f"{self.raised} at {self.site} + " if self.raised else ""
         return f"{besides}{self.method} × {self.strength:g} at {site}{layers}{when}"
 
@@ -288,7 +296,7 @@ class Forcing:
         }[cell.condition]
         same = (cell.condition, raised, switched, cell.how, cell.seed)
         if same not in known:
-            steps: list[Intervention] = []
+            steps: list[UnitChange] = []
             if raised is not None or switched is not None:
                 recipe = cell.how.recipe(self.recording, self._neurons(cell), raised, switched, self.samples)
                 recipe.check(self.model)

@@ -5,6 +5,7 @@ from contextlib import closing
 from html import escape
 from typing import Any
 
+from neuroglot.edit.interventions import described
 from neuroglot.edit.steering import METHODS, layer_numbers
 from neuroglot.errors import NeuroglotError
 from neuroglot.explorer.lab import PROMPT, Answer, answer_panel, answers, lab_recipe
@@ -53,8 +54,8 @@ def _lab(gr: Any, run_view: RunView) -> None:
                 recording, run_view.neurons[found], silence, higher, method=method, strength=strength,
                 layers=layer_numbers(layers.strip() or None, recording.layers), site=site,
             )  # fmt: skip
-            steps = ", ".join(f"{type(step).__name__.lower()} {int(step.neurons.sum()):,}" for step in recipe.steps)
-            said = f"<p class='small'>{escape(steps)} neurons</p>"
+            steps = ", ".join(described(step) for step in recipe.steps)
+            said = f"<p class='small'>{escape(steps)}</p>"
             if len(prompt) > PROMPT:
                 raise NeuroglotError(f"The prompt has {len(prompt):,} characters; the Lab takes at most {PROMPT:,}.")
             with closing(run_view.turns.wait()) as turn:

@@ -1,22 +1,37 @@
 """The FFNs of a model."""
 
-from collections.abc import Collection
+import copy
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.body import body, few_tokens, has_encoder, is_causal, last_hidden_states, text_config
+from neuroglot.models.architecture.body import (
+    body,
+    decoder_config,
+    few_tokens,
+    has_encoder,
+    is_causal,
+    last_hidden_states,
+    text_config,
+)
 from neuroglot.models.architecture.discovery import Discovery, discover, layer_of
 from neuroglot.models.architecture.expert_weights import holds_experts
 from neuroglot.models.architecture.families import Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 
-__all__ = ["auto_class", "check_config", "discovered", "find_ffns"]
+__all__ = ["auto_class", "check_config", "discovered", "find_ffns", "mixtures_alone", "without_empty_warnings"]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
+
+_usable: set[str] = set()  # configurations that were looked at
+
+MOST = 500_000_000  # weights of an embedding that is made at random
 
 SUPPORTED = "see docs/supported.md for what can be used"
 
@@ -117,6 +132,16 @@ def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
     return result
 
 
+def mixtures_alone(network: nn.Module) -> list[Mixture]:
+    """The layers' experts as they are named, with nothing run: for a network whose weights have shapes only."""
+    names = {module: name for name, module in network.named_modules()}
+    return [
+        Mixture(layer_of(module, names), module, (), network.get_submodule(name.rpartition(".")[0]))
+        for module, name in names.items()
+        if holds_experts(module)
+    ]
+
+
 def _own_code(kind: str, name: str) -> NeuroglotError:
     return NeuroglotError(
         f"{kind} is a native mixture of experts with code of its own ({name}), so the neurons of its experts cannot be "
@@ -157,7 +182,8 @@ def auto_class(config: Any) -> Any:
 def check_config(config: Any, name: str) -> None:
     """Refuse a model that cannot be used from its configuration alone, before any weight is fetched.
 
-    The network is built without weights, which takes a second for a large one.
+    Of a declared family nothing more is asked. Another network is built without weights, which takes a second for a
+    large one; what may be an encoder is built with one layer, to see whether it reads ahead.
 
     Raises:
         NeuroglotError: it is no causal language model, a mixture of experts with code of its own, or has no FFN.
@@ -169,10 +195,42 @@ def check_config(config: Any, name: str) -> None:
                 f"{name} is of type {config.model_type}, which is no causal language model; {SUPPORTED}."
             )
         return  # its own code says what it is
-    with torch.device("meta"):
+    kind, said = decoder_config(config).model_type, config.to_json_string(use_diff=False)
+    if declared(kind) is not None or said in _usable:
+        return
+    with torch.device("meta"), without_empty_warnings():
         network = usual.from_config(config)
     try:
         find_ffns(network)
     except NeuroglotError as error:
         if error.__cause__ is None:  # it was looked at, where a cause says that it could not be without weights
             raise
+    if getattr(decoder_config(config), "is_decoder", None) is False and not has_encoder(network):
+        _check_one_layer(config, network, kind)
+    _usable.add(said)
+
+
+def _check_one_layer(config: Any, network: Any, kind: str) -> None:
+    """Refuse what reads ahead, from a network of one layer with random weights.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    weights, ahead = network.get_input_embeddings().weight.numel(), False
+    if weights > MOST:
+        return
+    shallow = copy.deepcopy(config)
+    # an unknown architecture may raise anything; then the model itself will show it
+    with suppress(Exception), torch.random.fork_rng(devices=[]):
+        decoder_config(shallow).num_hidden_layers = 1
+        ahead = not is_causal(type(network)(shallow).eval())
+    if ahead:
+        raise _reads_ahead(kind)
+
+
+@contextmanager
+def without_empty_warnings() -> Iterator[None]:
+    """Let torch say nothing of a dense FFN of no neurons, which a layout has beside its experts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors", category=UserWarning)
+        yield

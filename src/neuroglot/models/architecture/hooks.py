@@ -62,15 +62,18 @@ def observe_parts(
 
 
 @contextmanager
-def observe_routing(ffns: Sequence[FFN], observe: Callable[[int, Tensor], None]) -> Iterator[None]:
+def observe_routing(
+    ffns: Sequence[FFN], observe: Callable[[int, Tensor], None], weighed: bool = False
+) -> Iterator[None]:
     """Call `observe(layer, chosen)` for every layer that is a native mixture of experts, inside the block.
 
-    `chosen` is (batch, tokens, experts) bool: which experts the router chose for a token.
+    `chosen` is (batch, tokens, experts) bool: which experts the router chose for a token; or what each of them counts,
+    0 where it is not chosen, if `weighed`. It comes before what `observe_ffn` gives of the layer.
     """
     with ExitStack() as stack:
         for layer, ffn in enumerate(ffns):
             if isinstance(ffn, Mixture):
-                stack.enter_context(ffn.observe_routing(partial(observe, layer)))
+                stack.enter_context(ffn.observe_routing(partial(observe, layer), weighed))
         yield
 
 

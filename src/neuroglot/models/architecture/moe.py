@@ -53,10 +53,11 @@ class Mixture(FFN):
         self.layout = Layout(layer, module, module, Rows(module), Rows(module) if self.gated else None)
         self.neurons = self.experts * self.width + sum(ffn.neurons for ffn in self.shared)
         self.routing = Routing(block, module, self.experts)
-        self._edits = {"activation": [], "hidden": []}
+        self._edits = {"activation": [], "hidden": [], "residual": []}
+        self._hooks = {}
         self._observers: list[Callable[[Tensor, Tensor], None]] = []
         self._parts: list[tuple[int, OfPart]] = []
-        self._routed: list[Routed] = []
+        self._routed: list[tuple[bool, Routed]] = []
         self._users = 0  # of the forward that is put in the place of the experts' own
         self._shape = threading.local()
         self._handles: list[Any] = []
@@ -100,7 +101,7 @@ class Mixture(FFN):
         known = {id(part) for projection in self.projections for part in projection.parameters()}
         for name, weight in self.layer.named_parameters():
             gate = weight.ndim == 2 and weight.shape[0] == 1  # one number a token, by which what they give is weighted
-            if "shared" in name and weight.ndim > 1 and not gate and id(weight) not in known:
+            if "shared" in name and weight.ndim > 1 and weight.numel() and not gate and id(weight) not in known:
                 return name
         return None
 
@@ -133,6 +134,10 @@ class Mixture(FFN):
         Raises:
             NeuroglotError: the layer ran and the site was not passed, or another thread runs the model.
         """
+        if site == "residual":  # which is no matter of the experts
+            with super().edit(site, change):
+                yield
+            return
         mine = Change(change, threading.get_ident())
         with ExitStack() as stack:
             for ffn, part in self.parts:
@@ -215,20 +220,23 @@ class Mixture(FFN):
             yield
 
     @contextmanager
-    def observe_routing(self, observer: Routed) -> Iterator[None]:
-        """Call `observer(chosen)`, (batch, tokens, E) bool, in every forward pass of this thread inside the block."""
+    def observe_routing(self, observer: Routed, weighed: bool = False) -> Iterator[None]:
+        """Call `observer(chosen)`, (batch, tokens, E) bool, in every forward pass of this thread inside the block.
+
+        Or with what each expert counts on a token, 0 where it is not chosen, if that is asked for.
+        """
         thread = threading.get_ident()
 
         def mine(chosen: Tensor) -> None:
             if threading.get_ident() == thread:
                 observer(chosen)
 
-        self._routed.append(mine)
+        self._routed.append((weighed, mine))
         try:
             with self._computed_here():
                 yield
         finally:
-            self._routed.remove(mine)
+            self._routed.remove((weighed, mine))
 
     @contextmanager
     def _computed_here(self) -> Iterator[None]:
@@ -292,13 +300,12 @@ class Mixture(FFN):
             weights: (tokens, k), what each counts.
         """
         tokens = torch.arange(len(states), device=index.device).repeat_interleave(index.shape[1])
-        reached = Reached.of(index.reshape(-1), tokens, self.experts, self._read(len(states)))
-        counts = weights.reshape(-1)[reached.order]
-        self.routing.check(reached.experts, counts)
+        shape = self._read(len(states))
+        reached = Reached.of(index.reshape(-1), tokens, self.experts, shape, weights.reshape(-1))
+        self.routing.check(reached.experts, reached.weights)
         result = torch.zeros_like(states)
         for some, out in self.through(states, reached):
-            weighted = (out * counts[some, None]).to(states.dtype)
-            result = result.index_add(0, reached.tokens[some], weighted)
+            result.index_add_(0, reached.tokens[some], (out * reached.weights[some, None]).to(states.dtype))
         return result
 
     def forward_all(self, states: Tensor) -> Tensor:
@@ -309,8 +316,8 @@ class Mixture(FFN):
         """
         rows = states.view(self.experts, -1, states.shape[-1])
         experts, tokens = rows.ne(0).any(-1).nonzero(as_tuple=True)
-        reached = Reached.of(experts, tokens, self.experts, self._read(rows.shape[1]))
-        self.routing.check(reached.experts, torch.ones_like(reached.experts))
+        reached = Reached.of(experts, tokens, self.experts, self._read(rows.shape[1]), states.new_ones(len(experts)))
+        self.routing.check(reached.experts, reached.weights)
         result = torch.zeros_like(rows)
         for some, out in self.through(rows, reached):
             result = result.index_put((reached.experts[some], reached.tokens[some]), out.to(rows.dtype))
@@ -328,11 +335,11 @@ class Mixture(FFN):
             states: of every token; or of every token for each expert.
             reached: the pairs.
         """
-        for routed in self._routed:
-            routed(reached.chosen())
+        for weighed, routed in self._routed:
+            routed(reached.table(reached.weights[:, None]) if weighed else reached.chosen())
         spans = list(reached.spans())
         skipped = {first: reached.uncounted(first) for first, _ in self._parts}
-        if any(self._edits.values()) or self._observers:
+        if self._edits["activation"] or self._edits["hidden"] or self._observers:
             together = [(slice(0, len(reached.experts)), spans)]
         else:
             together = [(own, [(expert, own)]) for expert, own in spans]
@@ -340,8 +347,9 @@ class Mixture(FFN):
             tokens = reached.tokens[some]
             picked = states[tokens] if states.ndim == 2 else states[reached.experts[some], tokens]
             sizes = [(expert, own.stop - own.start) for expert, own in experts]
-            first = _by_expert(picked, sizes, self.weights.first, self.weights.first_bias)
-            activation, hidden = self._edited(first, reached)
+            activation, hidden = self._edited(
+                _by_expert(picked, sizes, self.weights.first, self.weights.first_bias), reached
+            )
             for expert, own in experts:
                 for uncounted, observer in self._parts:
                     counted = slice(own.start - some.start + skipped[uncounted][expert], own.stop - some.start)

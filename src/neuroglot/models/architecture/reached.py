@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 __all__ = ["Reached"]
@@ -19,24 +19,29 @@ class Reached:
     Attributes:
         experts: of each pair, ascending.
         tokens: of each pair, among all of the batch.
-        order: which of the pairs that it was made of each is.
         count: how many experts there are, E.
         shape: how many sequences were read, and how many tokens of each.
+        weights: what an expert counts on a token.
     """
 
     experts: Int64[Tensor, " pairs"]
     tokens: Int64[Tensor, " pairs"]
-    order: Int64[Tensor, " pairs"]
     count: int
     shape: tuple[int, int]
+    weights: Float[Tensor, " pairs"]
 
     @classmethod
     def of(
-        cls, experts: Int64[Tensor, " pairs"], tokens: Int64[Tensor, " pairs"], count: int, shape: tuple[int, int]
+        cls,
+        experts: Int64[Tensor, " pairs"],
+        tokens: Int64[Tensor, " pairs"],
+        count: int,
+        shape: tuple[int, int],
+        weights: Float[Tensor, " pairs"],
     ) -> "Reached":
         """Pairs in any order."""
         order = (experts * shape[1] + tokens % shape[1]).argsort(stable=True)
-        return cls(experts[order], tokens[order], order, count, shape)
+        return cls(experts[order], tokens[order], count, shape, weights[order])
 
     def sizes(self) -> list[int]:
         """How many tokens reach each expert."""

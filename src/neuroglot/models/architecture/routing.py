@@ -14,7 +14,10 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import InlineCall
 from neuroglot.models.architecture.trace import function_name
 
-__all__ = ["Routing"]
+__all__ = ["CHOSEN", "Routing"]
+
+CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k", "moe_k")
+"""What configs call the number of experts that a token is given."""
 
 
 class Routing:
@@ -42,6 +45,7 @@ class Routing:
         )
         self.owner = next(found, None)
         said: list[Any] = [getattr(part, "top_k", None) for part in (self.owner, block)]
+        said += [getattr(getattr(block, "config", None), name, None) for name in CHOSEN]
         self.chosen = next((k for k in said if isinstance(k, int)), 1)
         self._off: list[Tensor] = []
 

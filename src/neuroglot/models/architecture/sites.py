@@ -2,7 +2,6 @@
 
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Literal
@@ -134,12 +133,12 @@ class _Watched(TorchFunctionMode):
     def __init__(self, call: InlineCall):
         super().__init__()
         self._call = call
-        self._counts: Counter[str] = Counter()
+        self._left = call.nth
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if function_name(func) == self._call.function:
-            self._counts[self._call.function] += 1
-            if self._counts[self._call.function] == self._call.nth:
+        if self._left and function_name(func) == self._call.function:
+            self._left -= 1
+            if not self._left:
                 result = self._call.output(result)
         return result

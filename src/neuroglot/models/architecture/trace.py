@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -74,6 +75,7 @@ class Trace:
     calls: Counter[nn.Module]
 
 
+@lru_cache(maxsize=1024)
 def function_name(function: Any) -> str:
     """What a torch function is called, without the marks of its in-place and operator forms."""
     name = str(getattr(function, "__name__", function))

@@ -18,6 +18,8 @@ __all__ = ["TopExamples"]
 class TopExamples(Statistic):
     """The k most active tokens of one shard, as the keys of `keep_highest`.
 
+    After the neurons of a layer come the experts of its router, if it has one: the tokens on which each counts most.
+
     Args:
         ffns: of the model.
         k: how many a neuron.
@@ -29,9 +31,16 @@ class TopExamples(Statistic):
         self._keys: list[Tensor | None] = [None] * len(ffns)
         self.k = k
         self._seen = [0] * len(ffns)
+        self._weights: dict[int, Values] = {}
+
+    def route(self, layer: int, weights: Values) -> None:
+        """What each expert of a layer counts, before the layer is added."""
+        self._weights[layer] = weights
 
     def add(self, layer: int, activation: Values, hidden: Values) -> None:
         """Add one layer of a batch."""
+        if layer in self._weights:
+            activation = torch.cat([activation, self._weights.pop(layer).to(activation)], -1)
         keys = self._keys[layer]
         if keys is None:
             keys = torch.zeros(activation.shape[-1], self.k, dtype=torch.int64, device=activation.device)
