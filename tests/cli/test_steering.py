@@ -121,8 +121,8 @@ def test_prompting_relevance_and_a_budget(run, tmp_path):
         (prompts / f"{tag}.txt").write_text("\n".join(texts), encoding="utf-8")
     arguments = (
         "evaluate", "generation", run, "--prompts", prompts, "--tokens", 4, "--prompting", "none,II", "--relevance",
-        "rule", "--sources", "en", "--targets", "fr", "--conditions", "intact,raised", "--identifier", "fasttext", "--search",
-        "--budget", 60,
+        "rule", "--sources", "en", "--targets", "fr", "--conditions", "intact,raised", "--identifier", "fasttext",
+        "--search", "--budget", 60,
     )  # fmt: skip
     said = neuroglot(*arguments)
     assert "steering score" in said and "chosen:" in said and "raised + prompting II" in said

@@ -1,5 +1,6 @@
 """`neuroglot evaluate generation`: language forcing in a run, beside intact answers and random neurons."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,6 +108,10 @@ def generation(
         typer.Option(help="Its endpoint. [default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]", show_default=False),
     ] = None,
     workers: WorkersOption = 1,
+    clas: Annotated[
+        Path | None,
+        typer.Option(help="Write the answers in CLaS-Bench's shape into this folder, too.", show_default=False),
+    ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Ask in one language, steer to another, and measure whether the model obeys and still makes sense.
@@ -173,7 +178,13 @@ def generation(
         ),
         judge=None if judge is None else checked(JudgeSettings, model=judge, base_url=judge_url),
     )
-    print_steered(steer_run(current, recording, settings))
+    result = steer_run(current, recording, settings)
+    print_steered(result)
+    if clas is not None:
+        from neuroglot.evaluate.steering.clas import write_clas
+
+        about = {"model": current.manifest.model.source, "steering": result.how.words()}
+        out.print(f"wrote {len(write_clas(result.answers, clas, about))} files in {clas}")
     out.print(f"next: neuroglot report {run}")
 
 
