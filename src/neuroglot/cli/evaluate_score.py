@@ -23,7 +23,7 @@ def score(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="Rate relevance 0 to 2 by this model; else scores in the files are read.", show_default=False
+            help="Rate relevance 0 to 2 by this model. [default: the scores in the files]", show_default=False
         ),
     ] = None,
     judge_url: Annotated[
@@ -60,7 +60,7 @@ def score(
         from neuroglot.evaluate.steering.relevance import LikelihoodRule
         from neuroglot.models.loading import load_model
 
-        questions = {tag: list(dict.fromkeys(rows["prompt"])) for tag, rows in found.groupby("source", sort=False)}
+        questions = {str(tag): list(dict.fromkeys(rows["prompt"])) for tag, rows in found.groupby("source", sort=False)}
         found = LikelihoodRule(load_model(reader), questions).rate(found)
     if "relevance" not in found:
         raise NeuroglotError("These answers have no relevance; name a --judge, or a --reader for the likelihood rule.")

@@ -110,9 +110,7 @@ def steer(
     if recipe is not None and (run is not None or to is not None or source is not None):
         raise NeuroglotError("--recipe says everything itself; leave out --run, --to and --from.")
     if vector is not None and (recipe is not None or run is not None or source is not None or layers is None):
-        raise NeuroglotError(
-            "--vector needs --layers, and says everything else itself; leave out --recipe, --run, --from."
-        )
+        raise NeuroglotError("--vector needs --layers, and takes no --recipe, --run or --from; leave them out.")
     if less is not None and vector is None:
         raise NeuroglotError("--less is subtracted from --vector; give both.")
     if recipe is None and vector is None:

@@ -20,13 +20,13 @@ __all__ = ["load_directions", "steer_along"]
 def load_directions(path: str | Path) -> Float64[Tensor, "layers width"]:
     """Read one vector a layer, from
 
-    - a torch file as CLaS-Bench publishes them: a dictionary with `steering_vectors`, (layers, width), or with `probes`,
-      layer → `weight` of (1, width); or a tensor of that shape alone;
+    - a torch file as CLaS-Bench publishes them: a dictionary with `steering_vectors`, (layers, width), or with
+      `probes`, layer → `weight` of (1, width); or a tensor (layers, width) alone;
     - a `.safetensors` file with `layer.i`, such as `Recipe.export` writes; layers without one are 0. Or with a single
       tensor (layers, width).
 
-    What a file's vectors mean is up to its method: those that CLaS-Bench calls DiffMean are mean states of one language,
-    to be subtracted from each other.
+    What a file's vectors mean is up to its method: those that CLaS-Bench calls DiffMean are mean states of one
+    language, to be subtracted from each other.
 
     Raises:
         NeuroglotError: the file is missing, damaged, holds more than tensors or other tensors, or they are no numbers.

@@ -62,16 +62,16 @@ def test_scores_of_a_folder(answers, tmp_path, monkeypatch, capsys):
     say = lambda *more: refused(monkeypatch, capsys, "evaluate", "score", *more)  # noqa: E731
     write_clas(answers.drop(columns="relevance"), tmp_path / "unrated")
     assert "have no relevance" in say(tmp_path / "unrated")
-    assert "nothing at" in say(tmp_path / "gone") and "no answers at" in say(
-        tmp_path / "scores.csv" / "..", "--by", "source"
-    )
+    (tmp_path / "none").mkdir()
+    assert "nothing at" in say(tmp_path / "gone") and "no answers at" in say(tmp_path / "none")
     assert "--by takes" in say(tmp_path / "out", "--by", "me")
     assert "--judge or by a --reader" in say(tmp_path / "out", "--judge", "m", "--reader", "m")
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"source_language": "en"}', '{"source_language": "en", "target_language": "fr"}']
-)
+SAID = '{"source_language": "en", "target_language": "fr"}'
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"source_language": "en"}', SAID])
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "en_to_fr.json").write_text(text)
     with pytest.raises(ng.NeuroglotError, match="en_to_fr.json"):

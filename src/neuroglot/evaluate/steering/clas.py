@@ -81,7 +81,9 @@ def _rows(file: Path, top: Path) -> Iterator[dict[str, Any]]:
         text = file.read_text(encoding="utf-8")
         found = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else [json.loads(text)]
         for said in found:
-            source, target = (next(said[name] for name in names if said.get(name)) for names in LANGUAGES)
+            source, target = (next((said[name] for name in names if said.get(name)), None) for names in LANGUAGES)
+            if source is None or target is None:
+                raise NeuroglotError(f"{file} does not say its languages (source_language and target_language).")
             place = "answers" if file == top or file.parent == top else "/".join(file.relative_to(top).parts[:-1])
             about = {"condition": str(said.get("method", place))}
             about |= {"source": language_tag(source), "target": language_tag(target)}
@@ -91,8 +93,6 @@ def _rows(file: Path, top: Path) -> Iterator[dict[str, Any]]:
                 yield {**about, "prompt": prompt, "answer": str(row["output"]), "relevance": score}
     except NeuroglotError:
         raise
-    except StopIteration as error:
-        raise NeuroglotError(f"{file} does not say its languages (source_language and target_language).") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         lack = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0][:120]
         raise NeuroglotError(f"{file} is not a file of answers as CLaS-Bench has them ({lack}).") from error
