@@ -23,7 +23,8 @@ import torch
 
 import neuroglot as ng
 from neuroglot.corpus.instructions import Pair
-from neuroglot.edit.tuning import TuneSettings, tune
+from neuroglot.edit.training import TuneSettings
+from neuroglot.edit.tuning import tune
 from neuroglot.errors import NeuroglotWarning
 from neuroglot.report.page import report
 from neuroglot.run.alignment import align_run

@@ -9,7 +9,8 @@ import torch
 
 import neuroglot as ng
 from neuroglot.corpus.instructions import Pair, load_instructions
-from neuroglot.edit.tuning import IGNORED, TuneSettings, _row, tune
+from neuroglot.edit.training import IGNORED, TuneSettings
+from neuroglot.edit.tuning import _row, tune
 from neuroglot.languages.detection import scripts
 
 

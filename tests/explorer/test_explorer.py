@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import neuroglot as ng
+from neuroglot.artifacts.widths import exists
 from neuroglot.edit.interventions import Deactivate, Replace
 from neuroglot.explorer.alignment import Alignment
 from neuroglot.explorer.app import build, explore
@@ -33,7 +34,7 @@ from neuroglot.explorer.neuron import CUT, describe_neuron, neuron_page
 from neuroglot.explorer.neuron_map import APART, CHOSEN, EXPERTS, SHARED, Atlas
 from neuroglot.explorer.pruning import choices, command, pruning_plot, table
 from neuroglot.explorer.run_view import RunView, note
-from neuroglot.figures.neuron_map import bin_edges, binned
+from neuroglot.figures.neuron_map import bin_edges, binned, counted
 from neuroglot.figures.plotly import embedded, preview
 from neuroglot.figures.screen import heatmap, perturbation_plot
 from neuroglot.figures.style import save_figure
@@ -74,9 +75,15 @@ def test_bins_are_means_of_neighbours(neurons, bins):
     edges = bin_edges(neurons, bins)
     sizes = np.diff(edges)
     assert edges[0] == 0 and edges[-1] == neurons and sizes.max() - sizes.min() <= 1
-    means = binned(values, bins)
+    widths = (neurons, 1 + neurons // 3)  # the second layer ends before the first
+    values *= exists(widths)
+    means = binned(values, exists(widths), bins)
+    many = counted(values > neurons, exists(widths), bins)
     for b, (first, end) in enumerate(pairwise(edges)):
-        np.testing.assert_allclose(means[:, b], values[:, first:end].mean(1), rtol=1e-6)
+        for layer, width in enumerate(widths):
+            inside = values[layer, first : min(end, width)]
+            np.testing.assert_allclose(means[layer, b], inside.mean() if len(inside) else np.nan, rtol=1e-6)
+            assert np.isnan(many[layer, b]) if not len(inside) else many[layer, b] == (inside > neurons).sum()
 
 
 def test_each_view_shows_what_it_says(atlas, opened):

@@ -11,20 +11,25 @@ from commands import neuroglot, refused
 import neuroglot as ng
 from neuroglot.evaluate.likelihood.bits import bits_per_character
 from neuroglot.pruning.size import size
-from neuroglot.run.shrinking import shrink
+from neuroglot.run.shrinking import ShrinkSettings, shrink
 
 
-def test_a_shrunk_model_has_the_size_and_the_bits_that_the_report_says(tmp_path):
+@pytest.mark.parametrize(("heal", "even"), [(0, True), (2_000, False)])
+def test_a_shrunk_model_has_the_size_and_the_bits_that_the_report_says(heal, even, tmp_path):
     model, text = tiny.model(), tiny.corpus(60)
     recorded, held_out = text.select(["fr"]).split()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    done = shrink(model, recorded, "fr", 0.9, tmp_path / "fr", held_out=held_out, progress=False)
+    settings = ShrinkSettings(share=0.9, heal=heal, batch=2, block=64, even=even)
+    done = shrink(model, recorded, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
     assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
     opened = ng.load_model(tmp_path / "fr")
     assert done.parameters == (size(model.network).parameters, size(opened.network).parameters)
     assert 0.85 < done.parameters[1] / done.parameters[0] <= 0.9
-    assert set(done.bits) == {"intact", "vocabulary", "random", "magnitude", "shrunk"}
-    assert bits_per_character(opened, held_out["fr"], "fr") == pytest.approx(done.bits["shrunk"])
+    assert list(done.bits) == ["intact", "vocabulary", "random", "magnitude", "refit", *(["healed"] if heal else [])]
+    assert bits_per_character(opened, held_out["fr"], "fr") == pytest.approx(list(done.bits.values())[-1])
+    assert not heal or done.bits["healed"] < done.bits["refit"]
+    assert [file.name for file in tmp_path.iterdir()] == ["fr"]  # no draft is left
+    assert len(set(opened.widths)) == 1 or not even
     assert bits_per_character(model, held_out["fr"], "fr") == pytest.approx(done.bits["intact"])
     assert done.bits["vocabulary"] <= done.bits["intact"] + 1e-6  # fewer tokens to choose from, none of the text's
     assert done.tokenised.changed == done.tokenised.lost == 0

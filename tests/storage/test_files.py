@@ -2,11 +2,13 @@
 
 import os
 
+import pandas as pd
 import pytest
 import torch
 
 import neuroglot as ng
 from neuroglot.storage.atomic import atomic_path, save_text
+from neuroglot.storage.tables import load_table, save_table
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
 
@@ -62,3 +64,9 @@ def test_a_tensor_without_elements_is_kept(tmp_path):
     path = save_tensors(tmp_path / "x.safetensors", "recipe", 1, {"none": torch.zeros(0, 2), "one": torch.ones(1)}, {})
     tensors, _ = load_tensors(path, "recipe", 1)
     assert tensors["none"].shape == (0, 2) and float(tensors["one"]) == 1
+
+
+def test_a_table_keeps_every_character_of_a_text(tmp_path):
+    table = pd.DataFrame({"text": ["a\rb", "c\nd", 'e"f', "g,h", " "], "true": [True, False, True, True, False]})
+    save_table(tmp_path / "t.csv", table)
+    pd.testing.assert_frame_equal(load_table(tmp_path / "t.csv", keep_default_na=False), table)

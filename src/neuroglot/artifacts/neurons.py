@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.recording import HEADS, HEADS_ACTIVE, RESIDUAL, Recording
-from neuroglot.artifacts.widths import check_widths
+from neuroglot.artifacts.widths import check_widths, exists, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
@@ -64,6 +64,37 @@ class NeuronSet:
     def widths(self) -> tuple[int, ...]:
         """How many neurons each layer has."""
         return tuple(self.about.get("widths") or (self.shape[1],) * self.shape[0])
+
+    @property
+    def total(self) -> int:
+        """How many neurons there are, of which these are some."""
+        return sum(self.widths)
+
+    @property
+    def exists(self) -> Bool[Tensor, "layers neurons"]:
+        """Which entries of a mask (L, N) are neurons: all, unless layers differ in width."""
+        return exists(self.widths)
+
+    def of_widths(self, widths: Sequence[int]) -> "NeuronSet":
+        """The same sets, as neurons of layers of these widths.
+
+        Raises:
+            NeuroglotError: there are other layers or another number of neurons, or a set holds what is no neuron.
+        """
+        if self.shape != (len(widths), max(widths)):
+            raise NeuroglotError(
+                f"These neurons are of {self.shape[0]} × {self.shape[1]}, not of {len(widths)} layers of at most "
+                f"{max(widths)}; give those of the same model."
+            )
+        beyond = (self.mask.any(0) & ~exists(widths)).nonzero().tolist()
+        if beyond:
+            layer, neuron = beyond[0]
+            raise NeuroglotError(
+                f"These sets hold neuron {neuron} of layer {layer + 1}, which has {widths[layer]} neurons; give those "
+                "of the same model."
+            )
+        about = {name: value for name, value in self.about.items() if name != "widths"}
+        return NeuronSet(self.mask, self.languages, about | stated(widths))
 
     def check_languages(self, languages: Sequence[str]) -> None:
         """Refuse languages that have no set here.

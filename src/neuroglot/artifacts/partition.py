@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
@@ -35,6 +35,10 @@ class ModelShape(Protocol):
     @property
     def neurons(self) -> int:
         """How many neurons a layer."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many neurons each layer has."""
 
 
 class Partition:
@@ -68,6 +72,17 @@ class Partition:
             )
 
     @property
+    def widths(self) -> Int64[Tensor, " layers"]:
+        """How many neurons each layer has."""
+        return (self.labels >= 0).sum(1)
+
+    def sums(self, values: Float64[Tensor, "layers neurons"]) -> Float64[Tensor, "layers experts"]:
+        """Values of neurons, added up over each expert."""
+        there = self.labels >= 0
+        total = torch.zeros(len(values), self.experts, dtype=torch.float64)
+        return total.scatter_add_(1, self.labels.clamp_min(0), torch.where(there, values, 0.0))
+
+    @property
     def sizes(self) -> Int64[Tensor, "layers experts"]:
         """How many neurons each expert has."""
         return torch.stack([row[row >= 0].bincount(minlength=self.experts) for row in self.labels])
@@ -76,9 +91,10 @@ class Partition:
         """A row a neuron: layer (from 1, as the papers count), neuron (from 0, as in the tensors), expert (from 0)."""
         layers, neurons = self.labels.shape
         place = np.arange(layers * neurons)
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {"layer": place // neurons + 1, "neuron": place % neurons, "expert": self.labels.flatten().numpy()}
         )
+        return table[table["expert"] >= 0].reset_index(drop=True)  # -1 is no neuron
 
     @property
     def digest(self) -> str:
@@ -108,6 +124,12 @@ class Partition:
             raise NeuroglotError(
                 f"The partition is for {' × '.join(map(str, self.labels.shape))} neurons, but {model.name} has "
                 f"{model.layers} × {model.neurons}; make one for this model."
+            )
+        wrong = (self.widths != torch.tensor(model.widths)).nonzero().flatten().tolist()
+        if wrong:
+            raise NeuroglotError(
+                f"The partition is for {int(self.widths[wrong[0]])} neurons in layer {wrong[0] + 1}, but {model.name} "
+                f"has {model.widths[wrong[0]]} there; make one for this model."
             )
         fingerprint = self.about.get("fingerprint")
         if self.about.get("base") is None and fingerprint not in (None, model.fingerprint):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.examples import Examples
 from neuroglot.artifacts.sums import Merge, Own, check_sums, merged
-from neuroglot.artifacts.widths import exists
+from neuroglot.artifacts.widths import exists, given_widths
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
@@ -89,6 +89,8 @@ class Recording:
         active: Any,
         tokens: Any,
         languages: Sequence[str],
+        *,
+        widths: Sequence[int] | None = None,
         **sums: Any,
     ) -> "Recording":
         """A recording from someone else's counts.
@@ -97,6 +99,7 @@ class Recording:
             active: (L, N, K) integers: on how many tokens of each language the neuron is active.
             tokens: (K,) integers: how many tokens each language has.
             languages: K tags.
+            widths: how many neurons each layer has, where layers differ; N is the widest, and all is 0 beyond.
             sums: further statistics by name, (L, N, K): `activation` and `hidden` are the sums of the two sites.
 
         Raises:
@@ -123,7 +126,8 @@ class Recording:
                     )
             elif values.shape != active.shape:
                 raise NeuroglotError(f"{name} must be {tuple(active.shape)} as active is, not {tuple(values.shape)}.")
-        return cls(_tags(languages), tokens, {"active": active, **others})
+        uneven = given_widths(widths, [active, *(values for name, values in others.items() if name != RESIDUAL)])
+        return cls(_tags(languages), tokens, {"active": active, **others}, uneven=uneven)
 
     @property
     def layers(self) -> int:
@@ -144,11 +148,6 @@ class Recording:
     def exists(self) -> Bool[Tensor, "layers neurons"]:
         """Which entries of a table (L, N) are neurons: all, unless layers differ in width."""
         return exists(self.widths)
-
-    @property
-    def about_widths(self) -> dict[str, Any]:
-        """What a NeuronSet found in it says of its layers, where they differ in width."""
-        return {} if self.uneven is None else {"widths": list(self.uneven)}
 
     @property
     def active(self) -> Int64[Tensor, "layers neurons languages"]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.widths import check_widths, given_widths, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.storage.atomic import atomic_path
@@ -43,6 +44,8 @@ class Samples:
             normalised); None if it was not recorded.
         provenance: what they were made with; None if they came from vectors alone. Its `block` is 0: not packed.
         recording: the other statistics taken in the same pass, if any were.
+        uneven: how many neurons each layer has, where layers differ; their slices are as long as the widest, with
+            zeros beyond.
     """
 
     vectors: Float[Tensor, "languages samples width"]
@@ -52,6 +55,7 @@ class Samples:
     states: Float[Tensor, "languages samples layers model_width"] | None = None
     provenance: Provenance | None = None
     recording: Recording | None = None
+    uneven: tuple[int, ...] | None = None
 
     @classmethod
     def from_vectors(
@@ -62,6 +66,7 @@ class Samples:
         layers: int,
         keys: Sequence[str] | None = None,
         states: Any = None,
+        widths: Sequence[int] | None = None,
     ) -> "Samples":
         """Samples from someone else's activations.
 
@@ -69,7 +74,8 @@ class Samples:
             vectors: (K, n, L·N), or one (n, L·N) a language as a list or a mapping from its tag; of any norm: they
                 are divided by it.
             languages: K tags; needed unless `vectors` is a mapping.
-            layers: L; the vectors are L slices of equal size.
+            layers: L; the vectors are L slices of equal size, that of the widest layer.
+            widths: how many neurons each layer has, where layers differ; the vectors are 0 beyond.
             keys: n names of the meanings; by default 0, 1, ….
             states: (K, n, L, width), for `alignment.ses` and `alignment.dominance`.
 
@@ -108,7 +114,7 @@ class Samples:
             raise NeuroglotError(
                 f"states must be ({len(tags)}, {len(names)}, {layers}, width), not {tuple(made.states.shape)}."
             )
-        return made
+        return replace(made, uneven=given_widths(widths, [made._first()]))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -123,6 +129,11 @@ class Samples:
     def neurons(self) -> int:
         """How many neurons a layer, N."""
         return self.vectors.shape[2] // self.layers
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many neurons each layer has."""
+        return self.uneven or (self.neurons,) * self.layers
 
     def layer(self, layer: int) -> Float[Tensor, "languages samples neurons"]:
         """The slice of a layer (from 0), a view, as it is in the whole vectors: not of unit norm."""
@@ -182,6 +193,7 @@ class Samples:
             "languages": self.languages,
             "keys": self.keys,
             "layers": self.layers,
+            **stated(self.widths),
             "provenance": self.provenance.model_dump() if self.provenance else None,
             "settings": dict(settings),
             "sha256": {file.name: _digest(file) for file in sorted(directory.glob("*.npy"))},
@@ -218,6 +230,7 @@ class Samples:
                     arrays.get(STATES),
                     Provenance(**about["provenance"]) if about["provenance"] else None,
                     Recording.load(recorded) if recorded.is_file() else None,
+                    tuple(about["widths"]) if about.get("widths") is not None else None,
                 )
                 loaded._check()
                 return loaded
@@ -239,6 +252,14 @@ class Samples:
             raise ValueError(f"{self.layers} layers in vectors of {self.vectors.shape[2]} numbers")
         if self.states is not None and tuple(self.states.shape[:3]) != (*shape, self.layers):
             raise ValueError(f"states of {tuple(self.states.shape)}")
+        if self.uneven is not None:
+            check_widths(self.uneven, self._first())
+
+    def _first(self) -> Float[Tensor, "layers neurons languages"]:
+        """Of each language the first sample."""
+        first: Tensor = self.vectors[:, 0]
+        by_layer: Tensor = first.unflatten(-1, (self.layers, -1))
+        return by_layer.movedim(0, -1)
 
 
 def read_header(path: Path) -> dict[str, Any]:

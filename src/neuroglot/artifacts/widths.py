@@ -4,7 +4,7 @@ Masks and sums are (L, …) of the widest layer's width. Beyond a layer's own wi
 quantile or budget counts it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,19 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["check_widths", "exists", "padded", "within"]
+from neuroglot.errors import NeuroglotError
+
+__all__ = ["check_widths", "exists", "given_widths", "padded", "stated", "within"]
 
 
 def exists(widths: Sequence[int]) -> Bool[Tensor, "layers neurons"]:
     """Which entries of a table (L, max width) are neurons."""
     return torch.arange(max(widths))[None] < torch.tensor(widths)[:, None]
+
+
+def stated(widths: Sequence[int]) -> dict[str, Any]:
+    """What `about` of neurons, a recording or samples says of widths: nothing where all layers are equal."""
+    return {} if len(set(widths)) == 1 else {"widths": list(widths)}
 
 
 def padded(layers: Sequence[Tensor]) -> Tensor:
@@ -46,3 +53,19 @@ def check_widths(widths: Any, table: Tensor) -> None:
         raise ValueError(f"its widths are not those of {layers} layers of at most {neurons} neurons")
     if bool(table[~exists(widths)].any()):
         raise ValueError("it holds something of neurons beyond its layers' widths")
+
+
+def given_widths(widths: Sequence[int] | None, tables: Iterable[Tensor]) -> tuple[int, ...] | None:
+    """Widths that somebody says of their tables (L, N, …): None where all layers are equal.
+
+    Raises:
+        NeuroglotError: they are not those of the tables.
+    """
+    if widths is None:
+        return None
+    for table in tables:
+        try:
+            check_widths(list(widths), table)
+        except ValueError as error:
+            raise NeuroglotError(f"widths do not fit: {error}.") from error
+    return tuple(widths) if len(set(widths)) > 1 else None

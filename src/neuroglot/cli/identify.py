@@ -56,7 +56,8 @@ def identify(
 
         recording = current.recording
         shape = (recording.layers, recording.neurons)
-        method, neurons = "imported", NeuronSet.load(file, languages=split(languages), shape=shape)
+        found = NeuronSet.load(file, languages=split(languages), shape=shape)
+        method, neurons = "imported", found.of_widths(recording.widths)
         keep_neurons(current, method, neurons, {"file": str(file)})
     else:
         described(method)  # an unknown one is refused before torch is imported

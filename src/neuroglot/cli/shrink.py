@@ -22,13 +22,25 @@ def shrink(
     tokens: Annotated[int, typer.Option(min=1, help="Fit what is left on so many tokens.")] = 20_000,
     characters: Annotated[int, typer.Option(min=1, help="Measure on so many held-out characters.")] = 50_000,
     hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the random baseline.")] = 0,
+    even: Annotated[
+        bool,
+        typer.Option(help="As many neurons in every layer, which plain transformers opens; or the best of all layers."),
+    ] = True,
+    heal: Annotated[
+        int,
+        typer.Option(min=0, help="Train what is left on so many tokens of the text, taught by the intact model."),
+    ] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Of the healing, at its highest.")] = 2e-4,
+    seed: Annotated[int, typer.Option(help="Of the random baseline, and of the healing.")] = 0,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
 ) -> None:
-    """Cut a model's vocabulary and neurons to what a language uses, re-fit the rest, and say what that costs."""
+    """Cut a model's vocabulary and neurons to what a language uses, re-fit and heal the rest, and say what that costs.
+
+    Stopped in the healing and started again with the same command, it goes on where it was.
+    """
     share = _share(size)
     if folder.exists():
         raise NeuroglotError(f"{folder} exists; choose another --out.")
@@ -44,11 +56,14 @@ def shrink(
     )  # fmt: skip
     source.check_source()
     fitted, held_out = source.load()
+    from neuroglot.run.shrinking import ShrinkSettings
     from neuroglot.run.shrinking import shrink as run
 
-    done = run(
-        how.load(), fitted, tag, share, folder, held_out=held_out, tokens=tokens, characters=characters, seed=seed
-    )
+    settings = checked(
+        ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heal=heal,
+        learning_rate=learning_rate, seed=seed,
+    )  # fmt: skip
+    done = run(how.load(), fitted, tag, settings, folder, held_out=held_out)
     intact = done.bits["intact"]
     columns = {
         "bits a character": [f"{bits:.4f}" for bits in done.bits.values()],

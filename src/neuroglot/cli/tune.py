@@ -47,7 +47,7 @@ def tune(
     how = checked(ModelSettings, source=model, dtype=dtype, device=device)
     how.check_source()
     pairs = load_instructions(instructions, split(languages))
-    from neuroglot.edit.tuning import TuneSettings
+    from neuroglot.edit.training import TuneSettings
     from neuroglot.edit.tuning import tune as tune_one
 
     settings = checked(

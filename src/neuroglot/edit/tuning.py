@@ -1,105 +1,95 @@
-"""Tune a model on one language's instructions: what parameter variation compares.
+"""Tune a model on one language: on instructions, as parameter variation compares, or on plain text.
 
-The work is transformers' `Trainer`; with an adapter, peft's LoRA on every matrix of attention and FFNs.
+All weights are trained, an adapter, or only some neurons' (`only`). With a teacher what is learnt is its distribution,
+too (Hinton et al. 2015, §2): so a pruned model is healed.
 """
 
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import BaseModel, Field
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from neuroglot.corpus.instructions import Pair
+from neuroglot.edit.training import IGNORED, TuneSettings, trained
 from neuroglot.errors import NeuroglotError, require
-from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.model import Model
-from neuroglot.progress import progress_bar, without_bars
+from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path, read_json, writing
 from neuroglot.storage.results import refuse_differing, save_json
 
-__all__ = ["TuneSettings", "tune"]
-
-IGNORED = -100  # the label of a token whose loss does not count
-
-
-class TuneSettings(BaseModel):
-    """How a model is tuned; the defaults are the paper's (Tang et al. 2024, §3.1 d)."""
-
-    epochs: int = Field(2, ge=1)
-    """Times through the pairs."""
-    batch: int = Field(128, ge=1)
-    """Pairs a step."""
-    learning_rate: float = Field(1e-5, gt=0)
-    """Constant."""
-    at_once: int = Field(8, ge=1)
-    """Pairs a forward pass; their gradients are added up to a batch."""
-    max_tokens: int = Field(512, ge=2)
-    """Cut a pair after so many tokens."""
-    adapter: int | None = Field(None, ge=1)
-    """Train a LoRA adapter of this rank instead of all weights; needs peft."""
-    steps: int | None = Field(None, ge=1)
-    """Stop after so many steps, whatever the epochs."""
-    seed: int = 0
-    """Of the order of the pairs, and of the adapter's start."""
+__all__ = ["tune"]
 
 
 def tune(
     model: Model,
-    pairs: Sequence[Pair],
+    examples: Sequence[Pair] | Int[Tensor, "blocks block"],
     path: str | Path,
     settings: TuneSettings | None = None,
     *,
     language: str = "",
+    only: Bool[Tensor, "layers neurons"] | None = None,
+    teacher: Model | None = None,
     progress: bool = True,
 ) -> Path:
-    """Tune a model on instructions and write it as a checkpoint, or an adapter. The model itself is changed.
+    """Tune a model and write it as a checkpoint, or an adapter. The model itself is changed.
 
-    A text is the instruction, a blank line, and the answer, with nothing around them: a template in English would put
-    English into the tuning of every language. Only the answer's tokens, and the end of the text, have a loss.
+    A pair's text is the instruction, a blank line, and the answer, with nothing around them: a template in English
+    would put English into the tuning of every language. Only the answer's tokens, and the end of the text, have a loss.
+    In plain text every token has but the first of a block.
+
+    On a GPU float32 weights are multiplied in bfloat16 and kept in float32. Weights of bfloat16 change only where a
+    step is more than a 256th of them; open a model in float32 to tune it.
 
     Args:
-        model: whole and in memory; open it again for another language.
-        pairs: what to learn.
-        path: a new directory. If it holds what the same settings and pairs made, nothing is done; if work on it was
-            interrupted, it goes on from the last whole epoch.
+        model: in memory; open it again for another language.
+        examples: instructions, or packed blocks of text.
+        path: a new directory. If it holds what the same settings and examples made, nothing is done; if work on it was
+            interrupted, it goes on from the last state kept.
         settings: how.
         language: said in the progress bar and kept beside the weights.
+        only: train these neurons: their rows of gate and up projection and their columns of the down-projection.
+            No other weight moves, to the bit.
+        teacher: a model with the same tokens, whose distribution is learnt, too.
         progress: show a bar.
 
     Raises:
-        NeuroglotError: there are no pairs, none's answer is within `max_tokens`, peft is missing, the directory holds
-            something else, or the loss is not a number.
+        NeuroglotError: there is nothing to learn from, none's answer is within `max_tokens`, `only` has no neuron or
+            goes with an adapter, the teacher has other tokens, peft is missing, the directory holds something else, or
+            the loss is not a number.
     """
     settings = settings or TuneSettings()
     path = Path(path)
-    if not pairs:
-        raise NeuroglotError("There are no instructions to tune on; give some.")
+    if not len(examples):
+        raise NeuroglotError("There are no instructions and no text to tune on; give some.")
     if settings.adapter is not None:
         require("peft", "tune", needed_by="An adapter")
-    about = {
+    _check_parts(model, settings, only, teacher)
+    about: dict[str, Any] = {
         "base": model.name,
         "fingerprint": model.fingerprint,
         "language": language,
-        "pairs": len(pairs),
+        "pairs": len(examples),
         "settings": settings.model_dump(),
+        "only": None if only is None else hashlib.sha256(only.cpu().numpy().tobytes()).hexdigest()[:32],
+        "teacher": None if teacher is None else teacher.fingerprint,
     }
     work = path.with_name(f".{path.name}.tuning")
     if path.exists():
-        before = read_json(path / "tuning.json")
-        remedy = "choose another place, or delete it"
-        if before is None:
-            raise NeuroglotError(f"{path} exists and is no tuned model; {remedy}.")
-        refuse_differing(f"{path} was tuned", {name: before[name] for name in about if name in before}, about, remedy)
+        _check_made(path, about)
         shutil.rmtree(work, ignore_errors=True)  # stopped just before this, the last time
         return path
     started = time.perf_counter()
     _same_work(work, about)
+    rows = _rows(model, examples, settings, language)
     with writing(work):  # a full disk ends the saving of an epoch
-        tuned, loss = _train(model, pairs, settings, work, language, progress)
+        tuned, loss = trained(model, rows, settings, work, language, only, teacher, progress)
     about["loss"], about["seconds"] = loss, time.perf_counter() - started
+    model.weights_changed()
     with atomic_path(path) as draft, without_bars():
         tuned.save_pretrained(draft)
         if settings.adapter is None:
@@ -107,6 +97,39 @@ def tune(
         save_json(draft / "tuning.json", about)
     shutil.rmtree(work, ignore_errors=True)
     return path
+
+
+def _check_parts(model: Model, settings: TuneSettings, only: Tensor | None, teacher: Model | None) -> None:
+    if only is not None:
+        if settings.adapter is not None:
+            raise NeuroglotError("An adapter has weights of its own; train some neurons only, or an adapter.")
+        model.check_dense("its neurons lie in matrices of many experts", "tune all of it, or an adapter")
+        if tuple(only.shape) != (model.layers, model.neurons):
+            raise NeuroglotError(
+                f"The neurons are of {tuple(only.shape)} layers and neurons, but {model.name} has "
+                f"{(model.layers, model.neurons)}; find them in this model."
+            )
+        if not bool((only & model.exists).any()):
+            raise NeuroglotError("There is no neuron to train; choose a language that has some.")
+    if teacher is None:
+        return
+    words = [(each.vocabulary, each.tokenizer.get_vocab()) for each in (model, teacher)]
+    if words[0] != words[1]:
+        raise NeuroglotError(
+            f"{teacher.name} has other tokens than {model.name}, so its probabilities are of other things; give the "
+            "model that this one was made of."
+        )
+
+
+def _check_made(path: Path, about: dict[str, Any]) -> None:
+    """Refuse a directory that something else made."""
+    before = read_json(path / "tuning.json")
+    remedy = "choose another place, or delete it"
+    if before is None:
+        raise NeuroglotError(f"{path} exists and is no tuned model; {remedy}.")
+    known = {"only": None, "teacher": None} | before  # that an older version did not know
+    known["settings"] = TuneSettings.model_validate(before["settings"]).model_dump()
+    refuse_differing(f"{path} was tuned", {name: known[name] for name in about if name in known}, about, remedy)
 
 
 def _same_work(work: Path, about: dict[str, Any]) -> None:
@@ -117,95 +140,22 @@ def _same_work(work: Path, about: dict[str, Any]) -> None:
         save_json(said, about)
 
 
-def _train(
-    model: Model, pairs: Sequence[Pair], settings: TuneSettings, work: Path, language: str, progress: bool
-) -> tuple[Any, float]:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    network = model.network.train()
-    if settings.adapter is not None:
-        network = _adapted(model, settings)
-    rows = [_row(model, pair, settings.max_tokens) for pair in pairs]
+def _rows(
+    model: Model, examples: Sequence[Pair] | Tensor, settings: TuneSettings, language: str
+) -> list[dict[str, list[int]]]:
+    """Tokens and labels of each example that has something to learn."""
+    if isinstance(examples, Tensor):
+        given = max(1, len(model.begin))
+        blocks = examples.tolist()
+        return [{"input_ids": block, "labels": [IGNORED] * given + block[given:]} for block in blocks]
+    rows = [_row(model, pair, settings.max_tokens) for pair in examples]
     rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
     if not rows:
         raise NeuroglotError(
             f"No answer{f' in {language}' if language else ''} begins within {settings.max_tokens} tokens, so there is "
             "nothing to learn; raise max_tokens."
         )
-    at_once = min(settings.at_once, settings.batch)
-    accumulated = max(1, min(settings.batch, len(rows)) // at_once)
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=settings.epochs,
-        max_steps=settings.steps or -1,
-        per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=accumulated,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant",
-        seed=settings.seed,
-        save_strategy="epoch",
-        save_total_limit=1,
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=model.device.type == "cpu",
-        dataloader_pin_memory=False,
-    )
-
-    class Shown(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-        """Moves the bar; of steps, since a step is what takes time."""
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            advance(1, language)
-
-    checkpoints = sorted(work.glob("checkpoint-*"), key=lambda found: int(found.name.split("-")[1]))
-    steps = settings.steps or settings.epochs * -(-len(rows) // (at_once * accumulated))
-    with progress_bar("tuning", steps, unit="steps", shown=progress) as advance:
-        trainer = Trainer(
-            model=network,
-            args=arguments,
-            train_dataset=rows,
-            data_collator=lambda some: _padded(some, model.tokenizer.pad_token_id or 0),
-            callbacks=[Shown()],
-        )
-        trainer.pop_callback(_printer())
-        if checkpoints:
-            advance(int(checkpoints[-1].name.split("-")[1]), language)
-        result = trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
-    loss = float(result.training_loss)
-    network.eval()
-    if loss != loss:
-        raise NeuroglotError(
-            f"Tuning on {language or 'these pairs'} diverged (its loss is not a number); lower the rate."
-        )
-    return network, loss
-
-
-def _printer() -> Any:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
-
-
-def _adapted(model: Model, settings: TuneSettings) -> Any:
-    """The network with a LoRA adapter on every matrix of its layers."""
-    from peft import LoraConfig, get_peft_model
-
-    names = sorted(
-        {name.split(".")[-1] for ffn in model.ffns for name, module in ffn.layer.named_modules() if is_matrix(module)}
-    )
-    assert settings.adapter is not None
-    torch.manual_seed(settings.seed)
-    config = LoraConfig(
-        r=settings.adapter,
-        lora_alpha=2 * settings.adapter,
-        target_modules=names,
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=any(is_transposed(part) for part in model.ffns[0].projections),
-    )
-    config.base_model_name_or_path = model.name
-    return get_peft_model(model.network, config)
+    return rows
 
 
 def _row(model: Model, pair: Pair, limit: int) -> dict[str, list[int]]:
@@ -216,13 +166,3 @@ def _row(model: Model, pair: Pair, limit: int) -> dict[str, list[int]]:
     tokens = [*begin, *asked, *answer, *end][:limit]
     silent = len(begin) + len(asked)
     return {"input_ids": tokens, "labels": ([IGNORED] * silent + tokens[silent:])[: len(tokens)]}
-
-
-def _padded(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
-    longest = max(len(row["input_ids"]) for row in rows)
-
-    def filled(name: str, value: int) -> torch.Tensor:
-        return torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in rows])
-
-    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows])
-    return {"input_ids": filled("input_ids", pad), "labels": filled("labels", IGNORED), "attention_mask": mask}

@@ -106,7 +106,7 @@ def salience(
         if down_norms is None:
             raise NeuroglotError("magnitude needs down_norms, the lengths of the down-projection's columns.")
         values = values * down_norms.to(torch.float64)
-    sums = torch.zeros(len(values), partition.experts, dtype=torch.float64).scatter_add_(1, partition.labels, values)
+    sums = partition.sums(values)
     return sums if kind == "magnitude" else sums / partition.sizes
 
 

@@ -55,6 +55,7 @@ def partition(
         if tuple(labels.shape) != shape:
             raise NeuroglotError(f"labels must be {shape}, one for each neuron, not {tuple(labels.shape)}.")
         own = Partition(labels, experts, about)
+        own.check(model)
         uneven = (own.sizes.amax(1) - own.sizes.amin(1) > 1).nonzero().flatten().tolist()
         if equal and uneven:
             sizes = own.sizes[uneven[0]]
@@ -104,4 +105,4 @@ def reorder(model: Model, split: Partition) -> Partition:
         ffn.keep(labels[: ffn.neurons].argsort(stable=True))
     model.weights_changed()  # they lie in another order now
     about = {**split.about, "fingerprint": model.fingerprint}
-    return Partition(split.labels.sort(dim=1).values, split.experts, about)
+    return Partition(_labels([row[row >= 0].sort().values for row in split.labels]), split.experts, about)

@@ -16,16 +16,20 @@ def by_expert(neurons: NeuronSet, labels: Int[Tensor, "layers neurons"]) -> Int[
 
     Args:
         neurons: the sets.
-        labels: the expert of every neuron of every layer, from 0.
+        labels: the expert of every neuron of every layer, from 0; -1 beyond the width of a narrower layer.
 
     Raises:
         NeuroglotError: `labels` is of another shape.
     """
     if tuple(labels.shape) != neurons.shape:
         raise NeuroglotError(f"labels must be {neurons.shape} layers and neurons, not {tuple(labels.shape)}.")
-    labels = labels.to(torch.int64).expand(len(neurons.languages), -1, -1)
-    counts = torch.zeros(*neurons.mask.shape[:2], int(labels.max()) + 1, dtype=torch.int64)
-    return counts.scatter_add_(2, labels, neurons.mask.to(torch.int64))
+    return torch.stack([_counted(mask, labels) for mask in neurons.mask])
+
+
+def _counted(mask: Bool[Tensor, "layers neurons"], labels: Int[Tensor, "layers neurons"]) -> Tensor:
+    """How many neurons of a mask each expert holds; those without an expert are none."""
+    counts = torch.zeros(len(mask), int(labels.max()) + 1, dtype=torch.int64)
+    return counts.scatter_add_(1, labels.to(torch.int64).clamp_min(0), (mask & (labels >= 0)).to(torch.int64))
 
 
 def in_experts(
@@ -35,7 +39,7 @@ def in_experts(
 
     Args:
         neurons: the sets.
-        labels: the expert of every neuron of every layer, from 0.
+        labels: the expert of every neuron of every layer, from 0; -1 beyond the width of a narrower layer.
         chosen: the experts in question, a row for each language of `neurons`, in its order.
 
     Returns:
@@ -50,9 +54,7 @@ def in_experts(
         raise NeuroglotError(
             f"chosen must be {tuple(held.shape)}, languages × layers × experts: {tuple(chosen.shape)}."
         )
-    sizes = torch.zeros(held.shape[1:], dtype=torch.int64).scatter_add_(
-        1, labels.to(torch.int64), torch.ones(labels.shape, dtype=torch.int64)
-    )
+    sizes = _counted(torch.ones_like(labels, dtype=torch.bool), labels)
     share = (chosen * sizes).sum(2) / sizes.sum(1)  # of each layer's neurons, by language
     table = pd.DataFrame(
         {

@@ -62,9 +62,9 @@ def describe_neuron(atlas: Atlas, layer: int, number: int) -> Neuron:
     columns = (tokens, active / tokens, *(end.clamp(0, 1) for end in wilson(active, tokens)))
     rows = list(zip(recording.languages, *(column.tolist() for column in columns), strict=True))
     own = atlas.probabilities[layer, number]
-    apart = (atlas.probabilities - own).square().sum(-1).flatten()
-    apart[layer * recording.neurons + number] = torch.inf
-    least = apart.topk(min(NEAREST, apart.numel() - 1), largest=False)
+    apart = (atlas.probabilities - own).square().sum(-1).masked_fill(~recording.exists, torch.inf)
+    apart[layer, number] = torch.inf
+    least = apart.flatten().topk(min(NEAREST, sum(recording.widths) - 1), largest=False)
     nearest = [
         (index // recording.neurons + 1, index % recording.neurons, math.sqrt(value))
         for value, index in zip(least.values.tolist(), least.indices.tolist(), strict=True)

@@ -11,7 +11,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import counts, frequencies
 from neuroglot.explorer.run_view import RunView
-from neuroglot.figures.neuron_map import atlas_plot, bin_edges, binned
+from neuroglot.figures.neuron_map import atlas_plot, bin_edges, binned, counted
 from neuroglot.figures.screen import Plot
 
 __all__ = ["Atlas"]
@@ -44,7 +44,7 @@ class Atlas:
     @cached_property
     def means(self) -> Float32[np.ndarray, "layers bins languages"]:
         """The mean probability of each bin."""
-        return binned(self.probabilities)
+        return binned(self.probabilities, self.recording.exists)
 
     @cached_property
     def frequency(self) -> Float64[Tensor, "languages layers experts"] | None:
@@ -85,9 +85,7 @@ class Atlas:
                 mask, label = found[language], f"neurons of {language}"
             else:
                 mask, label = torch.zeros(found.shape, dtype=torch.bool), f"no neurons of {language}"
-            sizes = np.diff(bin_edges(neurons))
-            values = binned(mask.double()) * sizes
-            return atlas_plot(np.round(values).astype(np.float32), neurons, label=label)
+            return atlas_plot(counted(mask, self.recording.exists), neurons, label=label)
         assert self.frequency is not None
         experts = self.frequency.shape[2]
         tags = self._tags
@@ -129,7 +127,7 @@ class Atlas:
         else:
             edges = bin_edges(self.recording.neurons)
             place = int(np.searchsorted(edges, first, side="right")) - 1
-            inside = torch.arange(int(edges[place]), int(edges[place + 1]))
+            inside = torch.arange(int(edges[place]), min(int(edges[place + 1]), self.recording.widths[layer]))
         k, j = self.languages.index(language), self.languages.index(other)
         values = self.probabilities[layer, inside]
         rest = values[:, j] if view in (APART, EXPERTS_APART) else values.mean(1)

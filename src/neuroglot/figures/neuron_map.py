@@ -4,14 +4,14 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
 from torch import Tensor
 
 from neuroglot.artifacts.recording import Recording
 from neuroglot.figures.screen import Plot, heatmap
 from neuroglot.languages.tags import named
 
-__all__ = ["BINS", "atlas_plot", "atlas_plots", "bin_edges", "binned"]
+__all__ = ["BINS", "atlas_plot", "atlas_plots", "bin_edges", "binned", "counted"]
 
 BINS = 128
 """Columns of the atlas at most: more could not be told apart on a screen."""
@@ -23,12 +23,29 @@ def bin_edges(neurons: int, bins: int = BINS) -> Int64[np.ndarray, " edges"]:
     return np.arange(bins + 1) * neurons // bins
 
 
-def binned(values: Float[Tensor, "layers neurons *rest"], bins: int = BINS) -> Float32[np.ndarray, "layers bins *rest"]:
-    """The mean of each bin."""
+def binned(
+    values: Float[Tensor, "layers neurons *rest"], there: Bool[Tensor, "layers neurons"], bins: int = BINS
+) -> Float32[np.ndarray, "layers bins *rest"]:
+    """The mean of each bin's neurons; NaN where a narrower layer has none."""
+    sums, sizes = _sums(values, bins), _sums(there, bins)
+    with np.errstate(invalid="ignore"):
+        means = sums / sizes.reshape(*sizes.shape, *[1] * (sums.ndim - 2))
+    result: Float32[np.ndarray, "layers bins *rest"] = means.astype(np.float32)
+    return result
+
+
+def counted(
+    mask: Bool[Tensor, "layers neurons"], there: Bool[Tensor, "layers neurons"], bins: int = BINS
+) -> Float32[np.ndarray, "layers bins"]:
+    """How many of each bin's neurons are in a mask; NaN where a narrower layer has no neurons."""
+    return np.where(_sums(there, bins) > 0, _sums(mask, bins), np.nan).astype(np.float32)
+
+
+def _sums(values: Shaped[Tensor, "layers neurons *rest"], bins: int) -> Float64[np.ndarray, "layers bins *rest"]:
     edges = bin_edges(values.shape[1], bins)
+    sums: Float64[np.ndarray, "layers bins *rest"]
     sums = np.add.reduceat(values.to(torch.float64).numpy(), edges[:-1], axis=1)
-    sizes = np.diff(edges).reshape(-1, *[1] * (sums.ndim - 2))
-    return (sums / sizes).astype(np.float32)
+    return sums
 
 
 def atlas_plot(
@@ -74,9 +91,9 @@ def atlas_plot(
 
 def atlas_plots(recording: Recording, bins: int = BINS) -> dict[str, Plot]:
     """For each language its activation probabilities, then how far they are above the mean of all languages."""
-    values = binned(recording.probabilities, bins)
+    values = binned(recording.probabilities, recording.exists, bins)
     apart = values - values.mean(-1, keepdims=True)
-    end = float(np.quantile(np.abs(apart), 0.999)) or 1.0
+    end = float(np.nanquantile(np.abs(apart), 0.999)) or 1.0
     plots = {
         named(tag): atlas_plot(values[..., k], recording.neurons, label=f"active share, {tag}", high=1.0)
         for k, tag in enumerate(recording.languages)

@@ -6,6 +6,7 @@ choice of the next token inside it, and replayed; the host looks at the rows eve
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -161,15 +162,20 @@ class _Queue:
 def _room(model: Model, length: int) -> int:
     """Rows of this length whose keys and values there is memory for."""
     config = model.text_config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = 2 * config.num_hidden_layers * length * heads * width * model.network.dtype.itemsize
+    layers = list(getattr(config, "per_layer_config", ())) or [config] * config.num_hidden_layers
+    row = 2 * length * sum(map(_cached, layers)) * model.network.dtype.itemsize
     free = 4 << 30
     if model.device.type == "cuda":
         # what torch holds but does not use is free too, and so is what an earlier call left
         held = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
         free = torch.cuda.mem_get_info(model.device)[0] + held + kept_bytes(model)
     return max(1, int(CACHE_SHARE * free / row))
+
+
+def _cached(config: Any) -> int:
+    """How many numbers a token's keys are, in a layer of this configuration; its values are as many."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads))
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, check_lengths, prompt_tokens, stretched
 from neuroglot.generation.settings import check_settings
+from neuroglot.models.architecture.body import has_encoder
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.model import Model
 from neuroglot.models.workers import spread
@@ -75,10 +76,16 @@ def generate(
 
     Raises:
         NeuroglotError: a prompt is empty, a prompt and its answer are longer than the model's positions, a setting is
-            out of range, a recipe is of another model, or there is no chat template.
+            out of range, a recipe is of another model, there is no chat template, or the model is an encoder with a
+            decoder.
     """
     check_settings(tokens, repetition_penalty, temperature, top_p, batch)
     model.check_state()
+    if has_encoder(model.network):
+        raise NeuroglotError(
+            f"{model.name} writes from what its encoder reads and does not continue a prompt; what its decoder holds "
+            "can be recorded, ablated and measured by perplexity."
+        )
     if written is not None and len(prompts) != 1:
         raise NeuroglotError("Only one prompt at a time can be streamed; give one.")
     changes = list(recipes) if recipes is not None else [None] * len(prompts)

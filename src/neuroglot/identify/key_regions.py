@@ -10,6 +10,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.samples import Samples
+from neuroglot.artifacts.widths import stated
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, Evidence, Scores
@@ -43,6 +44,7 @@ def key_regions(samples: Samples, *, threshold: float = 2.0) -> NeuronSet:
             "method": "regions",
             "threshold": threshold,
             "samples": len(samples),
+            **stated(samples.widths),
             "fingerprint": samples.provenance.fingerprint if samples.provenance else None,
         },
     )

@@ -4,7 +4,7 @@ import warnings
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
-from neuroglot.artifacts.widths import within
+from neuroglot.artifacts.widths import stated, within
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import Scores
@@ -37,7 +37,7 @@ def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
         {
             "method": "lap",
             "threshold": threshold,
-            **recording.about_widths,
+            **stated(recording.widths),
             "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
         },
     )

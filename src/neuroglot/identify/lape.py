@@ -8,6 +8,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.widths import stated
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, Scores
@@ -125,7 +126,7 @@ def _lowest_entropy(
             "top_fraction": top_fraction,
             "activity_quantile": activity_quantile,
             "threshold": float(threshold),
-            **recording.about_widths,
+            **stated(recording.widths),
             "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
         },
     )

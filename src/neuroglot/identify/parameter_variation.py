@@ -15,6 +15,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.parameters import ParameterSet
+from neuroglot.artifacts.widths import stated
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, Evidence, Scores
@@ -51,7 +52,8 @@ def parameter_variation(
     if not 0 < top_fraction <= 1:
         raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
     rates = variation_rates(base, tuned, progress=progress)
-    neurons = sum(layer.neurons for layer in _opened(base, tuned)[0].layout)
+    widths = [layer.neurons for layer in _opened(base, tuned)[0].layout]
+    neurons = sum(widths)
     chosen = least_varied(rates, top_fraction, neurons)
     count, found = round(top_fraction * neurons), int(chosen.any(0).sum())
     if found < count:
@@ -61,7 +63,7 @@ def parameter_variation(
             NeuroglotWarning,
             stacklevel=2,
         )
-    about = {"method": "pv", "top_fraction": top_fraction, "base": str(base)}
+    about = {"method": "pv", "top_fraction": top_fraction, "base": str(base), **stated(widths)}
     return NeuronSet(chosen, list(tuned), about)
 
 
@@ -255,4 +257,5 @@ def _choice(evidence: Evidence, *, top_fraction: float = 0.01) -> NeuronSet:
     """
     assert evidence.rates is not None
     chosen = least_varied(evidence.rates, top_fraction, sum(evidence.recording.widths))
-    return NeuronSet(chosen, evidence.recording.languages, {"method": "pv", "top_fraction": top_fraction})
+    about = {"method": "pv", "top_fraction": top_fraction, **stated(evidence.recording.widths)}
+    return NeuronSet(chosen, evidence.recording.languages, about)

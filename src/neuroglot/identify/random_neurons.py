@@ -8,7 +8,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
-from neuroglot.artifacts.widths import exists
+from neuroglot.artifacts.widths import exists, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.registry import method
 from neuroglot.identify.selection import NEVER, Evidence, Scores
@@ -39,8 +39,8 @@ def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int
     mask = torch.zeros(len(sizes), there.numel(), dtype=torch.bool)
     for row, (tag, size) in zip(mask, sizes.items(), strict=True):
         row[places[_order(len(places), tag, seed)[:size]]] = True
-    uneven = {"widths": list(like.widths)} if len(set(like.widths)) > 1 else {}
-    return NeuronSet(mask.view(-1, *there.shape), tuple(sizes), {"method": "random", "seed": seed, **uneven})
+    about = {"method": "random", "seed": seed, **stated(like.widths)}
+    return NeuronSet(mask.view(-1, *there.shape), tuple(sizes), about)
 
 
 def generator_of(language: str, seed: int) -> torch.Generator:

@@ -12,7 +12,7 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.artifacts.widths import within
+from neuroglot.artifacts.widths import stated, within
 from neuroglot.errors import NeuroglotError
 
 __all__ = ["Evidence", "Scores", "select_top"]
@@ -58,8 +58,8 @@ def select_top(
     """
     if not 0 < share <= 1:
         raise NeuroglotError(f"A budget is a share of all neurons, above 0 and at most 1, not {share:g}.")
-    if widths is not None and len(set(widths)) > 1:
-        scores, about = within(scores, widths), {**(about or {}), "widths": list(widths)}
+    if widths is not None:
+        scores, about = within(scores, widths), {**(about or {}), **stated(widths)}
     flat, count = scores.flatten(1), scores[0].numel() if widths is None else sum(widths)
     order = flat.sort(dim=1, descending=True, stable=True).indices[:, : round(share * count)]
     mask = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True) & (flat > NEVER)

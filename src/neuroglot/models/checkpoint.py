@@ -17,6 +17,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.gguf import PACKAGED, converted, packaged
+from neuroglot.models.layer_widths import without_weights
 from neuroglot.models.sources import base_of, is_adapter, read_config
 
 __all__ = ["Checkpoint"]
@@ -54,12 +55,10 @@ class Checkpoint:
         """The names of each layer's weights, from the architecture alone: nothing is read but config.json."""
         if self.base is not None:
             return self.base.layout
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(self.path)
-            with torch.device("meta"):
-                network = AutoModelForCausalLM.from_config(config)
+            network = without_weights(AutoConfig.from_pretrained(self.path))
         except (OSError, ValueError, KeyError) as error:
             raise NeuroglotError(f"{self.name} has a config.json of no causal language model ({error}).") from error
         names = {id(module): name for name, module in network.named_modules()}

@@ -45,16 +45,12 @@ def _network(header: Header, settings: dict[str, Any]) -> Any:
     """The architecture, without weights."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    from neuroglot.models.layer_widths import narrowed
+    from neuroglot.models.layer_widths import without_weights
 
     try:
-        config = AutoConfig.for_model(**settings)
-        kind = narrowed(AutoModelForCausalLM, config)
-        make = kind.from_config if kind is AutoModelForCausalLM else kind._from_config
-        with torch.device("meta"):
-            return make(config, dtype=torch.float32)
+        return without_weights(AutoConfig.for_model(**settings), dtype=torch.float32)
     except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
         reason = str(error).strip().rpartition("\n")[2].strip()
         raise NeuroglotError(f"{header.path} says what cannot be a {header.architecture} model ({reason}).") from error

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from neuroglot.models.architecture.find import check_config, find_ffns
+from neuroglot.models.architecture.body import decoder_config
+from neuroglot.models.architecture.find import auto_class, check_config, find_ffns
 
-__all__ = ["BIASES", "WIDTHS", "narrowed", "opener"]
+__all__ = ["BIASES", "WIDTHS", "narrowed", "opener", "without_weights"]
 
 WIDTHS = "neuroglot_widths"
 BIASES = "neuroglot_biases"
@@ -20,23 +21,33 @@ BIASES = "neuroglot_biases"
 
 def opener(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The class whose `from_pretrained` opens this checkpoint: the usual one, unless its layers differ in width."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    if not Path(path).exists() or type(config) not in AutoModelForCausalLM._model_mapping:
+    usual = auto_class(config)
+    if not Path(path).exists() or type(config) not in usual._model_mapping:
         check_config(config, path)
-    return narrowed(AutoModelForCausalLM, config)
+    return narrowed(usual, config)
+
+
+def without_weights(config: Any, **how: Any) -> Any:
+    """The network of a configuration, whose weights have shapes only."""
+    usual = auto_class(config)
+    kind = narrowed(usual, config)
+    make = kind.from_config if kind is usual else kind._from_config
+    with torch.device("meta"):
+        return make(config, **how)
 
 
 def narrowed(usual: Any, config: Any) -> Any:
     """The class that makes a network of a config: the usual one, unless its layers differ in width."""
-    if getattr(config.get_text_config(decoder=True), WIDTHS, None) is None:
+    if getattr(decoder_config(config), WIDTHS, None) is None:
         return usual
     architecture: Any = usual._model_mapping[type(config)]
 
     def narrow(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         architecture.__init__(self, config, *args, **kwargs)
-        said = self.config.get_text_config(decoder=True)
+        said = decoder_config(self.config)
         for ffn, width in zip(find_ffns(self), getattr(said, WIDTHS), strict=True):
             ffn.keep(torch.arange(width))
             down: Any = ffn.down

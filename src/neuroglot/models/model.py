@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.attention import Attention, find_attentions
-from neuroglot.models.architecture.body import few_tokens, last_hidden_states, logits_by_head, text_config
+from neuroglot.models.architecture.body import (
+    few_tokens,
+    has_encoder,
+    last_hidden_states,
+    logits_by_head,
+    text_config,
+    whole_logits,
+)
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.hooks import observe_residual
@@ -191,6 +198,11 @@ class Model:
         Raises:
             NeuroglotError: BOS is to be put there always, but the tokenizer names none.
         """
+        if has_encoder(self.network) and self._bos != "never":
+            for said in (self.network.generation_config, self.network.config, self.text_config):
+                start = getattr(said, "decoder_start_token_id", None)
+                if start is not None:
+                    return (int(start),)  # whatever its tokenizer puts before the texts that an encoder reads
         return beginning(self.tokenizer, self._bos)
 
     @property
@@ -265,7 +277,7 @@ class Model:
         """The head: a projection and what the config says of it, where that gives the network's own logits."""
         tokens = few_tokens(self.network)
         with torch.no_grad():
-            states, whole = self.hidden_states(tokens), self.network(input_ids=tokens, use_cache=False).logits
+            states, whole = self.hidden_states(tokens), whole_logits(self.network, tokens)
             for head in (self._projected, partial(logits_by_head, self.network)):
                 try:
                     got = head(states)
@@ -327,6 +339,14 @@ class Model:
         ):
             self.hidden_states(torch.zeros(1, 1, dtype=torch.int64))
         return found[0]
+
+    @property
+    def one_stream(self) -> bool:
+        """Whether layers hand on one residual stream, the state of a token; Gemma 3n has four side by side."""
+        try:
+            return self.stream_width > 0
+        except NeuroglotError:
+            return False
 
     @property
     def fingerprint(self) -> str:

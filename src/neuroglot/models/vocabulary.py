@@ -4,9 +4,9 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +14,90 @@ import numpy as np
 from jaxtyping import Int64
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.tokenization import encode, pieces
 
-__all__ = ["Changed", "changed", "needed_tokens", "token_counts", "trim_tokenizer"]
+__all__ = ["Changed", "Needs", "changed", "needed_tokens", "spelled_with", "token_counts", "trim_tokenizer"]
 
 Ids = Int64[np.ndarray, " kept"]
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>$")
 _RESERVED = re.compile(r"unused|reserved|placeholder|extra_id|dummy", re.IGNORECASE)
+AT_ONCE = 1_000  # texts
 _SLOW = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt")
 
 
 def token_counts(tokenizer: Any, texts: Iterable[str]) -> Counter[int]:
-    """How often each token occurs in texts, read without special tokens around them."""
+    """How often each token occurs in texts, read as packing reads them: a line break after each, nothing special."""
     counts: Counter[int] = Counter()
-    for text in texts:
-        counts.update(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    for some in _together(texts):
+        for ids in encode(tokenizer, [piece for text in some for piece in pieces(text + "\n")]):
+            counts.update(ids)
     return counts
+
+
+def spelled_with(tokenizer: Any, letters: Collection[str], tokens: int) -> Ids:
+    """The tokens, of the first so many, that stand for whole characters, all of them among these letters.
+
+    What one language's other words would be made of: no token in another script, no special one, no part of a
+    character.
+    """
+    known = set(letters)
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    some = [i for i in range(min(tokens, len(tokenizer))) if i not in special]
+    texts = tokenizer.backend_tokenizer.decode_batch([[i] for i in some], skip_special_tokens=False)
+    return np.array([i for i, text in zip(some, texts, strict=True) if text and known.issuperset(text)], dtype=np.int64)
+
+
+class Needs:
+    """What a tokenizer needs of its own vocabulary: always, and to build one token.
+
+    Always are every byte token, or, where a tokenizer has no byte fallback, every single character; and the special
+    tokens, but for reserved ones that nothing names (`<unused7>`).
+
+    Args:
+        tokenizer: of transformers, backed by the tokenizers library.
+        named: further ids that always stay, such as those that the model's config names.
+
+    Raises:
+        NeuroglotError: the tokenizer is neither BPE nor Unigram, or is not backed by the tokenizers library.
+    """
+
+    def __init__(self, tokenizer: Any, named: Collection[int] = ()):
+        data = _contents(tokenizer)
+        self._ids = _vocabulary(data)
+        self._pieces = {i: piece for piece, i in self._ids.items()}
+        self._added = {token["id"]: token for token in data["added_tokens"]}
+        self._merges = _ranks(data) if data["model"]["type"] == "BPE" else None
+        stay = _special(tokenizer, data, self._added) | _fallback(data, self._ids) | {int(i) for i in named}
+        self.always: frozenset[int] = frozenset().union(*map(self.of, sorted(stay)))
+
+    def of(self, token: int) -> set[int]:
+        """The token itself, if there is one, and those that byte-pair merging passes through on the way to it."""
+        if token in self._added or token not in self._pieces:
+            return {token} & self._added.keys()
+        if self._merges is None or _BYTE.match(self._pieces[token]):
+            return {token}
+        parts = _derivation(self._pieces[token], self._merges)
+        return {token} | {self._ids[part] for part in parts if part in self._ids}
 
 
 def needed_tokens(tokenizer: Any, used: Collection[int], named: Collection[int] = ()) -> Ids:
     """The tokens that must stay so that text made of `used` tokens is read as before, and any other text at all.
 
-    They are the used ones; those that byte-pair merging passes through on the way to them; every byte token, or, where
-    a tokenizer has no byte fallback, every single character; and the special tokens, but for reserved ones that nothing
-    names (`<unused7>`). Why that is enough: merging a word takes the best merge at every step, and if all the merges
-    that the word took are kept, the best of the kept ones is the same at every step. A Unigram tokenizer takes the best
-    segmentation, which stays the best of fewer.
+    They are the used ones and what these need, and what the tokenizer always needs. Why that is enough: merging a word
+    takes the best merge at every step, and if all the merges that the word took are kept, the best of the kept ones is
+    the same at every step. A Unigram tokenizer takes the best segmentation, which stays the best of fewer.
 
     Args:
-        tokenizer: of transformers, backed by the tokenizers library.
+        tokenizer: see `Needs`, whose errors these are.
         used: token ids.
-        named: further ids that stay, such as those that the model's config names.
+        named: further ids that stay.
 
     Returns:
         Ids in ascending order.
-
-    Raises:
-        NeuroglotError: the tokenizer is neither BPE nor Unigram, or is not backed by the tokenizers library.
     """
-    data = _contents(tokenizer)
-    vocabulary = _vocabulary(data)
-    pieces = {i: piece for piece, i in vocabulary.items()}
-    added = {token["id"]: token for token in data["added_tokens"]}
-    keep = {int(i) for i in used if int(i) in pieces or int(i) in added} | _special(tokenizer, data, added)
-    keep |= {int(i) for i in named if int(i) in pieces or int(i) in added}
-    keep |= _fallback(data, vocabulary)
-    if data["model"]["type"] == "BPE":
-        merges = _ranks(data)
-        parts = {part for i in keep if i in pieces and i not in added for part in _derivation(pieces[i], merges)}
-        keep |= {vocabulary[part] for part in parts if part in vocabulary}
-    return np.array(sorted(keep), dtype=np.int64)
+    needs = Needs(tokenizer, named)
+    return np.array(sorted(needs.always.union(*(needs.of(int(i)) for i in used))), dtype=np.int64)
 
 
 def trim_tokenizer(tokenizer: Any, keep: Ids) -> Any:
@@ -137,14 +171,19 @@ class Changed:
 def changed(old: Any, new: Any, keep: Ids, texts: Iterable[str]) -> Changed:
     """Compare a trimmed tokenizer with the one that it was made of."""
     count = different = before = after = lost = 0
-    for text in texts:
-        was = old(text, add_special_tokens=False, verbose=False)["input_ids"]
-        now = new(text, add_special_tokens=False, verbose=False)["input_ids"]
-        count, before, after = count + 1, before + len(was), after + len(now)
-        if keep[now].tolist() != was:
-            different += 1
-            lost += _decoded(new, now) != text and _decoded(old, was) == text
+    for some in _together(texts):
+        for text, was, now in zip(some, encode(old, some), encode(new, some), strict=True):
+            count, before, after = count + 1, before + len(was), after + len(now)
+            if keep[now].tolist() != was:
+                different += 1
+                lost += _decoded(new, now) != text and _decoded(old, was) == text
     return Changed(count, different, before, after, lost)
+
+
+def _together(texts: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(texts)
+    while some := list(islice(rest, AT_ONCE)):
+        yield some
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from neuroglot.models.architecture.body import text_config
+from neuroglot.models.architecture.body import decoder_config, text_config
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.model import Model
 
@@ -25,7 +25,7 @@ def plain_biases(model: Model) -> bool:
     if getattr(model.text_config, PLAIN, None) is not False:
         return False
     config = copy.deepcopy(model.network.config)
-    setattr(config.get_text_config(decoder=True), PLAIN, True)
+    setattr(decoder_config(config), PLAIN, True)
     with torch.device("meta"):  # a config may name what its architecture does not read
         network = type(model.network)(config)
     assert text_config(network).mlp_bias

@@ -1,13 +1,14 @@
 """Write a model with only some of its neurons and tokens: smaller on disk, in memory and in FLOPs."""
 
 import hashlib
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.recording import Recording
@@ -16,13 +17,12 @@ from neuroglot.edit.interventions import check_mask
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.layer_widths import BIASES, WIDTHS
 from neuroglot.models.model import Model
-from neuroglot.models.vocabulary import token_counts
 from neuroglot.pruning.biases import attach, configure, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
-from neuroglot.pruning.vocabulary import kept_tokens, trimmed
+from neuroglot.pruning.vocabulary import kept_tokens, language_counts, trimmed
 from neuroglot.storage.made import is_made
 
-__all__ = ["Compensate", "kept_digest", "prune"]
+__all__ = ["Compensate", "cut", "kept_digest", "may_gain_biases", "prune"]
 
 Compensate = Literal["mean", "refit"]
 
@@ -80,33 +80,56 @@ def prune(
             return path
     elif path.exists():  # what a text gave is not known without reading it again
         raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
-    widths = keep.sum(1).tolist()
-    if 0 in widths:
+    if 0 in (widths := keep.sum(1).tolist()):
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
-    said = model.ffns[0].layout.width
-    even = len(set(widths)) == 1 and bool(said)
-    changes: list[Change | None] = [None] * model.layers
-    plain = even and plain_biases(model)
+    changes: list[Change | None] | None = None
     if compensate is not None:
         assert language is not None
         changes = compensated(
             model, keep, compensate, language, recording=recording, text=text, tokens=tokens,
-            intercept=plain or not even, progress=progress,
+            intercept=may_gain_biases(model, keep), progress=progress,
         )  # fmt: skip
     ids = None
     if vocabulary is not False:
         assert text is not None
         assert language is not None
-        counts = token_counts(model.tokenizer, text[language])
-        if not counts:
-            raise NeuroglotError(f"{text.name} has no token in {language}; give more text.")
-        occurs = np.zeros(max(model.vocabulary, max(counts) + 1), dtype=np.int64)
-        occurs[list(counts)] = list(counts.values())
-        ids = kept_tokens(model, occurs, size=None if vocabulary is True else vocabulary)
+        counts = language_counts(model, text[language], language)
+        ids = kept_tokens(model, counts, size=None if vocabulary is True else vocabulary)
+    with cut(model, keep, changes, ids):
+        model.save(path, made_from)
+    return path
+
+
+def may_gain_biases(model: Model, keep: Bool[Tensor, "layers neurons"]) -> bool:
+    """Whether a re-fit may give down-projections biases and the result still open as widely as it would without."""
+    even = len(set(keep.sum(1).tolist())) == 1 and bool(model.ffns[0].layout.width)
+    return not even or plain_biases(model)
+
+
+@contextmanager
+def cut(
+    model: Model,
+    keep: Bool[Tensor, "layers neurons"],
+    changes: Sequence[Change | None] | None = None,
+    ids: Int64[np.ndarray, " kept"] | None = None,
+) -> Iterator[Model]:
+    """The model with these neurons and tokens only, inside the block: measured or saved there, afterwards as it was.
+
+    Args:
+        model: whole and in memory.
+        keep: the neurons that stay, one a layer at least.
+        changes: of `compensated`.
+        ids: the tokens that stay; see `kept_tokens`.
+    """
+    widths = keep.sum(1).tolist()
+    said = model.ffns[0].layout.width
+    even = len(set(widths)) == 1 and bool(said)
+    plain = even and plain_biases(model)
+    changes = [None] * model.layers if changes is None else changes
     biased = any(change is not None and change.bias is not None for change in changes)
-    with ExitStack() as restore:
+    with ExitStack() as restore, torch.no_grad():
         restore.callback(model.weights_changed)
         for ffn, kept in zip(model.ffns, keep, strict=True):
             restore.callback(ffn.keep(kept[: ffn.neurons].nonzero().flatten()))
@@ -123,8 +146,8 @@ def prune(
                 restore.callback(configure(model.text_config, BIASES, True))
         if ids is not None:
             restore.enter_context(trimmed(model, ids))
-        model.save(path, made_from)
-    return path
+        model.weights_changed()
+        yield model
 
 
 def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:

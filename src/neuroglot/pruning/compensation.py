@@ -19,11 +19,12 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.pruning.moments import blocks_for_moments, hidden_moments, moments_by_layer
 
-__all__ = ["RIDGE", "Change", "compensated", "loss", "mean_bias", "refitted"]
+__all__ = ["FEW_RIDGES", "RIDGE", "RIDGES", "Change", "compensated", "loss", "mean_bias", "refitted"]
 
 RIDGE = 1e-3
 """As a share of the mean second moment of a hidden unit."""
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-3, 1e-2, 0.1, 1.0, 10.0)  # the largest leaves the columns nearly as they were
+FEW_RIDGES = (1e-2, 1.0)
 HELD_OUT = 8  # one block of so many chooses the ridge
 
 
@@ -40,6 +41,7 @@ class Change:
     bias: Float[Tensor, " width"] | None
 
 
+@torch.no_grad()
 def compensated(
     model: Model,
     keep: Bool[Tensor, "layers neurons"],
@@ -50,6 +52,7 @@ def compensated(
     text: Corpus | None = None,
     tokens: int = 20_000,
     intercept: bool = True,
+    ridges: Sequence[float] = RIDGES,
     progress: bool = False,
 ) -> list[Change | None]:
     """What each layer is given by `mean` or `refit`; None where it keeps all its neurons. Nothing is changed yet.
@@ -64,6 +67,7 @@ def compensated(
             chooses the ridge.
         tokens: how many of the text are read.
         intercept: whether a re-fit may change biases.
+        ridges: from which a re-fit chooses.
         progress: show a bar.
 
     Raises:
@@ -93,8 +97,8 @@ def compensated(
         if bool(mask.all()):
             changes.append(None)
             continue
-        ridges = (RIDGE,) if check is None else RIDGES
-        columns, bias = _best_refit(ffn.down_columns, moments, check, mask, intercept, ridges)
+        some = (RIDGE,) if check is None else ridges
+        columns, bias = _best_refit(ffn.down_columns, moments, check, mask, intercept, some)
         changes.append(Change(columns, bias if intercept else None))
     return changes
 
@@ -121,7 +125,7 @@ def _best_refit(
 
     def error(fit: tuple[Tensor, Tensor]) -> float:
         whole = torch.zeros_like(down)
-        whole[:, keep] = fit[0]
+        whole[:, keep.to(down.device)] = fit[0]
         return loss(down, check, whole, fit[1])
 
     return min(found, key=error)
@@ -131,7 +135,8 @@ def mean_bias(
     down: Float[Tensor, "width neurons"], mean: Float[Tensor, " neurons"], keep: Bool[Tensor, " neurons"]
 ) -> Float[Tensor, " width"]:
     """What the pruned neurons add to the output on average."""
-    return (down[:, ~keep].double() @ mean[~keep].double()).to(down.dtype)
+    gone = (~keep).nonzero().flatten()
+    return (down[:, gone.to(down.device)].double() @ mean[gone].to(down.device).double()).to(down.dtype)
 
 
 def refitted(
@@ -157,17 +162,19 @@ def refitted(
     Returns:
         The columns, in the order of the neurons; and what the bias gains (zeros without an intercept).
     """
-    weight = down.detach().double().cpu()
+    weight = down.detach().double()
     if bool(keep.all()):
         return down.detach().clone(), torch.zeros_like(down[:, 0])
-    second = (moments.covariance if intercept else moments.second).double()
-    kept, gone = keep.nonzero().flatten(), (~keep).nonzero().flatten()
+    second = (moments.covariance if intercept else moments.second).to(weight)
+    kept, gone = (which.nonzero().flatten().to(weight.device) for which in (keep, ~keep))
     within = second[kept][:, kept]
     within.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float64).tiny)
-    gained = torch.linalg.solve(within, second[kept][:, gone] @ weight[:, gone].T).T
-    bias = torch.zeros(len(weight), dtype=torch.float64)
+    wanted = second[kept][:, gone] @ weight[:, gone].T
+    factor, failed = torch.linalg.cholesky_ex(within)  # half of the work, where rounding lets it be definite
+    gained = (torch.linalg.solve(within, wanted) if bool(failed) else torch.cholesky_solve(wanted, factor)).T
+    bias = torch.zeros_like(weight[:, 0])
     if intercept:
-        mean = moments.mean.double()
+        mean = moments.mean.to(weight)
         bias = weight[:, gone] @ mean[gone] - gained @ mean[kept]
     return (weight[:, kept] + gained).to(down), bias.to(down)
 
@@ -186,9 +193,9 @@ def loss(
         changed: the columns after; zero for a pruned neuron.
         bias: what the bias gains.
     """
-    apart = (down - changed).double().cpu()
-    error = ((apart @ moments.second.double()) * apart).sum()
+    apart = (down - changed).double()
+    error = ((apart @ moments.second.to(apart)) * apart).sum()
     if bias is not None:
-        offset = bias.double().cpu()
-        error = error - 2 * (apart @ moments.mean.double()) @ offset + offset @ offset
+        offset = bias.to(apart)
+        error = error - 2 * (apart @ moments.mean.to(apart)) @ offset + offset @ offset
     return max(0.0, float(error))

@@ -1,30 +1,64 @@
 """Trim a model's vocabulary to what languages use: fewer rows in embedding and head, and a smaller tokenizer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int, Int64
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.models.vocabulary import needed_tokens, trim_tokenizer
+from neuroglot.models.vocabulary import Needs, spelled_with, token_counts, trim_tokenizer
 
-__all__ = ["kept_tokens", "trimmed"]
+__all__ = ["TokenRanking", "expected_counts", "kept_tokens", "language_counts", "row_parameters", "trimmed"]
 
 Ids = Int64[np.ndarray, " kept"]
+Counts = Int64[np.ndarray, " tokens"]
+Expected = Float64[np.ndarray, " vocabulary"]
+LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary
 
 
-def kept_tokens(model: Model, counts: Int64[np.ndarray, " tokens"], *, size: int | None = None) -> Ids:
+def language_counts(model: Model, documents: Iterable[str], language: str) -> Counts:
+    """How often each token of the model occurs in a language's text.
+
+    Raises:
+        NeuroglotError: no token does.
+    """
+    found = token_counts(model.tokenizer, documents)
+    if not found:
+        raise NeuroglotError(f"The text in {language} has no token; give more text.")
+    counts = np.zeros(max(model.vocabulary, max(found) + 1), dtype=np.int64)
+    counts[list(found)] = list(found.values())
+    return counts
+
+
+@torch.inference_mode()
+def expected_counts(model: Model, blocks: Int[Tensor, "blocks block"]) -> Expected:
+    """How often the model itself expects each token in a text: the sum of its probabilities over the text's places.
+
+    It ranks tokens that a text of the language might have used and did not.
+    """
+    total = torch.zeros(model.vocabulary, dtype=torch.float64)
+    size = max(1, LOGITS_AT_ONCE // model.vocabulary)
+    for batch in blocks.split(max(1, model.batch_tokens // blocks.shape[1])):
+        for states in model.hidden_states(batch).flatten(0, 1).split(size):
+            total += model.logits(states).float().softmax(-1).sum(0).double().cpu()
+    return total.numpy()
+
+
+def kept_tokens(model: Model, counts: Counts, *, size: int | None = None, expected: Expected | None = None) -> Ids:
     """The tokens that a model keeps: the ones its text uses, and all that these and any other text need.
 
     Args:
         model: whose tokenizer it is.
         counts: how often the text has each token; of a vocabulary's length or shorter.
         size: at most so many tokens in all; the rarest go first. By default every token that occurs stays.
+        expected: of `expected_counts`. Where `size` leaves room, tokens that did not occur, but are spelled with the
+            characters of those that did, fill it: the most expected ones first.
 
     Returns:
         Ids in ascending order.
@@ -32,28 +66,67 @@ def kept_tokens(model: Model, counts: Int64[np.ndarray, " tokens"], *, size: int
     Raises:
         NeuroglotError: the tokenizer cannot be trimmed, or `size` is less than what must stay.
     """
-    named = [i for i in _named(model) if i < model.vocabulary]
-    used = np.flatnonzero(counts)
-    everything = needed_tokens(model.tokenizer, used.tolist(), named)
-    if size is None or len(everything) <= size:
-        return everything
-    least = needed_tokens(model.tokenizer, [], named)
-    if size < len(least):
-        raise NeuroglotError(
-            f"{model.name} needs {len(least):,} tokens to read any text at all (bytes, special tokens); keep as "
-            f"many, not {size:,}."
+    ranking = TokenRanking(model, counts)
+    if expected is not None and size is not None and size > ranking.used:
+        ranking.extend(expected)
+    return ranking.within(size)
+
+
+class TokenRanking:
+    """The tokens of a text, the most frequent first, and how many of them fit in a size.
+
+    Args:
+        model: whose tokenizer it is.
+        counts: how often the text has each token.
+
+    Attributes:
+        least: how many tokens any text needs.
+        used: how many this one does, with what its tokens are merged from.
+    """
+
+    def __init__(self, model: Model, counts: Counts):
+        self.model = model
+        self._needs = Needs(model.tokenizer, [i for i in _named(model) if i < model.vocabulary])
+        found = np.flatnonzero(counts)
+        self._occur = found[np.argsort(-counts[found], kind="stable")]
+        self._ranked = self._occur
+        self.least = len(self._needs.always)
+        self.used = len(self.within(None))
+
+    def extend(self, expected: Expected) -> None:
+        """Let tokens follow that did not occur, but are spelled with the characters of those that did."""
+        texts = self.model.tokenizer.backend_tokenizer.decode_batch(
+            [[int(i)] for i in self._occur], skip_special_tokens=False
         )
-    ranked = used[np.argsort(-counts[used], kind="stable")]
-    low, high = 0, len(ranked)  # how many of the most frequent tokens fit, with what they are merged from
-    kept = least
-    while low < high:
-        middle = (low + high + 1) // 2
-        some = needed_tokens(model.tokenizer, ranked[:middle].tolist(), named)
-        if len(some) <= size:
-            low, kept = middle, some
-        else:
-            high = middle - 1
-    return kept
+        letters = set("".join(texts)) - {"\ufffd"}
+        others = np.setdiff1d(spelled_with(self.model.tokenizer, letters, self.model.vocabulary), self._occur)
+        self._ranked = np.concatenate([self._occur, others[np.argsort(-expected[others], kind="stable")]])
+
+    def within(self, size: int | None) -> Ids:
+        """The first tokens, with what they need, that are at most so many; ids in ascending order.
+
+        Raises:
+            NeuroglotError: `size` is less than any text needs.
+        """
+        if size is not None and size < self.least:
+            raise NeuroglotError(
+                f"{self.model.name} needs {self.least:,} tokens to read any text at all (bytes, special tokens); keep "
+                f"as many, not {size:,}."
+            )
+        kept = set(self._needs.always)
+        for token in self._ranked.tolist():
+            more = set() if token in kept else self._needs.of(token) - kept
+            if size is not None and len(kept) + len(more) > size:
+                break
+            kept.update(more)
+        return np.array(sorted(kept), dtype=np.int64)
+
+
+def row_parameters(model: Model) -> int:
+    """How many parameters the vocabulary has a token: the embedding's and the head's, a shared one once."""
+    tables = _tables(model.network, model.vocabulary)
+    weights = {id(weight): weight for module in tables for weight in module.parameters(recurse=False)}
+    return sum(weight.numel() for weight in weights.values()) // model.vocabulary
 
 
 @contextmanager
@@ -73,9 +146,9 @@ def trimmed(model: Model, keep: Ids) -> Iterator[Model]:
     """
     rows = model.vocabulary
     network = model.network
-    index = torch.as_tensor(keep)
+    index = torch.tensor(keep)
     tables = _tables(network, rows)
-    tokenizer, old = trim_tokenizer(model.tokenizer, keep), model.tokenizer
+    tokenizer, old = _trimmed_tokenizer(model.tokenizer, keep.tobytes()), model.tokenizer
     new = {int(before): i for i, before in enumerate(keep)}
     with ExitStack() as restore:
         sliced: dict[int, nn.Parameter] = {}  # a tied weight is cut once, and stays tied
@@ -96,6 +169,12 @@ def trimmed(model: Model, keep: Ids) -> Iterator[Model]:
 
         restore.callback(put_back)
         yield model
+
+
+@lru_cache(maxsize=8)
+def _trimmed_tokenizer(tokenizer: Any, ids: bytes) -> Any:
+    """Of ids as bytes: making one anew takes seconds, and the same one is asked for at every step of a cut."""
+    return trim_tokenizer(tokenizer, np.frombuffer(ids, dtype=np.int64))
 
 
 def _forget(model: Model) -> None:

@@ -94,8 +94,9 @@ def record_samples(
         )  # fmt: skip
         pooled = None if means is None else torch.from_numpy(means)
         return Samples(
-            torch.from_numpy(vectors), corpus.languages, tuple(keys), model.layers, pooled, provenance, recording
-        )
+            torch.from_numpy(vectors), corpus.languages, tuple(keys), model.layers, pooled, provenance, recording,
+            model.uneven,
+        )  # fmt: skip
 
     if directory is None:
         return made(_array(shape), _array(state_shape) if states else None)

@@ -79,7 +79,8 @@ def fill(
                 skipped = model.uncounted - len(begin)
                 count = torch.tensor([sum(len(ids) - skipped for ids in of_language)])
                 sums = {name: total.unsqueeze(-1) for name, total in pooling.flush().items()}
-                recordings.append(Recording((tag,), count, sums, provenance))
+                made = Recording((tag,), count, sums, provenance, uneven=model.uneven, experts=model.expert_sizes)
+                recordings.append(made)
     return Recording.merge(recordings) if recordings else None
 
 

@@ -112,7 +112,7 @@ def record_shard(
             statistic.add(place, entered.view(*shape, -1)[:, first:])
 
     routed = Routed(model.ffns)
-    finite = torch.ones((), dtype=torch.bool, device=model.device)
+    finite: Tensor | None = None  # where the last layer is. On the first's, each batch would wait for the one before
     with ExitStack() as stack:
         stack.enter_context(observe_parts(model.ffns, observe_part, lambda: shape, first))
         if of_tokens:
@@ -125,9 +125,10 @@ def record_shard(
         for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
             shape = (batch.shape[0], batch.shape[1])
             states = model.hidden_states(batch)
-            finite &= torch.isfinite(states).all().to(finite.device)
+            known = torch.isfinite(states).all()
+            finite = known if finite is None else finite & known
             advance(batch.numel(), shard.language)
-    if not bool(finite):
+    if finite is not None and not bool(finite):
         raise NeuroglotError(
             f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
             "load it in float32 or bfloat16, or check its weights."

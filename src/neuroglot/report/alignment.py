@@ -25,22 +25,24 @@ def alignment_section(run: Run) -> dict[str, Any]:
     has_regions = "regions" in run.manifest.identify
     threshold = settings.threshold if has_regions else None
     summary = scores.summary(samples, threshold=threshold)
-    layers, dominance = scores.by_layer(samples, threshold=threshold), sentence_similarity.dominance(samples)
+    layers = scores.by_layer(samples, threshold=threshold)
+    dominance = None if samples.states is None else sentence_similarity.dominance(samples)
     best = 1 + int(layers["sads"].to_numpy().argmax())
     whole, of_best = similarity.similarity_map(samples), similarity.similarity_map(samples, layer=best - 1)
     what = f"{model}: {len(samples)} samples in each of {len(samples.languages)} languages"
     _table(run, "alignment", summary)
     _table(run, "alignment-layers", layers)
-    _table(run, "dominance", dominance)
     figures = {
         "similarity": similarity_figure(whole, samples.languages, what),
         "similarity-layer": similarity_figure(of_best, samples.languages, f"{what}; layer {best}"),
         "similarity-meaning": similarity_figure(of_best, samples.languages, f"{what}; layer {best}", centred=True),
         "alignment-layers": score_figure(layers, f"Alignment of {model} by layer"),
-        "dominance": dominance_figure(dominance, f"Dominance in {model}"),
     }
+    if dominance is not None:
+        _table(run, "dominance", dominance)
+        figures["dominance"] = dominance_figure(dominance, f"Dominance in {model}")
     for method in ("lape", "regions"):
-        if method in run.manifest.identify:
+        if method in run.manifest.identify and "ses" in layers:
             what = "LAPE" if method == "lape" else "region"
             figures[f"ses-{method}"] = ses_figure(
                 layers, run.neurons(method), what, f"SES over {what} neurons, {model}"
@@ -62,7 +64,9 @@ def alignment_section(run: Run) -> dict[str, Any]:
     }
 
 
-def alignment_findings(layers: pd.DataFrame, dominance: pd.DataFrame, agreement: pd.DataFrame | None) -> list[str]:
+def alignment_findings(
+    layers: pd.DataFrame, dominance: pd.DataFrame | None, agreement: pd.DataFrame | None
+) -> list[str]:
     """What the curves show, in sentences that hold whatever they show."""
     depth = len(layers)
     third = max(1, depth // 3)
@@ -83,11 +87,12 @@ def alignment_findings(layers: pd.DataFrame, dominance: pd.DataFrame, agreement:
             f"of different meanings is largest in layer {margin.idxmax()} ({margin.max():.3f}): where states are alike "
             "whatever they mean, SES alone does not show alignment."
         )
-    targets = dominance.mean().sort_values(ascending=False)
-    leading = ", ".join(f"{tag} {value:.3f}" for tag, value in targets.iloc[:3].items())
-    said.append(
-        f"Most dominant over the mean of all layers: {leading}; least: {targets.index[-1]} {targets.iloc[-1]:.3f}."
-    )
+    if dominance is not None:
+        targets = dominance.mean().sort_values(ascending=False)
+        leading = ", ".join(f"{tag} {value:.3f}" for tag, value in targets.iloc[:3].items())
+        said.append(
+            f"Most dominant over the mean of all layers: {leading}; least: {targets.index[-1]} {targets.iloc[-1]:.3f}."
+        )
     if agreement is not None and agreement["second"].sum():
         shared, chance = agreement["shared"].sum(), agreement["by_chance"].sum()
         said.append(

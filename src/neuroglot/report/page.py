@@ -42,7 +42,7 @@ def report(run: Run) -> Path:
             "language": [language_name(tag) for tag in recording.languages],
             "tag": recording.languages,
             "tokens": recording.tokens.tolist(),
-            "active_share": [float(recording.probabilities[..., k].mean()) for k in range(len(recording.languages))],
+            "active_share": recording.probabilities[recording.exists].mean(0).tolist(),
         }
     )
     _save_table(run, "recording", tokens)

@@ -42,12 +42,19 @@ def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
 
     model = run.load_model()
     run.check(model)
+    if not model.one_stream:
+        warnings.warn(
+            f"{model.name} has several residual streams side by side, so SES and dominance are left out.",
+            NeuroglotWarning,
+            stacklevel=2,
+        )
     samples = record_samples(
         model,
         corpus,
         samples=settings.samples,
         max_tokens=settings.max_tokens,
         missing="drop",
+        states=model.one_stream,
         directory=run.samples_path,
     )
     regions = None

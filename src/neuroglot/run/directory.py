@@ -17,7 +17,7 @@ report.html
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -227,8 +227,18 @@ class Run:
             return self.check_recorded()
         path = self.path / "experts" / "recording" / "recording.safetensors"
         if not path.is_file():
+            if self._native_experts():
+                raise NeuroglotError(
+                    f"{self.path} is of a native mixture of experts, which is not split into others; its own experts "
+                    "are in its recording, under routed."
+                )
             raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")
         return path
+
+    def _native_experts(self) -> bool:
+        with suppress(NeuroglotError):  # without a recording it is not known
+            return self.recording.experts is not None
+        return False
 
     def check_neurons(self, method: str) -> Path:
         """Where the neurons are that a method found.

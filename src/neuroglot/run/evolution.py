@@ -226,7 +226,7 @@ def _measure(
     if not settings.sizes:
         _check_same_model(model, checkpoint, kind, before)
     samples = record_samples(
-        model, corpus, samples=settings.samples, max_tokens=settings.max_tokens, missing="drop", states=True
+        model, corpus, samples=settings.samples, max_tokens=settings.max_tokens, missing="drop", states=model.one_stream
     )
     reachable = True
     try:
@@ -239,14 +239,14 @@ def _measure(
         "architecture": kind,
         "parameters": sum(weight.numel() for weight in model.network.parameters()),
         "layers": model.layers,
-        "neurons": model.neurons,
+        "neurons": _widths(model),
     }
     for name, values in summary.iterrows():
         row |= {str(name): values["value"], f"{name}_low": values["low"], f"{name}_high": values["high"]}
     regions = None
     if reachable:
         regions = key_regions(samples, threshold=settings.threshold).counts()
-        row["sklr_share"] = row["sklr"] / (model.layers * model.neurons)
+        row["sklr_share"] = row["sklr"] / sum(model.widths)
     if held_out is not None:
         by_language = perplexity(model, held_out, tokens=settings.tokens, block=settings.block)
         row["perplexity"] = math.exp(sum(map(math.log, by_language.values())) / len(by_language))
@@ -260,11 +260,16 @@ def _measure(
     }
 
 
+def _widths(model: Model) -> int | str:
+    """Neurons a layer, as the table has them: a number, or of uneven layers one for each."""
+    return model.neurons if model.uneven is None else " ".join(map(str, model.widths))
+
+
 def _check_same_model(model: Model, checkpoint: Checkpoint, kind: str, before: Sequence[Mapping[str, Any]]) -> None:
     first = next((result["row"] for result in before if not result["row"]["error"]), None)
     if first is None:
         return
-    then, now = (first["architecture"], first["layers"], first["neurons"]), (kind, model.layers, model.neurons)
+    then, now = (first["architecture"], first["layers"], first["neurons"]), (kind, model.layers, _widths(model))
     if then != now:
         raise NeuroglotError(
             f"{checkpoint.name} is a {now[0]} of {now[1]} × {now[2]} neurons, but {first['checkpoint']} is a {then[0]} "

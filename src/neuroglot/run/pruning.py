@@ -116,7 +116,7 @@ def _at_most(
         intact = mean_sample_nll(model, rows, tag)
 
         def increase(budget: float, tag: str = tag, rows: list[Tensor] = rows, intact: float = intact) -> float:
-            off = Deactivate(~partition.neurons(keep_budget(scores[tag], budget)))
+            off = Deactivate(partition.neurons(~keep_budget(scores[tag], budget)))
             with intervene(model, off):
                 return increase_of(mean_sample_nll(model, rows, tag) - intact)
 

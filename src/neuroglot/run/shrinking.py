@@ -1,32 +1,84 @@
-"""A model for one language: vocabulary and neurons cut to a size, the rest re-fitted, and what that cost."""
+"""A model for one language: vocabulary and neurons cut to a size, the rest re-fitted and healed, and what that cost."""
 
 import json
+import shutil
+import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int64
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from neuroglot.artifacts.widths import padded
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.edit.interventions import Deactivate, intervene
+from neuroglot.edit.training import TuneSettings
+from neuroglot.edit.tuning import tune
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.bits import bits_per_character
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
-from neuroglot.models.vocabulary import Changed, changed, token_counts
-from neuroglot.pruning.checkpoint import prune
-from neuroglot.pruning.moments import hidden_moments
+from neuroglot.models.vocabulary import Changed, changed
+from neuroglot.progress import status
+from neuroglot.pruning.budget import magnitudes, neurons_within, random_like, splits
+from neuroglot.pruning.checkpoint import cut, may_gain_biases
+from neuroglot.pruning.compensation import FEW_RIDGES, RIDGES, Change, compensated
+from neuroglot.pruning.moments import blocks_for_moments, hidden_moments
 from neuroglot.pruning.size import size
-from neuroglot.pruning.vocabulary import kept_tokens, trimmed
+from neuroglot.pruning.vocabulary import TokenRanking, expected_counts, language_counts, trimmed
 from neuroglot.storage.atomic import save_text
+from neuroglot.tokens.packing import pack
 
-__all__ = ["Shrunk", "shrink"]
+__all__ = ["Plan", "ShrinkSettings", "Shrunk", "heal", "plan_cut", "shrink"]
 
 REPORT = "neuroglot_shrink.json"
+EXPECTED = 4_096  # tokens on which tokens that did not occur are ranked
 Keep = Bool[Tensor, "layers neurons"]
+Ids = Int64[np.ndarray, " kept"]
+
+
+class ShrinkSettings(BaseModel):
+    """How a model is made smaller."""
+
+    share: float = Field(0.5, gt=0, lt=1)
+    """Of all parameters, at most."""
+    tokens: int = Field(20_000, ge=1)
+    """Fit what is left on so many tokens of the text."""
+    characters: int = Field(50_000, ge=1)
+    """Measure on so many held-out characters."""
+    even: bool = True
+    """Keep equally many neurons in every layer, so that plain transformers opens the result."""
+    heal: int = Field(0, ge=0)
+    """Train what is left on so many tokens of the text, with the intact model as teacher."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """The highest of the healing."""
+    distil: float = Field(0.5, ge=0, le=1)
+    """The teacher's share of the loss."""
+    block: int = Field(512, ge=8)
+    """Tokens a block of the healing."""
+    batch: int = Field(16, ge=1)
+    """Blocks a step of the healing."""
+    at_once: int = Field(8, ge=1)
+    """Blocks a forward pass of the healing."""
+    seed: int = 0
+    """Of the random baseline and of the order of the healing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be kept.
+
+    Attributes:
+        ids: the tokens that stay.
+        keep: the neurons that stay (L, N).
+        tried: what was measured to choose: tokens, neurons, and bits a character of the re-fitted model on fitted text.
+    """
+
+    ids: Ids
+    keep: Keep
+    tried: list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -37,9 +89,11 @@ class Shrunk:
         parameters: intact, and after.
         vocabulary: tokens, intact and after.
         neurons: the share of FFN neurons kept.
-        bits: bits a held-out character: `intact`, `vocabulary` (trimmed alone), `shrunk`, and where neurons went, as
-            many of each layer at `random`, and the kept ones (`magnitude`), both without a re-fit.
+        bits: bits a held-out character: `intact`, `vocabulary` (trimmed alone), where neurons went as many of each
+            layer at `random` and the kept ones (`magnitude`), both without a re-fit, and `refit`; where it was healed
+            `healed`. The last one is what was written.
         tokenised: how differently held-out documents are cut into tokens.
+        seconds: of each step.
     """
 
     parameters: tuple[int, int]
@@ -47,113 +101,205 @@ class Shrunk:
     neurons: float
     bits: dict[str, float]
     tokenised: Changed
+    seconds: dict[str, float]
 
 
 def shrink(
     model: Model,
     text: Corpus,
     language: str,
-    share: float,
+    settings: ShrinkSettings,
     path: str | Path,
     *,
     held_out: Corpus,
-    tokens: int = 20_000,
-    characters: int = 50_000,
-    seed: int = 0,
     progress: bool = True,
 ) -> Shrunk:
     """Write the model at a share of its parameters, for one language.
 
-    The vocabulary loses what the text does not use. If that is not enough, neurons that write least on the text go
-    from all layers, and the rest is re-fitted (`prune`).
+    The vocabulary loses what the text does not use. If that is not enough, it and the neurons are cut further, as does
+    least harm, and what is left is re-fitted. Then it may be healed. Stopped in the healing and begun again, it goes on
+    where it was.
 
     Args:
         model: intact; left as it was.
-        text: decides which tokens and neurons stay, and fits what is left.
+        text: decides which tokens and neurons stay, fits and heals what is left.
         language: of the text.
-        share: of all parameters, at most.
+        settings: how.
         path: a new directory; `neuroglot_shrink.json` in it says what was done.
         held_out: text to measure on.
-        tokens: how many of the text the fit reads.
-        characters: how many are measured.
-        seed: of the random baseline.
         progress: show bars.
 
     Raises:
-        NeuroglotError: the share is below what must stay, or see `prune`.
+        NeuroglotError: the share is below what must stay, or see `prune` and `tune`.
     """
-    if not 0 < share < 1:
-        raise NeuroglotError(f"A size is a share of the parameters between 0 and 1, such as 50%, not {share:g}.")
-    if Path(path).exists():
+    path = Path(path)
+    if path.exists():
         raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
-    ids = _tokens_of(model, text, language)
+    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
+    documents, measured = text[language], held_out[language]
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+
+    def bits_of(some: Model) -> float:
+        return bits_per_character(some, measured, language, characters=settings.characters)
+
+    def lap(step: str) -> None:
+        nonlocal started
+        seconds[step], started = time.perf_counter() - started, time.perf_counter()
+
     before = size(model.network)
-    keep, bits = (
-        model.exists,
-        {"intact": bits_per_character(model, held_out[language], language, characters=characters)},
-    )
-    with trimmed(model, ids):
-        smaller = size(model.network).parameters
-    room = int(share * before.parameters) - (smaller - before.ffn_parameters)
-    if room < before.ffn_parameters:
-        room -= model.layers * model.ffns[0].down_columns.shape[0]  # biases that a re-fit may add
-        least = smaller - int(0.9 * before.ffn_parameters)
-        if room < 0.1 * before.ffn_parameters:
-            raise NeuroglotError(
-                f"{share:.0%} of {model.name} is below what must stay: the tokens of the text in {language}, attention "
-                f"and a tenth of the neurons are {least / before.parameters:.0%}."
-            )
-        read = hidden_moments(model, text[language], language, tokens=tokens, progress=progress)
-        total = int(model.exists.sum())
-        left = int(total * room / before.ffn_parameters) / total
-        keep = _largest(model, [of.second.diagonal().sqrt() for of in read], round(left * total))
-    with trimmed(model, ids):
-        now = model.tokenizer
-        masks = {"vocabulary": model.exists}
-        if not bool(keep[model.exists].all()):
-            masks |= {"random": _random(keep, model.exists, seed), "magnitude": keep}
+    with status("measuring the intact model", progress):
+        bits = {"intact": bits_of(model)}
+    lap("intact")
+    plan = plan_cut(model, text, language, settings, progress=progress)
+    lap("plan")
+    all_neurons = bool(plan.keep[model.exists].all())
+    masks = {"vocabulary": model.exists}
+    if not all_neurons:
+        masks |= {"random": random_like(plan.keep, model.exists, settings.seed), "magnitude": plan.keep}
+    with trimmed(model, plan.ids):
+        smaller = model.tokenizer
         for name, mask in masks.items():
-            with intervene(model, *([] if bool((mask == model.exists).all()) else [Deactivate(~mask)])):
-                bits[name] = bits_per_character(model, held_out[language], language, characters=characters)
-    tokenised = changed(model.tokenizer, now, ids, held_out[language])
-    whole = bool(keep[model.exists].all())
-    prune(
-        model, keep, path, text=text, language=language, compensate=None if whole else "refit", vocabulary=True,
-        tokens=tokens, progress=progress,
-    )  # fmt: skip
-    written = load_model(path, device=str(model.device))
-    bits["shrunk"] = bits_per_character(written, held_out[language], language, characters=characters)
+            with status(f"measuring: {name}", progress), cut(model, mask):
+                bits[name] = bits_of(model)
+    tokenised = changed(model.tokenizer, smaller, plan.ids, measured)
+    lap("baselines")
+    changes = None if all_neurons else _refit(model, plan.keep, text, language, settings.tokens, RIDGES, progress)
+    work = path.with_name(f".{path.name}.cut")
+    with cut(model, plan.keep, changes, plan.ids):
+        if not all_neurons:
+            bits["refit"] = bits_of(model)
+        parameters = size(model.network).parameters
+        model.save(work if settings.heal else path)
+    lap("refit")
+    if settings.heal:
+        healed = heal(model, work, plan.ids, documents, language, settings, path, progress=progress)
+        bits["healed"] = bits_of(healed)
+        shutil.rmtree(work, ignore_errors=True)
+        lap("healing")
     done = Shrunk(
-        (before.parameters, size(written.network).parameters),
-        (model.vocabulary, len(ids)),
-        float(keep.sum() / model.exists.sum()),
+        (before.parameters, parameters),
+        (model.vocabulary, len(plan.ids)),
+        float(plan.keep.sum() / model.exists.sum()),
         bits,
         tokenised,
+        seconds,
     )
-    recipe = {"model": model.name, "language": language, "size": share, "tokens": tokens, "seed": seed}
-    save_text(Path(path) / REPORT, json.dumps({"recipe": recipe, **asdict(done)}, indent=1) + "\n")
+    recipe: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "language": language}
+    recipe |= {"text": text.name, **settings.model_dump()}
+    save_text(path / REPORT, json.dumps({"recipe": recipe, "tried": plan.tried, **asdict(done)}, indent=1) + "\n")
     return done
 
 
-def _tokens_of(model: Model, text: Corpus, language: str) -> Int64[np.ndarray, " kept"]:
-    counts = token_counts(model.tokenizer, text[language])
-    occurs = np.zeros(max(model.vocabulary, max(counts, default=0) + 1), dtype=np.int64)
-    for token, count in counts.items():
-        occurs[token] = count
-    return kept_tokens(model, occurs)
+def plan_cut(model: Model, text: Corpus, language: str, settings: ShrinkSettings, *, progress: bool = True) -> Plan:
+    """What to keep: of the ways to share the budget between tokens and neurons the one whose re-fit is the best.
+
+    Arguments and errors are those of `shrink`.
+    """
+    documents = text[language]
+    with status("counting tokens", progress):
+        ranking = TokenRanking(model, language_counts(model, documents, language))
+    ways = splits(model, settings.share, ranking.used, ranking.least, language)
+    if ways[0].tokens > ranking.used:
+        with status("ranking tokens that did not occur", progress):
+            blocks = blocks_for_moments(model, documents, language, tokens=min(settings.tokens, EXPECTED))
+            ranking.extend(expected_counts(model, blocks))
+    total = int(model.exists.sum())
+    scores = None
+    if any(way.neurons < total for way in ways):
+        read = hidden_moments(model, documents, language, tokens=settings.tokens, progress=progress)
+        scores = magnitudes(model, read)
+    plans: list[tuple[float, Ids, Keep]] = []
+    tried: list[dict[str, float]] = []
+    for way in ways:  # measured on the text's end, as a re-fit is fitted on its beginning
+        ids = ranking.within(way.tokens)
+        keep = model.exists
+        if scores is not None and way.neurons < total:
+            keep = neurons_within(scores, model.widths, way.neurons, even=settings.even)
+        if len(ways) == 1:
+            return Plan(ids, keep, tried)
+        few = settings.tokens // 4
+        pruned = not bool(keep[model.exists].all())
+        changes = _refit(model, keep, text, language, few, FEW_RIDGES, progress) if pruned else None
+        some = settings.characters // 2
+        doing = f"measuring {len(ids):,} tokens and {int(keep.sum()):,} neurons"
+        with status(doing, progress), cut(model, keep, changes, ids):
+            bits = bits_per_character(model, _end(documents, some), language, characters=some)
+        plans.append((bits, ids, keep))
+        tried.append({"tokens": len(ids), "neurons": int(keep.sum()), "bits": bits})
+    _, ids, keep = min(plans, key=lambda one: one[0])
+    return Plan(ids, keep, tried)
 
 
-def _random(keep: Keep, exists: Keep, seed: int) -> Keep:
-    """As many of each layer."""
-    scores = torch.rand(keep.shape, generator=torch.Generator().manual_seed(seed)).masked_fill(~exists, -1.0)
-    return scores.argsort(1, descending=True).argsort(1) < keep.sum(1, keepdim=True)
+def heal(
+    model: Model,
+    pruned: Path,
+    ids: Ids | None,
+    documents: Any,
+    language: str,
+    settings: ShrinkSettings,
+    path: Path,
+    *,
+    progress: bool = True,
+) -> Model:
+    """Train all that is left of a pruned model, with the intact one as teacher, and write it to `path`.
+
+    The weights are trained in float32 and written in the intact model's type.
+
+    Args:
+        model: the intact one.
+        pruned: the directory of the pruned one.
+        ids: the tokens that it has; None for all.
+        documents: text to learn from.
+        language: of the text.
+        settings: how.
+        path: a new directory.
+        progress: show a bar.
+
+    Returns:
+        The healed model.
+    """
+    student = load_model(pruned, dtype="float32", device=str(model.device))
+    blocks = pack(student, documents, language, block=settings.block, tokens=settings.heal)
+    batch = min(settings.batch, len(blocks))
+    at_once = min(settings.at_once, batch)
+    how = TuneSettings(
+        batch=batch,
+        at_once=at_once,
+        steps=max(1, settings.heal // (at_once * (batch // at_once) * settings.block)),
+        learning_rate=settings.learning_rate,
+        schedule="cosine",
+        warm_up=0.05,
+        distil=settings.distil,
+        save_every=500,
+        seed=settings.seed,
+    )
+    draft = path.with_name(f".{path.name}.healed")
+    shutil.rmtree(draft, ignore_errors=True)
+    with trimmed(model, ids) if ids is not None else nullcontext():
+        tune(student, blocks, draft, how, language=language, teacher=model, progress=progress)
+    student.network.to(model.network.dtype)
+    student.weights_changed()
+    student.save(path)
+    shutil.rmtree(draft, ignore_errors=True)
+    return student
 
 
-def _largest(model: Model, rms: list[Tensor], count: int) -> Keep:
-    """The neurons that write most on the text: the root mean square of a hidden unit times the norm of its column."""
-    norms = [ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns]
-    scores = padded([norm * size for norm, size in zip(norms, rms, strict=True)]).masked_fill(~model.exists, -1.0)
-    scores.scatter_(1, scores.argmax(1, keepdim=True), torch.inf)  # a layer keeps one, whatever it writes
-    chosen = torch.zeros_like(model.exists)
-    chosen.view(-1)[scores.flatten().topk(count).indices] = True
-    return chosen
+def _refit(
+    model: Model, keep: Keep, text: Corpus, language: str, tokens: int, ridges: Any, progress: bool
+) -> list[Change | None]:
+    return compensated(
+        model, keep, "refit", language, text=text, tokens=tokens, intercept=may_gain_biases(model, keep), ridges=ridges,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _end(documents: Any, characters: int) -> list[str]:
+    """The last documents of a text, so many characters at least."""
+    found: list[str] = []
+    for document in reversed(list(documents)):
+        found.append(document)
+        characters -= len(document) + 1
+        if characters <= 0:
+            break
+    return found[::-1]

@@ -50,7 +50,7 @@ def off_conditions(
     size = max((int(mask.sum()) for mask in off.values()), default=0)
     rows = [Condition(f"{tag} off, {method}", (Deactivate(mask),)) for tag, mask in off.items()]
     return rows + [
-        Condition(f"random off, {size} neurons", (Deactivate(random_neurons(neurons.shape, size, seed)),), seed)
+        Condition(f"random off, {size} neurons", (Deactivate(random_neurons(neurons, size, seed)),), seed)
         for seed in range(seeds if off else 0)
     ]
 
@@ -91,9 +91,9 @@ def pruned_conditions(
         for rule, value in rules:
             kept = RULES[rule](scores(tag, salience if rule == "budget" else "frequency"), value)
             name = f"{tag} pruned, {rule} {value:g}"
-            rows.append(Condition(name, (Deactivate(~partition.neurons(kept)),), only=only))
+            rows.append(Condition(name, (Deactivate(partition.neurons(~kept)),), only=only))
             rows += [
-                Condition(f"random for {name}", (Deactivate(~partition.neurons(keep_random(kept, seed))),), seed, only)
+                Condition(f"random for {name}", (Deactivate(partition.neurons(~keep_random(kept, seed))),), seed, only)
                 for seed in range(seeds)
             ]
     return rows

@@ -175,7 +175,7 @@ class LinguaFranca(Study):
                 "neurons": pd.Series(regions.sizes()),
             }
         ).loc[list(own.index)]
-        table["share"] = (table["neurons"] / regions.mask[0].numel()).map("{:.1%}".format)
+        table["share"] = (table["neurons"] / regions.total).map("{:.1%}".format)
         wide = change.T.map(change_text).rename_axis("language measured").reset_index()
         title = f"Key regions of {self.settings.model.source} off: change of perplexity"
         agrees = share_diagonal_dominant(result) > 0.5 and len(above) > len(own) / 2
@@ -219,7 +219,7 @@ class LinguaFranca(Study):
         others = sizes.drop(far)
         median = float(others.median()) if len(others) else float("nan")
         large = [tag for tag in far if sizes[tag] > median]
-        total = self.regions.mask[0].numel()
+        total = self.regions.total
         said = [
             f"SKLR is {int(sizes.sum()):,}, {sizes.sum() / total:.0%} of the {total:,} neurons, counted by "
             f"language. The "

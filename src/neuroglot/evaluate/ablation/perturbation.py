@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.widths import stated
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
@@ -267,6 +268,7 @@ def perturb(
     Raises:
         NeuroglotError: the neurons are of another shape, a language is too short, or `resume` is of other settings.
     """
+    neurons = neurons.of_widths(model.widths)  # so that random rows are drawn among what there is
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     size = _random_size(neurons, random_row)
     fresh = Perturbation(
@@ -366,7 +368,7 @@ def _rows(neurons: NeuronSet, measured: list[str], size: int, seeds: int, matche
 
     rows = [everywhere(INTACT, "")]
     rows += [everywhere("off", tag, neurons[tag]) for tag in neurons.languages]
-    rows += [everywhere("random", str(seed), random_neurons(neurons.shape, size, seed)) for seed in range(seeds)]
+    rows += [everywhere("random", str(seed), random_neurons(neurons, size, seed)) for seed in range(seeds)]
     own = [tag for tag in neurons.languages if tag in measured]
     for seed in range(seeds if matched and own else 0):
         drawn = random(neurons.select(own), seed=seed)
@@ -375,20 +377,19 @@ def _rows(neurons: NeuronSet, measured: list[str], size: int, seeds: int, matche
     return rows
 
 
-def random_neurons(shape: tuple[int, int], size: int, seed: int) -> Bool[Tensor, "layers neurons"]:
-    """So many random neurons of a model of this shape: a random row."""
-    one = torch.zeros(1, *shape, dtype=torch.bool)
-    one.view(-1)[:size] = True
-    return random(NeuronSet(one, ["mul"]), seed=seed)["mul"]
+def random_neurons(like: NeuronSet, size: int, seed: int) -> Bool[Tensor, "layers neurons"]:
+    """So many random neurons of the model that these sets are of: a random row."""
+    one = torch.zeros_like(like.exists)
+    one[tuple(like.exists.nonzero()[:size].T)] = True
+    return random(NeuronSet(one[None], ["mul"], stated(like.widths)), seed=seed)["mul"]
 
 
 def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
     largest = max(neurons.sizes().values())
     if row == "largest":
         return largest
-    layers, width = neurons.shape
-    percent = min(100, 100 * largest // (layers * width) + 1)
-    return round(percent * layers * width / 100)
+    percent = min(100, 100 * largest // neurons.total + 1)
+    return round(percent * neurons.total / 100)
 
 
 def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:

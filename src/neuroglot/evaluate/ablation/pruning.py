@@ -62,7 +62,7 @@ def measure_pruning(
         def measure(
             choice: str, tag: str, kind: str, seed: int | None, kept: Bool[Tensor, "layers experts"] | None
         ) -> None:
-            off = [] if kept is None else [Deactivate(~partition.neurons(kept))]
+            off = [] if kept is None else [Deactivate(partition.neurons(~kept))]
             with intervene(model, *off):
                 nll = mean_sample_nll(model, text[tag], tag, batch_tokens=batch_tokens, advance=advance)
             share = 1.0 if kept is None else float(kept.double().mean())

@@ -45,12 +45,17 @@ def _atlas(gr: Any, run_view: RunView) -> None:
     def of_cell(view: str, language: str, other: str, method: str | None, event: gr.EventData) -> tuple[Any, ...]:
         at = int(event.y) - 1
         inside = atlas.of_cell(view, at, int(str(event.x).split("–")[0]), language, other, method)
+        if not inside:
+            return note("This layer has no neurons there."), at + 1, 0
         return neuron_page(describe_neuron(atlas, at, inside[0]), inside), at + 1, inside[0]
 
     def of_number(layer: float, number: float) -> str:
         at, which = int(layer or 0) - 1, int(number or 0)
-        if not (0 <= at < atlas.recording.layers and 0 <= which < atlas.recording.neurons):
-            return note(f"Layers are 1 to {atlas.recording.layers}, neurons 0 to {atlas.recording.neurons - 1}.")
+        widths = atlas.recording.widths
+        if not 0 <= at < len(widths):
+            return note(f"Layers are 1 to {len(widths)}.")
+        if not 0 <= which < widths[at]:
+            return note(f"Layer {at + 1} has the neurons 0 to {widths[at] - 1}.")
         return neuron_page(describe_neuron(atlas, at, which))
 
     def of_button(event: gr.EventData) -> tuple[Any, ...]:

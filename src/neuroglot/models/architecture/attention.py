@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.body import few_tokens, last_hidden_states, text_config
+from neuroglot.models.architecture.body import body, few_tokens, has_encoder, last_hidden_states, text_config
 from neuroglot.models.architecture.discovery import ACTIVATIONS, CONSTANT, MOVES, OTHERS, layer_of
 from neuroglot.models.architecture.ffn import Change, is_matrix, is_transposed
 from neuroglot.models.architecture.sites import EAGER, Edit
@@ -142,7 +142,8 @@ def find_attentions(network: nn.Module) -> list[Attention]:
     kind = text_config(network).model_type
     tokens = few_tokens(network)
     try:
-        seen = trace(network, lambda: last_hidden_states(network, tokens), is_matrix)
+        inside = body(network) if has_encoder(network) else network  # what the encoder computes is no part of it
+        seen = trace(inside, lambda: last_hidden_states(network, tokens), is_matrix)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
         raise NeuroglotError(f"{kind} cannot be run on tokens alone, so its heads cannot be found.") from error
     names = {module: name for name, module in network.named_modules()}

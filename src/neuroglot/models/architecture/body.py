@@ -1,4 +1,8 @@
-"""Run a network without its language-model head."""
+"""Run a network without its language-model head.
+
+Of an encoder-decoder the decoder is run. It attends to what the encoder makes of an empty text, its end token alone:
+a decoder that attends to nothing is one that training has never seen.
+"""
 
 from typing import Any, cast
 
@@ -6,29 +10,80 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["few_tokens", "is_causal", "last_hidden_states", "logits_by_head", "text_config"]
+__all__ = [
+    "body",
+    "decoder_config",
+    "few_tokens",
+    "has_encoder",
+    "is_causal",
+    "last_hidden_states",
+    "logits_by_head",
+    "text_config",
+    "whole_logits",
+]
 
 
 def text_config(network: nn.Module) -> Any:
     """The configuration of the language model, also where it is one part of a larger model."""
     config: Any = network.config
-    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    return decoder_config(config)
 
 
-def _body(network: Any) -> nn.Module:
+def decoder_config(config: Any) -> Any:
+    """The part of a configuration that is of the language model, or its decoder; itself where it has no parts."""
+    if not hasattr(config, "get_text_config"):
+        return config
+    part = config.get_text_config(decoder=True)
+    return config if type(part) is type(config) else part  # of T5 and BART it is a copy, and what is set there is lost
+
+
+def has_encoder(network: Any) -> bool:
+    """Whether a network is an encoder with a decoder."""
+    return bool(getattr(network.config, "is_encoder_decoder", False)) and hasattr(network, "get_encoder")
+
+
+def body(network: Any) -> nn.Module:
     """What computes the last hidden states: all but the head, of an encoder-decoder the decoder."""
-    both = getattr(network.config, "is_encoder_decoder", False) and hasattr(network, "get_encoder")
-    body: nn.Module = network.get_decoder() if both else network.base_model
-    return body
+    found: nn.Module = network.get_decoder() if has_encoder(network) else network.base_model
+    return found
+
+
+def _encoded(network: Any, rows: int) -> Float[Tensor, "rows 1 width"]:
+    """What the encoder makes of an empty text, for so many rows."""
+    config = decoder_config(network.config)
+    end = getattr(network.config, "eos_token_id", None) or getattr(config, "eos_token_id", None) or 1
+    end = end[0] if isinstance(end, list) else end
+    weight = network.get_input_embeddings().weight
+    read = network.get_encoder()(input_ids=torch.full((1, 1), end, dtype=torch.int64, device=weight.device))
+    states: Tensor = read[0]
+    return states.expand(rows, -1, -1)
 
 
 def last_hidden_states(
     network: nn.Module, tokens: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"] | None = None
 ) -> Float[Tensor, "batch length width"]:
     """The last hidden states of a causal language model, or of the decoder of an encoder-decoder."""
-    output = _body(network)(input_ids=tokens, attention_mask=mask, use_cache=False)
+    given: dict[str, Any] = {"encoder_hidden_states": _encoded(network, len(tokens))} if has_encoder(network) else {}
+    output = body(network)(input_ids=tokens, attention_mask=mask, use_cache=False, **given)
     states: Tensor = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
     return states
+
+
+def whole_logits(network: nn.Module, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocabulary"]:
+    """The logits that a network gives by itself."""
+    whole = cast(Any, network)
+    logits: Tensor = whole(**_asked(network, tokens), use_cache=False).logits
+    return logits
+
+
+def _asked(network: nn.Module, tokens: Tensor) -> dict[str, Any]:
+    """How a network is asked for logits of tokens; its encoder has read an empty text."""
+    if not has_encoder(network):
+        return {"input_ids": tokens}
+    from transformers.modeling_outputs import BaseModelOutput
+
+    read: Any = BaseModelOutput(last_hidden_state=_encoded(network, len(tokens)))
+    return {"encoder_outputs": read, "decoder_input_ids": tokens}
 
 
 def logits_by_head(network: nn.Module, states: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:
@@ -38,19 +93,19 @@ def logits_by_head(network: nn.Module, states: Float[Tensor, "*tokens width"]) -
     """
     from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-    body, whole = _body(network), cast(Any, network)
+    within, whole = body(network), cast(Any, network)
     rows = states.reshape(1, -1, states.shape[-1])
     given = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=rows)
-    before = body.__dict__.get("forward")
-    body.__dict__["forward"] = lambda *_, **__: given
+    before = within.__dict__.get("forward")
+    asked = _asked(network, torch.zeros(rows.shape[:2], dtype=torch.int64, device=whole.device))
+    within.__dict__["forward"] = lambda *_, **__: given
     try:
-        output = whole(input_ids=torch.zeros(rows.shape[:2], dtype=torch.int64, device=whole.device), use_cache=False)
+        logits: Tensor = whole(**asked, use_cache=False).logits
     finally:
         if before is None:
-            del body.__dict__["forward"]
+            del within.__dict__["forward"]
         else:
-            body.__dict__["forward"] = before
-    logits: Tensor = output.logits
+            within.__dict__["forward"] = before
     return logits.reshape(*states.shape[:-1], -1)
 
 

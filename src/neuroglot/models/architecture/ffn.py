@@ -106,6 +106,11 @@ class FFN:
         """The modules that hold its weights: gate, if it has one, up and down; a fused one comes twice."""
         return [*([self._gate.projection] if self._gate else []), self._up.projection, self.down]
 
+    def neuron_weights(self) -> list[tuple[Any, slice | None]]:
+        """The modules that hold neurons' weights: with the rows (of outputs) that are neurons, None for columns."""
+        parts = [part for part in (self._gate, self._up) if part is not None]
+        return [*((part.projection, part.index) for part in parts), (self.down, None)]
+
     def keep(self, neurons: Int64[Tensor, " kept"]) -> Callable[[], None]:
         """Keep these neurons only, in this order, and give a function that puts all of them back.
 

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.body import few_tokens, is_causal, last_hidden_states, text_config
+from neuroglot.models.architecture.body import body, few_tokens, has_encoder, is_causal, last_hidden_states, text_config
 from neuroglot.models.architecture.discovery import Discovery, discover, layer_of
 from neuroglot.models.architecture.expert_weights import holds_experts
 from neuroglot.models.architecture.families import Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 
-__all__ = ["check_config", "discovered", "find_ffns"]
+__all__ = ["auto_class", "check_config", "discovered", "find_ffns"]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
 
@@ -65,16 +65,20 @@ def discovered(network: nn.Module) -> list[FFN]:
 
 
 def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Discovery:
-    kind = text_config(network).model_type
+    kind, training = text_config(network).model_type, network.training
+    network.eval()  # one that was made from its configuration alone drops layers at random
     try:
         if getattr(text_config(network), "is_decoder", None) is False and not is_causal(network):
             raise _reads_ahead(kind)
-        return discover(network, lambda: last_hidden_states(network, few_tokens(network)), several)
+        inside = body(network) if has_encoder(network) else network  # what the encoder computes is no part of it
+        return discover(inside, lambda: last_hidden_states(network, few_tokens(network)), several)
     except NeuroglotError:
         raise
     except Exception as error:  # whatever an unknown architecture raises when it is given nothing but tokens
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NeuroglotError(f"{kind} cannot be run on tokens alone ({words}); {SUPPORTED}.") from error
+    finally:
+        network.train(training)
 
 
 def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
@@ -142,6 +146,14 @@ def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
     return ffns
 
 
+def auto_class(config: Any) -> Any:
+    """The class of transformers that opens models of a configuration: causal ones, or an encoder with its decoder."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    both = getattr(config, "is_encoder_decoder", False) and type(config) in AutoModelForSeq2SeqLM._model_mapping
+    return AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+
+
 def check_config(config: Any, name: str) -> None:
     """Refuse a model that cannot be used from its configuration alone, before any weight is fetched.
 
@@ -150,16 +162,15 @@ def check_config(config: Any, name: str) -> None:
     Raises:
         NeuroglotError: it is no causal language model, a mixture of experts with code of its own, or has no FFN.
     """
-    from transformers import AutoModelForCausalLM
-
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+    usual = auto_class(config)
+    if type(config) not in usual._model_mapping:
         if not hasattr(config, "auto_map"):
             raise NeuroglotError(
                 f"{name} is of type {config.model_type}, which is no causal language model; {SUPPORTED}."
             )
         return  # its own code says what it is
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
+        network = usual.from_config(config)
     try:
         find_ffns(network)
     except NeuroglotError as error:

@@ -1,0 +1,129 @@
+"""Tuning some neurons only, and towards a teacher: what moves, what does not, and what is learnt."""
+
+import pytest
+import tiny
+import torch
+
+import neuroglot as ng
+from neuroglot.edit.training import TuneSettings, distillation_loss
+from neuroglot.edit.tuning import tune
+from neuroglot.errors import NeuroglotError
+from neuroglot.tokens.packing import pack
+
+FAST = TuneSettings(epochs=2, batch=4, at_once=2, learning_rate=0.01, schedule="cosine", warm_up=0.1)
+
+
+def chosen(model, share=0.2):
+    scores = torch.rand(model.exists.shape, generator=torch.Generator().manual_seed(0))
+    return (scores < share) & model.exists
+
+
+def blocks_of(model, tag="fr", block=32):
+    return pack(model, tiny.corpus(12)[tag], tag, block=block, tokens=16 * block)
+
+
+@pytest.mark.parametrize("family", ["phi3", "gpt2", "gemma3_text"])
+def test_every_byte_that_is_not_a_chosen_neurons_stays(family, tmp_path):
+    model = tiny.model(family)
+    neurons = chosen(model)
+    before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
+    path = tune(model, blocks_of(model), tmp_path / "out", FAST, only=neurons, progress=False)
+    after = ng.load_model(path)
+    moved = {name: weight != before[name] for name, weight in after.network.state_dict().items()}
+    # what may move, said apart: by running what is known of each family's layout on marked weights
+    marked = tiny.model(family)
+    with torch.no_grad():
+        for weight in marked.network.parameters():
+            weight.zero_()
+        for ffn, mask in zip(marked.ffns, neurons, strict=True):
+            ffn.up_rows[mask] = 1
+            ffn.down_columns[:, mask] = 1
+            if ffn.gate_rows is not None:
+                ffn.gate_rows[mask] = 1
+    may = {name: weight == 1 for name, weight in marked.network.state_dict().items()}
+    for name, where in moved.items():
+        assert not bool((where & ~may[name]).any()), name
+        same = after.network.state_dict()[name].view(torch.int32)[~may[name]]
+        assert torch.equal(same, before[name].view(torch.int32)[~may[name]]), name  # to the bit, signs of 0 among them
+    share = sum(int(where.sum()) for where in moved.values()) / sum(int(mask.sum()) for mask in may.values())
+    assert share > 0.9
+
+
+def test_a_student_becomes_its_teacher(tmp_path):
+    """Of text alone it learns the text; of the teacher alone the teacher, on text that the teacher is bad at."""
+    teacher, text = tiny.model(seed=1), None
+    apart = {}
+    for share in (0.0, 1.0):
+        student = tiny.model(seed=0)
+        text = blocks_of(student)
+        settings = FAST.model_copy(update={"distil": share, "epochs": 6, "save_every": 0})
+        path = tune(student, text, tmp_path / f"{share}", settings, teacher=teacher, progress=False)
+        opened = ng.load_model(path)
+        with torch.no_grad():
+            own, its = (each.network(text.long()).logits for each in (opened, teacher))
+        tokens = len(text) * (text.shape[1] - 1)
+        apart[share] = [float(distillation_loss(own, its, text.long(), part)) / tokens for part in (0.0, 1.0)]
+    assert apart[0.0][0] < apart[1.0][0]
+    assert apart[1.0][1] < apart[0.0][1]
+    assert apart[1.0][1] < apart[0.0][1] / 3
+
+
+def test_the_loss_is_cross_entropy_and_divergence_of_tokens_with_a_label():
+    own, its = torch.randn(2, 2, 4, 5)
+    labels = torch.tensor([[-100, 1, -100, 3], [-100, 2, 4, 0]])
+    nll = torch.nn.functional.cross_entropy(own[:, :-1].reshape(-1, 5), labels[:, 1:].reshape(-1), reduction="sum")
+    torch.testing.assert_close(distillation_loss(own, its, labels, 0.0), nll)
+    want = 0.0
+    for row, place in ((0, 0), (0, 2), (1, 0), (1, 1), (1, 2)):
+        p, q = its[row, place].softmax(-1), own[row, place].softmax(-1)
+        want += float((p * (p / q).log()).sum())
+    assert float(distillation_loss(own, its, labels, 1.0)) == pytest.approx(want, rel=1e-4)
+
+
+def test_an_interrupted_healing_goes_on(tmp_path, monkeypatch):
+    from transformers import Trainer
+
+    settings = FAST.model_copy(update={"save_every": 2})
+    teacher = tiny.model(seed=1)
+
+    def heal(name):
+        model = tiny.model()
+        return tune(model, blocks_of(model), tmp_path / name, settings, only=chosen(model), teacher=teacher,
+                    progress=False)  # fmt: skip
+
+    straight = heal("straight")
+    step, seen = Trainer.training_step, []
+
+    def stop(self, *arguments, **more):
+        seen.append(1)
+        if len(seen) == 12:  # of 16 passes, two a step
+            raise KeyboardInterrupt
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(Trainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        heal("stopped")
+    done = len(seen)
+    again = heal("stopped")
+    assert len(seen) - done == 8  # from the fourth step of eight
+    one, other = ng.load_model(straight).network, ng.load_model(again).network
+    for (name, mine), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6), name
+
+
+def test_what_cannot_be_tuned_is_refused(tmp_path):
+    model = tiny.model()
+    text = blocks_of(model)
+    nothing = torch.zeros_like(model.exists)
+    cases = [
+        (dict(only=nothing), "no neuron to train"),
+        (dict(only=nothing[:1]), "find them in this model"),
+        (dict(only=~nothing, settings=TuneSettings(adapter=2)), "neurons only, or an adapter"),
+        (dict(teacher=ng.Model(tiny.network(vocab_size=400), tiny.tokenizer(bos=False))), "other tokens"),
+    ]
+    for how, match in cases:
+        with pytest.raises(NeuroglotError, match=match):
+            tune(model, text, tmp_path / "x", progress=False, **how)
+    with pytest.raises(NeuroglotError, match="nothing|no text"):
+        tune(model, text[:0], tmp_path / "x", progress=False)
+    assert not list(tmp_path.iterdir())
