@@ -124,10 +124,12 @@ def test_prompting_relevance_and_a_budget(run, tmp_path):
     arguments = (
         "evaluate", "generation", run, "--prompts", prompts, "--tokens", 4, "--prompting", "none,II", "--relevance",
         "rule", "--sources", "en", "--targets", "fr", "--conditions", "intact,raised", "--identifier", "fasttext",
-        "--search", "--budget", 60,
+        "--search", "--budget", 60, "--save", tmp_path / "recipes",
     )  # fmt: skip
     said = neuroglot(*arguments)
     assert "steering score" in said and "chosen:" in said and "raised + prompting II" in said
+    recipe = ng.Recipe.load(tmp_path / "recipes" / "fr.safetensors")
+    assert recipe.about["to"] == "fr" and recipe.steps
     scores = pd.read_csv(run / "tables" / "steering-scores-some.csv", index_col="condition")
     assert list(scores.index) == ["intact", "prompting II", "raised", "raised + prompting II"]
     answers = pd.read_csv(run / "tables" / "answers-some.csv", keep_default_na=False)
@@ -155,6 +157,7 @@ def test_generation_refuses(run, monkeypatch, capsys):
     assert "leave prompting out" in say("--prompting", "I", "--ask")
     assert "of a search" in say("--budget", 10)
     assert "needs a name" in say("--relevance", "judge")
+    assert "of the likelihood rule" in say("--reader", "m")
     assert "There is no corpus" in say("--prompts", "nowhere.txt")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

@@ -108,6 +108,19 @@ def generation(
         typer.Option(help="Its endpoint. [default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]", show_default=False),
     ] = None,
     workers: WorkersOption = 1,
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            help="With --relevance rule: another model that reads the answers. [default: the run's]", show_default=False
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a recipe for each target into this folder, what a search chose if there was one.",
+            show_default=False,
+        ),
+    ] = None,
     clas: Annotated[
         Path | None,
         typer.Option(help="Write the answers in CLaS-Bench's shape into this folder, too.", show_default=False),
@@ -135,7 +148,8 @@ def generation(
     from neuroglot.evaluate.steering.judge import JudgeSettings
     from neuroglot.generation.settings import Generation
     from neuroglot.languages.identifiers import IDENTIFICATIONS
-    from neuroglot.run.steering import SteeringSettings, steer_run
+    from neuroglot.run.steering import steer_run
+    from neuroglot.run.steering_settings import SteeringSettings
 
     chosen = split(conditions) or list(CONDITIONS)
     if wrong := [name for name in chosen if name not in CONDITIONS]:
@@ -164,6 +178,7 @@ def generation(
         prompting=tuple(dict.fromkeys(ways)),
         identification=identifier,
         relevance=relevance,
+        reader=reader,
         conditions=chosen,
         off=off,
         limit=limit,
@@ -180,6 +195,11 @@ def generation(
     )
     result = steer_run(current, recording, settings)
     print_steered(result)
+    if save is not None:
+        from neuroglot.run.steering import save_recipes
+
+        files = save_recipes(result, current, recording, method, save)
+        out.print(f"wrote {', '.join(map(str, files))}: neuroglot steer MODEL PROMPT --recipe FILE")
     if clas is not None:
         from neuroglot.evaluate.steering.clas import write_clas
 
@@ -193,7 +213,8 @@ def print_steered(result: "Steered") -> None:
     from neuroglot.evaluate.steering.tables import matrix
 
     if result.tried is not None:
-        out.print(f"chosen: {result.how.words()}")
+        assert result.chosen is not None
+        out.print(f"chosen: {result.chosen.words()}")
     if result.off is not None:
         rate, form = ("score", "{:.2f}") if "score" in result.off else ("on_target", "{:.0%}")
         means = result.off.astype({rate: float}).pivot_table(rate, "off", "target", sort=False)

@@ -1,5 +1,7 @@
 """LFS, relevance and their harmonic mean; the likelihood rule against a plain loop."""
 
+import sys
+
 import pandas as pd
 import pytest
 import tiny
@@ -82,7 +84,7 @@ def test_an_answer_without_words_of_its_own_is_about_nothing():
     assert echoes("Question two, of many!", QUESTIONS["en"][1]) and not echoes("the cats sat", QUESTIONS["en"][1])
 
 
-def test_the_rule_refuses():
+def test_the_rule_refuses(monkeypatch):
     model = tiny.model()
     with pytest.raises(ng.NeuroglotError, match="at least three"):
         LikelihoodRule(model, {"en": ["a?", "b?"]})
@@ -104,3 +106,6 @@ def test_a_difference_is_drawn_by_prompt_for_both():
     assert found[0] == pytest.approx(scores["c"] - scores["a"]) and 0 <= found[1] <= found[0] <= found[2]
     with pytest.raises(ng.NeuroglotError, match="same prompts"):
         score_difference(answers[answers["prompt"] != "x"].query("condition == 'a'"), "a", "b")
+    monkeypatch.setattr(sys.modules[LikelihoodRule.__module__], "has_encoder", lambda network: True)
+    with pytest.raises(ng.NeuroglotError, match="let another model read"):
+        LikelihoodRule(model, QUESTIONS)
