@@ -94,6 +94,9 @@ def test_the_rule_refuses(monkeypatch):
         rule.rate(pd.DataFrame([row]), progress=False)
     with pytest.raises(ng.NeuroglotError, match="no questions in ru"):
         rule.rate(pd.DataFrame([{**row, "source": "ru"}]), progress=False)
+    monkeypatch.setattr(sys.modules[LikelihoodRule.__module__], "has_encoder", lambda network: True)
+    with pytest.raises(ng.NeuroglotError, match="let another model read"):
+        LikelihoodRule(model, QUESTIONS)
 
 
 def test_a_difference_is_drawn_by_prompt_for_both():
@@ -106,6 +109,3 @@ def test_a_difference_is_drawn_by_prompt_for_both():
     assert found[0] == pytest.approx(scores["c"] - scores["a"]) and 0 <= found[1] <= found[0] <= found[2]
     with pytest.raises(ng.NeuroglotError, match="same prompts"):
         score_difference(answers[answers["prompt"] != "x"].query("condition == 'a'"), "a", "b")
-    monkeypatch.setattr(sys.modules[LikelihoodRule.__module__], "has_encoder", lambda network: True)
-    with pytest.raises(ng.NeuroglotError, match="let another model read"):
-        LikelihoodRule(model, QUESTIONS)
