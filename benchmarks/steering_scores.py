@@ -184,12 +184,10 @@ def write(
 
 def verdict(found: Found, answers: pd.DataFrame) -> dict[str, Any]:
     """The winner of the search beside the best single method of the search, on the other half."""
-    develop = found.table[found.table["half"] == "development"]
-    last = develop[develop["rung"] == develop["rung"].max()].set_index("family")
     reported = found.table[found.table["half"] == "reported"].set_index("family")
-    order = [family for family in found.families if last.loc[family, "single"]]
-    single, winner = order[0], found.chosen.family
-    combined = next((family for family in found.families if not last.loc[family, "single"]), winner)
+    winner = found.chosen.family  # families stand best first, by the search
+    single = next((name for name, each in found.families.items() if each.single), winner)
+    combined = next((name for name, each in found.families.items() if not each.single), winner)
     difference = score_difference(answers, combined, single)
     above = "above" if difference[1] > 0 else "below" if difference[2] < 0 else "not told apart from"
     return {
