@@ -79,6 +79,7 @@ def test_the_whole_comparison(run):
         "lape",
         "lap",
         "lave",
+        "monolinguality",
         "pv",
         "pv parameters",
         "regions",
@@ -139,7 +140,7 @@ def test_sentences(monkeypatch, capsys, run, tuned, checkpoint, tmp_path):
     def says(*arguments):
         return refused(monkeypatch, capsys, *arguments)
 
-    assert "choose among lap" in says("compare", run, "--methods", "nothing")
+    assert "choose among attribution, lap" in says("compare", run, "--methods", "nothing")
     assert "none for en, fr, vi" in says("compare", run, "--methods", "pv")
     assert "no number from one to all" in says("compare", run, "--budget", 0.0001)
     assert "--curve takes numbers" in says("compare", run, "--curve", "much")

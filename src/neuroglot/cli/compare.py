@@ -34,6 +34,9 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    units: Annotated[
+        str, typer.Option(help="neurons, heads, or neurons,heads: as many heads as hold the same parameters.")
+    ] = "neurons",
     budget: Annotated[float, typer.Option(help="Neurons a language, as a share of all, for every method.")] = 0.01,
     curve: Annotated[
         str | None, typer.Option(help="Further budgets, such as 0.001,0.003,0.03,0.1: the budget curves.")
@@ -95,6 +98,7 @@ def compare(
     settings = checked(
         CompareSettings,
         methods=chosen,
+        units=split(units),
         budget=budget,
         curve=budgets,
         texts=lengths,
@@ -149,8 +153,10 @@ def print_summary(summary: "pd.DataFrame", budget: float) -> None:
     shown = summary[(summary.part == "all") & ((summary.budget == budget) | summary.budget.isna())]
     own = shown.budget.isna()
     rows = [f"{name}{', default' if alone else ''}" for name, alone in zip(shown.method, own, strict=True)]
+    held = [f"{value:.2%}" if value == value else "" for value in shown.get("parameters", shown.budget).tolist()]
     cells: dict[str, list[str]] = {
-        "neurons": [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(shown.fewest, shown.most, strict=True)],
+        "units": [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(shown.fewest, shown.most, strict=True)],
+        "of parameters": held,
         "on target, nats": [f"{value:.2f}" for value in shown.on_target],
         "off target, nats": [f"{value:.3f}" for value in shown.off_target],
         "selectivity": [f"{value:.1f}" for value in shown.selectivity],
@@ -159,6 +165,8 @@ def print_summary(summary: "pd.DataFrame", budget: float) -> None:
             for a, b in zip(shown.selectivity_low, shown.selectivity_high, strict=True)
         ],
         "diagonal-dominant": [f"{value}" for value in shown.diagonal_dominant],
+        "split-half": [f"{value:.2f}".replace("nan", "") for value in shown.split_half.tolist()],
+        "seconds": [f"{value:,.0f}".replace("nan", "") for value in shown.seconds.tolist()],
         "rank r": [f"{value:.2f}".replace("nan", "") for value in shown.relation.tolist()],
     }
     print_table(cells, "method", rows)

@@ -4,6 +4,7 @@ from neuroglot.edit.conditions import Condition as Condition
 from neuroglot.evaluate.ablation.comparison import Ablation as Ablation
 from neuroglot.evaluate.ablation.comparison import Comparison as Comparison
 from neuroglot.evaluate.ablation.comparison import measure_conditions as measure_conditions
+from neuroglot.evaluate.ablation.fallback import fallback as fallback
 from neuroglot.evaluate.ablation.perturbation import Perturbation as Perturbation
 from neuroglot.evaluate.ablation.perturbation import perturb as perturb
 from neuroglot.evaluate.ablation.pruning import measure_pruning as measure_pruning
@@ -25,6 +26,7 @@ from neuroglot.evaluate.likelihood.perplexity import block_losses as block_losse
 from neuroglot.evaluate.likelihood.perplexity import perplexity as perplexity
 from neuroglot.evaluate.likelihood.perplexity import token_losses as token_losses
 from neuroglot.evaluate.likelihood.sample_perplexity import sample_perplexity as sample_perplexity
+from neuroglot.evaluate.steering.amplification import amplification as amplification
 from neuroglot.evaluate.steering.answers import degenerate as degenerate
 from neuroglot.evaluate.steering.answers import describe as describe
 from neuroglot.evaluate.steering.answers import summary as summary

@@ -107,7 +107,7 @@ def lens_findings(lens: Lens) -> list[str]:
         lowest = table[table.language == tag].pivot(index="layer", columns="tokens_of", values="mass_low")
         highest = table[table.language == tag].pivot(index="layer", columns="tokens_of", values="mass_high")
         ahead = curves.index[lowest[other] > highest[tag]]
-        where = f", and is above it with its whole interval in {_ranges(list(ahead))}" if len(ahead) else ""
+        where = f" (more, beyond both intervals, in {_ranges(list(ahead))})" if len(ahead) else ""
         said.append(
             f"Text in {language_name(tag)}: in the middle third of the layers tokens of its own have "
             f"{own:.1%} of the probability and those of {language_name(other)}, the next, {of_text[other]:.1%}{where}; "

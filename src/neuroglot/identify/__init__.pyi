@@ -1,5 +1,6 @@
 """Which neurons are a language's: each method takes statistics and gives a `NeuronSet`. No model code, no text."""
 
+from neuroglot.identify.control import random_token_control as random_token_control
 from neuroglot.identify.key_regions import contributions as contributions
 from neuroglot.identify.key_regions import key_regions as key_regions
 from neuroglot.identify.lap import lap as lap
@@ -7,10 +8,12 @@ from neuroglot.identify.lape import lape as lape
 from neuroglot.identify.lape import lave as lave
 from neuroglot.identify.margin import margin as margin
 from neuroglot.identify.margin import margins as margins
+from neuroglot.identify.monolinguality import monolinguality as monolinguality
 from neuroglot.identify.parameter_variation import parameter_variation as parameter_variation
 from neuroglot.identify.parameter_variation import variation_entropy as variation_entropy
 from neuroglot.identify.parameter_variation import variation_rates as variation_rates
 from neuroglot.identify.parameter_variation import varied_parameters as varied_parameters
+from neuroglot.identify.plnd import plnd as plnd
 from neuroglot.identify.random_neurons import random as random
 from neuroglot.identify.ranking import METHODS as METHODS
 from neuroglot.identify.ranking import RANKINGS as RANKINGS

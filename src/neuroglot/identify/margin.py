@@ -21,7 +21,7 @@ from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, select_top
 from neuroglot.stats import wilson
 
-__all__ = ["margin", "margins"]
+__all__ = ["highest_other", "margin", "margins"]
 
 LITTLE = 0.02  # of an even share of the layer: what is less than this is as good as nothing
 
@@ -48,11 +48,11 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
             f"margin compares languages, and the recording has only {recording.languages[0]}; record at least two."
         )
     low, high = wilson(recording.active, recording.reached if recording.conditional else recording.tokens)
-    apart = low - _highest_other(high)
+    apart = low - highest_other(high)
     written = recording.mean("hidden").abs()
     share = written / written.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     little = LITTLE / torch.tensor(recording.widths, dtype=torch.float64)[:, None, None]  # an even share of its layer
-    ratio = ((share + little) / (_highest_other(share) + little)).log()
+    ratio = ((share + little) / (highest_other(share) + little)).log()
     last = -math.log1p(recording.neurons / LITTLE)  # no ratio is below this
     return torch.where(apart > 0, ratio, last + apart).movedim(-1, 0).contiguous()
 
@@ -100,7 +100,7 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
     return neurons
 
 
-def _highest_other(values: Float64[Tensor, "*any languages"]) -> Float64[Tensor, "*any languages"]:
+def highest_other(values: Float64[Tensor, "*any languages"]) -> Float64[Tensor, "*any languages"]:
     """For each language the highest value among the others."""
     top = values.topk(2, dim=-1)
     highest = torch.arange(values.shape[-1]) == top.indices[..., :1]

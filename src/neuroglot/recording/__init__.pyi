@@ -21,6 +21,7 @@ from neuroglot.recording.statistics.experts import Experts as Experts
 from neuroglot.recording.statistics.own import statistic as statistic
 from neuroglot.recording.statistics.sums import STATISTICS as STATISTICS
 from neuroglot.recording.statistics.sums import Statistic as Statistic
+from neuroglot.tokens.random_text import with_random_tokens as with_random_tokens
 
 # names of earlier scripts
 Ray = RayEngine

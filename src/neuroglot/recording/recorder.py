@@ -20,6 +20,7 @@ from neuroglot.recording.engines.local import Engine, LocalEngine
 from neuroglot.recording.engines.processes import ProcessEngine
 from neuroglot.recording.settings import RecordSettings, keywords
 from neuroglot.recording.shard_store import ShardStore
+from neuroglot.recording.statistics.gradients import GRADIENTS
 from neuroglot.recording.statistics.own import check_statistics, own_statistics
 from neuroglot.recording.worker import Work
 from neuroglot.storage.digests import shard_name
@@ -153,6 +154,8 @@ def work_of(model: Model, asked: RecordSettings, batch_tokens: int) -> Work:
     size = asked.batch_tokens or batch_tokens
     work = Work(asked.statistics, asked.partition, asked.top, size, provenance, asked.examples, own)
     work.check(model)
+    if set(GRADIENTS) & set(asked.statistics):
+        model.check_dense("gradients of its neurons are not taken", f"leave {' and '.join(GRADIENTS)} out")
     return work
 
 

@@ -71,7 +71,9 @@ class RecordSettings(PassSettings):
     statistics: tuple[str, ...] = ("active", "activation", "hidden")
     """What to keep: `active` (counts), `activation` and `hidden` (sums at the two sites), `magnitude` (sums of
     |hidden|), `residual` (sums of the residual stream that leaves each layer, for directions), `heads` (sums of what
-    each attention head gives; see `Recording.of`), and what `ng.recording.statistic` registered."""
+    each attention head gives; see `Recording.of`), `output` (what zeroing a neuron changes in its FFN's output),
+    `attribution` and `relevance` (gradients: about four times the pass, and the head), and what
+    `ng.recording.statistic` registered."""
     partition: Partition | None = None
     """Count on how many tokens each of its experts is activated, too; see `ng.experts.frequencies`."""
     top: tuple[float | int, ...] = (0.1,)

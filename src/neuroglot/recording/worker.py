@@ -20,7 +20,9 @@ from neuroglot.models.architecture.hooks import (
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
+from neuroglot.recording.statistics.gradients import GRADIENTS, GradientSums
 from neuroglot.recording.statistics.heads import HeadSums
+from neuroglot.recording.statistics.output import OUTPUT, OutputChange
 from neuroglot.recording.statistics.own import OwnStatistic, OwnSums
 from neuroglot.recording.statistics.routing import Routed
 from neuroglot.recording.statistics.sums import Statistic, StreamSums, Sums
@@ -29,7 +31,7 @@ from neuroglot.tokens.shard_stream import Shard
 __all__ = ["Work", "record_shard"]
 
 Advance = Callable[[int, str], None]
-Kept = Statistic | StreamSums | HeadSums
+Kept = Statistic | StreamSums | HeadSums | GradientSums
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Work:
             kept.append(StreamSums(model.layers))
         if HEADS in self.statistics:
             kept.append(HeadSums(model.attentions))
+        if OUTPUT in self.statistics:
+            kept.append(OutputChange(model.ffns))
+        kept += [GradientSums(model.layers, name) for name in GRADIENTS if name in self.statistics]
         return kept
 
 
@@ -87,9 +92,10 @@ def record_shard(
     """
     first = model.uncounted
     shape = (0, 0)
-    sums = [each for each in kept if isinstance(each, Sums)]
+    sums = [each for each in kept if isinstance(each, Sums) and each.names]
     of_tokens = [each for each in kept if isinstance(each, Statistic) and not isinstance(each, Sums)]
     of_stream = [each for each in kept if isinstance(each, StreamSums)]
+    of_gradients = [each for each in kept if isinstance(each, GradientSums)]
     of_heads = [each for each in kept if isinstance(each, HeadSums)]
 
     def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
@@ -114,7 +120,8 @@ def record_shard(
     routed = Routed(model.ffns)
     finite: Tensor | None = None  # where the last layer is. On the first's, each batch would wait for the one before
     with ExitStack() as stack:
-        stack.enter_context(observe_parts(model.ffns, observe_part, lambda: shape, first))
+        if sums:
+            stack.enter_context(observe_parts(model.ffns, observe_part, lambda: shape, first))
         if of_tokens:
             stack.enter_context(observe_ffn(model.ffns, observe))
         if of_stream:
@@ -122,7 +129,8 @@ def record_shard(
         if of_heads:
             stack.enter_context(observe_heads(model.attentions, observe_entered))
         stack.enter_context(observe_routing(model.ffns, lambda layer, chosen: routed.add(layer, chosen[:, first:])))
-        for batch in shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1])):
+        batches = shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1]))
+        for batch in batches:
             shape = (batch.shape[0], batch.shape[1])
             states = model.hidden_states(batch)
             known = torch.isfinite(states).all()
@@ -133,6 +141,9 @@ def record_shard(
             f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
             "load it in float32 or bfloat16, or check its weights."
         )
+    for statistic in of_gradients:  # each a pass of its own, seen by no other
+        for batch in batches:
+            statistic.read(model, batch, first)
     text = shard.blocks.shape[1] - first
     flushed = {name: values for statistic in kept for name, values in statistic.flush().items()}
     flushed |= routed.sums()

@@ -74,6 +74,7 @@ def _rows(summary: pd.DataFrame, budget: float) -> list[dict[str, str]]:
                 {
                     "method": method_title(row["method"]) + note,
                     "neurons": _range(row["fewest"], row["most"]),
+                    "held": _shares(row),
                     "on_target": _between(row, "on_target", 2),
                     "off_target": _between(row, "off_target", 3),
                     "selectivity": _between(row, "selectivity", 1),
@@ -101,6 +102,12 @@ def _between(row: Mapping[Any, Any], name: str, digits: int) -> str:
         return _number(row[name], digits)
     ends = f"{_number(row[f'{name}_low'], digits)} to {_number(row[f'{name}_high'], digits)}"
     return f"{_number(row[name], digits)} ({ends})"
+
+
+def _shares(row: Mapping[Any, Any]) -> str:
+    """The shares of the model's parameters and FLOPs, where they are known."""
+    shares = [row.get(name, math.nan) for name in ("parameters", "flops")]
+    return " / ".join(f"{100 * share:.2g} %" for share in shares if share == share)
 
 
 def _findings(summary: pd.DataFrame, budget: float) -> list[str]:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import BaseModel, Field, PositiveInt
@@ -11,13 +12,14 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.comparison import ALL, Ablation, Comparison, measure_conditions
+from neuroglot.evaluate.ablation.units import Units, unit_costs
 from neuroglot.evaluate.likelihood.perplexity import SHORTEST_BLOCK, check_fills
 from neuroglot.identify.ranking import choose, rank
 from neuroglot.identify.registry import Method, find, names
 from neuroglot.identify.selection import select_top
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
-from neuroglot.run.evidence import HALVES, EvidenceByPart, lacking
+from neuroglot.run.evidence import HALVES, EvidenceByPart, lacking, of_heads
 
 __all__ = ["CompareSettings", "check_methods", "compare_run"]
 
@@ -30,6 +32,9 @@ class CompareSettings(BaseModel):
 
     methods: list[str] = Field(default_factory=names, min_length=1)
     """The methods; what some need beside the recorded text must be there."""
+    units: list[Units] = Field(default=["neurons"], min_length=1)
+    """What is compared: neurons, and heads, of which methods that need nothing else choose as many as hold the same
+    number of parameters."""
     budget: float = Field(0.01, gt=0, le=1)
     """Neurons a language, as a share of all, the same for every method."""
     curve: list[Share] = []
@@ -82,13 +87,14 @@ def compare_run(
     measured = held_out if corpus is None else corpus.select(text.languages)
     _check_lengths(run, model, text, measured, settings)
     evidence = EvidenceByPart(
-        run, model, text, methods, samples=settings.samples, tuned=settings.tuned, progress=progress
-    )
+        run, model, text, methods, samples=settings.samples, tuned=settings.tuned, progress=progress,
+        heads="heads" in settings.units,
+    )  # fmt: skip
     choices = _Choices(settings, evidence)
     result = measure_conditions(
         model,
         measured,
-        [ablation for method in methods for ablation in choices.ablations(method)],
+        [ablation for units in settings.units for method in methods for ablation in choices.ablations(method, units)],
         tokens=settings.tokens,
         block=settings.block,
         directory=evidence.folder / "cells",
@@ -153,9 +159,11 @@ class _Choices:
         self.seconds: dict[str, dict[str, float]] = {}
         self._ranked: dict[tuple[str, str], Tensor] = {}
 
-    def ablations(self, method: Method) -> list[Ablation]:
-        """All choices of sets of a method."""
+    def ablations(self, method: Method, units: Units) -> list[Ablation]:
+        """All choices of sets of a method, of neurons or of heads."""
         how, name = self.settings, method.name
+        if units == "heads":
+            return self._of_heads(method)
         close = how.close is None or name in how.close
         found = [self._ablation(method, ALL, how.budget)]
         if "seed" in method.needs:
@@ -168,6 +176,29 @@ class _Choices:
         if how.defaults and method.choice is not None:
             found += self._own_choice(method)
         return found + [self._ablation(method, ALL, share) for share in how.curve if close and share != how.budget]
+
+    def _of_heads(self, method: Method) -> list[Ablation]:
+        """As many heads as hold what the budget's neurons do, by all of the evidence, its halves, and several seeds."""
+        if not of_heads(method):
+            return []
+        how, model, tags = self.settings, self.evidence.model, self.evidence.text.languages
+        name = f"{method.name} heads"
+        costs = unit_costs(model, self.evidence.run.manifest.record.block, heads=True)
+        parts = [ALL, *(f"seed {seed}" for seed in range(1, how.seeds) if "seed" in method.needs)]
+        parts += [*HALVES] if method.statistics else []
+        close = how.close is None or method.name in how.close
+        found = []
+        for part in parts:
+            evidence = self.evidence.of(part)
+            started = time.perf_counter()
+            scores = rank(method.name, replace(evidence, recording=evidence.recording.of("heads")))
+            if part == ALL:
+                self.seconds[name] = self.evidence.seconds(method) | {"choosing": time.perf_counter() - started}
+            about = {"method": name, "budget": how.budget, "part": part, "fingerprint": model.fingerprint}
+            widths = [attention.heads for attention in model.attentions]
+            sets = select_top(scores, tags, costs.share("heads", how.budget), about, widths)
+            found.append(Ablation(name, how.budget, part, sets, part not in HALVES or close))
+        return found
 
     def _ablation(self, method: Method, part: str, share: float, measured: bool = True) -> Ablation:
         """The neurons that a method takes first, by the evidence of a part."""

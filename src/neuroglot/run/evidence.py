@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,13 +24,15 @@ from neuroglot.identify.selection import Evidence
 from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.recording.recorder import record
+from neuroglot.recording.statistics.gradients import GRADIENTS
+from neuroglot.recording.statistics.own import check_statistics
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import PLAIN
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import save_json
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
-__all__ = ["EvidenceByPart", "lacking", "possible"]
+__all__ = ["EvidenceByPart", "lacking", "of_heads", "possible"]
 
 HALVES = ("half 1", "half 2")
 SAMPLE_TOKENS = 200  # of a sample for key regions at most, as the paper has it
@@ -49,15 +52,31 @@ def lacking(method: Method, run: Run, text: Corpus, tuned: dict[str, str]) -> st
             f"{method.name} needs a model tuned on each language, and there is none for {', '.join(untuned)}; make "
             "them with `neuroglot tune`, or leave the method out."
         )
-    if unknown := [statistic for statistic in method.statistics if statistic not in PLAIN]:
-        return f"{method.name} needs {unknown[0]}, and a comparison records {', '.join(PLAIN)}; leave the method out."
+    try:
+        check_statistics(method.statistics)
+    except NeuroglotError:
+        return f"{method.name} needs {', '.join(method.statistics)}, which cannot be recorded; leave the method out."
     return None
 
 
 def possible(run: Run, text: Corpus, tuned: dict[str, str]) -> tuple[list[str], list[str]]:
     """The methods that a comparison can give what they need; and for each of the others, what it lacks."""
-    found = {method.name: lacking(method, run, text, tuned) for method in known()}
+    found = {method.name: lacking(method, run, text, tuned) or _costly(method) for method in known()}
     return [name for name, lack in found.items() if lack is None], [lack for lack in found.values() if lack is not None]
+
+
+def _costly(method: Method) -> str | None:
+    """Why a method is only compared where it is named; None if it is always."""
+    more = [statistic for statistic in method.statistics if statistic not in PLAIN]
+    if not more:
+        return None
+    what = "gradients, about four more passes" if set(more) & set(GRADIENTS) else f"{more[0]}, which is recorded anew"
+    return f"{method.name} needs {what}; name it in --methods to have it."
+
+
+def of_heads(method: Method) -> bool:
+    """Whether a method can choose heads: it needs nothing but what is recorded of them too."""
+    return set(method.statistics) <= set(PLAIN) and set(method.evidence) <= {"seed"}
 
 
 def _partition_path(run: Run) -> Path:
@@ -81,10 +100,14 @@ class EvidenceByPart:
         samples: int,
         tuned: dict[str, str],
         progress: bool,
+        heads: bool = False,
     ):
         self.run, self.model, self.text, self.progress = run, model, text, progress
         self.samples = samples
         self.folder = run.path / "comparison"
+        wanted = {name: None for method in methods for name in method.statistics if name not in PLAIN}
+        self._gradients = [name for name in wanted if name in GRADIENTS]
+        self._more = [*(name for name in wanted if name not in GRADIENTS), *["heads"] * heads]
         self._needs = {need for method in methods for need in method.needs}
         self.tuned = {tag: tuned[tag] for tag in text.languages} if "tuned" in self._needs else {}
         self._partition = Partition.load(_partition_path(run)) if "experts" in self._needs else None
@@ -116,8 +139,10 @@ class EvidenceByPart:
         if "samples" in method.needs:
             found |= {name: steps[name] for name in ("samples",) if name in steps}
         halves = [steps[name] for half in HALVES if (name := f"recording {half}") in steps]
-        if halves and (method.statistics or "experts" in method.needs):
+        if halves and (set(method.statistics) - set(GRADIENTS) or "experts" in method.needs):
             found["recording"] = sum(halves)
+        for name in set(method.statistics) & set(GRADIENTS):
+            found[name] = sum(steps.get(f"recording {half} {name}", 0.0) for half in HALVES)
         return found
 
     def varied_parameters(self, share: float) -> ParameterSet:
@@ -145,20 +170,28 @@ class EvidenceByPart:
         else:
             text, limit = self.text, int(part.split()[0])
         name = part.replace(" ", "-") + ("" if self._partition is None else "-experts")
-        return self._steps.timed(
-            f"recording {part}",
-            lambda: record(
+
+        def recorded(statistics: Sequence[str], beside: str, partition: Partition | None) -> Recording:
+            return record(
                 self.model,
                 text,
                 tokens=limit,
                 block=how.block,
                 batch_tokens=how.batch_tokens,
-                statistics=PLAIN,
-                partition=self._partition,
-                directory=self.folder / "evidence" / name,
+                statistics=tuple(statistics),
+                partition=partition,
+                directory=self.folder / "evidence" / "-".join([name, *beside.split()]),
                 progress=self.progress,
-            ),
+            )
+
+        found = self._steps.timed(
+            f"recording {part}", lambda: recorded((*PLAIN, *self._more), " ".join(self._more), self._partition)
         )
+        sums = dict(found.sums)
+        for gradient in self._gradients:  # apart, so that its cost is its own
+            step = partial(recorded, (gradient,), gradient, None)
+            sums |= self._steps.timed(f"recording {part} {gradient}", step).sums
+        return replace(found, sums=sums)
 
     def _samples(self, part: str) -> Samples:
         longest = getattr(self.model.text_config, "max_position_embeddings", None) or SAMPLE_TOKENS + 1

@@ -1,5 +1,6 @@
 """All methods measured on the same text: which sets of neurons harm their own language, and no other."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -29,6 +30,7 @@ from neuroglot.evaluate.ablation.selectivity import (
     relation_correlation,
     selectivity,
 )
+from neuroglot.evaluate.ablation.units import UnitCosts, unit_costs, units_of
 from neuroglot.evaluate.likelihood.perplexity import (
     blocks_nll,
     finite_mean,
@@ -36,6 +38,7 @@ from neuroglot.evaluate.likelihood.perplexity import (
     increase_of,
     perplexity_of,
 )
+from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
@@ -57,6 +60,8 @@ class Ablation:
         part: of the evidence: `all`, `half 1`, `half 2`, `seed 1`, `500 tokens` ….
         sets: language → what is switched off.
         measured: whether it is, or only compared with other sets.
+
+    A method of heads is called after them, `lape heads`; its sets are (attentions, heads).
     """
 
     method: str
@@ -73,7 +78,9 @@ class Ablation:
     def condition(self, tag: str) -> Condition:
         """The condition in which one language's set is off."""
         off = self.sets[tag]
-        return Condition(f"{self.name}, {tag} off", (Deactivate(off) if isinstance(off, Tensor) else off,))
+        site: Site = "heads" if units_of(self.method) == "heads" else "activation"
+        step = Deactivate(off, site=site) if isinstance(off, Tensor) else off
+        return Condition(f"{self.name}, {tag} off", (step,))
 
 
 @dataclass
@@ -90,6 +97,7 @@ class Comparison(JsonResult):
         seconds: method → what finding its neurons took, by step.
         block: tokens a block.
         settings: what the cells were measured with.
+        costs: what a unit and the model hold; see `UnitCosts`.
     """
 
     remedy = "run compare again"
@@ -104,11 +112,14 @@ class Comparison(JsonResult):
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     block: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
 
     def add(self, before: "Comparison") -> None:
         """Take in what an earlier one measured on the same blocks, and first; what both have stays as it is here."""
         for name in ("off", "sizes", "conditions"):
             setattr(self, name, {**getattr(before, name), **getattr(self, name)})
+        if not self.costs.get("heads"):
+            self.costs = before.costs or self.costs
         self.seconds |= before.seconds  # a second time, most of it is only read
         both = {choice: before.stability.get(choice, {}) | found for choice, found in self.stability.items()}
         self.stability = {**before.stability, **both}
@@ -132,9 +143,10 @@ class Comparison(JsonResult):
 
         Random neurons are drawn for each language by itself; the baseline of a column is its own language's draw.
         """
-        budget = self.conditions[condition]["budget"]
+        budget, units = self.conditions[condition]["budget"], units_of(self.conditions[condition]["method"])
+        rival = "random" if units == "neurons" else f"random {units}"
         random = [
-            name for name, what in self.conditions.items() if what["method"] == "random" and what["budget"] == budget
+            name for name, what in self.conditions.items() if what["method"] == rival and what["budget"] == budget
         ]
         perplexity = {
             name: {off: _perplexities(cells) for off, cells in self.off[name].items()} for name in [condition, *random]
@@ -192,7 +204,9 @@ class Comparison(JsonResult):
         `on_target` and `off_target` are nats a token; `diagonal_dominant` is the number of languages whose own cell is
         the largest of its row, `coverage` their share; `relation` see `relation_correlation`; `split_half` and `seeds`
         are the Jaccard indices of the sets that two halves of the text, or several seeds, give; `seconds` is what
-        finding them took. The bootstrap draws blocks with replacement, in each language by itself, the same for all.
+        finding them took; `units` are neurons or heads, `parameters` and `flops` the shares of the model's (without
+        embeddings and head) that a language's set holds, mean over languages. The bootstrap draws blocks with
+        replacement, in each language by itself, the same for all.
         Where a language has one block only, no interval is known and all ends are NaN.
 
         Args:
@@ -214,6 +228,10 @@ class Comparison(JsonResult):
             effects, draws = self.effects(condition), self._effects(condition, weights)
             sizes = self.sizes[condition].values()
             row = {**what, "fewest": min(sizes), "most": max(sizes)}
+            units = units_of(what["method"])
+            row["units"] = units
+            if self.costs and not what["method"].endswith(" parameters"):
+                row |= UnitCosts(**self.costs).held(units, sum(sizes) / len(sizes))  # type: ignore[arg-type]
             for name, measure in MEASURES.items():
                 row[name] = float(measure(effects))
                 # where nothing is lost off target the ratio is infinite, and so may the upper end be
@@ -323,6 +341,8 @@ def measure_conditions(
     wanted = {condition.digest: condition for condition in (intact, *rows.values())}  # what is done, each once
     found = _measured(model, wanted, blocks, batch_tokens or model.batch_tokens, ResultCache(folder), progress)
     result.intact = found[intact.digest]
+    heads = any(units_of(what.method) == "heads" for what in conditions)
+    result.costs = dataclasses.asdict(unit_costs(model, result.block, heads=heads))
     for what in conditions:
         if what.measured:
             sizes = what.sets.sizes()
@@ -375,10 +395,12 @@ def _check(ablation: Ablation, model: Model, languages: Sequence[str]) -> None:
     missing = [tag for tag in languages if tag not in ablation.sets.languages]
     if missing:
         raise NeuroglotError(f"{ablation.name} has no set of {missing[0]}; find the neurons of all languages measured.")
-    if isinstance(ablation.sets, NeuronSet) and ablation.sets.shape != (model.layers, model.neurons):
+    units = units_of(ablation.method)
+    shape = model.shape("heads" if units == "heads" else "activation")
+    if isinstance(ablation.sets, NeuronSet) and ablation.sets.shape != shape:
         raise NeuroglotError(
-            f"{ablation.name} is of {ablation.sets.shape[0]} × {ablation.sets.shape[1]} neurons, but {model.name} has "
-            f"{model.layers} × {model.neurons}."
+            f"{ablation.name} is of {ablation.sets.shape[0]} × {ablation.sets.shape[1]} {units}, but {model.name} has "
+            f"{shape[0]} × {shape[1]}."
         )
 
 

@@ -25,7 +25,7 @@ from neuroglot.stats import mean_interval
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 from neuroglot.tokens.counts import SHARED, UNSEEN, TokenLanguages
 
-__all__ = ["Lens", "lens"]
+__all__ = ["Lens", "lens", "of_tokens"]
 
 KIND, VERSION = "lens", 1
 BATCH_TOKENS = 4096  # a pass at most, since the streams of all its layers are kept until they are read
@@ -217,14 +217,14 @@ def _read(
         layers = []
         for output in readout.outputs(batch):
             states = readout.read(output, batch)[:, :-1].flatten(0, 1)
-            values = _of_tokens(model, states, targets, tokens_of, top)
+            values = of_tokens(model, states, targets, tokens_of, top)
             layers.append([each.view(len(batch), -1, *each.shape[1:]).mean(1).cpu() for each in values])
         batches.append([torch.stack(each, 1) for each in zip(*layers, strict=True)])
         advance(batch.numel(), language)
     return [torch.cat(each) for each in zip(*batches, strict=True)]
 
 
-def _of_tokens(
+def of_tokens(
     model: Model, states: Tensor, targets: Tensor, tokens_of: TokenLanguages, top: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the head makes of states, a few tokens' logits at a time: (tokens, owners) twice, and (tokens,) twice."""

@@ -28,6 +28,8 @@ from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.plugins import load_plugin, package_of, plugins
+from neuroglot.recording.statistics.gradients import GRADIENTS
+from neuroglot.recording.statistics.output import OUTPUT
 from neuroglot.recording.statistics.reductions import Values
 from neuroglot.recording.statistics.sums import STATISTICS, Statistic
 
@@ -35,7 +37,7 @@ __all__ = ["GROUP", "OwnStatistic", "OwnSums", "check_statistics", "own_statisti
 
 GROUP = "neuroglot.statistics"
 """The entry points of other packages' statistics: the statistic's name = where the function is."""
-BUILT_IN = (*STATISTICS, HEADS)
+BUILT_IN = (*STATISTICS, HEADS, OUTPUT, *GRADIENTS)
 
 Reduce = Callable[[Values, Values], Tensor]
 

@@ -1,0 +1,182 @@
+"""What a neuron is worth to the tokens that come next: gradients, reduced layer by layer as they come back.
+
+`attribution` is Σ |h · ∂ loss / ∂h|, gradient times activation, of what enters the down-projection. `relevance` is
+Σ |R|, with R from layer-wise relevance propagation: a backward pass that starts from the logits of the tokens that come
+next and gives each value the part of them that it made (`RelevanceRules`).
+
+Both need a forward pass with its activations kept, the head, and a backward pass: about four times what recording costs
+without them, plus six times the head. No gradient of a weight is computed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from neuroglot.artifacts.widths import padded
+from neuroglot.models.architecture.hooks import observe_ffn
+from neuroglot.models.architecture.trace import function_name
+from neuroglot.models.model import Model
+
+__all__ = ["GRADIENTS", "GradientSums", "RelevanceRules"]
+
+GRADIENTS = ("attribution", "relevance")
+BATCH_TOKENS = 4096  # a pass at most, since what each layer computes is kept until its gradient is back
+LOGITS_AT_ONCE = 1 << 25  # tokens × vocabulary, whose gradients are kept too
+
+
+class GradientSums:
+    """Sums over tokens of |value · gradient| of every neuron, in float64.
+
+    Args:
+        layers: how many there are.
+        name: `attribution` or `relevance`.
+    """
+
+    def __init__(self, layers: int, name: str):
+        self.name = name
+        self._totals: list[Tensor | None] = [None] * layers
+
+    def add(self, layer: int, hidden: Float[Tensor, "batch tokens neurons"], gradient: Tensor) -> None:
+        """Add one layer of a batch. Only tokens that count are given."""
+        sums = (hidden * gradient).abs().sum(1, dtype=torch.float64).sum(0)
+        before = self._totals[layer]
+        self._totals[layer] = sums if before is None else before.add_(sums)
+
+    def read(self, model: Model, batch: Int[Tensor, "batch length"], first: int) -> None:
+        """Run a batch forward and back, and add what comes of it."""
+        relevance = self.name == "relevance"
+        with torch.inference_mode(False), torch.enable_grad(), _only_activations(model.network):
+            for some in batch.clone().split(max(1, BATCH_TOKENS // batch.shape[1])):
+                with ExitStack() as stack:
+                    if relevance:
+                        stack.enter_context(_activations_as_gains([ffn.activation for ffn in model.ffns]))
+                    stack.enter_context(observe_ffn(model.ffns, self._observe(some.shape, first)))
+                    with RelevanceRules() if relevance else nullcontext():
+                        states = model.hidden_states(some)
+                states.backward(_of_states(model, states, some, relevance))
+
+    def _observe(self, shape: Sequence[int], first: int) -> Callable[[int, Tensor, Tensor], None]:
+        def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
+            def back(gradient: Tensor) -> None:
+                values, slopes = (each.detach().reshape(*shape, -1)[:, first:] for each in (hidden, gradient))
+                self.add(layer, values, slopes)
+
+            hidden.register_hook(back)
+
+        return observe
+
+    def flush(self) -> dict[str, Tensor]:
+        """The totals so far, (L, N), 0 beyond a layer's width; they start again from zero."""
+        totals = [sums.cpu() for sums in self._totals if sums is not None]
+        self._totals = [None] * len(self._totals)
+        return {self.name: padded(totals)}
+
+
+def _of_states(model: Model, states: Tensor, tokens: Tensor, relevance: bool) -> Tensor:
+    """The gradient of the last hidden states, from the head, a few tokens' logits at a time.
+
+    Of the loss of the tokens that come next; for relevance, of their logits.
+    """
+    leaf = states.detach()
+    rows, targets = leaf[:, :-1].flatten(0, 1), tokens[:, 1:].flatten().long()
+    size = max(1, LOGITS_AT_ONCE // model.vocabulary)
+    slopes: list[Tensor] = []
+    for begin in range(0, len(rows), size):
+        some = rows[begin : begin + size].detach().requires_grad_()
+        wanted = targets[begin : begin + size, None].to(some.device)
+        with RelevanceRules() if relevance else nullcontext():
+            logits = model.logits(some).float()
+        of_targets = logits.gather(1, wanted.to(logits.device))[:, 0]
+        (of_targets if relevance else logits.logsumexp(-1) - of_targets).sum().backward()
+        assert some.grad is not None
+        slopes.append(some.grad)
+    return F.pad(torch.cat(slopes).view(leaf[:, :-1].shape), (0, 0, 0, 1))  # of the last place nothing is asked
+
+
+@contextmanager
+def _only_activations(network: Any) -> Iterator[None]:
+    """No gradient of a weight is computed inside the block; everything computed from the embeddings has one."""
+    before = [weight.requires_grad for weight in network.parameters()]
+    for weight in network.parameters():
+        weight.requires_grad_(False)
+    handle = network.get_input_embeddings().register_forward_hook(
+        lambda _, __, output: output.detach().requires_grad_()
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+        for weight, wanted in zip(network.parameters(), before, strict=True):
+            weight.requires_grad_(wanted)
+
+
+def _as_gain(x: Tensor, output: Tensor) -> Tensor:
+    """`output`, as a constant times `x`: the identity rule of an activation function."""
+    return x * torch.where(x == 0, 0.0, output / torch.where(x == 0, 1.0, x)).detach()
+
+
+@contextmanager
+def _activations_as_gains(activations: Sequence[Any]) -> Iterator[None]:
+    """The identity rule for activation functions that are modules, however they are written."""
+    with ExitStack() as stack:
+        for module in activations:
+            if isinstance(module, nn.Module):
+                handle = module.register_forward_hook(
+                    lambda _, inputs, output: _as_gain(inputs[0], output.detach()), prepend=True
+                )
+                stack.callback(handle.remove)
+        yield
+
+
+class RelevanceRules(TorchFunctionMode):
+    """Inside it, gradient times value of anything computed is its relevance (LRP).
+
+    | computed | rule |
+    |---|---|
+    | a product with a matrix | LRP-0, which gradients are (bias: absorbed) |
+    | an activation function f(x) | identity: all to x (Achtibat et al. 2024, AttnLRP, §3.3) |
+    | a product of two values, such as gate · up | half to each (the same, uniform rule) |
+    | a norm | its scale is a constant (Ali et al. 2022, §3.2) |
+    | an attention | its weights are constants (the same, §3.1) |
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = function_name(func)
+        given = [each for each in args if isinstance(each, Tensor) and each.requires_grad]
+        if name == "scaled_dot_product_attention":
+            query, key, *others = args
+            return func(query.detach(), key.detach(), *others, **kwargs)
+        if name in ("softmax", "rsqrt") and given:
+            return func(*args, **kwargs).detach()
+        if name in ("silu", "gelu", "relu", "tanh", "rms_norm") and given:
+            return _as_gain(args[0], func(*[args[0].detach(), *args[1:]], **kwargs))
+        if name == "layer_norm" and given:
+            return _layer_norm(func, args, kwargs)
+        if name in ("mul", "multiply") and len(given) == 2:
+            first, second = given
+            return 0.5 * (func(first, second.detach()) + func(first.detach(), second))
+        if name == "div" and len(given) == 2:
+            return func(given[0], given[1].detach(), **kwargs)
+        return func(*args, **kwargs)
+
+
+def _layer_norm(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """A layer norm whose deviation is a constant; its mean is linear, and stays."""
+    x = args[0]
+    norm: Tensor = func(*[x.detach(), *args[1:]], **kwargs)
+    shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
+    weight = args[2] if len(args) > 2 else kwargs.get("weight")
+    axes = tuple(range(-len(shape), 0))
+    centred = x - x.mean(axes, keepdim=True)
+    plain = F.layer_norm(x.detach(), shape, None, None, kwargs.get("eps", args[4] if len(args) > 4 else 1e-5))
+    scale = torch.where(centred.detach() == 0, 0.0, plain / torch.where(centred.detach() == 0, 1.0, centred.detach()))
+    moved = centred * (scale if weight is None else scale * weight)
+    conserved: Tensor = norm + moved - moved.detach()
+    return conserved
