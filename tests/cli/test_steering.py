@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 import tiny
+import torch
 from commands import neuroglot, refused
 
 import neuroglot as ng
@@ -39,6 +40,24 @@ def test_steer_shows_both_answers(run, checkpoint, tmp_path):
     again = neuroglot("steer", checkpoint, PROMPT, "--recipe", file, "--tokens", 6)
     assert again.split("wrote")[0].split() == said.split("wrote")[0].split()
     assert ng.load_model(baked).fingerprint != model.fingerprint
+
+
+def test_steer_by_published_directions(checkpoint, tmp_path, monkeypatch, capsys):
+    model = ng.load_model(checkpoint)
+    both = torch.randn(2, model.layers, model.stream_width, generator=torch.Generator().manual_seed(0))
+    for name, values in zip(("to.pt", "from.pt"), both, strict=True):
+        torch.save({"steering_vectors": values}, tmp_path / name)
+    files = ("--vector", tmp_path / "to.pt", "--less", tmp_path / "from.pt")
+    out = tmp_path / "out.safetensors"
+    said = neuroglot(
+        "steer", checkpoint, PROMPT, *files, "--layers", 2, "--strength", 3, "--tokens", 4, "--export", out
+    )
+    assert "residual dimensions" in said
+    way = (both[0] - both[1])[1].double()
+    torch.testing.assert_close(ng.load_directions(out)[1].float(), (3 * way / way.norm()).float())
+    torch.save(both[0, :-1], tmp_path / "from.pt")
+    sentence = refused(monkeypatch, capsys, "steer", checkpoint, PROMPT, *files, "--layers", 2)
+    assert "different shapes" in sentence
 
 
 def test_steer_without_a_run_records_one(checkpoint, tmp_path, monkeypatch):
