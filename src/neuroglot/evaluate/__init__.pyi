@@ -35,6 +35,8 @@ from neuroglot.evaluate.steering.candidates import Candidate as Candidate
 from neuroglot.evaluate.steering.candidates import alignment_layers as alignment_layers
 from neuroglot.evaluate.steering.candidates import candidates as candidates
 from neuroglot.evaluate.steering.candidates import grid as grid
+from neuroglot.evaluate.steering.clas import read_clas as read_clas
+from neuroglot.evaluate.steering.clas import write_clas as write_clas
 from neuroglot.evaluate.steering.confusion import LanguageConfusion as LanguageConfusion
 from neuroglot.evaluate.steering.confusion import confusion_table as confusion_table
 from neuroglot.evaluate.steering.confusion import language_confusion as language_confusion
