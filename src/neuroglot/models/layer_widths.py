@@ -9,6 +9,7 @@ each layer that has some has, and how wide they are. Plain transformers refuses 
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
