@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 import neuroglot as ng
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.vocabulary import changed, needed_tokens, token_counts, trim_tokenizer
-from neuroglot.pruning.vocabulary import kept_tokens, trimmed
+from neuroglot.pruning.vocabulary import TokenRanking, expected_counts, kept_tokens, language_counts, trimmed
 
 SPECIAL = ["<s>", "</s>", "<unk>", "<|turn|>", "<unused0>", "<unused1>"]
 
@@ -156,6 +156,45 @@ def test_a_size_keeps_the_most_frequent_tokens_that_fit(tokenizer, french):
     assert rare <= np.sort(counts[counts > 0])[200]
     with pytest.raises(NeuroglotError, match="to read any text at all"):
         kept_tokens(model, counts, size=100)
+
+
+def test_room_is_filled_with_tokens_that_the_model_expects(french):
+    tokenizer = trained("byte-level BPE")
+    model = model_of(tokenizer)
+    few = language_counts(model, french[:3], "fr")
+    used = kept_tokens(model, few)
+    expected = np.zeros(model.vocabulary)
+    likely = [i for i in range(300, 900) if i not in used][:200:2]
+    expected[likely] = np.arange(len(likely), 0, -1)
+    ranking = TokenRanking(model, few)
+    ranking.extend(expected)
+    some = ranking.within(len(used) + 40)
+    assert len(used) < len(some) <= len(used) + 40
+    assert set(used) < set(some)
+    letters = set("".join(french[:3])) | {"\n"}
+    spelled = [i for i in likely if letters.issuperset(tokenizer.decode([i]))]
+    assert spelled[0] in some
+    wanted = [i for i in some.tolist() if i in used or i in spelled]
+    assert set(some) == set(needed_tokens(tokenizer, wanted).tolist()) | set(used)
+    assert len(ranking.within(None)) > len(some)
+
+
+def test_what_a_model_expects_is_its_mean_distribution(french):
+    model = model_of(trained("byte-level BPE"))
+    blocks = torch.randint(0, model.vocabulary, (3, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model.network(blocks).logits.double().softmax(-1).sum((0, 1))
+    np.testing.assert_allclose(expected_counts(model, blocks), wanted.numpy(), rtol=1e-4)
+
+
+def test_the_line_break_of_packed_text_is_kept(tokenizer, french):
+    """Documents have none, but stand between line breaks wherever a model reads them."""
+    kept = needed_tokens(tokenizer, list(token_counts(tokenizer, french)))
+    assert set(tokenizer("la mer\n", add_special_tokens=False)["input_ids"]) & set(kept.tolist())
+    whole = "\n".join(french)
+    smaller = trim_tokenizer(tokenizer, kept)
+    ids = smaller(whole, add_special_tokens=False)["input_ids"]
+    assert kept[ids].tolist() == tokenizer(whole, add_special_tokens=False)["input_ids"]
 
 
 def test_what_cannot_be_rewritten_is_refused():

@@ -36,6 +36,21 @@ def test_a_shrunk_model_has_the_size_and_the_bits_that_the_report_says(heal, eve
     said = json.loads((tmp_path / "fr" / "neuroglot_shrink.json").read_text())
     assert said["recipe"]["language"] == "fr"
     assert said["bits"] == pytest.approx(done.bits)
+    assert done.by_language["fr"] == pytest.approx((done.bits["intact"], list(done.bits.values())[-1]))
+    weights = sum(file.stat().st_size for file in (tmp_path / "fr").glob("*.safetensors"))
+    assert done.costs["shrunk"].safetensors == pytest.approx(weights, rel=0.1)  # but for the file's header
+    assert done.costs["shrunk"].tokens_per_second > 0
+
+
+@pytest.mark.parametrize(("share", "heal", "match"), [(0.9, 100, "fr"), (0.9, 0, "fr"), (0.01, 0, "what must stay")])
+def test_too_little_text_or_too_small_a_size_writes_nothing(share, heal, match, tmp_path):
+    text = ng.Corpus({"fr": ["là"]}) if share > 0.5 else tiny.corpus(40)
+    held_out = tiny.corpus(10)
+    settings = ShrinkSettings(share=share, heal=heal)
+    with pytest.raises(ng.NeuroglotError, match=match) as error:
+        shrink(tiny.model(), text, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bits_are_the_likelihood_of_every_token_over_characters():
@@ -63,8 +78,32 @@ def test_the_command(checkpoint, corpus, tmp_path, monkeypatch, capsys):
     how = ["shrink", checkpoint, "--language", "fr", "--text", corpus, "--out"]
     assert "exists" in refused(monkeypatch, capsys, *how, path)
     assert "what must stay" in refused(monkeypatch, capsys, *how, tmp_path / "x", "--size", "10%")
+    assert "not a GGUF file" in refused(monkeypatch, capsys, *how, tmp_path / "x", "--gguf", tmp_path / "x.gguf")
     for size_ in ("0", "100%", "half"):
         assert "--size" in refused(monkeypatch, capsys, *how, tmp_path / "x", "--size", size_)
     assert "de" in refused(monkeypatch, capsys, "shrink", checkpoint, "--language", "de", "--text", corpus,
                            "--out", tmp_path / "x")  # fmt: skip
     assert not (tmp_path / "x").exists()
+
+
+def test_a_healing_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    from transformers import Trainer
+
+    recorded, held_out = tiny.corpus(60).select(["fr"]).split()
+    settings = ShrinkSettings(share=0.9, heal=1_000, batch=2, block=32, save_every=4, even=False)
+    step, seen = Trainer.training_step, []
+
+    def stop(self, *arguments, **more):
+        seen.append(1)
+        if len(seen) == 10:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **more)
+
+    monkeypatch.setattr(Trainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        shrink(tiny.model(), recorded, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
+    assert not (tmp_path / "fr").exists()
+    again = shrink(tiny.model(), recorded, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
+    assert len(seen) == 10 + 15 - 8  # of fifteen steps eight were kept
+    assert again.bits["healed"] < again.bits["refit"]
+    assert [file.name for file in tmp_path.iterdir()] == ["fr"]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, checked, out, print_table
+from neuroglot.cli.app import app, checked, out, print_table, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, ModelArgument, TextColumnOption
 from neuroglot.errors import NeuroglotError
 
@@ -31,6 +31,14 @@ def shrink(
         typer.Option(min=0, help="Train what is left on so many tokens of the text, taught by the intact model."),
     ] = 0,
     learning_rate: Annotated[float, typer.Option(help="Of the healing, at its highest.")] = 2e-4,
+    gguf: Annotated[
+        Path | None,
+        typer.Option(help="Write a .gguf file for llama.cpp, too; of a model that came as one.", show_default=False),
+    ] = None,
+    also: Annotated[
+        str | None,
+        typer.Option(help="Measure these languages of the text, too, such as en,de.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random baseline, and of the healing.")] = 0,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
@@ -50,8 +58,9 @@ def shrink(
     how = checked(ModelSettings, source=model, dtype=dtype, device=device)
     how.check_source()
     tag = language_tag(language)
+    others = [other for other in map(language_tag, split(also) or []) if other != tag]
     source = checked(
-        TextSettings, source=text, languages=[tag], text_column=text_column, language_column=language_column,
+        TextSettings, source=text, languages=[tag, *others], text_column=text_column, language_column=language_column,
         hold_out=hold_out,
     )  # fmt: skip
     source.check_source()
@@ -63,7 +72,7 @@ def shrink(
         ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heal=heal,
         learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
-    done = run(how.load(), fitted, tag, settings, folder, held_out=held_out)
+    done = run(how.load(), fitted, tag, settings, folder, held_out=held_out, gguf=gguf)
     intact = done.bits["intact"]
     columns = {
         "bits a character": [f"{bits:.4f}" for bits in done.bits.values()],
@@ -75,7 +84,22 @@ def shrink(
     out.print(f"neurons kept: {done.neurons:.1%}")
     cut = done.tokenised
     out.print(f"held-out documents cut into other tokens: {cut.changed:,} of {cut.texts:,} ({cut.share:.1%})")
-    out.print(f"wrote {folder}")
+    for other, (whole, small) in done.by_language.items():
+        if other != tag:
+            out.print(f"bits a character in {other}: {small:.4f}, intact {whole:.4f} ({small / whole:.3f} times)")
+    costs = [done.costs["intact"], done.costs["shrunk"]]
+    rows = {
+        "safetensors, MB": [f"{each.safetensors / 1e6:,.1f}" for each in costs],
+        "tokens a second": [f"{each.tokens_per_second:,.1f}" for each in costs],
+    }
+    if gguf is not None:
+        rows["GGUF, MB"] = [f"{each.gguf / 1e6:,.1f}" for each in costs if each.gguf is not None]
+    if all(each.llama_cpp is not None for each in costs):
+        rows["llama.cpp, tokens a second"] = [f"{each.llama_cpp:,.1f}" for each in costs]
+    print_table(rows, "cost", list(done.costs))
+    for prompt, continued in done.costs["shrunk"].examples:
+        out.print(f"{prompt} → {' '.join(continued.split())}", markup=False)
+    out.print(f"wrote {folder}" + ("" if gguf is None else f" and {gguf}"))
 
 
 def _share(text: str) -> float:

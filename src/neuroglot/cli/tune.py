@@ -1,4 +1,4 @@
-"""`neuroglot tune`: one tuned model a language, for parameter variation."""
+"""`neuroglot tune`: one tuned model a language, for parameter variation or for its own sake."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from neuroglot.cli.app import app, checked, out, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, LanguagesOption, ModelArgument
+from neuroglot.errors import NeuroglotError
 
 
 @app.command()
@@ -23,46 +24,77 @@ def tune(
         Path, typer.Option("--out", "-o", help="Where the tuned models go, one folder a language.")
     ] = Path("tuned"),
     languages: LanguagesOption = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Times through the pairs.")] = 2,
-    batch: Annotated[int, typer.Option(min=1, help="Pairs a step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Constant.")] = 1e-5,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Plain text in place of instructions: a corpus as `record` takes it.", show_default=False),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="At most so many of each language's plain text.")] = 1_000_000,
+    block: Annotated[int, typer.Option(min=8, help="Tokens a block of plain text.")] = 512,
+    only: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train each language's neurons only, of a file such as RUN/neurons/lape.safetensors; no other weight "
+            "moves.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Learn this model's distribution, too, such as the intact model's.", show_default=False),
+    ] = None,
+    distil: Annotated[float, typer.Option(min=0, max=1, help="The teacher's share of the loss.")] = 0.5,
+    epochs: Annotated[int, typer.Option(min=1, help="Times through the examples.")] = 2,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs or blocks a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-5,
+    schedule: Annotated[str, typer.Option(help="How the rate goes on: constant or cosine.")] = "constant",
+    warm_up: Annotated[float, typer.Option(help="The share of the steps in which the rate rises from 0.")] = 0.0,
+    save_every: Annotated[
+        int | None,
+        typer.Option(min=0, help="Keep the state after so many steps. [default: after each epoch]", show_default=False),
+    ] = None,
     adapter: Annotated[
         int | None,
         typer.Option(help="Train a LoRA adapter of this rank instead of all weights; needs peft.", show_default=False),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.", show_default=False)] = None,
-    at_once: Annotated[int, typer.Option(min=1, help="Pairs a forward pass.")] = 8,
+    at_once: Annotated[int, typer.Option(min=1, help="Pairs or blocks a forward pass.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=2, help="Cut a pair after so many tokens.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of the order of the pairs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the order of the examples.")] = 0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
 ) -> None:
-    """Tune a model on instructions in one language, for each language. The defaults are the LAPE paper's.
+    """Tune a model on instructions or plain text in one language, for each language. The defaults are the LAPE paper's.
 
-    Can be stopped and started again with the same command: finished languages and epochs are kept.
+    With --only it trains a language's neurons alone. Can be stopped and started again with the same command: finished
+    languages and epochs are kept.
     """
     from neuroglot.corpus.instructions import load_instructions
+    from neuroglot.corpus.load import load_corpus
     from neuroglot.run.settings import ModelSettings
 
     how = checked(ModelSettings, source=model, dtype=dtype, device=device)
     how.check_source()
-    pairs = load_instructions(instructions, split(languages))
+    teaches = None if teacher is None else checked(ModelSettings, source=teacher, device=device)
+    if teaches is not None:
+        teaches.check_source()
+    if only is not None and adapter is not None:
+        raise NeuroglotError("An adapter has weights of its own; give --only or --adapter.")
+    if only is not None and not only.is_file():
+        raise NeuroglotError(f"There is no file {only}; give the neurons that `neuroglot identify` wrote.")
+    examples = load_instructions(instructions, split(languages)) if text is None else None
+    corpus = None if text is None else load_corpus(text, languages=split(languages))
+    from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.edit.training import TuneSettings
-    from neuroglot.edit.tuning import tune as tune_one
+    from neuroglot.run.tuning import tune_languages
 
     settings = checked(
-        TuneSettings,
-        epochs=epochs,
-        batch=batch,
-        learning_rate=learning_rate,
-        at_once=at_once,
-        max_tokens=max_tokens,
-        adapter=adapter,
-        steps=steps,
+        TuneSettings, epochs=epochs, batch=batch, learning_rate=learning_rate, schedule=schedule, warm_up=warm_up,
+        at_once=at_once, max_tokens=max_tokens, adapter=adapter, distil=distil, steps=steps, save_every=save_every,
         seed=seed,
-    )
-    for tag, of_language in pairs.items():
-        loaded = how.load()  # again for each: tuning changes it
-        path = tune_one(loaded, of_language, folder / tag, settings, language=tag)
+    )  # fmt: skip
+    neurons = None if only is None else NeuronSet.load(only)
+    given = corpus if examples is None else examples
+    assert given is not None
+    for path in tune_languages(how, given, folder, settings, tokens=tokens, block=block, only=neurons, teacher=teaches):
         out.print(f"wrote {path}")
     out.print(f"next: neuroglot compare RUN --tuned {folder}")

@@ -144,6 +144,8 @@ def trained(
         if found:
             advance(whole_number(found[-1].name.split("-")[1]) or 0, language)
         result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        # mixed precision is the training's: without this every later pass would be under it, too
+        trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     loss = float(result.training_loss)
     network.eval()
     if loss != loss:

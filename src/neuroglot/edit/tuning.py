@@ -7,16 +7,18 @@ too (Hinton et al. 2015, §2): so a pruned model is healed.
 import hashlib
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from neuroglot.corpus.instructions import Pair
 from neuroglot.edit.training import IGNORED, TuneSettings, trained
-from neuroglot.errors import NeuroglotError, require
+from neuroglot.errors import NeuroglotError, NeuroglotWarning, require
 from neuroglot.models.model import Model
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path, read_json, writing
@@ -69,6 +71,13 @@ def tune(
     if settings.adapter is not None:
         require("peft", "tune", needed_by="An adapter")
     _check_parts(model, settings, only, teacher)
+    if settings.adapter is None and model.network.dtype in (torch.bfloat16, torch.float16):
+        warnings.warn(
+            f"{model.name} is tuned in {str(model.network.dtype).removeprefix('torch.')}, where small steps are "
+            "rounded away; open it in float32 (--dtype float32).",
+            NeuroglotWarning,
+            stacklevel=2,
+        )
     about: dict[str, Any] = {
         "base": model.name,
         "fingerprint": model.fingerprint,

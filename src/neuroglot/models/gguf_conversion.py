@@ -19,7 +19,7 @@ from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.sums import keep_sums
 
-__all__ = ["convert"]
+__all__ = ["convert", "tensor_names"]
 
 
 def convert(file: Path, target: Path) -> None:
@@ -61,12 +61,8 @@ def _network(header: Header, settings: dict[str, Any]) -> Any:
 def _weights(header: Header, network: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Name in transformers → weight."""
     import torch
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-    kind = "llama" if header.architecture == "deci" else header.architecture
-    processor = TENSOR_PROCESSORS.get(kind, TensorProcessor)(config=settings)
-    with _one_name_map():
-        names = get_gguf_hf_weights_map(network, processor)
+    processor, names = tensor_names(network, header.architecture, settings)
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     gathered: dict[str, Any] = {"tensors": {}}
 
@@ -98,6 +94,16 @@ def _weights(header: Header, network: Any, settings: dict[str, Any]) -> dict[str
                 "damaged, or its keys are of another model."
             )
     return weights
+
+
+def tensor_names(network: Any, architecture: str, settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+    """What undoes what llama.cpp's converter does to weights, and llama.cpp's name of a tensor → transformers'."""
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    kind = "llama" if architecture == "deci" else architecture
+    processor = TENSOR_PROCESSORS.get(kind, TensorProcessor)(config=settings)
+    with _one_name_map():
+        return processor, get_gguf_hf_weights_map(network, processor)
 
 
 def _copy(header: Header, name: str) -> bool:

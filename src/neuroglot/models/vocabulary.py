@@ -135,7 +135,9 @@ def trim_tokenizer(tokenizer: Any, keep: Ids) -> Any:
             about["added_tokens_decoder"] = {str(new[int(i)]): token for i, token in old.items() if int(i) in new}
             config.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
         trimmed = AutoTokenizer.from_pretrained(folder)
-    if len(trimmed) != len(keep) or trimmed.bos_token != tokenizer.bos_token:
+    beyond = set(trimmed.get_vocab()) - set(ids)  # a class may add what the model never had a row for
+    right = all(trimmed.convert_tokens_to_ids(piece) == i for piece, i in ids.items())
+    if not right or len(ids) != len(keep) or beyond & set(vocabulary) or trimmed.bos_token != tokenizer.bos_token:
         raise NeuroglotError(
             f"This {type(tokenizer).__name__} does not keep to a rewritten tokenizer.json ({len(trimmed):,} tokens in "
             f"place of {len(keep):,}); its vocabulary cannot be trimmed."

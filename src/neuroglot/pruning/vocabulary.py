@@ -14,7 +14,15 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.models.vocabulary import Needs, spelled_with, token_counts, trim_tokenizer
 
-__all__ = ["TokenRanking", "expected_counts", "kept_tokens", "language_counts", "row_parameters", "trimmed"]
+__all__ = [
+    "TokenRanking",
+    "expected_counts",
+    "kept_tokens",
+    "language_counts",
+    "row_parameters",
+    "trimmed",
+    "with_tokens_of",
+]
 
 Ids = Int64[np.ndarray, " kept"]
 Counts = Int64[np.ndarray, " tokens"]
@@ -90,7 +98,9 @@ class TokenRanking:
         found = np.flatnonzero(counts)
         self._occur = found[np.argsort(-counts[found], kind="stable")]
         self._ranked = self._occur
-        self.least = len(self._needs.always)
+        # a tokenizer may name tokens that the model has no row for
+        self._always = {i for i in self._needs.always if i < model.vocabulary}
+        self.least = len(self._always)
         self.used = len(self.within(None))
 
     def extend(self, expected: Expected) -> None:
@@ -113,7 +123,7 @@ class TokenRanking:
                 f"{self.model.name} needs {self.least:,} tokens to read any text at all (bytes, special tokens); keep "
                 f"as many, not {size:,}."
             )
-        kept = set(self._needs.always)
+        kept = set(self._always)
         for token in self._ranked.tolist():
             more = set() if token in kept else self._needs.of(token) - kept
             if size is not None and len(kept) + len(more) > size:
@@ -168,6 +178,24 @@ def trimmed(model: Model, keep: Ids) -> Iterator[Model]:
             _forget(model)
 
         restore.callback(put_back)
+        yield model
+
+
+@contextmanager
+def with_tokens_of(model: Model, smaller: Model) -> Iterator[Model]:
+    """The model with the tokens of one that was trimmed of it, inside the block; as it is where they are the same.
+
+    Raises:
+        NeuroglotError: the other has tokens that this one does not.
+    """
+    wanted, known = smaller.tokenizer.get_vocab(), model.tokenizer.get_vocab()
+    if wanted == known:
+        yield model
+        return
+    ids = np.array([known.get(piece, -1) for piece in sorted(wanted, key=wanted.__getitem__)], dtype=np.int64)
+    if bool((np.diff(ids, prepend=-1) <= 0).any()):
+        raise NeuroglotError(f"{smaller.name} was not made of {model.name}: it has other tokens.")
+    with trimmed(model, ids):
         yield model
 
 

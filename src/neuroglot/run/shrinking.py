@@ -18,6 +18,7 @@ from neuroglot.edit.training import TuneSettings
 from neuroglot.edit.tuning import tune
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.bits import bits_per_character
+from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.models.vocabulary import Changed, changed
@@ -25,9 +26,11 @@ from neuroglot.progress import status
 from neuroglot.pruning.budget import magnitudes, neurons_within, random_like, splits
 from neuroglot.pruning.checkpoint import cut, may_gain_biases
 from neuroglot.pruning.compensation import FEW_RIDGES, RIDGES, Change, compensated
+from neuroglot.pruning.gguf_export import write_gguf
 from neuroglot.pruning.moments import blocks_for_moments, hidden_moments
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import TokenRanking, expected_counts, language_counts, trimmed
+from neuroglot.run.shrink_cost import Cost, cost
 from neuroglot.storage.atomic import save_text
 from neuroglot.tokens.packing import pack
 
@@ -62,6 +65,8 @@ class ShrinkSettings(BaseModel):
     """Blocks a step of the healing."""
     at_once: int = Field(8, ge=1)
     """Blocks a forward pass of the healing."""
+    save_every: int = Field(500, ge=0)
+    """Keep the state of the healing after so many steps; 0 never."""
     seed: int = 0
     """Of the random baseline and of the order of the healing."""
 
@@ -92,7 +97,9 @@ class Shrunk:
         bits: bits a held-out character: `intact`, `vocabulary` (trimmed alone), where neurons went as many of each
             layer at `random` and the kept ones (`magnitude`), both without a re-fit, and `refit`; where it was healed
             `healed`. The last one is what was written.
+        by_language: language → bits a character intact and after, for every language of the held-out text.
         tokenised: how differently held-out documents are cut into tokens.
+        costs: of the `intact` and the `shrunk` model.
         seconds: of each step.
     """
 
@@ -100,7 +107,9 @@ class Shrunk:
     vocabulary: tuple[int, int]
     neurons: float
     bits: dict[str, float]
+    by_language: dict[str, tuple[float, float]]
     tokenised: Changed
+    costs: dict[str, Cost]
     seconds: dict[str, float]
 
 
@@ -112,6 +121,7 @@ def shrink(
     path: str | Path,
     *,
     held_out: Corpus,
+    gguf: Path | None = None,
     progress: bool = True,
 ) -> Shrunk:
     """Write the model at a share of its parameters, for one language.
@@ -126,22 +136,32 @@ def shrink(
         language: of the text.
         settings: how.
         path: a new directory; `neuroglot_shrink.json` in it says what was done.
-        held_out: text to measure on.
+        held_out: text to measure on, in this language and others.
+        gguf: a new .gguf file to write, too; of a model that was opened from one.
         progress: show bars.
 
     Raises:
-        NeuroglotError: the share is below what must stay, or see `prune` and `tune`.
+        NeuroglotError: the share is below what must stay, or see `prune`, `tune` and `write_gguf`.
     """
     path = Path(path)
-    if path.exists():
-        raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
+    source = gguf_file(model.name)
+    if gguf is not None and source is None:
+        raise NeuroglotError(
+            f"{model.name} is not a GGUF file: write the checkpoint, and convert it with llama.cpp's "
+            "convert_hf_to_gguf.py."
+        )
+    for new in (path, gguf):
+        if new is not None and new.exists():
+            raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
     model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     documents, measured = text[language], held_out[language]
+    if settings.heal:  # before anything is written; with a smaller vocabulary a text has as many tokens or more
+        pack(model, documents, language, block=settings.block, tokens=settings.block)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
 
     def bits_of(some: Model) -> float:
-        return bits_per_character(some, measured, language, characters=settings.characters)
+        return _bits(some, held_out, language, settings)
 
     def lap(step: str) -> None:
         nonlocal started
@@ -149,7 +169,9 @@ def shrink(
 
     before = size(model.network)
     with status("measuring the intact model", progress):
-        bits = {"intact": bits_of(model)}
+        whole = {tag: _bits(model, held_out, tag, settings) for tag in held_out.languages}
+        bits = {"intact": whole[language]}
+        costs = {"intact": cost(model, measured, source if gguf is not None else None)}
     lap("intact")
     plan = plan_cut(model, text, language, settings, progress=progress)
     lap("plan")
@@ -173,16 +195,27 @@ def shrink(
         model.save(work if settings.heal else path)
     lap("refit")
     if settings.heal:
-        healed = heal(model, work, plan.ids, documents, language, settings, path, progress=progress)
-        bits["healed"] = bits_of(healed)
+        heal(model, work, plan.ids, documents, language, settings, path, progress=progress)
         shutil.rmtree(work, ignore_errors=True)
         lap("healing")
+    written = load_model(path, device=str(model.device))
+    if settings.heal:
+        bits["healed"] = bits_of(written)
+    with status("measuring what was written", progress):
+        after = {tag: _bits(written, held_out, tag, settings) for tag in held_out.languages}
+        if gguf is not None:
+            assert source is not None
+            write_gguf(written, source, gguf)
+        costs["shrunk"] = cost(written, measured, gguf)
+    lap("report")
     done = Shrunk(
         (before.parameters, parameters),
         (model.vocabulary, len(plan.ids)),
         float(plan.keep.sum() / model.exists.sum()),
         bits,
+        {tag: (whole[tag], after[tag]) for tag in whole},
         tokenised,
+        costs,
         seconds,
     )
     recipe: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "language": language}
@@ -271,7 +304,7 @@ def heal(
         schedule="cosine",
         warm_up=0.05,
         distil=settings.distil,
-        save_every=500,
+        save_every=settings.save_every,
         seed=settings.seed,
     )
     draft = path.with_name(f".{path.name}.healed")
@@ -282,7 +315,12 @@ def heal(
     student.weights_changed()
     student.save(path)
     shutil.rmtree(draft, ignore_errors=True)
-    return student
+    kind: Any = str(model.network.dtype).removeprefix("torch.")
+    return load_model(path, dtype=kind, device=str(model.device))
+
+
+def _bits(model: Model, text: Corpus, language: str, settings: ShrinkSettings) -> float:
+    return bits_per_character(model, text[language], language, characters=settings.characters)
 
 
 def _refit(
