@@ -129,9 +129,10 @@ def _converter(architecture: str) -> tuple[Callable[..., Any], Collection[str]]:
             convert_gguf_tokenizer,
         )
     except ImportError:
-        from transformers.integrations.ggml import convert_gguf_tokenizer
+        from transformers.integrations.ggml import convert_gguf_tokenizer as convert
 
-        return convert_gguf_tokenizer, {"qwen2": ["qwen2"], "qwen3": ["qwen2"]}.get(architecture, [])
+        its = {"gemma3": "gemma3_text"}.get(architecture, architecture)
+        return (lambda _, said: convert(its, said)), {"qwen2": ["qwen2"], "qwen3": ["qwen2"]}.get(architecture, [])
     return convert_gguf_tokenizer, GGUF_PRE_TOKENIZER_SPLITS
 
 
