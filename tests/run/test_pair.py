@@ -51,8 +51,11 @@ def test_two_runs(runs):
     assert "are the first's too" in printed
     layers = pd.read_csv(chat / "tables" / "pair-layers.csv")
     assert layers.both.sum() == table.shared.sum()
+    neuroglot("lens", chat, "--tokens", 200, "--top", 2)
     neuroglot("report", chat)
-    assert "Beside another model" in (chat / "report.html").read_text(encoding="utf-8")
+    page = (chat / "report.html").read_text(encoding="utf-8")
+    assert "Beside another model" in page and "Latent language" in page
+    assert (chat / "tables" / "lens.csv").is_file()
 
 
 def test_a_run_beside_itself_keeps_everything(runs, tmp_path):
