@@ -12,6 +12,8 @@ import neuroglot as ng
 from neuroglot.evaluate.ablation.comparison import Comparison
 from neuroglot.run.directory import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, checkpoint, corpus):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ParameterSet"]
 
@@ -46,6 +49,17 @@ class ParameterSet:
     def sizes(self) -> dict[str, int]:
         """How many parameters each language has."""
         return {tag: sum(map(len, places.values())) for tag, places in self.places.items()}
+
+    def frame(self) -> "pd.DataFrame":
+        """A row a language and weight: language, weight (its name), parameters (how many of it)."""
+        import pandas as pd
+
+        rows = [
+            {"language": tag, "weight": name, "parameters": len(index)}
+            for tag, places in self.places.items()
+            for name, index in places.items()
+        ]
+        return pd.DataFrame(rows, columns=["language", "weight", "parameters"])
 
     def save(self, path: str | Path) -> Path:
         """Write it as one safetensors file."""
