@@ -278,12 +278,14 @@ class Model:
         tokens = few_tokens(self.network)
         with torch.no_grad():
             states, whole = self.hidden_states(tokens), whole_logits(self.network, tokens)
+            # two passes may take different kernels, which bfloat16 rounds differently
+            slack = (1e-3 if whole.dtype == torch.float32 else 5e-2) * max(1.0, float(whole.float().abs().max()))
             for head in (self._projected, partial(logits_by_head, self.network)):
                 try:
                     got = head(states)
                 except (RuntimeError, AttributeError, TypeError, KeyError, IndexError, ValueError):
                     continue
-                near = got.shape == whole.shape and torch.allclose(got.to(whole), whole, rtol=1e-3, atol=1e-3)
+                near = got.shape == whole.shape and bool(((got.to(whole) - whole).abs() <= slack).all())
                 if near or not bool(torch.isfinite(whole).all()):
                     return head
         raise NeuroglotError(
