@@ -40,7 +40,7 @@ def ragged(widths, seed, *rest, high=TOKENS):
 
 def evidence(widths, seed):
     """What every method needs, in tables of random numbers."""
-    kept = ("active", "activation", "hidden")
+    kept = ("active", "activation", "hidden", "output", "attribution", "relevance")
     made = {name: padded(ragged(widths, seed + i, len(TAGS))) for i, name in enumerate(kept)}
     made["experts@0.5"] = torch.stack(ragged([EXPERTS] * len(widths), seed + 5, len(TAGS)))
     tokens, uneven = torch.full((len(TAGS),), TOKENS), tuple(widths) if len(set(widths)) > 1 else None
