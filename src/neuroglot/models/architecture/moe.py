@@ -53,7 +53,8 @@ class Mixture(FFN):
         self.layout = Layout(layer, module, module, Rows(module), Rows(module) if self.gated else None)
         self.neurons = self.experts * self.width + sum(ffn.neurons for ffn in self.shared)
         self.routing = Routing(block, module, self.experts)
-        self._edits = {"activation": [], "hidden": []}
+        self._edits = {"activation": [], "hidden": [], "residual": []}
+        self._hooks: dict[Site, Any] = {}
         self._observers: list[Callable[[Tensor, Tensor], None]] = []
         self._parts: list[tuple[int, OfPart]] = []
         self._routed: list[Routed] = []
@@ -128,11 +129,16 @@ class Mixture(FFN):
     def edit(self, site: Site, change: Edit) -> Iterator[None]:
         """Put `change(x)` in the place of the tensor `x` (batch, tokens, neurons) at a site, inside the block.
 
-        What is put on a neuron of an expert that a token does not reach has no effect on that token.
+        At the residual site x is (batch, tokens, width of the stream). What is put on a neuron of an expert that a
+        token does not reach has no effect on that token.
 
         Raises:
             NeuroglotError: the layer ran and the site was not passed, or another thread runs the model.
         """
+        if site == "residual":  # of the layer, whatever computes its FFN
+            with super().edit(site, change):
+                yield
+            return
         mine = Change(change, threading.get_ident())
         with ExitStack() as stack:
             for ffn, part in self.parts:
@@ -332,7 +338,7 @@ class Mixture(FFN):
             routed(reached.chosen())
         spans = list(reached.spans())
         skipped = {first: reached.uncounted(first) for first, _ in self._parts}
-        if any(self._edits.values()) or self._observers:
+        if self._edits["activation"] or self._edits["hidden"] or self._observers:
             together = [(slice(0, len(reached.experts)), spans)]
         else:
             together = [(own, [(expert, own)]) for expert, own in spans]
