@@ -25,6 +25,7 @@ from neuroglot.recording import shard_store as store
 from neuroglot.recording.shard_store import merge
 
 SETTINGS = {"block": 16, "shard_tokens": 128, "readers": 0, "progress": False}
+FEW = 240  # tokens of a language in two shards
 model, corpus = tiny.model(), tiny.corpus(40)
 
 
@@ -52,7 +53,20 @@ def only_merged(directory):
     merge([directory.parent / "part-1", directory.parent / "part-2"], directory)
 
 
-WAYS = {"at once": at_once, "in parts": in_parts, "apart, then merged": apart_then_merged, "merge": only_merged}
+def extended(directory):
+    plan = directory / "plan.json"
+    if not plan.is_file() or json.loads(plan.read_text())["settings"]["tokens"] == FEW:
+        ng.record(model, corpus, directory=directory, tokens=FEW, **SETTINGS)
+    record(directory)
+
+
+WAYS = {
+    "at once": at_once,
+    "in parts": in_parts,
+    "apart, then merged": apart_then_merged,
+    "merge": only_merged,
+    "extended": extended,
+}
 
 
 def die():

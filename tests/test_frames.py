@@ -20,7 +20,7 @@ def test_of_tokens(model):
 
 def test_of_parameters_and_similarities():
     places = {"fr": {"a": torch.tensor([1, 4]), "b": torch.tensor([0])}, "ru": {"a": torch.tensor([2])}}
-    assert ParameterSet(places).frame().parameters.tolist() == [2, 1, 1]
+    assert ParameterSet(places).frame().groupby(["language", "parameter"]).size().tolist() == [2, 1, 1]
     found = compare(torch.rand(2, 3, 4, dtype=torch.float64))
     table = found.frame(["fr", "ru"]).set_index(["language", "other"])
     assert table.kl["fr", "ru"] == float(found.kl[0, 1])

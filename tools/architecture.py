@@ -89,6 +89,8 @@ def read(source: Path, package: str = "neuroglot") -> House:
     files, outside = {}, []
     for path in sorted(source.rglob("*.py")):
         parts = path.relative_to(source).with_suffix("").parts
+        if parts == (package, "__main__"):
+            continue  # the door: `python -m neuroglot`
         folders = [source.joinpath(*parts[:depth]) for depth in range(1, len(parts))]
         if parts[0] != package or not all((folder / "__init__.py").is_file() for folder in folders):
             outside.append(path.relative_to(source))

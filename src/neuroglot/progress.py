@@ -32,7 +32,7 @@ Clock = Callable[[], float]
 
 def on_terminal() -> bool:
     """Whether the error stream shows bars: a terminal that can move its cursor, or a notebook."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     return console.is_jupyter or (sys.stderr.isatty() and not console.is_dumb_terminal)
 
 
@@ -40,7 +40,7 @@ def on_terminal() -> bool:
 def status(what: str, shown: bool = True) -> Iterator[None]:
     """A sign that something is under way which has no end to measure progress by."""
     if shown and on_terminal():
-        with Console(stderr=True).status(what):
+        with Console(stderr=True, markup=False, emoji=False).status(Text(what)):
             yield
     else:
         if shown:
@@ -111,13 +111,13 @@ def _progress(
     known = total if callable(total) else lambda: total
     bars = on_terminal()
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         column,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, markup=False, emoji=False),
         disable=not (shown and bars),
         get_time=clock,
         speed_estimate_period=RECENT,

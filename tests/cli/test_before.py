@@ -1,5 +1,6 @@
 """What can be known before the work is said before it: no model is opened, and nothing is left behind."""
 
+import json
 import shutil
 
 import pytest
@@ -16,9 +17,54 @@ def run(recorded, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def bare(recorded, tmp_path_factory):
+    """A run in which nothing was done but recording."""
+    return shutil.copytree(recorded, tmp_path_factory.mktemp("bare") / "run")
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Text of which the last language does not fill a block."""
+    folder = tmp_path_factory.mktemp("short")
+    for tag, text in {
+        "en": "the cats sat on the mat\n" * 50,
+        "fr": "çà et là un été\n" * 50,
+        "ru": "всё\nраз\n",
+    }.items():
+        (folder / f"{tag}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader_of_images(tmp_path_factory, checkpoint):
+    """A checkpoint whose config.json is of no language model."""
+    folder = shutil.copytree(checkpoint, tmp_path_factory.mktemp("vit") / "model")
+    config = {"model_type": "vit", "architectures": ["ViTModel"], "hidden_size": 8, "num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        ("record {model} {short} --block 64", "ru has 14 tokens"),
+        ("record {vit} {short}", "vit, which is no causal language model"),
+        ("record {model} {short} --block 5000", "block must be from 2 to 128 tokens"),
+        ("perturb {run} --corpus {short}", "ru has 14 tokens"),
+        ("perturb {run} --block 5000", "block must be from"),
+        ("compare {run} --methods lape --corpus {short}", "ru has 14 tokens"),
+        ("compare {run} --methods lape --block 5000", "block must be from"),
+        ("evaluate perplexity {model} {short}", "ru has 14 tokens"),
+        ("evaluate perplexity {vit} {short}", "no causal language model"),
+        ("align {run}", "is not a parallel corpus"),
+        ("align {run} --corpus starter --block 5000", "block must be from"),
+        ("perturb {bare}", "run `neuroglot identify {bare} --method lape`"),
+        ("prune {bare} --share 0.5", "run `neuroglot experts {bare}`"),
+        ("identify {bare} --method experts", "`neuroglot experts`"),
+        ("identify {bare} --method regions", "`neuroglot align`"),
+        ("identify {bare} --method nosuch", "nosuch"),
+        ("evaluate generation {bare}", "run `neuroglot identify {bare} --method lape`"),
         ("identify {run} --languages en,fr", "--languages names the languages of a file that --import reads"),
         ("compare {run} --methods nosuch", "nosuch"),
         ("compare {run} --methods pv", "pv needs a model tuned on each language"),
@@ -31,7 +77,7 @@ def run(recorded, tmp_path_factory):
         ("prune {run} --budget 1.5", "--budget takes shares from 0, below 1, not 1.5"),
         ("prune {run} --salience nosuch", "--salience takes frequency, magnitude, active, not 'nosuch'"),
         ("prune {run} -l sw", "has not counted experts in sw; it has en, fr, ru"),
-        ("prune {run} -l fr --share 0.5 --out {run}", "exists; choose another --out"),
+        ("prune {run} -l fr --share 0.5 --out {run}", "exists; choose a new directory for the pruned model"),
         ("prune {run} -l fr --share 0.5 --gguf {run}/none.gguf", "There is no file"),
         ("evaluate tasks {run} --tasks smoke_xcsqa_fr --off sw", "have no sw"),
         ("evaluate tasks {run} --tasks smoke_xcsqa_fr --prune sw --share 0.5", "has not counted experts in sw"),
@@ -41,14 +87,16 @@ def run(recorded, tmp_path_factory):
         ("steer {model} hello --to vi --layers 3-1", "layers takes numbers from 1"),
         ("steer {model} hello --to vi --site nosuch", "--site"),
         ("steer {model} hello --to sw --run {run}", "has not recorded sw; it has en, fr, ru"),
-        ("steer {model} hello --to fr --run {run} --bake {run}", "exists; choose another --bake"),
+        ("steer {model} hello --to fr --run {run} --bake {run}", "exists; choose a new directory for the baked model"),
         ("steer {model} hello --to vi --device nosuch", "--device takes cpu, cuda"),
         ("record {model} starter --out {run}", "is a run with other settings"),
     ],
 )
-def test_it_is_said_before_a_model_is_opened(run, checkpoint, command, said, tmp_path, monkeypatch, capsys):
+def test_it_is_said_before_a_model_is_opened(
+    run, bare, short, reader_of_images, checkpoint, command, said, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ModelSettings, "load", lambda *_, **__: pytest.fail("the model was opened"))
-    words = command.format(run=run, model=checkpoint).split()
-    assert said in refused(monkeypatch, capsys, *words)
+    places = {"run": run, "bare": bare, "short": short, "vit": reader_of_images, "model": checkpoint}
+    assert said.format(**places) in refused(monkeypatch, capsys, *command.format(**places).split())
     assert not (tmp_path / "runs").exists()

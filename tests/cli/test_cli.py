@@ -49,6 +49,8 @@ def test_a_run_holds_what_the_design_says(run):
         "experts": None,
         "examples": 0,
         "residual": False,
+        "heads": False,
+        "own": [],
     }
     assert manifest["identify"]["lape"] == {"top_fraction": 0.2, "activity_quantile": 0.6}
     assert manifest["neuroglot"] == ng.__version__
@@ -189,7 +191,7 @@ def test_version_and_help():
 def test_in_a_process_of_its_own(tmp_path, checkpoint):
     """No traceback, status 2, one sentence, nothing left behind."""
     result = subprocess.run(
-        [sys.executable, "-m", "neuroglot.cli", "record", checkpoint, tmp_path / "none", "--out", tmp_path / "run"],
+        [sys.executable, "-m", "neuroglot", "record", checkpoint, tmp_path / "none", "--out", tmp_path / "run"],
         capture_output=True,
         text=True,
         env={**os.environ, "NO_COLOR": "1"},

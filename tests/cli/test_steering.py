@@ -1,5 +1,6 @@
 """`neuroglot steer` and `neuroglot evaluate generation` as a person meets them."""
 
+import re
 import shutil
 
 import pandas as pd
@@ -41,14 +42,30 @@ def test_steer_shows_both_answers(run, checkpoint, tmp_path):
     assert ng.load_model(baked).fingerprint != model.fingerprint
 
 
-def test_steer_without_a_run_records_one(checkpoint, tmp_path, monkeypatch):
-    """The default run is made from the built-in corpus, once."""
+def test_steer_without_a_run_records_the_languages_that_it_needs_and_says_how_many(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    """The built-in corpus in six languages, and in that of the answer if it is no other of them; each once."""
     monkeypatch.chdir(tmp_path)
-    said = neuroglot("steer", checkpoint, PROMPT, "--to", "vi", "--method", "random", "--tokens", 3)
-    assert "steered to vi" in said and (tmp_path / "runs" / "tiny-starter" / "run.json").is_file()
-    written = (tmp_path / "runs" / "tiny-starter" / "recording" / "recording.safetensors").stat().st_mtime_ns
-    neuroglot("steer", checkpoint, PROMPT, "--to", "ar", "--from", "none", "--method", "random", "--tokens", 3)
-    assert (tmp_path / "runs" / "tiny-starter" / "recording" / "recording.safetensors").stat().st_mtime_ns == written
+    say = lambda *more: neuroglot("steer", checkpoint, PROMPT, "--method", "random", "--tokens", 3, *more)  # noqa: E731
+    assert "steered to vi" in say("--to", "vi")
+    said = capsys.readouterr().err
+    assert "recording up to 12,000 tokens of the built-in corpus" in said and "(en, zh, fr, es, vi, id)" in said
+    assert re.search(r"tokens, about \d+ s", said)
+    say("--to", "zh-CN", "--from", "es")  # it has both
+    assert "recording" not in capsys.readouterr().err
+    say("--to", "ar")
+    assert "up to 14,000 tokens" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"tiny-steer", "tiny-steer-ar"}
+
+
+def test_steer_takes_the_run_of_the_starter_corpus_that_is_there(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    neuroglot("record", checkpoint, "starter", "--languages", "en,vi", "--block", 32, "--tokens", 300)
+    capsys.readouterr()
+    neuroglot("steer", checkpoint, PROMPT, "--to", "vi", "--method", "random", "--tokens", 3)  # nor was identify called
+    assert "recording" not in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"tiny-starter"}
 
 
 def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
@@ -58,6 +75,7 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     assert "prompt is empty" in say(" ", "--to", "fr")
     assert "has not recorded zh" in say(PROMPT, "--to", "zh", "--run", run)
     assert "built-in corpus has no de" in say(PROMPT, "--to", "de")
+    assert "built-in corpus has no de" in say(PROMPT, "--to", "fr", "--from", "de")
     assert "is not a run" in say(PROMPT, "--to", "fr", "--run", tmp_path)
     assert "not a recipe file" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors")
     assert "leave out --run" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors", "--run", run)

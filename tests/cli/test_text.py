@@ -25,9 +25,10 @@ def commands():
 
 
 def test_every_command_that_opens_text_names_its_columns():
-    opening = {words for words, names in commands().items() if {"corpus", "prompts"} & names}
+    opening = {words for words, names in commands().items() if {"corpus", "prompts", "completions"} & names}
     assert opening >= {
         "record", "perturb", "align", "compare", "evolve", "study lape", "evaluate perplexity", "evaluate generation",
+        "evaluate confusion",
     }  # fmt: skip
     for words in opening:
         assert {"text_column", "language_column"} <= commands()[words], words
@@ -87,3 +88,16 @@ def test_steering_to_a_language_finds_its_region(chinese, checkpoint, capsys):
     assert "note:" not in capsys.readouterr().err
     neuroglot("steer", checkpoint, "Кошка спит на диване, а собака лежит на полу", *how)
     assert "The prompt is in Russian (ru), and there are neurons of fr, pt-BR, zh-CN" in capsys.readouterr().err
+
+
+def test_brackets_in_a_name_are_no_style(tmp_path, checkpoint, monkeypatch, capsys):
+    folder = tmp_path / "[final]"
+    folder.mkdir()
+    for tag in ("en", "fr"):
+        (folder / f"{tag}.txt").write_text("the cats sat on the mat\n" * 20)
+    (folder / "log.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    said = neuroglot("record", checkpoint, "[final]", "--out", "[bold]", "--block", 16, "--tokens", 100)
+    assert "[bold]/recording" in said and "next: neuroglot identify [bold]" in said
+    assert "note: [final]: read en.txt, fr.txt" in capsys.readouterr().err
+    assert refused(monkeypatch, capsys, "perturb", "[red]").startswith("[red] is not a run")

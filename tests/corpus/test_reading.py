@@ -239,10 +239,35 @@ def test_names_are_no_patterns(tmp_path, name):
     assert texts(ng.load_corpus(write(folder / "[t].csv", "language,text\nfr,un\n"))) == {"fr": ["un"]}
 
 
+def test_a_folder_named_by_a_language_holds_its_files(tmp_path):
+    for name, text in {
+        "fr/b.txt": "deux\ntrois\n",
+        "fr/a.jsonl": '{"text": "un"}\n',
+        "fr/readme.pdf": "",
+        "fr/.hidden.txt": "non\n",
+        "eng_Latn/one.txt.gz": gzip.compress(b"one\n"),
+        "new/log.txt": "a word\n",
+        "de.txt": "eins\n",
+        "nl/notes.pdf": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.warns(ng.NeuroglotWarning) as said:
+        corpus = ng.load_corpus(tmp_path)
+    held = {tag: list(corpus[tag]) for tag in corpus.languages}
+    assert held == {"de": ["eins"], "en": ["one"], "fr": ["un", "deux", "trois"]}
+    assert list(corpus["fr"]) == held["fr"]  # and again
+    words = " ".join(str(each.message) for each in said)
+    assert "left out new (a word" in words and "nl (a directory)" in words and "fr: left out readme.pdf" in words
+    (tmp_path / "fr.txt").write_text("encore\n")
+    with pytest.raises(ng.NeuroglotError, match=r"two places for fr: fr and fr.txt; keep one"):
+        ng.load_corpus(tmp_path)
+
+
 def test_two_files_of_one_language(tmp_path):
     write(tmp_path / "fr.txt", "un\n")
     write(tmp_path / "fra_Latn.jsonl", '{"text": "un"}\n')
-    with pytest.raises(ng.NeuroglotError, match="two files for fr: fr.txt and fra_Latn.jsonl; keep one"):
+    with pytest.raises(ng.NeuroglotError, match="two places for fr: fr.txt and fra_Latn.jsonl; keep one"):
         ng.load_corpus(tmp_path)
 
 

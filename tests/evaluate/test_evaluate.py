@@ -278,3 +278,16 @@ def test_a_model_in_training_mode_is_not_measured():
     corpus = ng.Corpus({"en": ["a text of some words, long enough to be cut into blocks of bytes"] * 4})
     with pytest.raises(ng.NeuroglotError, match="eval"):
         ng.evaluate.perplexity(model, corpus, block=32, tokens=128)
+
+
+@pytest.mark.parametrize("shape", [(0, 16), (3, 1), (0, 0)])
+def test_text_without_anything_to_predict_is_not_blamed_on_the_model(model, shape):
+    from neuroglot.evaluate.likelihood.perplexity import block_nll, mean_nll
+    from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll
+
+    blocks = torch.zeros(shape, dtype=torch.int32)
+    for measure in (mean_nll, block_nll):
+        with pytest.raises(ng.NeuroglotError, match="text in fr has no token that follows another"):
+            measure(model, blocks, "fr")
+    with pytest.raises(ng.NeuroglotError, match="text in fr has no token that follows another"):
+        mean_sample_nll(model, [], "fr")

@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 import threading
+import time
 from itertools import pairwise
 
 import exhibit
@@ -18,6 +19,7 @@ import pytest
 import shapes
 import tiny
 import torch
+from commands import neuroglot, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -26,6 +28,7 @@ from PIL import Image
 import neuroglot as ng
 from neuroglot.artifacts.widths import exists
 from neuroglot.edit.interventions import Deactivate, Replace
+from neuroglot.explorer import lab
 from neuroglot.explorer.alignment import Alignment
 from neuroglot.explorer.app import build, explore
 from neuroglot.explorer.lab import Answer, answer_panel, answers, lab_recipe
@@ -212,6 +215,68 @@ def test_an_answer_nobody_waits_for_stops(opened):
     running.close()
     assert threading.active_count() == before
     assert not opened.model.ffns[0]._edits["activation"]
+
+
+@pytest.mark.parametrize("limit", [0.05, 60.0])
+def test_an_answer_has_a_time_limit(opened, monkeypatch, limit):
+    """A generator that never ends writes as long as it may, and both answers say that they were cut."""
+    asked = []
+
+    def slow(model, prompts, *, written, **how):
+        asked.append(how)
+        for count in range(1, 1_000 if limit < 1 else 6):
+            written("so " * count)
+            time.sleep(0.01)
+        return ["so " * count]
+
+    monkeypatch.setattr(lab, "generate", slow)
+    recipe = lab_recipe(opened.recording, opened.neurons["lape"], ["zh"], [])
+    *_, (one, two) = answers(opened.model, recipe, "the cats", seconds=limit)
+    for answer in (one, two):
+        assert answer.done and answer.cut == (limit < 1) and answer.text == "so " * answer.tokens
+        assert answer.tokens < 999 and ("took too long" in answer_panel(answer)) == answer.cut
+    assert len(asked) == 2
+    assert not opened.model.ffns[0]._edits["activation"]
+
+
+def test_whoever_waits_is_served_when_the_one_before_leaves(opened, monkeypatch):
+    """The Lab of two visitors: the second one's answer begins when the first closes the page."""
+
+    def endless(model, prompts, *, written, **how):
+        while True:
+            written("so")
+            time.sleep(0.005)
+
+    monkeypatch.setattr(lab, "generate", endless)
+    (write,) = {block.fn for block in build(opened).fns.values() if getattr(block.fn, "__name__", "") == "write"}
+    ask = ("the cats", ["zh"], [], "lape", "replace", 1.0, "", "activation", 4, 0.0, 1.1, False)
+    first, second = write(*ask), write(*ask)
+    while "so" not in next(first)[1]:
+        pass
+    assert "1 before you" in next(second)[0]
+    assert len(opened.turns) == 2
+    first.close()
+    while "so" not in next(second)[1]:
+        pass
+    second.close()
+    assert len(opened.turns) == 0
+    ((sentence, *_),) = list(write("x" * 9000, *ask[1:]))
+    assert "at most" in sentence and len(opened.turns) == 0
+
+
+def test_names_and_a_path_of_a_proxy_are_passed_on_and_checked(run, monkeypatch, capsys):
+    import gradio as gr
+
+    given = []
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **how: given.append(how) or (None, "address", None))
+    arguments = ("explore", run.path, "--allowed-hosts", "lab.example.org,*.hf.space", "--root-path", "/lab/one")
+    neuroglot(*arguments)
+    ((_, _, who),) = given[0]["app_kwargs"]["middleware"]
+    assert who["allowed"] == ["lab.example.org", "*.hf.space"] and given[0]["root_path"] == "/lab/one"
+    for wrong in ("lab", "/", "//evil.example", "/a b", "/a?b", "https://x/lab", "/a/../b\n"):
+        assert "is not a path" in refused(monkeypatch, capsys, "explore", run.path, "--root-path", wrong)
+    assert "not the name of a host" in refused(monkeypatch, capsys, "explore", run.path, "--allowed-hosts", "http://x")
+    assert len(given) == 1
 
 
 def test_an_error_while_writing_is_told(opened):

@@ -214,3 +214,13 @@ def test_the_cache_is_where_the_system_keeps_caches_unless_it_is_named(monkeypat
     if sys.platform == "linux":
         assert gguf.cache_directory() == tmp_path / "neuroglot"
     assert gguf.cache_directory().is_absolute()
+
+
+@pytest.mark.parametrize("how", [{}, {"bos": "never"}, {"bos": "never", "count_first": True}])
+def test_a_reader_says_of_text_what_the_model_says(tmp_path, how):
+    from neuroglot.models.loading import load_reader
+
+    tiny.model().save(tmp_path / "m")
+    reader, model = load_reader(tmp_path / "m", **how), ng.load_model(tmp_path / "m", **how)
+    for name in ("begin", "uncounted", "context", "vocabulary", "name"):
+        assert getattr(reader, name) == getattr(model, name), name

@@ -1,4 +1,4 @@
-"""The same command again changes nothing: no file of the run has other bytes, and none is gone or new."""
+"""The same command again changes nothing: no file of the run is written anew, and none is gone or new."""
 
 import shutil
 
@@ -18,6 +18,10 @@ COMMANDS = [
     "experts {run} --experts 4 --kind contiguous --top 0.5",
     "prune {run} --share 0.5,0.75 --samples 4 --seeds 1",
     "evaluate tasks {run} --tasks smoke_xstorycloze_english_fr --limit 2 --seeds 1 --off fr",
+    "align {run} --corpus {parallel} --samples 4 --threshold 0.5 --no-measure",
+    "evaluate generation {run} --prompts {parallel} --tokens 2 --limit 1 --conditions intact,raised",
+    "steer {model} hello --to fr --from en --run {run} --tokens 2",
+    "report {run}",
 ]
 
 
@@ -26,23 +30,32 @@ def run(tmp_path_factory, checkpoint, corpus):
     """A run in which every command was called once."""
     folder = tmp_path_factory.mktemp("again") / "run"
     neuroglot("record", checkpoint, corpus, "--out", folder, "--block", 32, "--tokens", 2000)
-    for command in COMMANDS:
-        neuroglot(*command.format(run=folder).split())
+    for words in called(folder, checkpoint):
+        neuroglot(*words)
     return folder
 
 
+def called(run, checkpoint):
+    """The commands, with what they need beside the run."""
+    parallel = run.parent / "parallel.csv"
+    parallel.write_text("en,fr,ru\n" + "the cats sat,çà et là,всё и раз\n" * 5, encoding="utf-8")
+    return [command.format(run=run, model=checkpoint, parallel=parallel).split() for command in COMMANDS]
+
+
 def held(run):
-    return {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    """The bytes of every file, and when it was written."""
+    files = [file for file in run.rglob("*") if file.is_file()]
+    return {str(file.relative_to(run)): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 
 
-def test_every_command_again_changes_nothing(run, checkpoint, corpus):
+def test_every_command_again_changes_no_file(run, checkpoint, corpus):
     before = held(run)
     neuroglot("record", checkpoint, corpus, "--out", run, "--block", 32, "--tokens", 2000)
-    for command in COMMANDS:
-        neuroglot(*command.format(run=run).split())
+    for words in called(run, checkpoint):
+        neuroglot(*words)
         after = held(run)
-        assert after.keys() == before.keys(), command
-        assert [name for name in before if before[name] != after[name]] == [], command
+        assert after.keys() == before.keys(), words
+        assert [name for name in before if before[name] != after[name]] == [], words
 
 
 def test_less_again_takes_nothing_away(run, tmp_path):

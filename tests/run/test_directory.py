@@ -146,7 +146,7 @@ def test_only_the_call_allows_code_to_run(evil):
     [
         (["--block", 5000], "block must be from 2 to 128 tokens"),
         (["--device", "nosuch"], "--device takes cpu, cuda"),
-        (["--device", "xpu:7"], "There is no device xpu:7 here"),
+        (["--device", "xpu:7", "--block", 32], "There is no device xpu:7 here"),
     ],
 )
 def test_what_is_refused_leaves_no_run(checkpoint, corpus, tmp_path, monkeypatch, capsys, options, said):

@@ -1,5 +1,6 @@
 """Sets of neurons by language: their algebra and their files."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -277,7 +278,7 @@ def _is_pickled(path: Path) -> bool:
     Raises:
         NeuroglotError: there is no such file, or it cannot be read.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise NeuroglotError(f"{path} does not exist; give the path of a file of neurons.")
     try:
         with path.open("rb") as file:

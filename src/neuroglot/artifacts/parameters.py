@@ -51,15 +51,22 @@ class ParameterSet:
         return {tag: sum(map(len, places.values())) for tag, places in self.places.items()}
 
     def frame(self) -> "pd.DataFrame":
-        """A row a language and weight: language, weight (its name), parameters (how many of it)."""
+        """A row for every parameter of every language.
+
+        Returns:
+            Columns language, parameter (the name of the weight), place (in the flattened weight, from 0), languages
+            (how many have it).
+        """
         import pandas as pd
 
         rows = [
-            {"language": tag, "weight": name, "parameters": len(index)}
+            pd.DataFrame({"language": tag, "parameter": name, "place": index.numpy()})
             for tag, places in self.places.items()
             for name, index in places.items()
         ]
-        return pd.DataFrame(rows, columns=["language", "weight", "parameters"])
+        empty = pd.DataFrame({"language": [], "parameter": [], "place": []}).astype({"place": "int64"})
+        table = pd.concat(rows or [empty], ignore_index=True)
+        return table.assign(languages=table.groupby(["parameter", "place"])["language"].transform("size"))
 
     def save(self, path: str | Path) -> Path:
         """Write it as one safetensors file."""

@@ -42,9 +42,9 @@ def align(
 
     Can be stopped and started again with the same command: samples and finished rows are kept.
     """
-    from neuroglot.run.alignment import align_run, continue_run
+    from neuroglot.run.alignment import align_run, check_align, continue_run
     from neuroglot.run.directory import Run
-    from neuroglot.run.perturbation import perturb_run
+    from neuroglot.run.perturbation import measured_text, perturb_run
     from neuroglot.run.settings import AlignSettings
 
     current = Run.open(run, trust_remote_code=trust_remote_code)
@@ -58,6 +58,12 @@ def align(
         max_tokens=max_tokens,
         threshold=threshold,
     )
+    check_align(current, settings)
+    if measure:
+        reader = current.reader()
+        from neuroglot.evaluate.likelihood.perplexity import check_held_out
+
+        check_held_out(reader, measured_text(current), tokens=tokens, block=block)
     aligned = align_run(current, settings)
     if aligned.regions is not None:
         print_neurons(current, "regions", aligned.regions)

@@ -59,8 +59,9 @@ app = typer.Typer(
     "report. "
     "Try it first with [bold]neuroglot demo[/bold].",
 )
-out = Console(soft_wrap=True)  # a path broken over two lines cannot be copied
-err = Console(stderr=True)
+# A path broken over two lines cannot be copied, and one of [brackets] is a name and no style.
+out = Console(soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -83,6 +84,12 @@ def about(
         raise typer.Exit
 
 
+def say(kind: str, style: str, words: str) -> None:
+    """A sentence to the user, behind what kind of one it is."""
+    err.print(f"{kind}:", style=style, end=" ", highlight=False)
+    err.print(words, highlight=False, soft_wrap=True)
+
+
 def checked(kind: "type[S]", /, **values: Any) -> "S":
     """Settings from options, or one sentence on the option that is wrong."""
     return validated(kind, values, lambda name: "--" + name.replace("_", "-"))
@@ -96,7 +103,7 @@ def split(languages: str | None) -> list[str] | None:
 def numbers(text: str, option: str) -> list[float]:
     """Numbers from `0.05,0.01`, none from nothing; one sentence on an option that holds something else."""
     try:
-        found = [float(part) for part in text.split(",") if part.strip()]
+        found = [float(part) for part in text.split(",") if part.strip()] if text.isascii() else []
     except ValueError:
         found = []
     if text and not (found and all(map(math.isfinite, found))):
@@ -119,7 +126,18 @@ def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> 
     for i, row in enumerate(rows):
         table.add_row(row, *(values[i] for values in columns.values()))
     wide = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
-    Console(width=max(wide, out.width)).print(table, crop=False)  # a number cut short is no number
+    # a number cut short is no number
+    Console(width=max(wide, out.width), markup=False, emoji=False).print(table, crop=False)
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End with one sentence on what is wrong."""
+    say("error", "red", sentence)
+    sys.exit(2)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 160 else f"{name[:80]}…{name[-40:]}"
 
 
 def main() -> None:
@@ -127,7 +145,7 @@ def main() -> None:
 
     def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, NeuroglotWarning):
-            err.print(f"[yellow]note:[/yellow] {message}", highlight=False, soft_wrap=True)
+            say("note", "yellow", str(message))
 
     warnings.showwarning = show
     for name, value in QUIET.items():
@@ -135,8 +153,10 @@ def main() -> None:
     try:
         app()
     except NeuroglotError as error:
-        err.print("[red]error:[/red]", end=" ")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        refuse(str(error))
+    except OSError as error:  # of a path that was given: its name is too long, it is another's …
+        if error.filename is None:
+            raise
+        refuse(f"{_shortened(str(error.filename))} cannot be used: {error.strerror or error}.")
     except KeyboardInterrupt:  # before the command began
         stopped()

@@ -99,10 +99,10 @@ def compare(
     budgets, lengths = numbers(curve or "", "--curve"), numbers(texts or "", "--texts")
     chosen, near = split(methods), split(close)
     _check_choices(chosen, near, budget, budgets, lengths)
-    text = current.manifest.text.load()[0]
+    text, held_out = current.manifest.text.load()
     variants = {} if tuned is None else _tuned(tuned, text.languages)
     from neuroglot.languages.genealogy import distances
-    from neuroglot.run.comparison import CompareSettings, check_methods, compare_run
+    from neuroglot.run.comparison import CompareSettings, check_lengths, check_methods, compare_run
     from neuroglot.run.evidence import possible
 
     if chosen is None:
@@ -125,9 +125,11 @@ def compare(
         tuned=variants,
     )
     check_methods(current, text, settings)
+    instead = None if corpus is None else load_corpus(corpus, text_column=text_column, language_column=language_column)
+    measured = held_out if instead is None else instead.select(text.languages)
+    check_lengths(current, current.reader(), text, measured, settings)
     model = current.load_model()
     current.check(model)
-    instead = None if corpus is None else load_corpus(corpus, text_column=text_column, language_column=language_column)
     result = compare_run(current, model, settings, corpus=instead)
     print_summary(result.summary(distances(result.languages)), budget)
     out.print(f"wrote {current.comparison_path}")

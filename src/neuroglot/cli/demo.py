@@ -37,4 +37,4 @@ def demo(
     result = perturb_run(run, model, "lape", tokens=520, block=128, seeds=3, corpus=None)
     print_change(run, "lape", result)
     report_run(run)
-    out.print(f"look at it: neuroglot explore {run.path}  (pip install 'neuroglot\\[explore]')")
+    out.print(f"look at it: neuroglot explore {run.path}  (pip install 'neuroglot[explore]')")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, err, out
+from neuroglot.cli.app import app, out, say
 
 
 @app.command()
@@ -26,7 +26,7 @@ def doctor(
     found = examine()
 
     def lines(title: str, rows: dict[str, str]) -> None:
-        out.print(f"[bold]{title}[/bold]")
+        out.print(title, style="bold", highlight=False)
         wide = max(map(len, rows), default=0)
         for name, words in rows.items():
             out.print(f"  {name.ljust(wide)}  {words}", markup=False, highlight=False)
@@ -46,7 +46,7 @@ def doctor(
             for extra in found.extras
         })  # fmt: skip
     for words in found.broken:
-        err.print(f"[red]missing:[/red] {words}, which Neuroglot needs: pip install --upgrade neuroglot")
+        say("missing", "red", f"{words}, which Neuroglot needs: pip install --upgrade neuroglot")
     if found.broken:
         raise typer.Exit(1)
 

@@ -55,9 +55,11 @@ def perplexity(
     text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)
     from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.edit.interventions import Deactivate, intervene
+    from neuroglot.evaluate.likelihood.perplexity import check_held_out
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
 
     masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
+    check_held_out(settings.reader(trust_remote_code=trust_remote_code), text, tokens=tokens, block=block)
     loaded = settings.load(trust_remote_code=trust_remote_code)
     rows, values = ["intact"], [measure(loaded, text, tokens=tokens, block=block)]
     if masks:

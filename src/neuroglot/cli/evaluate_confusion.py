@@ -23,6 +23,18 @@ def confusion(
         str | None,
         typer.Option("--language", "-l", help="The language that all of them should be in.", show_default=False),
     ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column of the answers. [default: completion, answer, response or text]", show_default=False
+        ),
+    ] = None,
+    language_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The column that says their language. [default: language, target or lang]", show_default=False
+        ),
+    ] = None,
     words: Annotated[
         Path | None,
         typer.Option(
@@ -42,7 +54,8 @@ def confusion(
     from neuroglot.evaluate.steering.confusion import confusion_table, english_words, read_completions
 
     rates = confusion_table(
-        read_completions(completions, language), words=None if words is None else english_words(words)
+        read_completions(completions, language, text_column=text_column, language_column=language_column),
+        words=None if words is None else english_words(words),
     )
     if table is not None:
         from neuroglot.storage.atomic import save_text

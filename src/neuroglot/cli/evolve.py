@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import app, checked, err, out, print_table, split
+from neuroglot.cli.app import app, checked, err, out, print_table, say, split
 from neuroglot.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -74,6 +74,6 @@ def evolve(
     out.print(f"wrote {folder / 'tables'}, {folder / 'figures'}, {page}")
     failed = measured.table[measured.table["error"].notna()]
     for name, reason in zip(failed["checkpoint"], failed["error"], strict=True):
-        err.print(f"[red]failed:[/red] {name}: {reason}", highlight=False, soft_wrap=True)
+        say("failed", "red", f"{name}: {reason}")
     if len(failed):
         raise typer.Exit(1)

@@ -54,7 +54,7 @@ def perturb(
     """
     from neuroglot.corpus.load import check_corpus
     from neuroglot.run.directory import Run
-    from neuroglot.run.perturbation import perturb_run
+    from neuroglot.run.perturbation import measured_text, perturb_run
 
     current = Run.open(run, trust_remote_code=trust_remote_code)
     current.workers = workers
@@ -62,6 +62,11 @@ def perturb(
     current.check_model()
     if corpus is not None:
         check_corpus(corpus)
+    text = measured_text(current, corpus, text_column=text_column, language_column=language_column)
+    reader = current.reader()
+    from neuroglot.evaluate.likelihood.perplexity import check_held_out
+
+    check_held_out(reader, text, tokens=tokens, block=block)
     model = current.load_model()
     result = perturb_run(
         current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus, text_column=text_column,

@@ -9,6 +9,7 @@ import typer
 from neuroglot.cli.app import app, numbers, out, print_table, split
 from neuroglot.cli.options import RunArgument, Seeds, TrustOption
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.made import check_place
 
 
 @app.command()
@@ -97,8 +98,8 @@ def _check_choices(
             raise NeuroglotError(f"--{name} takes shares {ends}, not {value:g}.")
     if limit is not None and not math.isfinite(limit):
         raise NeuroglotError("--max-perplexity-increase takes a number such as 0.05.")
-    if folder is not None and folder.exists():
-        raise NeuroglotError(f"{folder} exists; choose another --out.")
+    if folder is not None and folder.suffix != ".gguf":  # what is in a .gguf file is said by what writes one
+        check_place(folder, "pruned model (--out)")
     if gguf is not None and not gguf.is_file():
         raise NeuroglotError(f"There is no file {gguf}; give the intact model's .gguf file.")
     from neuroglot.experts.keep import SALIENCES

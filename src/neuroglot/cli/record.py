@@ -109,7 +109,8 @@ def record(
 ) -> None:
     """Read a corpus once and keep the statistics of every neuron, by language.
 
-    Can be stopped and started again with the same command: finished shards are kept.
+    Can be stopped and started again with the same command: finished shards are kept. A finished run can be asked for
+    more --tokens: only the text after what was recorded is read by the model.
     """
     from neuroglot.run.directory import default_folder
     from neuroglot.run.recording import begin_run
@@ -180,9 +181,12 @@ def part_of(shard: str | None) -> tuple[int, int]:
     if shard is None:
         return 1, 1
     first, _, last = shard.partition("/")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise NeuroglotError(f"--shard is i/n with 1 ≤ i ≤ n, such as 2/8, not {shard!r}.")
-    return int(first), int(last)
+    from neuroglot.storage.names import whole_number
+
+    part, parts = whole_number(first), whole_number(last)
+    if part is None or parts is None or not 1 <= part <= parts:
+        raise NeuroglotError(f"--shard is i/n with 1 ≤ i ≤ n, such as 2/8, not {shard[:80]!r}.")
+    return part, parts
 
 
 def print_forecast(

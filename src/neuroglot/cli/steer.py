@@ -1,5 +1,6 @@
 """`neuroglot steer`: a model's answer in the language of choice, beside the one it gives by itself."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from neuroglot.cli.options import (
 )
 from neuroglot.cli.record import print_recorded
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.storage.made import check_place
 
 if TYPE_CHECKING:
     from neuroglot.edit.recipes import Recipe
@@ -45,7 +47,10 @@ def steer(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(help="The run that recorded this model. [default: runs/MODEL-starter]", show_default=False),
+        typer.Option(
+            help="The run that recorded this model. [default: runs/MODEL-starter, or runs/MODEL-steer, which is made]",
+            show_default=False,
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="Read neurons and values from this file instead.", show_default=False)
@@ -89,8 +94,8 @@ def steer(
 ) -> None:
     """Answer a prompt in the language of your choice, side by side with the answer of the model as it is.
 
-    The neurons and their values come from --run, or from a --recipe that was saved. Without either, the run
-    runs/MODEL-starter is taken, and made from the built-in corpus if it is not there (minutes, once).
+    The neurons and their values come from --run, or from a --recipe that was saved. Without either, a run on the
+    built-in corpus is taken: runs/MODEL-starter, or runs/MODEL-steer, which is made of the languages needed, once.
     """
     from neuroglot.languages.tags import language_tag
     from neuroglot.run.directory import Run
@@ -116,8 +121,8 @@ def steer(
     settings.check_source()
     if run is not None:
         Run.open(run).check_recorded()
-    if bake is not None and bake.exists():
-        raise NeuroglotError(f"{bake} exists; choose another --bake.")
+    if bake is not None:
+        check_place(bake, "baked model (--bake)")
     how: dict[str, Any] = {"method": steer, "site": site, "strength": strength, "when": when}
     from neuroglot.edit.recipes import Recipe
 
@@ -152,22 +157,21 @@ def _from_run(
     layers: str | None,
     how: dict[str, Any],
 ) -> "tuple[Recipe, Model | None]":
-    """The recipe from a run; from the default run, which is made if it is not there."""
+    """The recipe from a run; from one on the built-in corpus, which is made if it is not there."""
     from neuroglot.edit.directions import DIRECTIONS
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import closest
-    from neuroglot.run.directory import Run, default_folder
+    from neuroglot.run.directory import Run
     from neuroglot.run.identification import beyond_recording, identify_run
 
-    loaded = None
-    folder = run or default_folder(settings.source, "starter")
-    if run is None and not (folder / "recording" / "recording.safetensors").is_file():
+    folder, loaded = run, None
+    if folder is None:
         lack = None if method in DIRECTIONS else beyond_recording(method)
         if lack:
             raise NeuroglotError(
                 f"{method} needs {lack}, which the run that is made here has not; make one that has it and give --run."
             )
-        loaded = _record_default(folder, settings, to, layers, how)
+        folder, loaded = _built_in(settings, prompt, to, source, layers, how)
     found = Run.open(folder)
     recording = found.recording
     how_raised = steering_settings(layers, recording.layers, **how)
@@ -203,35 +207,41 @@ def _spoken(detected: str | None, languages: Sequence[str], to: str) -> str | No
     return found if found is None or closest(found, [to]) is None else None
 
 
-def _record_default(
-    folder: Path, settings: "ModelSettings", to: str, layers: str | None, how: dict[str, Any]
-) -> "Model":
-    """Make the run that `steer` takes if it is told of none; the model, which is open then."""
-    from neuroglot.languages.tags import closest
-    from neuroglot.run.directory import Run
+def _built_in(
+    settings: "ModelSettings", prompt: str, to: str, source: str | None, layers: str | None, how: dict[str, Any]
+) -> "tuple[Path, Model | None]":
+    """The run on the built-in corpus that has the languages of question and answer; the model, if it was opened."""
+    from neuroglot.corpus.load import load_corpus
+    from neuroglot.languages.detection import LanguageIdentifier
+    from neuroglot.languages.tags import closest, language_tag
+    from neuroglot.run.built_in import finished_run, prepare_built_in
     from neuroglot.run.recording import record_run
-    from neuroglot.run.settings import RunRecordSettings, TextSettings
 
-    text, asked = TextSettings(source="starter"), RunRecordSettings(block=128, tokens=6_000, residual=True)
-    to_record = text.load()[0]
-    if closest(to, to_record.languages) is None:
-        raise NeuroglotError(
-            f"There is no run of {settings.source} in {folder}, and the built-in corpus has no {to}; record text "
-            f"that has it (neuroglot record {settings.source} CORPUS --out RUN; neuroglot identify RUN) and give "
-            "--run RUN."
-        )
-    run = Run.prepare(folder, settings, text, asked)
-    count = len(to_record.languages)
+    available = load_corpus("starter").languages
+    languages = [to]
+    if source is None:
+        spoken = LanguageIdentifier(available)(prompt)
+        languages += [spoken] if spoken and closest(spoken, available) else []
+    elif source != "none":
+        languages.append(language_tag(source))
+    if there := finished_run(settings.source, languages, available):
+        return there, None
+    run = prepare_built_in(settings, languages, available)
+    text = run.manifest.text.load()[0]
+    most = len(text.languages) * run.manifest.record.tokens
     err.print(
-        f"{folder} is not there: recording up to {count * asked.tokens:,} tokens of the built-in corpus in {count} "
-        "languages with this model, once (about a minute for 0.3 B parameters on two cores; the bar says how long is "
-        "left). With --run RUN a run of your own is taken.",
+        f"{run.path} is not there: recording up to {most:,} tokens of the built-in corpus with this model, once "
+        f"({', '.join(text.languages)}). With --run RUN a run of your own is taken.",
         highlight=False, soft_wrap=True, markup=False,
     )  # fmt: skip
     model = run.load_model()
     steering_settings(layers, model.layers, **how)
-    print_recorded(run, record_run(run.begin(), model, to_record))
-    return model
+    from neuroglot.recording.forecast import forecast
+
+    said = forecast(model, text, **run.manifest.record.arguments() | {"shard_tokens": 256})
+    err.print(f"{said.total:,} tokens, about {math.ceil(said.seconds())} s", highlight=False, soft_wrap=True)
+    print_recorded(run, record_run(run.begin(), model, text))
+    return run.path, model
 
 
 def steering_settings(layers: str | None, depth: int | None, *, method: str, **how: Any) -> "Steering":
@@ -285,6 +295,6 @@ def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> 
                     generate(model, [prompt], written=written, **settings)  # type: ignore[arg-type]
     if not out.is_terminal:
         for name, text in said.items():
-            out.print(f"[bold]{name}[/bold]")
+            out.print(name, style="bold", highlight=False)
             out.print(text.strip(), markup=False, highlight=False, soft_wrap=True)
     out.print(f"{off}{changes}", highlight=False)

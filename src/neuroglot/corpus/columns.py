@@ -9,6 +9,7 @@ from neuroglot.corpus.formats import Rows
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
+from neuroglot.storage.sums import is_whole, keep_sums
 
 __all__ = ["Columns", "text_of"]
 
@@ -42,9 +43,10 @@ class Columns:
         except OSError as error:
             raise NeuroglotError(f"{path} cannot be read: {error.strerror or error}.") from error
         self._file = cache_directory() / "text" / f"{digest.hexdigest()[:32]}.arrow"
-        if not self._file.is_file():
+        if not is_whole(self._file):  # a damaged one is made again
             with atomic_path(self._file) as draft:
                 _write(draft, names, convert())
+                keep_sums(draft, self._file)
         if len(self) == 0:
             raise NeuroglotError(f"{path} is empty; put text in it or leave it out.")
 

@@ -1,5 +1,6 @@
 """Instructions and their answers by language, in the shapes that people publish them in."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -53,10 +54,10 @@ def load_instructions(source: str | Path, languages: Sequence[str] | None = None
     wanted = None if languages is None else [language_tag(tag) for tag in languages]
     if name.startswith("hf:"):
         found = _from_hub(name[3:], wanted)
-    elif Path(source).is_dir():
+    elif os.path.isdir(source):
         paths = files_by_language(Path(source), wanted, ["json"])
         found = {tag: [_pair(row, at) for at, row in _lines(path)] for tag, path in paths.items()}
-    elif Path(source).is_file():
+    elif os.path.isfile(source):
         found = {}
         for at, row in _lines(Path(source)):
             for tag, pair in _tagged(row, at):

@@ -1,5 +1,6 @@
 """Text by language, from whatever it is in."""
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,7 @@ def check_corpus(source: str | Path, languages: Sequence[str] | None = None) -> 
     for tag in languages or ():
         language_tag(tag)
     name = str(source)
-    if name not in BUILT_IN and not name.startswith("hf:") and not Path(source).exists():
+    if name not in BUILT_IN and not name.startswith("hf:") and not os.path.exists(source):
         raise NeuroglotError(
             f"There is no corpus at {source}; give a directory of {{language}}.txt files, a .jsonl, .csv, .tsv or "
             ".parquet file, hf:DATASET, or starter."
@@ -72,7 +73,7 @@ def load_corpus(
     if name.startswith("hf:"):
         corpus = open_hub(name[3:], languages, text_column, language_column)
         corpus.parallel = corpus.parallel if parallel is None else parallel
-    elif Path(source).is_dir():
+    elif os.path.isdir(source):
         if language_column is not None:
             raise NeuroglotError(f"{source} is a directory of one file a language, so no column says it; leave it out.")
         corpus = open_directory(Path(source), languages, bool(parallel), text_column)

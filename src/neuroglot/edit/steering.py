@@ -17,6 +17,7 @@ from neuroglot.edit.recipes import Recipe
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
+from neuroglot.storage.names import whole_number
 
 __all__ = ["METHODS", "Method", "layer_numbers", "steer"]
 
@@ -37,12 +38,10 @@ def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
     numbers: set[int] = set()
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if (
-            not (first.isdecimal() and (last.isdecimal() or not last))
-            or not 1 <= int(first) <= int(last or first) <= layers
-        ):
-            raise NeuroglotError(f"layers takes numbers from 1 to {layers} such as 1-3,16, not {text!r}.")
-        numbers.update(range(int(first) - 1, int(last or first)))
+        start, end = whole_number(first), whole_number(last or first)
+        if start is None or end is None or not 1 <= start <= end <= layers:
+            raise NeuroglotError(f"layers takes numbers from 1 to {layers} such as 1-3,16, not {text[:80]!r}.")
+        numbers.update(range(start - 1, end))
     return tuple(sorted(numbers))
 
 

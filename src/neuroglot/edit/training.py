@@ -1,5 +1,6 @@
 """The training itself, by transformers' `Trainer`: of all weights, an adapter, or some neurons."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
+from neuroglot.storage.atomic import read_json
+from neuroglot.storage.names import whole_number
 
 __all__ = ["IGNORED", "TuneSettings", "distillation_loss", "only_neurons", "trained"]
 
@@ -47,6 +50,18 @@ class TuneSettings(BaseModel):
     """Keep the state after so many steps, 0 never; by default after each epoch."""
     seed: int = 0
     """Of the order of the examples, and of the adapter's start."""
+
+
+def _saved_states(work: Path) -> list[Path]:
+    """What was saved on the way, in its order. What was stopped while it was saved (a full disk) is removed."""
+    found: dict[int, Path] = {}
+    for path in work.glob("checkpoint-*"):
+        step = whole_number(path.name.partition("-")[2])
+        if step is None or read_json(path / "trainer_state.json") is None:  # which is written last
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            found[step] = path
+    return [found[step] for step in sorted(found)]
 
 
 def trained(
@@ -114,7 +129,7 @@ def trained(
             loss = losses / counted
             return (loss, {"logits": logits}) if return_outputs else loss
 
-    found = sorted(work.glob("checkpoint-*"), key=lambda state: int(state.name.split("-")[1]))
+    found = _saved_states(work)
     with progress_bar("tuning", steps, unit="steps", shown=progress) as advance, only_neurons(model, only):
         trainer = (Trainer if teacher is None else Taught)(
             model=network,
@@ -127,7 +142,7 @@ def trained(
         if teacher is not None:
             trainer.model_accepts_loss_kwargs = True  # so the loss is divided here, by all tokens of a step
         if found:
-            advance(int(found[-1].name.split("-")[1]), language)
+            advance(whole_number(found[-1].name.split("-")[1]) or 0, language)
         result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
     loss = float(result.training_loss)
     network.eval()

@@ -34,7 +34,8 @@ def prompt_tokens(model: Model, prompts: Sequence[str], chat: bool) -> list[tupl
     A prompt that spells a special token is text, in a template too.
 
     Raises:
-        NeuroglotError: a prompt is empty, there is no chat template, or a token is one that the model has not learnt.
+        NeuroglotError: a prompt is empty, there is no chat template or it cannot be filled in, or a token is one that
+            the model has not learnt.
     """
     if not all(prompt.strip() for prompt in prompts):
         raise NeuroglotError("A prompt is empty; give it some text.")
@@ -63,7 +64,14 @@ def _in_template(model: Model, prompt: str) -> list[int]:
 
     def template(question: str) -> str:
         message = [{"role": "user", "content": question}]
-        return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        try:
+            return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # a template is a program of others, and some refuse what they are given
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise NeuroglotError(
+                f"The chat template of {model.name} does not take a question alone ({said[:120]}); set another "
+                "tokenizer.chat_template, or ask without it."
+            ) from error
 
     def read(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -6,6 +6,7 @@ convert, not to find.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.gguf_parts import parts_of
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
+from neuroglot.storage.sums import is_whole
 
 __all__ = ["PACKAGED", "check_installed", "converted", "gguf_file", "packaged"]
 
@@ -101,7 +103,7 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
     """
     if not file.is_file():
         raise NeuroglotError(f"{file} does not exist; give the path of a .gguf file.")
-    if expected_sha256 is not None and (done := _target(file, expected_sha256)).is_dir():
+    if expected_sha256 is not None and is_whole(done := _target(file, expected_sha256)):
         return done  # its bytes were checked when it was converted
     with file.open("rb") as handle:
         if handle.read(4) != b"GGUF":
@@ -121,11 +123,12 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
             f"{file} is damaged: its SHA-256 is not the published one; delete it and install it again."
         )
     target = _target(file, digest)
-    if target.is_dir():
+    if is_whole(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
-        if not target.is_dir():
+        if not is_whole(target):  # a damaged one is made again
+            shutil.rmtree(target, ignore_errors=True)
             from neuroglot.models.gguf_conversion import convert
 
             convert(file, target)

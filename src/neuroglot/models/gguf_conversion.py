@@ -17,6 +17,7 @@ from neuroglot.models.gguf_keys import ROPE_FACTORS, config_of
 from neuroglot.models.gguf_tokenizer import check_tokenizer, tokenizer_of
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.sums import keep_sums
 
 __all__ = ["convert"]
 
@@ -39,6 +40,7 @@ def convert(file: Path, target: Path) -> None:
     with atomic_path(target) as draft, without_bars():
         network.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        keep_sums(draft, target)
 
 
 def _network(header: Header, settings: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from neuroglot.models.architecture.body import decoder_config
+from neuroglot.models.architecture.families import declared
 from neuroglot.models.architecture.find import auto_class, check_config, find_ffns
 
 __all__ = ["BIASES", "WIDTHS", "narrowed", "opener", "without_weights"]
@@ -25,8 +26,9 @@ def opener(path: str, revision: str | None = None, trust_remote_code: bool = Fal
 
     config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     usual = auto_class(config)
-    if not Path(path).exists() or type(config) not in usual._model_mapping:
-        check_config(config, path)
+    known = type(config) in usual._model_mapping
+    if not (known and Path(path).exists() and declared(decoder_config(config).model_type)):
+        check_config(config, path)  # before weights are fetched from the hub, or read
     return narrowed(usual, config)
 
 

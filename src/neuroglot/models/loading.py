@@ -6,15 +6,16 @@ from typing import Any
 import torch
 
 from neuroglot.errors import NeuroglotError, require
+from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import opener
-from neuroglot.models.model import Model
+from neuroglot.models.model import Model, context_of
 from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
-from neuroglot.models.tokenization import Bos
+from neuroglot.models.tokenization import Bos, TextReader, beginning
 from neuroglot.progress import without_bars
 from neuroglot.storage.hub import hub_refusal
 
-__all__ = ["load_model", "load_tokenizer"]
+__all__ = ["load_model", "load_reader", "load_tokenizer"]
 
 
 def load_model(
@@ -116,6 +117,39 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_rem
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers and the hub client each raise their own
         raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
+
+
+def load_reader(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    bos: Bos = "auto",
+    count_first: bool = False,
+) -> TextReader:
+    """How a model reads text, without its weights; arguments and errors are those of `load_model`.
+
+    Raises:
+        NeuroglotError: as `load_model`, of what tokenizer and config alone say: also an architecture without neurons.
+    """
+    from transformers import AutoConfig
+
+    path = located(adapter_base(source) if is_adapter(source) else source)
+    tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        opener(path, revision, trust_remote_code)
+    except NeuroglotError:
+        raise
+    except Exception as error:  # transformers and the hub client each raise their own
+        raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
+    text = decoder_config(config)
+    begin = beginning(tokenizer, bos)
+    start = getattr(config, "decoder_start_token_id", None)
+    if getattr(config, "is_encoder_decoder", False) and bos != "never" and start is not None:
+        begin = (int(start),)  # see `Model.begin`
+    vocabulary = getattr(text, "vocab_size", None) or len(tokenizer)
+    return TextReader(str(source), tokenizer, begin, len(begin) or int(not count_first), context_of(text), vocabulary)
 
 
 def _merged(path: Path, how: dict[str, Any]) -> Model:

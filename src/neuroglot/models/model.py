@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from neuroglot.models.architecture.attention import Attention, find_attentions
 from neuroglot.models.architecture.body import (
     few_tokens,
     has_encoder,
+    input_device,
     last_hidden_states,
     logits_by_head,
     text_config,
@@ -34,7 +36,13 @@ from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
 from neuroglot.storage.made import sign
 
-__all__ = ["Crew", "Model"]
+__all__ = ["Crew", "Model", "context_of"]
+
+
+def context_of(text_config: Any) -> int | None:
+    """How many tokens a model can read at once, where its config says so."""
+    limit: int | None = getattr(text_config, "max_position_embeddings", None)
+    return limit if limit and limit > 0 else None  # XLNet says -1: none
 
 
 class Crew(Protocol):
@@ -78,6 +86,7 @@ class Model:
         count_first: bool = False,
     ):
         network = getattr(network, "_orig_mod", network)  # that `torch.compile` wraps
+        _check_plain(network)
         self.network: Any = network.eval()
         self.tokenizer = tokenizer
         config: Any = network.config
@@ -87,8 +96,9 @@ class Model:
         self.load_arguments: dict[str, Any] | None = None
         self.workers: Crew | None = None
         self.ffns: list[FFN] = find_ffns(network)
-        if self.device.type != "meta":
-            prove_once(network, self.ffns, cache_directory())
+        if self.device.type == "meta":
+            raise NeuroglotError(f"{self.name} has no weights (it is on the meta device); load it from a checkpoint.")
+        prove_once(network, self.ffns, cache_directory())
         self.prompt_tokens: int | None = None
         self._fingerprint: str | None = None
         self._fingerprint_of: tuple[Any, ...] = ()
@@ -179,7 +189,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the input goes."""
-        return torch.device(self.network.device)
+        return input_device(self.network)
 
     @property
     def batch_tokens(self) -> int:
@@ -217,8 +227,7 @@ class Model:
     @property
     def context(self) -> int | None:
         """How many tokens it can read at once, where its config says so."""
-        limit: int | None = getattr(self.text_config, "max_position_embeddings", None)
-        return limit if limit and limit > 0 else None  # XLNet says -1: none
+        return context_of(self.text_config)
 
     def check_length(self, tokens: int, what: str, remedy: str) -> None:
         """Refuse a text that is longer than what the model can read.
@@ -402,6 +411,26 @@ class Model:
         if len(self.begin) != 1:
             rule += [list(self.begin), self.uncounted]
         return hashlib.sha256(json.dumps(rule).encode()).hexdigest()[:32]
+
+
+def _check_plain(network: Any) -> None:
+    """Refuse a network that peft has put adapters into: its modules are not what their names say.
+
+    What reads or writes weights would see those of the base alone, and some adapters act outside the layers.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    peft = sys.modules.get("peft")  # where it was never imported, nothing is wrapped
+    if peft is None:
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(module, (peft.PeftModel, BaseTunerLayer)) for module in network.modules()):
+        raise NeuroglotError(
+            "This network is wrapped by peft, so the weights of its layers are not what they compute; give "
+            "network.merge_and_unload(), or the adapter's directory to load_model. A prompt adapter cannot be merged."
+        )
 
 
 def _offloaded(network: Any, name: str) -> Tensor | None:

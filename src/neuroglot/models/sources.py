@@ -3,6 +3,7 @@
 Nothing here imports torch, so that a wrong name is said at once.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +26,15 @@ __all__ = [
 Bos = Literal["auto", "always", "never"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
+NAME = 200
+"""Characters of a hub id, at most."""
+
 Quantize = Literal["8bit", "4bit"]
 
 
 def is_adapter(path: str | Path) -> bool:
     """Whether a directory holds a peft adapter and no model."""
-    return (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file()
+    return os.path.isfile(Path(path) / "adapter_config.json") and not os.path.isfile(Path(path) / "config.json")
 
 
 def base_of(adapter: str | Path) -> str | None:
@@ -72,16 +76,16 @@ def check_source(source: str | Path) -> None:
     if name in PACKAGED:
         check_installed(name)
     elif name.endswith(".gguf"):
-        if not Path(source).is_file():
+        if not os.path.isfile(source):
             raise NeuroglotError(f"{source} does not exist; give the path of a .gguf file.")
     elif is_adapter(source):
         adapter_base(source)
-    elif Path(source).is_dir():
-        if not (Path(source) / "config.json").is_file():
+    elif os.path.isdir(source):
+        if not os.path.isfile(Path(source) / "config.json"):
             raise NeuroglotError(
                 f"{source} holds no config.json, so it is not a Hugging Face model; give another directory."
             )
-    elif Path(source).exists() or name.count("/") > 1 or name.startswith((".", "/", "~")):
+    elif os.path.exists(source) or len(name) > NAME or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
 
 

@@ -5,6 +5,7 @@ here imports torch, since processes that only read text use it.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,11 +14,32 @@ import numpy as np
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.sources import Bos
 
-__all__ = ["PIECE", "Bos", "beginning", "encode", "pieces"]
+__all__ = ["PIECE", "Bos", "TextReader", "beginning", "encode", "pieces"]
 
 
 PIECE = 1 << 18
 """Characters of a document that are tokenised at once: a tokenizer needs some 300 bytes for each."""
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """How a model reads text, by its tokenizer and config alone: what a `Model` says of it, before weights are opened.
+
+    Attributes:
+        name: of the model.
+        tokenizer: its own.
+        begin: the tokens that stand before every text.
+        uncounted: how many tokens at the start of a block no statistic counts.
+        context: how many tokens it can read at once, where its config says so.
+        vocabulary: how many tokens it knows.
+    """
+
+    name: str
+    tokenizer: Any
+    begin: tuple[int, ...]
+    uncounted: int
+    context: int | None
+    vocabulary: int
 
 
 def beginning(tokenizer: Any, bos: Bos = "auto") -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from neuroglot.models.model import Model
 from neuroglot.pruning.biases import attach, configure, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
 from neuroglot.pruning.vocabulary import kept_tokens, language_counts, trimmed
-from neuroglot.storage.made import is_made
+from neuroglot.storage.made import check_place, is_made
 
 __all__ = ["Compensate", "cut", "kept_digest", "may_gain_biases", "prune"]
 
@@ -73,13 +73,13 @@ def prune(
     keep = keep & model.exists
     path = Path(path)
     _check_asked(recording, text, language, compensate, vocabulary)
-    made_from = None
-    if compensate is None and vocabulary is False:
-        made_from = kept_digest(keep, model.fingerprint, str(model.network.dtype))
-        if is_made(path, made_from, "pruned model"):
-            return path
-    elif path.exists():  # what a text gave is not known without reading it again
-        raise NeuroglotError(f"{path} exists; choose a new directory for the pruned model.")
+    check_place(path, "pruned model")
+    bound = [model.fingerprint, str(model.network.dtype)]
+    if compensate is not None or vocabulary is not False:
+        bound += [f"{compensate} {vocabulary} {language} {tokens}", *_sources(recording, text, language)]
+    made_from = kept_digest(keep, *bound)
+    if is_made(path, made_from, "pruned model"):
+        return path
     if 0 in (widths := keep.sum(1).tolist()):
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
@@ -154,6 +154,17 @@ def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:
     """A digest of which neurons are kept, and of what."""
     about = f"{bound} {tuple(keep.shape)}".encode()
     return hashlib.sha256(about + keep.cpu().contiguous().numpy().tobytes()).hexdigest()[:32]
+
+
+def _sources(recording: Recording | None, text: Corpus | None, language: str | None) -> list[str]:
+    """Digests of what a compensation or a smaller vocabulary is made of; a text is read for it."""
+    digest = hashlib.sha256()
+    for document in text[language] if text is not None and language in text.languages else ():
+        digest.update(f"{len(document)} {document}".encode(errors="surrogatepass"))
+    parts = [digest.hexdigest()]
+    for name, sums in sorted(recording.sums.items()) if recording is not None else ():
+        parts.append(name + hashlib.sha256(sums.contiguous().numpy().tobytes()).hexdigest())
+    return parts
 
 
 def _check_asked(

@@ -18,7 +18,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.pruning.checkpoint import kept_digest
 from neuroglot.storage.atomic import atomic_path
 
-__all__ = ["prune_gguf"]
+__all__ = ["made_from", "prune_gguf"]
 
 MADE_FROM = "neuroglot.made_from"
 """Names a digest of what a file was pruned from: the same command finds its own result."""
@@ -50,9 +50,9 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
     source, path = Path(source), Path(path)
     if not source.is_file():
         raise NeuroglotError(f"{source} does not exist; give the .gguf file of the intact model.")
-    made_from = kept_digest(keep, str(source.resolve()), f"{source.stat().st_size} {source.stat().st_mtime_ns}")
+    ours = kept_digest(keep, str(source.resolve()), f"{source.stat().st_size} {source.stat().st_mtime_ns}")
     if path.exists():
-        if _made_from(path) == made_from:
+        if made_from(path) == ours:
             return path
         raise NeuroglotError(f"{path} exists; choose a new file for the pruned model.")
     if not bool(keep.any(1).all()):
@@ -77,7 +77,7 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
         if alignment := _value(reader, "general.alignment"):
             writer.data_alignment = int(alignment)  # type: ignore[call-overload]
         _copy_fields(reader, writer, architecture, target, filled)
-        writer.add_string(MADE_FROM, made_from)
+        writer.add_string(MADE_FROM, ours)
         tensors = []
         for tensor in reader.tensors:
             data, kind = _pruned(tensor, kept, filled, keep.shape[1])
@@ -92,7 +92,7 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
     return path
 
 
-def _made_from(path: Path) -> object:
+def made_from(path: Path) -> object:
     """What a file says that it was made from; None if nothing, or if it is no GGUF file."""
     try:
         return _value(gguf.GGUFReader(path), MADE_FROM)

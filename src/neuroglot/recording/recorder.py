@@ -7,6 +7,8 @@ whether the pass ran at once, was interrupted and resumed, or was shared between
 
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,6 +40,10 @@ def record(model: Model, corpus: Corpus, **settings: Any) -> Recording:
     The language-model head is never run. Documents of a language are joined and packed into blocks; neither BOS nor
     what is left over at the end is counted. The text is never wholly in memory: packed tokens go through the disk.
 
+    A finished recording in `directory` can be asked for more `tokens`: what comes after the recorded text is recorded
+    and added. That gives what one pass gives: the same blocks, and the same bytes if the recorded text ended with a
+    shard.
+
     Args:
         model: whose neurons.
         corpus: the text; each of its languages must fill at least one block.
@@ -57,8 +63,10 @@ def record(model: Model, corpus: Corpus, **settings: Any) -> Recording:
     readers = asked.readers_of(len(corpus.languages))
     with ExitStack() as stack:
         folder = Path(asked.directory or stack.enter_context(TemporaryDirectory(prefix="neuroglot-")))
-        text = PackedText(readings_of(model, corpus, folder / "text", asked), model.begin, readers)
-        store = ShardStore(folder, _plan(model, corpus, asked, work))
+        readings = readings_of(model, corpus, folder / "text", asked)
+        store = ShardStore(folder, _plan(model, corpus, asked, work), extend=True)
+        readings = [replace(reading, earlier=store.earlier_text(reading.language)) for reading in readings]
+        text = PackedText(readings, model.begin, readers)
         finished = store.finished()
         if finished is None:
             stack.enter_context(store.lock(asked.part))
@@ -70,9 +78,11 @@ def record(model: Model, corpus: Corpus, **settings: Any) -> Recording:
         with nullcontext() if readers else reading(asked.progress):
             stack.enter_context(text)
         _record_missing(model, work, text, store, engine, asked)
-        recording = Recording.merge(store.get(name) for name in _shard_names(corpus, text, asked.part))
-        if asked.part == (1, 1):
-            store.finish(recording)
+        shards = map(store.get, _shard_names(text, asked.part))
+        if asked.part != (1, 1):
+            return Recording.merge(shards)
+        recording = Recording.merge(chain(store.earlier(), shards))
+        store.finish(recording)
         return recording
 
 
@@ -95,15 +105,15 @@ def _record_missing(
             store.put(name, recording)
 
 
-def _shard_names(corpus: Corpus, text: PackedText, part: tuple[int, int]) -> list[str]:
-    """The shards of the part, in the order in which they are added."""
+def _shard_names(text: PackedText, part: tuple[int, int]) -> list[str]:
+    """The shards of the part that no earlier pass recorded, in the order in which they are added."""
     names = [
-        shard_name(tag, index, digest)
-        for place, tag in enumerate(corpus.languages)
-        for index, digest in enumerate(text.wait()[tag].shards)
-        if in_part(place, index, part)
+        shard_name(reading.language, index, digest)
+        for place, reading in enumerate(text.readings)
+        for index, digest in enumerate(text.wait()[reading.language].shards)
+        if in_part(place, index, part) and index >= reading.recorded_earlier
     ]
-    if not names:
+    if not names and part != (1, 1):
         raise NeuroglotError(f"Part {part[0]} of {part[1]} is empty: there are fewer shards than parts.")
     return names
 

@@ -4,9 +4,11 @@ Every file is whole or absent and its bytes follow from the plan, so no order of
 only keep two processes from doing the same work twice.
 """
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,20 @@ class ShardStore:
     """The shards of one recording in a directory.
 
     `plan.json` says what is recorded and how, `text/` what was read; `shards/` and the tokens in `text/` last until the
-    recording is finished: `recording.safetensors`.
+    recording is finished: `recording.safetensors`. While a finished recording is extended by more tokens, `earlier/` is
+    what it was, whole: plan, recording, and what was read. It counts as the first shards of every language.
 
     Args:
         directory: begun by this, unless it was begun before.
         settings: all that decides the recording but the text; by default those it was begun with.
+        extend: a finished recording of the same settings, but for fewer tokens, is to be extended.
 
     Raises:
         NeuroglotError: the directory holds a recording of another model or setting, cannot be written, or (without
-            settings) holds none.
+            settings) holds none; or it is to be extended and is not finished.
     """
 
-    def __init__(self, directory: str | Path, settings: Mapping[str, Any] | None = None):
+    def __init__(self, directory: str | Path, settings: Mapping[str, Any] | None = None, *, extend: bool = False):
         self.directory = Path(directory)
         path = self.directory / "plan.json"
         old = self._plan(path)
@@ -50,8 +54,96 @@ class ShardStore:
         self.settings: dict[str, Any] = dict(old if settings is None else settings)  # type: ignore[arg-type]
         if old is None:
             save_json(path, {"settings": self.settings})
-        else:
-            self.check_same(old)
+            return
+        if self._earlier.exists():
+            with self._changing():
+                self._settle()
+            old = self._plan(path) or old
+        if extend and old.get("tokens", math.inf) < self.settings["tokens"]:
+            self.check_same({**old, **{name: self.settings[name] for name in ("tokens", "shard_tokens")}})
+            with self._changing():
+                old = self._extend()
+        self.check_same(old)
+
+    # --- more tokens -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Be the only process that moves `earlier/`."""
+        with writing(self.directory), FileLock(self.directory / ".earlier.lock"):
+            yield
+
+    def _extend(self) -> dict[str, Any]:
+        """Make a finished recording the earlier one of these settings; stopped anywhere, `_settle` undoes it."""
+        plan = self.directory / "plan.json"
+        old = self._plan(plan)
+        assert old is not None
+        if old == self.settings:  # another process, of another part
+            return old
+        if self.finished() is None:
+            raise NeuroglotError(
+                f"{self.directory} was begun with {old['tokens']:,} tokens and is not finished; finish it with so many "
+                "first, and then ask for more."
+            )
+        with atomic_path(self._earlier) as draft:
+            (draft / "text").mkdir(parents=True)
+            for name in self._kept_names():
+                shutil.copyfile(self.directory / name, draft / name)
+        for name in reversed(self._kept_names()):
+            if name != plan.name:
+                (self.directory / name).unlink()
+        save_json(plan, {"settings": self.settings})
+        return self.settings
+
+    def _settle(self) -> None:
+        """Put an earlier recording back that was moved away for a plan that was never written; drop what is left."""
+        earlier = self._plan(self._earlier / "plan.json")
+        if earlier is not None and earlier == self._plan(self.directory / "plan.json"):
+            for name in self._kept_names(self._earlier):
+                if not (self.directory / name).exists():
+                    with atomic_path(self.directory / name) as draft:
+                        shutil.copyfile(self._earlier / name, draft)
+        if self._finished.is_file():
+            self._drop_earlier()
+
+    def _kept_names(self, folder: Path | None = None) -> list[str]:
+        """The files that are a finished recording; the one that says that it is finished comes last."""
+        folder = folder or self.directory
+        texts = sorted(f"text/{path.name}" for path in (folder / "text").glob("*.json"))
+        return ["plan.json", *texts, self._finished.name]
+
+    def _drop_earlier(self) -> None:
+        (self._earlier / "plan.json").unlink(missing_ok=True)  # without it, nothing there counts
+        shutil.rmtree(self._earlier, ignore_errors=True)
+
+    @property
+    def _earlier(self) -> Path:
+        return self.directory / "earlier"
+
+    def earlier(self) -> list[Recording]:
+        """The recording that this one extends, if it extends one.
+
+        Raises:
+            NeuroglotError: it is damaged.
+        """
+        if not (self._earlier / "plan.json").is_file():
+            return []
+        return [Recording.load(self._earlier / self._finished.name)]
+
+    def earlier_text(self, language: str) -> TextOfLanguage | None:
+        """What the recording was read from that this one extends, if it extends one.
+
+        Raises:
+            NeuroglotError: it is damaged.
+        """
+        if not (self._earlier / "plan.json").is_file():
+            return None
+        found = _read_text(self._earlier / "text" / f"{language}.json")
+        if found is None:
+            raise NeuroglotError(f"{self._earlier} is damaged; delete {self.directory} to record again.")
+        return found
+
+    # --- what it holds -----------------------------------------------------------------------------------------------
 
     @staticmethod
     def _plan(path: Path) -> dict[str, Any] | None:
@@ -127,7 +219,7 @@ class ShardStore:
             recording = Recording.load(self._finished)
         except NeuroglotError as error:
             raise NeuroglotError(f"{self._finished} is damaged; delete it, and record again.") from error
-        if self._shards.exists():  # whoever finished it was stopped before they were dropped
+        if self._shards.exists() or self._earlier.exists():  # whoever finished it was stopped before they were dropped
             self._drop()
         return recording
 
@@ -177,6 +269,7 @@ class ShardStore:
         self._drop()
 
     def _drop(self) -> None:
+        self._drop_earlier()
         shutil.rmtree(self._shards, ignore_errors=True)
         for path in [] if self.keeps_text else self._text.glob("*.i32"):
             with suppress(OSError):
@@ -188,10 +281,14 @@ class ShardStore:
 
     def text(self, language: str) -> TextOfLanguage | None:
         """What was read of a language, if that was finished."""
-        try:
-            return TextOfLanguage.model_validate(read_json(self._text / f"{language}.json"))
-        except (NeuroglotError, ValidationError):
-            return None
+        return _read_text(self._text / f"{language}.json")
+
+
+def _read_text(path: Path) -> TextOfLanguage | None:
+    try:
+        return TextOfLanguage.model_validate(read_json(path))
+    except (NeuroglotError, ValidationError):
+        return None
 
 
 def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
@@ -213,8 +310,9 @@ def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
         return done
     with target.lock():
         texts = {tag: _text(stores, tag) for tag in stores[0].settings["languages"]}
-        found = _found(stores, target, texts)
-        recording = Recording.merge(Recording.load(path) for path in found)
+        extended = next((store for store in (target, *stores) if store.earlier_text(next(iter(texts)))), target)
+        found = _found(stores, target, texts, extended)
+        recording = Recording.merge(chain(extended.earlier(), map(Recording.load, found)))
         for tag, text in texts.items():
             save_json(target.directory / "text" / f"{tag}.json", text.model_dump())
         if target.keeps_text:
@@ -224,12 +322,17 @@ def merge(directories: Sequence[str | Path], into: str | Path) -> Recording:
     return recording
 
 
-def _found(stores: Sequence[ShardStore], target: ShardStore, texts: Mapping[str, TextOfLanguage]) -> list[Path]:
-    """Where each shard is, in the order in which they are added."""
+def _found(
+    stores: Sequence[ShardStore], target: ShardStore, texts: Mapping[str, TextOfLanguage], extended: ShardStore
+) -> list[Path]:
+    """Where each shard is that the earlier recording of a store lacks, in the order in which they are added."""
     found: list[Path] = []
     missing: list[str] = []
     for tag, text in texts.items():
+        earlier = extended.earlier_text(tag)
         for index, digest in enumerate(text.shards):
+            if earlier is not None and index < len(earlier.shards):
+                continue
             name = shard_name(tag, index, digest)
             paths = [store.path(name) for store in (target, *stores) if store.has(name)]
             found += paths[:1]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from neuroglot.artifacts.neurons import NeuronSet
+    from neuroglot.corpus.corpus import Corpus
     from neuroglot.models.model import Model
     from neuroglot.run.directory import Run
     from neuroglot.run.settings import AlignSettings
@@ -32,10 +33,20 @@ class Aligned:
     regions: "NeuronSet | None"
 
 
-def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
-    """Record the samples and find the regions, if the threshold can be reached."""
+def check_align(run: "Run", settings: "AlignSettings") -> "Corpus":
+    """The parallel corpus that is to be read, as far as it can be refused before the model is opened.
+
+    Raises:
+        NeuroglotError: there is none, or it is not parallel.
+    """
     corpus = settings.load(run.manifest.text)
     corpus.check_parallel()
+    return corpus
+
+
+def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
+    """Record the samples and find the regions, if the threshold can be reached."""
+    corpus = check_align(run, settings)
     from neuroglot.alignment.scores import summary
     from neuroglot.identify.key_regions import key_regions
     from neuroglot.recording.record_samples import record_samples

@@ -13,15 +13,17 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.comparison import ALL, Ablation, Comparison, measure_conditions
 from neuroglot.evaluate.ablation.units import Units, unit_costs
-from neuroglot.evaluate.likelihood.perplexity import SHORTEST_BLOCK, check_fills
+from neuroglot.evaluate.likelihood.perplexity import check_held_out
 from neuroglot.identify.ranking import choose, rank
 from neuroglot.identify.registry import Method, find, names
 from neuroglot.identify.selection import select_top
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.run.directory import Run
 from neuroglot.run.evidence import HALVES, EvidenceByPart, lacking, of_heads
+from neuroglot.tokens.packing import check_fills
 
-__all__ = ["CompareSettings", "check_methods", "compare_run"]
+__all__ = ["CompareSettings", "check_lengths", "check_methods", "compare_run"]
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -85,7 +87,7 @@ def compare_run(
     text, held_out = run.manifest.text.load()
     methods = check_methods(run, text, settings)
     measured = held_out if corpus is None else corpus.select(text.languages)
-    _check_lengths(run, model, text, measured, settings)
+    check_lengths(run, model, text, measured, settings)
     evidence = EvidenceByPart(
         run, model, text, methods, samples=settings.samples, tuned=settings.tuned, progress=progress,
         heads="heads" in settings.units,
@@ -125,7 +127,9 @@ def check_methods(run: Run, text: Corpus, settings: CompareSettings) -> list[Met
     return methods
 
 
-def _check_lengths(run: Run, model: Model, text: Corpus, measured: Corpus, settings: CompareSettings) -> None:
+def check_lengths(
+    run: Run, model: Model | TextReader, text: Corpus, measured: Corpus, settings: CompareSettings
+) -> None:
     """Refuse text of which a language does not fill a block, before all of it is read: as much as a block is read.
 
     Raises:
@@ -134,7 +138,7 @@ def _check_lengths(run: Run, model: Model, text: Corpus, measured: Corpus, setti
     how = run.manifest.record
     for part in (text.half(0), text.half(1)):
         check_fills(model, part, how.block, how.tokens)
-    check_fills(model, measured, settings.block or SHORTEST_BLOCK, settings.tokens)
+    check_held_out(model, measured, tokens=settings.tokens, block=settings.block)
 
 
 def _earlier(run: Run, result: Comparison) -> Comparison | None:

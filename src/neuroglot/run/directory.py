@@ -22,8 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from neuroglot.errors import NeuroglotError
 from neuroglot.run.settings import (
     Manifest,
@@ -32,7 +30,7 @@ from neuroglot.run.settings import (
     TextSettings,
     library_version,
 )
-from neuroglot.storage.atomic import DRAFT, save_text
+from neuroglot.storage.atomic import DRAFT, read_json, save_text
 from neuroglot.storage.locks import LOCK, locked
 from neuroglot.storage.names import check_inside, check_name
 from neuroglot.storage.results import refuse_differing
@@ -42,6 +40,7 @@ if TYPE_CHECKING:  # they need torch, and that there is no run should be said at
     from neuroglot.artifacts.partition import Partition
     from neuroglot.artifacts.recording import Recording
     from neuroglot.models.model import Model
+    from neuroglot.models.tokenization import TextReader
 
 __all__ = ["Run", "default_folder"]
 
@@ -85,11 +84,27 @@ class Run:
         return cls.prepare(path, model, text, recording).begin()
 
     @classmethod
-    def prepare(cls, path: str | Path, model: ModelSettings, text: TextSettings, recording: RunRecordSettings) -> "Run":
+    def prepare(
+        cls,
+        path: str | Path,
+        model: ModelSettings,
+        text: TextSettings,
+        recording: RunRecordSettings,
+        *,
+        extend: bool = False,
+    ) -> "Run":
         """What `create` gives, and refuses, before anything is written: `begin` writes it.
 
+        Args:
+            path: the directory.
+            model: how the model is opened.
+            text: how the corpus is opened.
+            recording: how the pass is made.
+            extend: a finished run of the same settings, but for fewer tokens, is given as it is, to be extended; see
+                `extension.extend_run`.
+
         Raises:
-            NeuroglotError: as `create`.
+            NeuroglotError: as `create`; or a run that is to be extended is not finished.
         """
         path = Path(path)
         manifest = Manifest(
@@ -104,7 +119,13 @@ class Run:
         if (path / "run.json").is_file():
             old = cls.open(path, trust_remote_code=model.trust_remote_code)
             before, now = (each.model_dump(include={"model", "text", "record"}) for each in (old.manifest, manifest))
-            refuse_differing(f"{path} is a run", before, now, "choose another --out, or delete it")
+            had = before["record"]["tokens"]
+            if more := extend and had < recording.tokens:
+                before["record"]["tokens"] = recording.tokens
+            fewer = "its tokens can be raised, not lowered; " if had > recording.tokens else ""
+            refuse_differing(f"{path} is a run", before, now, f"{fewer}choose another --out, or delete it")
+            if more:
+                old.check_extensible()
             return old
         if path.exists() and (not path.is_dir() or any(not _left_over(item) for item in path.iterdir())):
             raise NeuroglotError(f"{path} exists and is not a run; choose another --out.")
@@ -140,7 +161,7 @@ class Run:
             raise NeuroglotError(
                 f"{path} is not a run (it has no run.json); make one with `neuroglot record`."
             ) from error
-        except (ValidationError, OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # of pydantic, of decoding, of a path with a zero byte
             raise NeuroglotError(f"{path / 'run.json'} is damaged; record again into another directory.") from error
         return cls(path, manifest, trust_remote_code=trust_remote_code)
 
@@ -177,6 +198,14 @@ class Run:
         self.manifest.model.check_source()
         self.manifest.model.check_consent(self.trust_remote_code)
 
+    def reader(self) -> "TextReader":
+        """How the run's model reads text, without its weights.
+
+        Raises:
+            NeuroglotError: see `check_model` and `load_model`.
+        """
+        return self.manifest.model.reader(trust_remote_code=self.trust_remote_code)
+
     def load_model(self) -> "Model":
         """Open the run's model, and that of its workers when they are first needed.
 
@@ -211,11 +240,33 @@ class Run:
             NeuroglotError: there is none.
         """
         path = self.path / "recording" / "recording.safetensors"
-        if not path.is_file():
+        if not path.is_file() or self._of_fewer_tokens(path):
             raise NeuroglotError(
                 f"{self.path} has no finished recording; run the same `neuroglot record` command again."
             )
         return path
+
+    def check_extensible(self) -> None:
+        """Refuse to raise the tokens of a run whose recording is not finished, or whose settings are a study's.
+
+        Raises:
+            NeuroglotError: as said.
+        """
+        if (self.path / "study").is_dir():
+            raise NeuroglotError(f"{self.path} is a study's run, and its settings say how many tokens are recorded.")
+        try:
+            self.check_recorded()
+        except NeuroglotError as error:
+            raise NeuroglotError(
+                f"{self.path} has not finished recording {self.manifest.record.tokens:,} tokens a language; finish "
+                "that first, with the same command as before, and then ask for more."
+            ) from error
+
+    def _of_fewer_tokens(self, recording: Path) -> bool:
+        """Whether a recording of this run is from before its tokens were raised."""
+        plan = read_json(recording.parent / "plan.json") or {}
+        settings = plan.get("settings")
+        return isinstance(settings, dict) and settings.get("tokens") != self.manifest.record.tokens
 
     def check_experts(self) -> Path:
         """Where the finished recording is that counted experts.
@@ -233,6 +284,11 @@ class Run:
                     "are in its recording, under routed."
                 )
             raise NeuroglotError(f"{self.path} has counted no experts; run `neuroglot experts {self.path}`.")
+        if self._of_fewer_tokens(path):
+            raise NeuroglotError(
+                f"{self.path} has counted experts on fewer tokens than it has recorded since; run the same "
+                "`neuroglot experts` command again, which counts them on the others."
+            )
         return path
 
     def _native_experts(self) -> bool:

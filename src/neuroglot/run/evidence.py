@@ -138,7 +138,12 @@ class EvidenceByPart:
             found |= {name: steps[name] for name in ("reading weights",) if name in steps}
         if "samples" in method.needs:
             found |= {name: steps[name] for name in ("samples",) if name in steps}
-        halves = [steps[name] for half in HALVES if (name := f"recording {half}") in steps]
+        halves = [
+            steps[name]
+            for half in HALVES
+            for name in (f"recording {half}", f"earlier recording {half}")  # before the run was extended
+            if name in steps
+        ]
         if halves and (set(method.statistics) - set(GRADIENTS) or "experts" in method.needs):
             found["recording"] = sum(halves)
         for name in set(method.statistics) & set(GRADIENTS):

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from neuroglot.models.model import Model
 from neuroglot.models.sources import Dtype
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.storage.atomic import read_json
+from neuroglot.storage.names import whole_number
 from neuroglot.storage.results import refuse_differing, save_json
 
 __all__ = ["Checkpoint", "Evolution", "EvolveSettings", "evolve"]
@@ -46,7 +48,7 @@ class Checkpoint(BaseModel, frozen=True):
     def parse(cls, text: str) -> "Checkpoint":
         """`source` or `source@revision`; a path that exists is a source, whatever its name."""
         source, at, revision = text.rpartition("@")
-        if Path(text).exists() or not at or not source:
+        if os.path.exists(text) or not at or not source:
             return cls(source=text)
         return cls(source=source, revision=revision)
 
@@ -58,8 +60,8 @@ class Checkpoint(BaseModel, frozen=True):
     @property
     def step(self) -> int | None:
         """The last number in its name: `step-00400` is 400."""
-        numbers = re.findall(r"\d+", self.name)
-        return int(numbers[-1]) if numbers else None
+        numbers = re.findall(r"[0-9]+", self.name)
+        return whole_number(numbers[-1]) if numbers else None
 
     @property
     def file(self) -> str:

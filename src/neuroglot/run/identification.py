@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.identify.selection import Evidence
     from neuroglot.run.directory import Run
+    from neuroglot.run.settings import Manifest
 
 
 def identify_run(run: "Run", method: str, settings: dict[str, Any]) -> "NeuronSet":
@@ -64,17 +65,22 @@ def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[s
         before = run.neurons(method)
     if before != neurons:  # drop first: stopped between the two, old neurons without measurements are left
         with run.changing() as manifest:
-            if manifest.tasks:
-                from neuroglot.run.tasks import forget_tasks
-
-                forget_tasks(run, method)
-            if manifest.steering:
-                from neuroglot.run.steering import forget_answers
-
-                forget_answers(run, manifest, method)
-            manifest.perturb.pop(method, None)
-            run.perturbation_path(method).unlink(missing_ok=True)
+            forget_measured(run, manifest, method)
     neurons.save(run.neurons_path(method))
     with run.changing() as manifest:
         manifest.identify[method] = settings
     return neurons
+
+
+def forget_measured(run: "Run", manifest: "Manifest", method: str) -> None:
+    """Drop what measured the neurons that a method found before."""
+    if manifest.tasks:
+        from neuroglot.run.tasks import forget_tasks
+
+        forget_tasks(run, method)
+    if manifest.steering:
+        from neuroglot.run.steering import forget_answers
+
+        forget_answers(run, manifest, method)
+    manifest.perturb.pop(method, None)
+    run.perturbation_path(method).unlink(missing_ok=True)

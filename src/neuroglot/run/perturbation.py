@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neuroglot.corpus.corpus import Corpus
     from neuroglot.evaluate.ablation.perturbation import Perturbation
     from neuroglot.models.model import Model
     from neuroglot.run.directory import Run
@@ -41,20 +42,14 @@ def perturb_run(
     Raises:
         NeuroglotError: the model is not the run's, it has no neurons of the method, or what `evaluate.perturb` raises.
     """
-    from neuroglot.corpus.load import load_corpus
     from neuroglot.evaluate.ablation.perturbation import perturb as measure
 
     if matched is None:
         matched = method == "regions"
     run.check(model)
-    held_out = (
-        load_corpus(corpus, languages=languages, text_column=text_column, language_column=language_column)
-        if corpus
-        else run.manifest.text.load()[1]
-    )
     result = measure(
         model,
-        held_out,
+        measured_text(run, corpus, languages, text_column, language_column),
         run.neurons(method),
         tokens=tokens,
         block=block,
@@ -72,3 +67,18 @@ def perturb_run(
             "matched": bool(result.matched),
         }
     return result
+
+
+def measured_text(
+    run: "Run",
+    corpus: str | None = None,
+    languages: Sequence[str] | None = None,
+    text_column: str = "text",
+    language_column: str | None = None,
+) -> "Corpus":
+    """The text to measure on: what the run held out, or another corpus; see `perturb_run`."""
+    from neuroglot.corpus.load import load_corpus
+
+    if corpus is None:
+        return run.manifest.text.load()[1]
+    return load_corpus(corpus, languages=languages, text_column=text_column, language_column=language_column)

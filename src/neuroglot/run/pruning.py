@@ -78,6 +78,11 @@ def prune_run(
             f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
             "convert_hf_to_gguf.py, and give the file by --gguf."
         )
+    if path is not None and path.suffix == ".gguf" and path.exists():
+        from neuroglot.pruning.gguf import made_from
+
+        if made_from(path) is None:
+            raise NeuroglotError(f"{path} exists; choose a new file for the pruned model.")
     scores = expert_scores(run, model)
     recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
     keep: dict[str, dict[str, Kept]] = {}
@@ -150,6 +155,9 @@ def pruning_measured(file: Path, **how: Any) -> pd.DataFrame:
     table = load_table(file, remedy, keep_default_na=False, **how)
     if missing := [name for name in ("choice", "language", "proportion", "experts", "original") if name not in table]:
         raise NeuroglotError(f"{file} is missing or damaged (it has no column {missing[0]}); {remedy}.")
+    for name in ("proportion", "experts", "original"):
+        if not bool((pd.to_numeric(table[name], errors="coerce") >= 0).all()):
+            raise NeuroglotError(f"{file} is missing or damaged (not all of {name} are numbers); {remedy}.")
     return table
 
 

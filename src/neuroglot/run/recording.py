@@ -1,11 +1,12 @@
 """The pass of a run: what is missing of its recording."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import ExpertSettings, ModelSettings, RunRecordSettings, TextSettings
 
@@ -47,24 +48,35 @@ def begin_run(
     workers: int = 1,
     readers: int | None = None,
 ) -> "tuple[Run, Model, Recording]":
-    """Make or reopen the run, and record what is missing.
+    """Make or reopen the run, and record what is missing. A finished run may be asked for more tokens, and is extended.
 
     Raises:
         NeuroglotError: `folder` holds something else or other settings, the text has one language only, which is said
-            before the model is opened; or the model cannot read blocks so long, which is said before a run is begun.
+            before the model is opened; or, which is said before its weights are, it cannot read blocks so long, has no
+            neurons, or a language is too short for one block.
     """
     model_settings.check_source()
-    run = Run.prepare(folder, model_settings, text, recording)
+    run = Run.prepare(folder, model_settings, text, recording, extend=True)
     to_record = languages_to_record(text)
     local = model_settings
     if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
         narrow = "bfloat16" if engine.gpus and local.dtype == "auto" else local.dtype
         local = local.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    model = local.load(trust_remote_code=local.trust_remote_code, workers=workers)
-    from neuroglot.tokens.packing import text_of_block
+    reader = model_settings.reader(trust_remote_code=local.trust_remote_code)
+    from neuroglot.tokens.packing import check_fills
 
-    text_of_block(model, recording.block)
+    check_fills(reader, to_record, recording.block, recording.tokens)
+    model = local.load(trust_remote_code=local.trust_remote_code, workers=workers)
     run = run.begin()
+    if run.manifest.record.tokens < recording.tokens:
+        from neuroglot.run.extension import extend_run
+
+        if dropped := extend_run(run, recording.tokens):
+            warnings.warn(
+                f"{folder} is recorded on more text, so what was found in less of it is dropped: {', '.join(dropped)}.",
+                NeuroglotWarning,
+                stacklevel=2,
+            )
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
 
 

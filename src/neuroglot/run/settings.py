@@ -16,6 +16,7 @@ from neuroglot.storage.names import Name
 
 if TYPE_CHECKING:
     from neuroglot.models.model import Model
+    from neuroglot.models.tokenization import TextReader
 
 __all__ = [
     "PLAIN",
@@ -84,6 +85,24 @@ class ModelSettings(BaseModel):
             raise NeuroglotError(
                 f"{self.source} comes with code of its own, and no file can allow it to run; if you trust it, add "
                 "--trust-remote-code to this command (trust_remote_code=True from Python)."
+            )
+
+    def reader(self, *, trust_remote_code: bool = False) -> "TextReader":
+        """How it reads text, from tokenizer and config alone; what is wrong with those is said before weights are read.
+
+        Raises:
+            NeuroglotError: see `load`.
+        """
+        self.check_consent(trust_remote_code)
+        with status(f"opening the tokenizer of {self.source}"):
+            from neuroglot.models.loading import load_reader
+
+            return load_reader(
+                self.source,
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
+                bos=self.bos,
+                count_first=self.count_first,
             )
 
     def load(self, *, trust_remote_code: bool = False, workers: int = 1) -> "Model":

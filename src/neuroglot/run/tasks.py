@@ -1,5 +1,6 @@
 """Tasks in a run: the rows of the papers' tables, from the neurons and experts that the run has."""
 
+import re
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -21,6 +22,7 @@ from neuroglot.storage.locks import locked
 from neuroglot.storage.tables import csv_text, load_table, save_table
 
 __all__ = [
+    "forget_pruned",
     "forget_tasks",
     "keep_tables",
     "measure_and_keep",
@@ -127,13 +129,22 @@ def keep_tables(folder: Path, table: TaskTable) -> None:
 
 def forget_tasks(run: Run, method: str) -> None:
     """Drop what tasks measured with a method's neurons, since it has found others."""
+    _forget(run, f"*/*-off-{method}.json", rf" off, {re.escape(method)}$")
+
+
+def forget_pruned(run: Run) -> None:
+    """Drop what tasks measured with a language's experts alone, since others are its most frequent by now."""
+    _forget(run, "*/*pruned-*.json", " pruned, ")
+
+
+def _forget(run: Run, files: str, conditions: str) -> None:
+    """Drop the files of some conditions, and their rows of the tables."""
     with locked(run.path):
-        for file in (run.path / "tasks").glob(f"*/*-off-{method}.json"):
+        for file in (run.path / "tasks").glob(files):
             file.unlink()
         for path in (run.path / "tables").glob("tasks*.csv"):
             old = read_scores(path, dtype=str)
-            stays = ~old.condition.str.endswith(f" off, {method}")
-            save_table(path, old[stays])
+            save_table(path, old[~old.condition.str.contains(conditions, regex=True)])
 
 
 def tasks_of_run(

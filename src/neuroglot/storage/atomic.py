@@ -5,6 +5,7 @@ process that is killed leaves its neighbour behind; the next one that writes the
 """
 
 import errno
+import filecmp
 import os
 import re
 import shutil
@@ -61,16 +62,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             _clean(path.parent)
             yield draft
+            if draft.is_file() and path.is_file() and filecmp.cmp(draft, path, shallow=False):
+                return  # it holds that already, and stays untouched: its time says when it became what it is
             _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
             if draft.is_dir() and path.is_dir():
                 shutil.rmtree(path)
             os.replace(draft, path)
             _flush(path.parent)
     finally:
-        if draft.is_dir():
+        if os.path.isdir(draft):  # where a name is too long, Path.is_dir raises
             shutil.rmtree(draft, ignore_errors=True)
         else:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 draft.unlink(missing_ok=True)
 
 
@@ -139,10 +142,11 @@ def _write_failure(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)  # also: links that loop, names that are too long
     # safetensors and torch pass the system's words on inside their own exceptions
-    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
-        if os.strerror(number) in str(error):
-            return os.strerror(number)
-    return None
+    said = str(error)
+    if found := re.search(r"\(os error ([0-9]+)\)", said):
+        return os.strerror(int(found[1]))
+    numbers = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG)
+    return next((os.strerror(number) for number in numbers if os.strerror(number) in said), None)
 
 
 def save_text(path: str | Path, text: str) -> Path:

@@ -1,12 +1,13 @@
 """What a directory was made from, so that the same command, stopped at its very end, finds its own finished result."""
 
+import os
 from pathlib import Path
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import save_json
 
-__all__ = ["is_made", "sign"]
+__all__ = ["check_place", "is_made", "sign"]
 
 SIGNED = "neuroglot.json"
 
@@ -14,6 +15,16 @@ SIGNED = "neuroglot.json"
 def sign(directory: Path, made_from: str) -> None:
     """Keep in a directory a digest of what it was made from."""
     save_json(directory / SIGNED, {"made_from": made_from})
+
+
+def check_place(path: Path, what: str) -> None:
+    """Refuse a place that is taken, before anything is computed; what was made there is left for `is_made` to know.
+
+    Raises:
+        NeuroglotError: something is there that nothing signed.
+    """
+    if os.path.lexists(path) and read_json(path / SIGNED) is None:
+        raise NeuroglotError(f"{path} exists; choose a new directory for the {what}.")
 
 
 def is_made(path: Path, made_from: str, what: str) -> bool:

@@ -9,9 +9,10 @@ from pydantic import AfterValidator
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["Name", "check_inside", "check_name", "is_name"]
+__all__ = ["Name", "check_inside", "check_name", "is_name", "whole_number"]
 
 LONGEST = 150  # bytes: file systems take 255, and drafts and endings come on top
+DIGITS = 18  # of a number: more than any layer, shard or step needs, and few enough for 64 bits
 _NAME = re.compile(r"\w(?:[\w .,+@()=%-]*[\w)%+=])?")
 
 
@@ -32,6 +33,15 @@ def check_name(text: str) -> str:
             "bytes."
         )
     return text
+
+
+def whole_number(text: str) -> int | None:
+    """The number that the digits 0 to 9 write; None where a text is anything else, such as `²`, `٣`, `-1` or ``.
+
+    What other scripts call digits is no number in a name, an option or a file here: `str.isdigit` takes signs that
+    `int` does not, and `int` takes more digits than a name may have.
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else None
 
 
 Name = Annotated[str, AfterValidator(check_name)]

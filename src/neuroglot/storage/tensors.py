@@ -3,6 +3,7 @@
 import hashlib
 import json
 import mmap
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def load_tensors(path: str | Path, kind: str, version: int) -> "tuple[dict[str, 
         NeuroglotError: the file is missing, damaged, of another kind, or of a newer format.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise NeuroglotError(f"{path} does not exist; give the path of a {kind} file.")
     try:
         found = _seal(path)

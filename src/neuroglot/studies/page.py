@@ -8,6 +8,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from neuroglot.storage.atomic import save_text
+from neuroglot.storage.names import whole_number
 from neuroglot.storage.tables import load_table
 from neuroglot.studies.paper import Item
 from neuroglot.studies.study import Study
@@ -82,7 +83,7 @@ def _cell(text: str) -> str:
         value = float(text)
     except ValueError:
         return text
-    if text.lstrip("-").isdigit():
+    if whole_number(text.lstrip("-")) is not None:
         return f"{value:,.0f}"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 

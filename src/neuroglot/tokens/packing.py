@@ -7,14 +7,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.tokens.shards import check_vocabulary, token_rows, too_short
 
-__all__ = ["blocks_of", "pack", "text_of_block", "tokenize"]
+__all__ = ["blocks_of", "check_fills", "pack", "text_of_block", "tokenize"]
 
 
-def tokenize(model: Model, documents: Iterable[str], tokens: int) -> Int[Tensor, " tokens"]:
+def tokenize(model: Model | TextReader, documents: Iterable[str], tokens: int) -> Int[Tensor, " tokens"]:
     """The first `tokens` tokens of the documents, a line break after each, as one int32 row; see `token_rows`.
 
     Raises:
@@ -32,7 +34,7 @@ def tokenize(model: Model, documents: Iterable[str], tokens: int) -> Int[Tensor,
     return torch.from_numpy(row)
 
 
-def text_of_block(model: Model, block: int) -> int:
+def text_of_block(model: Model | TextReader, block: int) -> int:
     """How many tokens of text a block of `block` tokens holds: all but what begins it.
 
     Raises:
@@ -43,6 +45,19 @@ def text_of_block(model: Model, block: int) -> int:
     if not least <= block <= limit:
         raise NeuroglotError(f"block must be from {least} to {limit} tokens for {model.name}, not {block}.")
     return block - len(model.begin)
+
+
+def check_fills(model: Model | TextReader, corpus: Corpus, block: int, tokens: int) -> None:
+    """Refuse a corpus of which a language is too short for one block. No more of each than a block is read.
+
+    Raises:
+        NeuroglotError: as said, or the model cannot read blocks so long.
+    """
+    text = text_of_block(model, block)
+    for tag in corpus.languages:
+        count = len(tokenize(model, corpus[tag], min(text, tokens)))
+        if count < text:
+            raise too_short(tag, count, tokens, block)
 
 
 def blocks_of(row: Int[Tensor, " tokens"], text: int, begin: Sequence[int]) -> Int[Tensor, "blocks block"]:

@@ -91,18 +91,21 @@ class PackedText:
 
     @property
     def total(self) -> int:
-        """How many tokens all blocks hold, as far as it is known by now; else at most."""
+        """How many tokens the blocks of these shards hold, as far as it is known by now; else at most."""
         return sum(
-            (self.read[reading.language].tokens if reading.language in self.read else reading.tokens)
+            max(0, self._tokens(reading) - (reading.earlier.tokens if reading.earlier else 0))
             // reading.text
             * reading.block
             for reading in self.readings
         )
 
+    def _tokens(self, reading: Reading) -> int:
+        return self.read[reading.language].tokens if reading.language in self.read else reading.tokens
+
     def shards(self, part: tuple[int, int] = (1, 1)) -> Iterator[Shard]:
-        """The shards of a part in order, each as soon as its tokens are there."""
+        """The shards of a part in order, each as soon as its tokens are there; none that an earlier pass recorded."""
         for place, reading in enumerate(self.readings):
-            index = 0
+            index = reading.recorded_earlier
             while (digest := self._next(reading, index)) is not None:
                 if in_part(place, index, part):
                     yield Shard(reading.language, index, digest, self._blocks(reading, index, digest))

@@ -130,6 +130,8 @@ class Reading:
     """Blocks a shard."""
     only: int | None = None
     """Write the tokens of so many shards only, and the digests of all; by default of all."""
+    earlier: TextOfLanguage | None = None
+    """What a finished pass over fewer tokens has recorded; the text after it is cut into shards whose numbers go on."""
 
     @property
     def path(self) -> Path:
@@ -143,8 +145,15 @@ class Reading:
         except ValidationError:  # not there, or damaged: read again
             return None
 
+    @property
+    def recorded_earlier(self) -> int:
+        """How many shards an earlier pass recorded."""
+        return 0 if self.earlier is None else len(self.earlier.shards)
+
     def recorded(self, index: int) -> list[str]:
         """The digests with which a shard was recorded: none or one, unless the text changed."""
+        if self.earlier is not None and index < self.recorded_earlier:
+            return [self.earlier.shards[index]]
         found = (self.directory.parent / "shards").glob(shard_name(self.language, index) + ".safetensors")
         return [path.stem.rsplit("-", 1)[1] for path in found]
 
@@ -177,11 +186,11 @@ class Reading:
             known = self.known()
             if known is not None and (self.only is not None or self.ready(known)):
                 if not self._same(known):
-                    raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
+                    raise self._changed()
                 return known
             made = self._tokenize()
             if known not in (None, made):
-                raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
+                raise self._changed()
             save_json(self.path, made.model_dump())
             return made
         finally:
@@ -198,31 +207,37 @@ class Reading:
 
     def _tokenize(self) -> TextOfLanguage:
         digest, documents, count, ended = hashlib.sha256(), 0, 0, True
+        earlier = self.earlier
+        first = 0 if earlier is None else earlier.tokens  # before it, everything is recorded
         size = self.blocks * self.text
+        due = size - first % size  # a shard ends where it would if all were read at once
         kept: list[np.ndarray] = []
         waiting = 0
-        shards: list[str] = []
+        shards: list[str] = [] if earlier is None else [*earlier.shards]
         parent = os.getppid()
         for texts, row in token_rows(self.tokenizer, self.documents):
             for document in texts:
                 _update(digest, document)
-            documents += len(texts)
+                documents += 1
+                self._check_earlier(documents, digest)
             check_vocabulary(row, self.vocabulary, self.model)
             row = row[: self.tokens - count]
             count += len(row)
-            kept.append(row)
-            waiting += len(row)
-            if waiting >= size:
+            kept.append(row[max(0, first - count + len(row)) :])
+            waiting += len(kept[-1])
+            if waiting >= due and (earlier is None or documents >= earlier.documents):
                 held = np.concatenate(kept)
-                for start in range(0, waiting // size * size, size):
-                    shards.append(self._write(len(shards), held[start : start + size]))
-                kept = [held[waiting // size * size :].copy()]
-                waiting = len(kept[0])
+                while len(held) >= due:
+                    shards.append(self._write(len(shards), held[:due]))
+                    held, due = held[due:], size
+                kept, waiting = [held.copy()], len(held)
             if count == self.tokens:
                 ended = False
                 break
             if os.getppid() != parent:
                 raise SystemExit  # who asked for it is gone
+        if earlier is not None and documents < earlier.documents:
+            raise self._changed()
         if waiting >= self.text:
             shards.append(self._write(len(shards), np.concatenate(kept)[: waiting // self.text * self.text]))
         if not shards:
@@ -235,6 +250,18 @@ class Reading:
             shards=shards,
         )
 
+    def _check_earlier(self, documents: int, digest: Any) -> None:
+        """Refuse a text that does not begin with what an earlier pass recorded."""
+        earlier = self.earlier
+        if earlier is None or documents < earlier.documents:
+            return
+        same = earlier.text == digest.hexdigest() if documents == earlier.documents else not earlier.ended
+        if not same:
+            raise self._changed()
+
+    def _changed(self) -> NeuroglotError:
+        return NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
+
     def _write(self, index: int, row: np.ndarray) -> str:
         digest = digest_of(row)
         recorded = self.recorded(index)
@@ -242,7 +269,7 @@ class Reading:
             path.stem.rsplit("-", 1)[1] for path in self.directory.glob(shard_name(self.language, index) + ".i32")
         ]
         if {*recorded, *waiting} - {digest}:  # left by an earlier run: the model may have begun on it by now
-            raise NeuroglotError(f"{self.directory.parent}: " + CHANGED.format(self.language))
+            raise self._changed()
         path = self.tokens_path(index, digest)
         if not recorded and not path.is_file() and (self.only is None or index < self.only):
             with atomic_path(path) as draft:

@@ -94,6 +94,20 @@ def test_the_command_reads_tables_and_writes_rates(tmp_path, monkeypatch, capsys
     (tmp_path / "bare.csv").write_text("completion\nNon\n")
     sentence = commands.refused(monkeypatch, capsys, "evaluate", "confusion", tmp_path / "bare.csv")
     assert "--language" in sentence
+    for name, text, said in [
+        ("a.jsonl", '{"answer": 12, "target": "fr"}\n', "line 1: answer is a number (12), where text should be"),
+        ("b.jsonl", '{"answer": "x", "target": "fr"}\n{"answer": "x", \n', "line 2: not valid JSON"),
+        ("c.csv", 'answer,target\n"Oui,fr\n', "the row that begins here is not CSV"),
+        ("d.txt", "Oui\n", "is no table of completions"),
+    ]:
+        (tmp_path / name).write_text(text)
+        assert said in commands.refused(monkeypatch, capsys, "evaluate", "confusion", tmp_path / name)
+    (tmp_path / "e.TSV").write_text(' Answer\tLang\n"Oui, dit-il.\tfr\nNon\tfr\n')  # which has no quoting
+    assert list(read_completions(tmp_path / "e.TSV")["completion"]) == ['"Oui, dit-il.', "Non"]
+    table = read_completions(tmp_path / "e.TSV", text_column="lang", language_column="ANSWER")
+    assert list(table["completion"]) == ["fr", "fr"] and table["language"][1] == "Non"
+    with pytest.raises(NeuroglotError, match="has no column 'Body'; it has  Answer, Lang"):
+        read_completions(tmp_path / "e.TSV", text_column="Body")
     (tmp_path / "none.csv").write_text("")
     commands.refused(monkeypatch, capsys, "evaluate", "confusion", tmp_path / "none.csv")
     with pytest.raises(NeuroglotError, match="cannot be read"):

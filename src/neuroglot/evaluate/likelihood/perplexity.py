@@ -12,16 +12,15 @@ from torch import Tensor
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
-from neuroglot.tokens.packing import pack, text_of_block, tokenize
-from neuroglot.tokens.shards import too_short
+from neuroglot.tokens.packing import check_fills, pack, tokenize
 
 __all__ = [
-    "SHORTEST_BLOCK",
     "block_losses",
     "block_nll",
     "blocks_nll",
-    "check_fills",
+    "check_held_out",
     "finite_mean",
     "held_out_blocks",
     "increase_of",
@@ -35,7 +34,6 @@ __all__ = [
 
 LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
 AUTO_BLOCKS = (512, 256, 128, 64, 32)
-SHORTEST_BLOCK = AUTO_BLOCKS[-1]
 
 
 def perplexity(
@@ -88,17 +86,13 @@ def held_out_blocks(
     return {tag: pack(model, corpus[tag], tag, block=block, tokens=tokens) for tag in corpus.languages}
 
 
-def check_fills(model: Model, corpus: Corpus, block: int, tokens: int) -> None:
-    """Refuse a corpus of which a language is too short for one block. No more of each than a block is read.
+def check_held_out(reader: Model | TextReader, corpus: Corpus, *, tokens: int, block: int | None) -> None:
+    """Refuse text that `perplexity` would refuse as too short, before weights are opened; arguments are as there.
 
     Raises:
-        NeuroglotError: as said, or the model cannot read blocks so long.
+        NeuroglotError: as said.
     """
-    text = text_of_block(model, block)
-    for tag in corpus.languages:
-        count = len(tokenize(model, corpus[tag], min(text, tokens)))
-        if count < text:
-            raise too_short(tag, count, tokens, block)
+    check_fills(reader, corpus, block or AUTO_BLOCKS[-1], tokens)
 
 
 def perplexity_of(nll: float) -> float:
@@ -236,6 +230,8 @@ def blocks_nll(
 ) -> Iterator[Float64[Tensor, "some predicted"]]:
     """The negative log-likelihood (nats) of every predicted token, a batch of blocks after another; not checked."""
     model.check_state()
+    if not len(blocks) or blocks.shape[1] < 2:
+        raise _nothing_to_predict(language)
     for batch in blocks.to(model.device).split(max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])):
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(states.device, torch.int64)
@@ -263,14 +259,21 @@ def token_nll(model: Model, states: Tensor, targets: Tensor) -> Iterator[Float[T
 
 
 def finite_mean(model: Model, total: float, count: int, language: str) -> float:
-    """`total / count`, refused if it is not a number.
+    """`total / count`, refused if there is nothing to take the mean of, or it is not a number.
 
     Raises:
         NeuroglotError: as said.
     """
+    if not count:
+        raise _nothing_to_predict(language)
     if not math.isfinite(total):
         raise NeuroglotError(
             f"{model.name} gives logits that are not numbers (NaN or infinite) on text in {language}; load it in "
             "float32 or bfloat16, or check its weights and the interventions in force."
         )
     return total / count
+
+
+def _nothing_to_predict(language: str) -> NeuroglotError:
+    """It is the text's fault, and not the model's."""
+    return NeuroglotError(f"The text in {language} has no token that follows another, so nothing to predict; add text.")

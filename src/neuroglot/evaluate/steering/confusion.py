@@ -11,6 +11,9 @@ from typing import Any
 import pandas as pd
 import torch
 
+from neuroglot.corpus.columns import text_of
+from neuroglot.corpus.formats import Rows, name_and_format
+from neuroglot.corpus.local import column_named
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.languages.fasttext import FastTextIdentifier
 from neuroglot.languages.tags import language_tag
@@ -241,41 +244,54 @@ def confusion_table(
     return pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
 
 
-def read_completions(path: str | Path, language: str | None = None) -> pd.DataFrame:
-    """A table of completions: .csv, .tsv, .jsonl or .parquet, also compressed.
+def read_completions(
+    path: str | Path,
+    language: str | None = None,
+    *,
+    text_column: str | None = None,
+    language_column: str | None = None,
+) -> pd.DataFrame:
+    """A table of completions: .csv, .tsv, .jsonl, .json or .parquet, also compressed, by the rules of a corpus.
 
     Args:
-        path: the file. A column `answer` or `response` is read as `completion`, and `target` as `language`.
+        path: the file. A column `answer`, `response` or `text` is read as `completion`, and `target` or `lang` as
+            `language`, capitals and outer blanks aside.
         language: of all of them, in place of the column.
+        text_column: the column of the completions, in place of these names.
+        language_column: that of their languages, likewise.
 
     Raises:
-        NeuroglotError: it cannot be read, or lacks the text or the language.
+        NeuroglotError: it cannot be read, lacks the text or the language, or holds numbers where text should be.
     """
-    name = Path(path).name.lower().removesuffix(".gz")
-    try:
-        if name.endswith((".jsonl", ".ndjson")):
-            table = pd.read_json(path, lines=True, dtype=False)
-        elif name.endswith(".parquet"):
-            table = pd.read_parquet(path)
-        else:
-            separator = "\t" if name.endswith(".tsv") else ","
-            table = pd.read_csv(path, sep=separator, keep_default_na=False, dtype=str)
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise NeuroglotError(f"{path} cannot be read as a table of completions ({reason}).") from error
-    for name, others in (("completion", ("answer", "response", "text")), ("language", ("target", "lang"))):
-        found = next((other for other in others if other in table), None)
-        if name not in table and found is not None:
-            table = table.rename(columns={found: name})
-    if language is not None:
-        table["language"] = language
-    for name in ("completion", "language"):
-        if name not in table:
+    path = Path(path)
+    _, form = name_and_format(path)
+    if form is None or form == "text":
+        raise NeuroglotError(f"{path} is no table of completions; give a .csv, .tsv, .jsonl or .parquet file.")
+    rows = Rows(path, form)
+    names = list(rows.columns)
+    called = {
+        "completion": ("completion", "answer", "response", "text") if text_column is None else (text_column,),
+        "language": ("language", "target", "lang") if language_column is None else (language_column,),
+    }
+    found = {
+        name: next((column for word in words if (column := column_named(names, word)) is not None), None)
+        for name, words in called.items()
+    }
+    for name, column in found.items():
+        if column is None and (name == "completion" or language is None):
             hint = " or say --language" if name == "language" else ""
-            raise NeuroglotError(f"{path} has no column {name!r}; it has {', '.join(table.columns)}: add it{hint}.")
-    if table.empty:
+            raise NeuroglotError(f"{path} has no column {called[name][0]!r}; it has {', '.join(names)}: add it{hint}.")
+    texts = {names.index(column) for column in found.values() if column is not None}
+    read = [
+        [text_of(cell, names[i], rows.place(number)) if i in texts else cell for i, cell in enumerate(cells)]
+        for number, cells in rows(names)
+    ]
+    if not read:
         raise NeuroglotError(f"{path} holds no completions.")
-    return table
+    table = pd.DataFrame(read, columns=names)
+    table = table.drop(columns=[name for name, column in found.items() if column not in (None, name) and name in names])
+    table = table.rename(columns={column: name for name, column in found.items()})
+    return table if language is None else table.assign(language=language)
 
 
 RATES = ["line_pass_rate", "word_pass_rate", "line_accuracy"]

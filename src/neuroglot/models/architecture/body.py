@@ -15,6 +15,7 @@ __all__ = [
     "decoder_config",
     "few_tokens",
     "has_encoder",
+    "input_device",
     "is_causal",
     "last_hidden_states",
     "logits_by_head",
@@ -27,6 +28,20 @@ def text_config(network: nn.Module) -> Any:
     """The configuration of the language model, also where it is one part of a larger model."""
     config: Any = network.config
     return decoder_config(config)
+
+
+def input_device(network: nn.Module) -> torch.device:
+    """Where tokens go: where the weights are, or where accelerate brings them while a layer runs."""
+    whole: Any = network
+    device = torch.device(whole.device)
+    if device.type != "meta":
+        return device
+    for module in network.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", [hook]):
+            if getattr(each, "execution_device", None) is not None:
+                return torch.device(each.execution_device)
+    return device
 
 
 def decoder_config(config: Any) -> Any:
@@ -97,7 +112,7 @@ def logits_by_head(network: nn.Module, states: Float[Tensor, "*tokens width"]) -
     rows = states.reshape(1, -1, states.shape[-1])
     given = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=rows)
     before = within.__dict__.get("forward")
-    asked = _asked(network, torch.zeros(rows.shape[:2], dtype=torch.int64, device=whole.device))
+    asked = _asked(network, torch.zeros(rows.shape[:2], dtype=torch.int64, device=input_device(network)))
     within.__dict__["forward"] = lambda *_, **__: given
     try:
         logits: Tensor = whole(**asked, use_cache=False).logits
@@ -113,7 +128,7 @@ def few_tokens(network: nn.Module, count: int = 4) -> Int[Tensor, "1 count"]:
     """A few tokens that any vocabulary has."""
     whole: Any = network
     size = int(whole.get_input_embeddings().weight.shape[0])
-    return (torch.arange(count) * 7 + 3).remainder(size)[None].to(whole.device)
+    return (torch.arange(count) * 7 + 3).remainder(size)[None].to(input_device(network))
 
 
 @torch.no_grad()
