@@ -4,6 +4,7 @@ from neuroglot.edit.conditions import Condition as Condition
 from neuroglot.evaluate.ablation.comparison import Ablation as Ablation
 from neuroglot.evaluate.ablation.comparison import Comparison as Comparison
 from neuroglot.evaluate.ablation.comparison import measure_conditions as measure_conditions
+from neuroglot.evaluate.ablation.effect import does_more as does_more
 from neuroglot.evaluate.ablation.fallback import fallback as fallback
 from neuroglot.evaluate.ablation.perturbation import Perturbation as Perturbation
 from neuroglot.evaluate.ablation.perturbation import perturb as perturb
