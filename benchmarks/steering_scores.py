@@ -105,7 +105,9 @@ def main() -> None:
         model.layers, neurons=names(asked.neurons), directions=names(asked.directions),
         promptings=names(asked.promptings), strengths=[float(s) for s in names(asked.strengths)], a_priori=spots,
     )  # fmt: skip
-    tried = [each for each in tried if all(_possible(each, neurons, tag) for tag in targets)]
+    possible = [each for each in tried if all(_possible(each, neurons, tag) for tag in targets)]
+    if lost := {each.family for each in tried} - {each.family for each in possible}:
+        print(f"left out, for a target has no such neurons: {', '.join(sorted(lost))}", flush=True)
     questions = first(ng.load_corpus(asked.prompts, languages=[*sources, *targets]), asked.limit)
     more = {} if asked.more is None else first(ng.load_corpus(asked.more, languages=sources), asked.more_limit)
     reader = model if asked.reader is None else ng.load_model(asked.reader, dtype=asked.dtype)
@@ -113,8 +115,9 @@ def main() -> None:
     rule = LikelihoodRule(reader, everything, chat=asked.chat and asked.reader is None)
     generation = Generation(tokens=asked.tokens, chat=asked.chat)
     found = search(
-        model, recording, neurons, questions, tried, targets=targets, sources=sources, more=more, budget=asked.budget,
-        relevance=rule, max_loss=asked.max_loss, samples=samples, identification=asked.identification,
+        model, recording, neurons, questions, possible, targets=targets, sources=sources, more=more,
+        budget=asked.budget, relevance=rule, max_loss=asked.max_loss, samples=samples,
+        identification=asked.identification,
         generation=generation, progress=False,
     )  # fmt: skip
     clock.lap("search and report")
@@ -184,12 +187,10 @@ def write(
 
 def verdict(found: Found, answers: pd.DataFrame) -> dict[str, Any]:
     """The winner of the search beside the best single method of the search, on the other half."""
-    develop = found.table[found.table["half"] == "development"]
-    last = develop[develop["rung"] == develop["rung"].max()].set_index("family")
     reported = found.table[found.table["half"] == "reported"].set_index("family")
-    order = [family for family in found.families if last.loc[family, "single"]]
-    single, winner = order[0], found.chosen.family
-    combined = next((family for family in found.families if not last.loc[family, "single"]), winner)
+    winner = found.chosen.family  # families stand best first, by the search
+    single = next((name for name, each in found.families.items() if each.single), winner)
+    combined = next((name for name, each in found.families.items() if not each.single), winner)
     difference = score_difference(answers, combined, single)
     above = "above" if difference[1] > 0 else "below" if difference[2] < 0 else "not told apart from"
     return {

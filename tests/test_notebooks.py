@@ -36,6 +36,6 @@ def test_a_notebook_runs(path, checkpoint, tmp_path, monkeypatch):
     assert not [output for output in shown if output.output_type == "error"]
 
 
-def test_there_are_two_small_ones():
-    assert len(NOTEBOOKS) == 2
+def test_there_are_three_small_ones():
+    assert len(NOTEBOOKS) == 3
     assert all(path.stat().st_size < 10_000 for path in NOTEBOOKS)

@@ -20,6 +20,8 @@ from neuroglot.edit.interventions import Raise as Raise
 from neuroglot.edit.interventions import Replace as Replace
 from neuroglot.edit.interventions import Scale as Scale
 from neuroglot.edit.interventions import intervene as intervene
+from neuroglot.edit.published import load_directions as load_directions
+from neuroglot.edit.published import steer_along as steer_along
 from neuroglot.edit.recipes import Recipe as Recipe
 from neuroglot.edit.routing import DeactivateExperts as DeactivateExperts
 from neuroglot.edit.routing import FavourExperts as FavourExperts

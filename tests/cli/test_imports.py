@@ -57,6 +57,7 @@ MISTAKES = [
     "study lape --only table-99",
     "study settings nosuch",
     "evolve a b --corpus /nowhere --out {folder}",
+    "compare /nowhere /nowhere/else",
     "lens /nowhere",
     "lens a/model --corpus /nowhere --out {folder}",
     "shrink /nowhere --language fr",

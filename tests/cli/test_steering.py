@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 import tiny
+import torch
 from commands import neuroglot, refused
 
 import neuroglot as ng
@@ -40,6 +41,24 @@ def test_steer_shows_both_answers(run, checkpoint, tmp_path):
     again = neuroglot("steer", checkpoint, PROMPT, "--recipe", file, "--tokens", 6)
     assert again.split("wrote")[0].split() == said.split("wrote")[0].split()
     assert ng.load_model(baked).fingerprint != model.fingerprint
+
+
+def test_steer_by_published_directions(checkpoint, tmp_path, monkeypatch, capsys):
+    model = ng.load_model(checkpoint)
+    both = torch.randn(2, model.layers, model.stream_width, generator=torch.Generator().manual_seed(0))
+    for name, values in zip(("to.pt", "from.pt"), both, strict=True):
+        torch.save({"steering_vectors": values}, tmp_path / name)
+    files = ("--vector", tmp_path / "to.pt", "--less", tmp_path / "from.pt")
+    out = tmp_path / "out.safetensors"
+    said = neuroglot(
+        "steer", checkpoint, PROMPT, *files, "--layers", 2, "--strength", 3, "--tokens", 4, "--export", out
+    )
+    assert "residual dimensions" in said
+    way = (both[0] - both[1])[1].double()
+    torch.testing.assert_close(ng.load_directions(out)[1].float(), (3 * way / way.norm()).float())
+    torch.save(both[0, :-1], tmp_path / "from.pt")
+    sentence = refused(monkeypatch, capsys, "steer", checkpoint, PROMPT, *files, "--layers", 2)
+    assert "different shapes" in sentence
 
 
 def test_steer_without_a_run_records_the_languages_that_it_needs_and_says_how_many(
@@ -80,6 +99,8 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     assert "not a recipe file" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors")
     assert "leave out --run" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors", "--run", run)
     assert "layers takes numbers from 1 to 3" in say(PROMPT, "--to", "fr", "--run", run, "--layers", "2-9")
+    assert "needs --layers" in say(PROMPT, "--vector", "fr.pt") and "give both" in say(PROMPT, "--less", "fr.pt")
+    assert "no file fr.pt" in say(PROMPT, "--vector", "fr.pt", "--layers", 2)
     assert "should end in .gguf or .safetensors" in say(PROMPT, "--to", "fr", "--export", "fr.bin")
     assert "--steer takes raise, replace" in say(PROMPT, "--to", "fr", "--run", run, "--steer", "push")
     other = tmp_path / "other"
@@ -140,10 +161,12 @@ def test_prompting_relevance_and_a_budget(run, tmp_path):
     arguments = (
         "evaluate", "generation", run, "--prompts", prompts, "--tokens", 4, "--prompting", "none,II", "--relevance",
         "rule", "--sources", "en", "--targets", "fr", "--conditions", "intact,raised", "--identifier", "fasttext",
-        "--search", "--budget", 60,
+        "--search", "--budget", 60, "--save", tmp_path / "recipes",
     )  # fmt: skip
     said = neuroglot(*arguments)
     assert "steering score" in said and "chosen:" in said and "raised + prompting II" in said
+    recipe = ng.Recipe.load(tmp_path / "recipes" / "fr.safetensors")
+    assert recipe.about["to"] == "fr" and recipe.steps
     scores = pd.read_csv(run / "tables" / "steering-scores-some.csv", index_col="condition")
     assert list(scores.index) == ["intact", "prompting II", "raised", "raised + prompting II"]
     answers = pd.read_csv(run / "tables" / "answers-some.csv", keep_default_na=False)
@@ -171,6 +194,7 @@ def test_generation_refuses(run, monkeypatch, capsys):
     assert "leave prompting out" in say("--prompting", "I", "--ask")
     assert "of a search" in say("--budget", 10)
     assert "needs a name" in say("--relevance", "judge")
+    assert "of the likelihood rule" in say("--reader", "m")
     assert "There is no corpus" in say("--prompts", "nowhere.txt")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

@@ -205,6 +205,24 @@ def test_forcing_by_a_direction(recorded, neurons):
     assert list(table["condition"]) == ["intact", "source off", "raised", "both", "random"]
 
 
+def test_a_setting_with_neurons_is_both_recipes(recorded, neurons):
+    _, recording = recorded
+    how = Steering(method="diffmean", strength=2.0, layers=(1,), raised="difference", site="hidden")
+    moved = ng.steer(recording, to="fr", method="diffmean", strength=2.0, layers=[1])
+    changed = ng.steer(recording, neurons, to="fr", source="en", method="difference", site="hidden")
+    assert how.recipe(recording, neurons, "fr", "en").digest == (changed + moved).digest
+    off = ng.steer(recording, neurons, source="en", site="hidden")
+    assert how.recipe(recording, neurons, None, "en").digest == off.digest
+    assert how.words() == "difference at hidden + diffmean × 2 at residual, layer 2"
+
+
+def test_fits_of_some_layers_are_those_of_all(samples):
+    for fit in (probe, lda):
+        found = fit(samples, "fr", layers=[1])
+        torch.testing.assert_close(found[1], fit(samples, "fr")[1])
+        assert not found[0].any()
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "granite", "mistral"])
 def test_a_baked_direction_gives_the_same_logits_or_is_refused(family, tmp_path):
     model = tiny.model(family)

@@ -81,6 +81,15 @@ def values() -> dict[str, tuple]:
     agreement = pd.DataFrame({"shared": [3, 0], "by_chance": [1.0, 0.5], "second": [5, 0]}, index=["en", "fr"])
     comparison = _comparison()
     growth = pd.DataFrame({"en": [0.0, 0.1], "fr": [0.5, 2.0]}, index=[0.01, 0.05])
+    pair = pd.DataFrame(
+        {name: [0.1, 0.2] for name in ("own", "base", "random")}
+        | {
+            f"steer_{name}{end}": [0.2, 0.3]
+            for name in ("intact", "own", "base", "random")
+            for end in ("", "_low", "_high")
+        },
+        index=["en", "fr"],
+    )
     similarity = torch.rand(6, 6, generator=generator)
     return {
         "similarity_figure": (similarity, TAGS),
@@ -102,6 +111,7 @@ def values() -> dict[str, tuple]:
         "layer_figure": (neurons,),
         "overlap_figure": (neurons,),
         "perturbation_figure": (_perturbation(),),
+        "pair_figure": (pair, pd.DataFrame({"both": [1, 2], "base": [2, 0], "tuned": [1, 1]}, index=[1, 2])),
         "lens_figure": (_lens(),),
         "lens_curve_figure": (_lens(),),
         "growth_figure": (growth, "fr"),

@@ -42,6 +42,7 @@ def small(name, checkpoint, other, **more):
         said["generation"]["how"]["tokens"] = 4
         said["perturb"] |= {"tokens": 62, "block": 32}
         said["parallel"] |= {"samples": 4, "max_tokens": 40}
+        said.setdefault("steer", {})["prompting"] = ["I", "II"]
     if name == "babel":
         said["experts"]["experts"] = 6
         said["prune"] |= {"languages": ["en", "fr"], "samples": 2, "thresholds": [0.01], "shares": [0.5, 0.8],
@@ -109,6 +110,8 @@ def test_a_study_measures_every_item_and_is_read_when_asked_again(name, checkpoi
         for file in kept["figures"].values():
             assert (study.path / "study" / file).read_bytes()[:4] == b"\x89PNG"
             assert (study.path / "study" / file).with_suffix(".pdf").is_file()
+    if name == "lape":
+        assert "prompting I " in found["table-5"]["said"][1] and "both + prompting II " in found["table-5"]["said"][1]
     page = study_page(study).read_text(encoding="utf-8")
     for item in items:
         assert f'id="{item.key}"' in page and item.name in page

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.digests import SHARD_NAME, digest_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["LOW", "VALUE", "Example", "Examples", "context"]
 
@@ -73,6 +76,23 @@ class Examples:
             for value, place in zip(values.tolist(), places.tolist(), strict=True)
             if place >= 0
         ]
+
+    def frame(self, languages: Sequence[str], layer: int, neuron: int) -> "pd.DataFrame":
+        """The examples of one neuron, a row each: language, rank (from 1), value, shard, token.
+
+        Args:
+            languages: of the recording.
+            layer: from 0.
+            neuron: from 0.
+        """
+        import pandas as pd
+
+        rows = [
+            {"language": tag, "rank": rank, **example._asdict()}
+            for number, tag in enumerate(languages)
+            for rank, example in enumerate(self.of(number, layer, neuron), start=1)
+        ]
+        return pd.DataFrame(rows, columns=["language", "rank", "value", "shard", "token"])
 
     def select(self, languages: Sequence[int]) -> "Examples":
         """Those of some languages, by their numbers."""

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 @app.command(cls=MethodCommand)
 def compare(
     run: RunArgument,
+    other: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A second run, of a model of the same shape, such as RUN's chat model: which neurons stay, and do "
+            "RUN's sets ablate and steer it as well as its own?",
+            show_default=False,
+        ),
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -76,6 +84,12 @@ def compare(
     from neuroglot.corpus.load import check_corpus, load_corpus
     from neuroglot.run.directory import Run
 
+    if other is not None:
+        beyond = {"--curve": curve, "--texts": texts, "--close": close, "--tuned": tuned, "--corpus": corpus}
+        if unwanted := [name for name, value in beyond.items() if value is not None]:
+            raise NeuroglotError(f"Two runs are compared without {unwanted[0]}; leave it out.")
+        _pair(run, other, split(methods), budget, tokens, block, seeds, trust_remote_code)
+        return
     current = Run.open(run, trust_remote_code=trust_remote_code)
     current.workers = workers
     current.check_recorded()
@@ -111,15 +125,64 @@ def compare(
         tuned=variants,
     )
     check_methods(current, text, settings)
-    other = None if corpus is None else load_corpus(corpus, text_column=text_column, language_column=language_column)
-    measured = held_out if other is None else other.select(text.languages)
+    instead = None if corpus is None else load_corpus(corpus, text_column=text_column, language_column=language_column)
+    measured = held_out if instead is None else instead.select(text.languages)
     check_lengths(current, current.reader(), text, measured, settings)
     model = current.load_model()
     current.check(model)
-    result = compare_run(current, model, settings, corpus=other)
+    result = compare_run(current, model, settings, corpus=instead)
     print_summary(result.summary(distances(result.languages)), budget)
     out.print(f"wrote {current.comparison_path}")
     out.print(f"next: neuroglot report {run}")
+
+
+def _pair(
+    first: Path,
+    second: Path,
+    methods: list[str] | None,
+    budget: float,
+    tokens: int,
+    block: int | None,
+    seeds: int,
+    trust_remote_code: bool,
+) -> None:
+    """Compare two runs of one shape."""
+    from neuroglot.identify.registry import described
+    from neuroglot.run.directory import Run
+
+    if methods is not None and len(methods) > 1:
+        raise NeuroglotError("Two runs are compared by one method; name one in --methods.")
+    method = methods[0] if methods else "margin"
+    described(method)
+    base, tuned = Run.open(first), Run.open(second, trust_remote_code=trust_remote_code)
+    for run in (base, tuned):
+        run.check_recorded()
+    tuned.check_model()
+    from neuroglot.figures.pair import pair_findings
+    from neuroglot.run.pair import PairSettings, pair_runs
+
+    settings = checked(PairSettings, method=method, budget=budget, tokens=tokens, block=block, seeds=seeds)
+    table, _ = pair_runs(base, tuned, tuned.load_model(), settings)
+    shown = {
+        "neurons": [f"{value:,}" for value in table["second"]],
+        "shared": [f"{value:,}" for value in table["shared"]],
+        "by chance": [f"{value:,.1f}" for value in table["by_chance"]],
+        "own, nats": [f"{value:.3f}" for value in table["own"]],
+        "base's": [f"{value:.3f}" for value in table["base"]],
+        "random": [f"{value:.3f}" for value in table["random"]],
+        "own − base's, 95 %": [
+            "" if low != low else f"{low:+.3f} to {high:+.3f}"
+            for low, high in zip(table["low"].tolist(), table["high"].tolist(), strict=True)
+        ],
+    }
+    for name in ("intact", "own", "base", "random"):
+        if f"steer_{name}" in table:
+            shown[f"raised: {name}"] = [f"{value:.1%}" for value in table[f"steer_{name}"]]
+    print_table(shown, "language", [str(tag) for tag in table.index])
+    for sentence in pair_findings(table):
+        out.print(sentence, highlight=False)
+    out.print(f"wrote {second / 'tables' / 'pair.csv'}")
+    out.print(f"next: neuroglot report {second}")
 
 
 def _check_choices(

@@ -1,5 +1,6 @@
 """`neuroglot evaluate generation`: language forcing in a run, beside intact answers and random neurons."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,6 +108,23 @@ def generation(
         typer.Option(help="Its endpoint. [default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]", show_default=False),
     ] = None,
     workers: WorkersOption = 1,
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            help="With --relevance rule: another model that reads the answers. [default: the run's]", show_default=False
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a recipe for each target into this folder, what a search chose if there was one.",
+            show_default=False,
+        ),
+    ] = None,
+    clas: Annotated[
+        Path | None,
+        typer.Option(help="Write the answers in CLaS-Bench's shape into this folder, too.", show_default=False),
+    ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Ask in one language, steer to another, and measure whether the model obeys and still makes sense.
@@ -130,7 +148,8 @@ def generation(
     from neuroglot.evaluate.steering.judge import JudgeSettings
     from neuroglot.generation.settings import Generation
     from neuroglot.languages.identifiers import IDENTIFICATIONS
-    from neuroglot.run.steering import SteeringSettings, steer_run
+    from neuroglot.run.steering import steer_run
+    from neuroglot.run.steering_settings import SteeringSettings
 
     chosen = split(conditions) or list(CONDITIONS)
     if wrong := [name for name in chosen if name not in CONDITIONS]:
@@ -159,6 +178,7 @@ def generation(
         prompting=tuple(dict.fromkeys(ways)),
         identification=identifier,
         relevance=relevance,
+        reader=reader,
         conditions=chosen,
         off=off,
         limit=limit,
@@ -173,7 +193,18 @@ def generation(
         ),
         judge=None if judge is None else checked(JudgeSettings, model=judge, base_url=judge_url),
     )
-    print_steered(steer_run(current, recording, settings))
+    result = steer_run(current, recording, settings)
+    print_steered(result)
+    if save is not None:
+        from neuroglot.run.steering import save_recipes
+
+        files = save_recipes(result, current, recording, method, save)
+        out.print(f"wrote {', '.join(map(str, files))}: neuroglot steer MODEL PROMPT --recipe FILE")
+    if clas is not None:
+        from neuroglot.evaluate.steering.clas import write_clas
+
+        about = {"model": current.manifest.model.source, "steering": result.how.words()}
+        out.print(f"wrote {len(write_clas(result.answers, clas, about))} files in {clas}")
     out.print(f"next: neuroglot report {run}")
 
 
@@ -182,7 +213,8 @@ def print_steered(result: "Steered") -> None:
     from neuroglot.evaluate.steering.tables import matrix
 
     if result.tried is not None:
-        out.print(f"chosen: {result.how.words()}")
+        assert result.chosen is not None
+        out.print(f"chosen: {result.chosen.words()}")
     if result.off is not None:
         rate, form = ("score", "{:.2f}") if "score" in result.off else ("on_target", "{:.0%}")
         means = result.off.astype({rate: float}).pivot_table(rate, "off", "target", sort=False)

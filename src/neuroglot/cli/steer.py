@@ -55,6 +55,17 @@ def steer(
     recipe: Annotated[
         Path | None, typer.Option(help="Read neurons and values from this file instead.", show_default=False)
     ] = None,
+    vector: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add these directions after --layers instead: a file as CLaS-Bench publishes them, or layer.i in a "
+            ".safetensors; each of length 1 times --strength.",
+            show_default=False,
+        ),
+    ] = None,
+    less: Annotated[
+        Path | None, typer.Option(help="With --vector: subtract these first, of another language.", show_default=False)
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -112,7 +123,12 @@ def steer(
 
     if recipe is not None and (run is not None or to is not None or source is not None):
         raise NeuroglotError("--recipe says everything itself; leave out --run, --to and --from.")
-    if recipe is None and to is None and (experts_off is None or source is not None or run is not None):
+    if vector is not None and (recipe is not None or run is not None or source is not None or layers is None):
+        raise NeuroglotError("--vector needs --layers, and takes no --recipe, --run or --from; leave them out.")
+    if less is not None and vector is None:
+        raise NeuroglotError("--less is subtracted from --vector; give both.")
+    enough = recipe is not None or vector is not None or to is not None
+    if not enough and (experts_off is None or source is not None or run is not None):
         raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
     to = to and language_tag(to)
     pairs = _pairs(experts_off)
@@ -138,7 +154,9 @@ def steer(
     steering_settings(layers, None, **how)  # what is wrong with it is said before anything is recorded
     made = Recipe.load(recipe) if recipe is not None else None
     loaded: Model | None = None
-    if made is None and to is not None:
+    if vector is not None:
+        made, loaded = _from_vectors(settings, vector, less, to, layers, how)
+    elif made is None and to is not None:
         made, loaded = _from_run(run, settings, prompt, to, source, method, layers, how)
     if loaded is None:
         loaded = settings.load(trust_remote_code=trust_remote_code)
@@ -170,6 +188,26 @@ def _pairs(text: str | None) -> list[tuple[int, int]]:
             raise NeuroglotError(f"--experts-off takes LAYER:EXPERT such as 2:0,2:5, not {text!r}.")
         found.append((int(layer), int(expert)))
     return found
+
+
+def _from_vectors(
+    settings: "ModelSettings", vector: Path, less: Path | None, to: str | None, layers: str | None, how: dict[str, Any]
+) -> "tuple[Recipe, Model]":
+    """The recipe that adds published directions, and the model."""
+    from neuroglot.edit.published import load_directions, steer_along
+    from neuroglot.edit.steering import layer_numbers
+
+    directions = load_directions(vector)
+    if less is not None:
+        other = load_directions(less)
+        if other.shape != directions.shape:
+            raise NeuroglotError(f"{vector} and {less} are of different shapes; give vectors of one model.")
+        directions = directions - other
+    model = settings.load(trust_remote_code=settings.trust_remote_code)
+    where = layer_numbers(layers, model.layers) or ()
+    about = {"to": to, "method": "published directions", "file": vector.name, "less": less and less.name}
+    how = {"strength": how["strength"], "when": how["when"]}
+    return steer_along(model, directions, layers=where, about=about, **how), model
 
 
 def _from_run(

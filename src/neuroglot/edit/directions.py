@@ -10,7 +10,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from neuroglot.artifacts.recording import RESIDUAL, Recording
@@ -27,8 +27,8 @@ DIRECTIONS: tuple[Direction, ...] = ("diffmean", "probe", "lda", "sparse")
 
 Vectors = Float64[Tensor, "layers width"]
 
-_FITTED: WeakKeyDictionary[Samples, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
-"""What was fitted to samples, layer by layer, so that many recipes of one language cost one fit."""
+_FITTED: WeakKeyDictionary[Samples, dict[Any, Any]] = WeakKeyDictionary()
+"""Of samples: their means, and what was fitted, layer by layer, so that many recipes cost one fit."""
 
 
 def diffmean(recording: Recording, to: str) -> Vectors:
@@ -94,13 +94,14 @@ def lda(samples: Samples, to: str, shrinkage: float = 0.1, *, layers: Sequence[i
     if not 0 < shrinkage <= 1:
         raise NeuroglotError(f"shrinkage is above 0 and at most 1, not {shrinkage:g}.")
     states, place = _states(samples, to)
-    difference = _difference(states, place)
-    weights = torch.zeros_like(difference)
     fitted = _FITTED.setdefault(samples, {})
+    difference = _difference(states, place, fitted)
+    weights = torch.zeros_like(difference)
     for layer in range(len(difference)) if layers is None else layers:
         about = ("lda", place, shrinkage, layer)
         if about not in fitted:
-            apart = (states[:, :, layer] - states[:, :, layer].mean(1, keepdim=True)).flatten(0, 1)
+            of_layer = states[:, :, layer].to(torch.float64)
+            apart = (of_layer - of_layer.mean(1, keepdim=True)).flatten(0, 1)
             fitted[about] = _discriminant(apart, difference[layer], shrinkage)
         weights[layer] = fitted[about]
     return _along(weights, difference)
@@ -134,14 +135,14 @@ def probe(samples: Samples, to: str, penalty: float = 1.0, *, layers: Sequence[i
     side[place] = 1
     side = side.flatten()
     weight = torch.where(side > 0, 0.5 / side.sum(), 0.5 / (1 - side).sum())
-    difference = _difference(states, place)
-    weights = torch.zeros_like(difference)
     fitted = _FITTED.setdefault(samples, {})
+    difference = _difference(states, place, fitted)
+    weights = torch.zeros_like(difference)
     for layer in range(len(difference)) if layers is None else layers:
         about = ("probe", place, penalty, layer)
         if about not in fitted:
             if ("axes", layer) not in fitted:  # the same for every language
-                fitted["axes", layer] = _axes(states[:, :, layer].flatten(0, 1))
+                fitted["axes", layer] = _axes(states[:, :, layer].to(torch.float64).flatten(0, 1))
             data, axes = fitted["axes", layer]
             fitted[about] = _regression(data, axes, side, weight, penalty)
         weights[layer] = fitted[about]
@@ -178,20 +179,23 @@ def _regression(data: Tensor, axes: Tensor, side: Tensor, weight: Tensor, penalt
     return weights
 
 
-def _states(samples: Samples, to: str) -> tuple[Float64[Tensor, "languages samples layers width"], int]:
+def _states(samples: Samples, to: str) -> tuple[Float[Tensor, "languages samples layers width"], int]:
     """The mean states, and which of the languages it is."""
     if samples.states is None:
         raise NeuroglotError("These samples have no residual-stream states; record them with states=True.")
     tag = closest(to, samples.languages)
     if tag is None or len(samples.languages) < 2:
         raise NeuroglotError(f"The samples are of {', '.join(samples.languages)}; they need {to} and one other.")
-    return samples.states.to(torch.float64), samples.languages.index(tag)
+    return samples.states, samples.languages.index(tag)
 
 
-def _difference(states: Tensor, place: int) -> Vectors:
-    means = states.mean(1)
+def _difference(states: Tensor, place: int, fitted: dict[Any, Any]) -> Vectors:
+    if "means" not in fitted:
+        fitted["means"] = torch.stack([layer.to(torch.float64).mean(1) for layer in states.unbind(2)], 1)
+    means = fitted["means"]
     others = [other for other in range(len(means)) if other != place]
-    return means[place] - means[others].mean(0)
+    difference: Tensor = means[place] - means[others].mean(0)
+    return difference
 
 
 def _along(weights: Tensor, difference: Tensor) -> Vectors:

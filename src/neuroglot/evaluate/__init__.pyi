@@ -4,6 +4,7 @@ from neuroglot.edit.conditions import Condition as Condition
 from neuroglot.evaluate.ablation.comparison import Ablation as Ablation
 from neuroglot.evaluate.ablation.comparison import Comparison as Comparison
 from neuroglot.evaluate.ablation.comparison import measure_conditions as measure_conditions
+from neuroglot.evaluate.ablation.effect import does_more as does_more
 from neuroglot.evaluate.ablation.fallback import fallback as fallback
 from neuroglot.evaluate.ablation.perturbation import Perturbation as Perturbation
 from neuroglot.evaluate.ablation.perturbation import perturb as perturb
@@ -35,6 +36,8 @@ from neuroglot.evaluate.steering.candidates import Candidate as Candidate
 from neuroglot.evaluate.steering.candidates import alignment_layers as alignment_layers
 from neuroglot.evaluate.steering.candidates import candidates as candidates
 from neuroglot.evaluate.steering.candidates import grid as grid
+from neuroglot.evaluate.steering.clas import read_clas as read_clas
+from neuroglot.evaluate.steering.clas import write_clas as write_clas
 from neuroglot.evaluate.steering.confusion import LanguageConfusion as LanguageConfusion
 from neuroglot.evaluate.steering.confusion import confusion_table as confusion_table
 from neuroglot.evaluate.steering.confusion import language_confusion as language_confusion

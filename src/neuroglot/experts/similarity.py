@@ -1,6 +1,8 @@
 """Activation patterns of languages beside one another, and beside the families the languages come from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float64
@@ -8,6 +10,9 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.stats import Matrix
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Similarity", "compare"]
 
@@ -31,6 +36,18 @@ class Similarity:
     def distances(self) -> dict[str, Matrix]:
         """Each measure as a symmetric distance: `kl` as the mean of both directions, `pearson` as 1 - r."""
         return {"euclidean": self.euclidean, "kl": (self.kl + self.kl.T) / 2, "pearson": 1 - self.pearson}
+
+    def frame(self, languages: Sequence[str]) -> "pd.DataFrame":
+        """A row an ordered pair: language, other, euclidean, kl, pearson.
+
+        Args:
+            languages: of the matrices, in their order.
+        """
+        import pandas as pd
+
+        index = pd.MultiIndex.from_product([list(languages), list(languages)], names=["language", "other"])
+        columns = {name: getattr(self, name).flatten().numpy() for name in ("euclidean", "kl", "pearson")}
+        return pd.DataFrame(columns, index=index).reset_index()
 
 
 def compare(frequencies: Float64[Tensor, "languages layers experts"], *, smoothing: float = 1e-4) -> Similarity:

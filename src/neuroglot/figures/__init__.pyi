@@ -21,6 +21,7 @@ from neuroglot.figures.lens import lens_figure as lens_figure
 from neuroglot.figures.neurons import layer_figure as layer_figure
 from neuroglot.figures.neurons import overlap_figure as overlap_figure
 from neuroglot.figures.neurons import perturbation_figure as perturbation_figure
+from neuroglot.figures.pair import pair_figure as pair_figure
 from neuroglot.figures.papers import growth_figure as growth_figure
 from neuroglot.figures.papers import region_figure as region_figure
 from neuroglot.figures.papers import share_figure as share_figure

@@ -44,7 +44,7 @@ def forcing_figure(
             axes.set_xticks(range(columns), list(table.columns))
             axes.set_yticks(range(rows), list(table.index) if across == 0 else [""] * rows)
             axes.tick_params(length=0)
-            axes.set_title(condition)
+            axes.set_title(condition.replace(" + ", "\n+ "))
             if across == 0:
                 axes.set_ylabel("asked in")
             for spine in axes.spines.values():

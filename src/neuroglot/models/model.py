@@ -3,10 +3,10 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,7 @@ from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.proof import prove_once
 from neuroglot.models.architecture.sites import Site
+from neuroglot.models.crew import Crew
 from neuroglot.models.sources import Bos
 from neuroglot.models.tokenization import beginning, encode
 from neuroglot.progress import without_bars
@@ -36,25 +37,13 @@ from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
 from neuroglot.storage.made import sign
 
-__all__ = ["Crew", "Model", "context_of"]
+__all__ = ["Model", "context_of"]
 
 
 def context_of(text_config: Any) -> int | None:
     """How many tokens a model can read at once, where its config says so."""
     limit: int | None = getattr(text_config, "max_position_embeddings", None)
     return limit if limit and limit > 0 else None  # XLNet says -1: none
-
-
-class Crew(Protocol):
-    """Other processes with the same model; see `models/workers.py`."""
-
-    count: int
-
-    def run(self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """What `function(model, *job)` gives for each job, in their order."""
-
-    def dismiss(self) -> None:
-        """End them."""
 
 
 class Model:

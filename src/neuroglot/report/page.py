@@ -21,6 +21,7 @@ from neuroglot.report.alignment import alignment_section
 from neuroglot.report.comparison import compare_part
 from neuroglot.report.experts import expert_part
 from neuroglot.report.lens import lens_part
+from neuroglot.report.pair import pair_part
 from neuroglot.report.steering import steering_part
 from neuroglot.report.tasks import task_part
 from neuroglot.run.directory import Run
@@ -55,6 +56,7 @@ def report(run: Run) -> Path:
         alignment=alignment_section(run) if run.manifest.align else None,
         compare=compare_part(run, _figure, _save_table),
         lens=lens_part(run),
+        pair=pair_part(run, _figure),
         experts=expert_part(run, _figure, _save_table),
         tasks=task_part(run),
         steering=steering_part(run, _figure, _save_table),

@@ -279,6 +279,8 @@ class Manifest(BaseModel):
     """How methods were compared, if they were."""
     lens: LensSettings | None = None
     """How its layers were read through the head, if they were."""
+    pair: dict[str, Any] = {}
+    """How it was compared with another run of the same shape, if it was."""
     steering: dict[Name, dict[str, Any]] = {}
     """Prompts → how answers to them were steered and measured."""
 

@@ -4,21 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, Field
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import RESIDUAL, Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.corpus.load import BUILT_IN, load_corpus
+from neuroglot.corpus.load import load_corpus
 from neuroglot.corpus.prompts import Prompting, asking, prompted
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.candidates import Candidate, alignment_layers, candidates, grid
-from neuroglot.evaluate.steering.forcing import CONDITIONS, Forced, Prompts, Steering, deactivated, force
+from neuroglot.evaluate.steering.forcing import Forced, Prompts, Steering, deactivated, force
 from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
 from neuroglot.evaluate.steering.relevance import LikelihoodRule
 from neuroglot.evaluate.steering.scores import harmonic_mean, steering_scores
@@ -27,99 +26,28 @@ from neuroglot.evaluate.steering.tables import repair
 from neuroglot.generation.settings import Generation
 from neuroglot.languages.identifiers import Identification
 from neuroglot.languages.tags import closest
+from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import Manifest
+from neuroglot.run.steering_settings import SteeringSettings
 from neuroglot.storage.names import check_name
-from neuroglot.storage.results import digest_of_settings
 from neuroglot.storage.tables import load_table, save_table
 
 __all__ = [
     "RunAnswers",
     "Steered",
-    "SteeringSettings",
     "first_prompts",
     "forget_answers",
     "judge_of",
     "read_answers",
+    "save_recipes",
+    "scores_of",
     "steer_run",
 ]
 
-LATER = (
-    ("", "budget"), ("", "prompting"), ("", "identification"), ("", "relevance"), ("how", "raised"),
-    ("judge", "rubric"),
-)  # fmt: skip
-"""Settings, by their section, that came after the first tables were named."""
 TABLES = ("steering-search", "answers", "answers-off", "steering", "steering-repair", "steering-scores")
 """What a set of prompts leaves in `tables/`, each as KIND-NAME.csv."""
-
-
-class SteeringSettings(BaseModel):
-    """What is asked, in which conditions, and how answers are written and scored."""
-
-    prompts: str = "openings"
-    """questions, openings, or a file or folder of prompts as a corpus is."""
-    text_column: str = "text"
-    """The column of it that holds the text."""
-    language_column: str | None = None
-    """The column of it that says the language; by default `language` or `lang`, if there is one."""
-    sources: list[str] | None = None
-    """Languages to ask in; by default the neurons' that have prompts."""
-    targets: list[str] | None = None
-    """Languages to answer in; by default the neurons'."""
-    method: str = "lape"
-    """Whose neurons."""
-    how: Steering = Steering()
-    """What is done to the target's neurons."""
-    search: bool = False
-    """Find the best of many settings in place of `how`, on half of the prompts."""
-    budget: int | None = Field(None, ge=1)
-    """Of a search: answers on that half at most, by successive halving over neurons, directions and prompting."""
-    max_loss: float = Field(1.0, ge=0)
-    """Of a search: perplexity may exceed native answers' by this share."""
-    ask: bool = False
-    """End each prompt with «answer in …» of the target, in its language."""
-    prompting: tuple[Prompting, ...] = ("none",)
-    """Each condition is measured with each of these: none, «answer in …» in English (I), or in the target (II)."""
-    conditions: tuple[Forced, ...] = CONDITIONS
-    """What is measured; see `evaluate.force`."""
-    identification: Identification = "lingua"
-    """Who tells the language of an answer: lingua or fasttext."""
-    relevance: Literal["rule", "judge"] | None = None
-    """Who says, from 0 to 2, whether an answer is about its question: the likelihood rule, or the judge."""
-    off: bool = False
-    """Also each language's prompts with each language's neurons off; see `evaluate.deactivated`."""
-    limit: int = Field(12, ge=1)
-    """At most so many prompts a language."""
-    seeds: int = Field(1, ge=1)
-    """How many random draws of neurons."""
-    generation: Generation = Generation()
-    """How answers are written."""
-    judge: JudgeSettings | None = None
-    """Who scores them from 1 to 10, if anyone does; or their relevance, where that is left to the judge."""
-
-    @property
-    def words(self) -> str:
-        """What the answers are called in names of files, as long as no others of the run are called so.
-
-        Raises:
-            NeuroglotError: the file of prompts has a name that cannot be part of others.
-        """
-        method = [] if self.method == "lape" else [self.method]
-        return "-".join([check_name(Path(self.prompts).stem), *method, *(["asked"] if self.ask else [])])
-
-    @property
-    def digest(self) -> str:
-        """Of all that decides the tables: not of how many prompts a forward pass has."""
-        said = self.model_dump(mode="json")
-        del said["generation"]["batch"]
-        for part, name in LATER:  # unless they are used, tables keep the names that earlier versions gave them
-            kept = said[part] if part else said
-            if kept and kept[name] in (None, ["none"], "lingua", "quality"):
-                del kept[name]
-        if self.prompts not in BUILT_IN and Path(self.prompts).exists():
-            said["prompts"] = str(Path(self.prompts).resolve())
-        return digest_of_settings(said)
 
 
 @dataclass
@@ -127,7 +55,8 @@ class Steered:
     """What `steer_run` measured.
 
     Attributes:
-        how: the target's neurons were changed; what a search chose, if there was one.
+        how: the target was raised; what a search chose, if there was one.
+        chosen: by the search: how, in which condition, under which prompting.
         answers: a row an answer; see `evaluate.force`.
         rates: by condition, source and target; see `evaluate.summary`.
         tried: the table of the search, if there was one.
@@ -145,6 +74,7 @@ class Steered:
     off: pd.DataFrame | None = None
     repaired: pd.DataFrame | None = None
     scores: pd.DataFrame | None = None
+    chosen: Candidate | None = None
     written: list[Path] = field(default_factory=list)
 
 
@@ -178,7 +108,12 @@ class RunAnswers:
     @cached_property
     def samples(self) -> Samples | None:
         """Those that the run's alignment recorded, if it did."""
-        return Samples.load(self.run.samples_path) if (self.run.samples_path / "samples.json").is_file() else None
+        return self.samples_of(self.run)
+
+    @staticmethod
+    def samples_of(run: Run) -> Samples | None:
+        """The same, of a run."""
+        return Samples.load(run.samples_path) if (run.samples_path / "samples.json").is_file() else None
 
     def forced(
         self,
@@ -260,7 +195,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
             and the answers are kept.
     """
     check_name(settings.words)
-    _check_settings(settings)
+    settings.check()
     neurons = run.neurons(settings.method)
     targets = [closest(tag, neurons.languages) or tag for tag in settings.targets or neurons.languages]
     neurons.check_languages(targets)
@@ -283,13 +218,15 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
     model = run.load_model()
     run.check(model)
     work = RunAnswers(run, model, recording, neurons, settings.generation, judge, settings.identification)
-    how, tried, written = settings.how, None, []
+    how, chosen, tried, written = settings.how, None, None, []
     name = _named(run, settings)
     prompts = first_prompts(asked, with_native, settings.limit)
     relevance = _rater(run, model, corpus, settings)
     if settings.search:
         best = work.searched(prompts, targets, sources, settings, relevance)
-        how, tried = best.chosen.how, best.table
+        chosen, tried = best.chosen, best.table
+        steered = [each for each in best.families.values() if each.condition != "intact"]
+        how = steered[0].how if steered else how  # where a prompting alone is best, the best steering beside it
         written.append(_save(run, "steering-search", name, tried))
     answers = _answers(work, asked.select(sources), targets, how, settings)
     written.append(_save(run, "answers", name, answers))  # before a judge may fail
@@ -309,7 +246,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
         written.append(_save(run, "steering-scores", name, scores.reset_index()))
     with run.changing() as manifest:
         manifest.steering[name] = _about(settings, how)
-    result = Steered(how, answers, rates, tried, off, _repaired(answers, settings), scores, written)
+    result = Steered(how, answers, rates, tried, off, _repaired(answers, settings), scores, chosen, written)
     if result.repaired is not None:
         written.append(_save(run, "steering-repair", name, result.repaired.reset_index()))
     return result
@@ -346,18 +283,6 @@ def scores_of(answers: pd.DataFrame) -> pd.DataFrame | None:
     return steering_scores(crossed) if "relevance" in crossed and len(crossed) else None
 
 
-def _check_settings(settings: SteeringSettings) -> None:
-    """Refuse settings that contradict each other."""
-    if settings.ask and settings.prompting != ("none",):
-        raise NeuroglotError("The prompts ask for their language already (ask); leave prompting out, or ask.")
-    if settings.relevance == "judge" and settings.judge is None:
-        raise NeuroglotError("A judge that says what is relevant needs a name: judge.")
-    if settings.relevance == "rule" and settings.ask:
-        raise NeuroglotError("The likelihood rule reads questions as they are; use prompting I or II, not ask.")
-    if settings.budget is not None and not settings.search:
-        raise NeuroglotError("A budget is of a search; ask for one.")
-
-
 def _rater(run: Run, model: Model, corpus: Corpus, settings: SteeringSettings) -> Rater | None:
     """Who says what is relevant, if anyone does."""
     if settings.relevance == "judge":
@@ -365,9 +290,9 @@ def _rater(run: Run, model: Model, corpus: Corpus, settings: SteeringSettings) -
         return judge_of(run, settings.judge.model_copy(update={"rubric": "relevance"}))
     if settings.relevance == "rule":
         questions = {tag: list(corpus[tag]) for tag in corpus.languages}
-        return LikelihoodRule(
-            model, questions, chat=settings.generation.chat, directory=run.steering_path / "relevance"
-        )
+        reader = model if settings.reader is None else load_model(settings.reader)
+        chat = settings.generation.chat and settings.reader is None
+        return LikelihoodRule(reader, questions, chat=chat, directory=run.steering_path / "relevance")
     return None
 
 
@@ -375,6 +300,25 @@ def _repaired(answers: pd.DataFrame, settings: SteeringSettings) -> pd.DataFrame
     wanting = settings.ask or bool((answers["source"] == answers["target"]).any())
     both = {"intact", "raised"} <= set(settings.conditions)
     return repair(answers, asked=settings.ask) if both and wanting else None
+
+
+def save_recipes(work: Steered, run: Run, recording: Recording, method: str, folder: Path) -> list[Path]:
+    """Write what was measured as a recipe for each target: `TARGET.safetensors`.
+
+    A source is ablated where the search found that best and all prompts are in one other language.
+
+    Raises:
+        NeuroglotError: a file cannot be written.
+    """
+    off = work.chosen is not None and work.chosen.condition == "both"
+    samples = RunAnswers.samples_of(run)
+    written = []
+    for target, asked in work.answers.groupby("target", sort=False):
+        sources = [tag for tag in asked["source"].unique() if closest(tag, [str(target)]) is None]
+        source = str(sources[0]) if off and len(sources) == 1 else None
+        recipe = work.how.recipe(recording, run.neurons(method), str(target), source, samples)
+        written.append(recipe.save(folder / f"{target}.safetensors"))
+    return written
 
 
 def read_answers(path: Path) -> pd.DataFrame:
@@ -421,7 +365,7 @@ def _about(settings: SteeringSettings, how: Steering) -> dict[str, Any]:
         "seeds": settings.seeds, "steering": how.model_dump(mode="json"), "words": how.words(),
         "generation": settings.generation.model_dump(mode="json"),
         "prompting": list(settings.prompting), "identification": settings.identification,
-        "relevance": settings.relevance,
+        "relevance": settings.relevance, "reader": settings.reader,
         "judge": None if settings.judge is None else settings.judge.model_dump(mode="json"),
         "digest": settings.digest,
     }  # fmt: skip

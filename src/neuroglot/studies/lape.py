@@ -13,6 +13,7 @@ from neuroglot.alignment import scores, sentence_similarity
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.load import load_corpus
+from neuroglot.corpus.prompts import Prompting
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.perturbation import Perturbation, perturb
 from neuroglot.evaluate.steering.answers import summary, well_formed
@@ -89,6 +90,8 @@ class SteerSettings(BaseModel, extra="forbid"):
     """… and wants its answer in this one."""
     seeds: int = Field(1, ge=1)
     """Draws of random neurons."""
+    prompting: tuple[Prompting, ...] = ("none",)
+    """Table 5 asks with each of these: none, «answer in …» in English (I), or in the target (II)."""
 
 
 class LapeSettings(StudySettings, extra="forbid"):
@@ -154,10 +157,16 @@ class Lape(Study):
         work = self.asked
         return work.judged(work.switched_off(self.prompts(work.neurons.languages)))
 
-    def forced(self, prompts: Prompts, targets: list[str], conditions: tuple[Forced, ...]) -> pd.DataFrame:
+    def forced(
+        self,
+        prompts: Prompts,
+        targets: list[str],
+        conditions: tuple[Forced, ...],
+        prompting: tuple[Prompting, ...] = ("none",),
+    ) -> pd.DataFrame:
         """Steered answers."""
         work, how = self.asked, self.settings.steer
-        return work.judged(work.forced(prompts, targets, how.how, conditions, how.seeds))
+        return work.judged(work.forced(prompts, targets, how.how, conditions, how.seeds, prompting))
 
     def grown(self, fraction: float) -> Perturbation:
         """Figure 4's language with this share of all neurons counted as language-specific, that language's off."""
@@ -374,7 +383,8 @@ class Lape(Study):
         prompts = self.prompts((how.source,))
         if not prompts:
             raise NeuroglotError(f"there are no prompts in {how.source}; name another language as steer.source.")
-        answers = self.forced(prompts, [how.target], ("intact", "both", "random"))
+        ways = tuple(dict.fromkeys(("none", *how.prompting)))
+        answers = self.forced(prompts, [how.target], ("intact", "both", "random"), ways)
         conditions: tuple[Forced, ...] = ("intact", "both", "random")
         rate = {name: matrix(answers, name).to_numpy(dtype=float).item() for name in conditions}
         formed: Any = summary(answers, ["condition"])["well_formed"]
@@ -384,6 +394,12 @@ class Lape(Study):
             f"{rate['random']:.0%} "
             f"with random neurons; steered and well-formed: {float(formed['both']):.0%}.",
         ]  # fmt: skip
+        if len(ways) > 1:
+            beside = {
+                name: matrix(answers, name).to_numpy(dtype=float).item()
+                for name in answers.loc[answers["prompting"] != "none", "condition"].unique()
+            }
+            said.append("Beside it: " + ", ".join(f"{name} {share:.0%}" for name, share in beside.items()) + ".")
         shown = answers[answers["condition"] == "both"][["prompt", "answer", "language"]]
         figure: Figure = forcing_figure(answers, "Share of answers in the target language")
         agrees = rate["both"] >= 0.5 and rate["both"] > rate["random"]

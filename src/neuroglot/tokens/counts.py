@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -75,6 +77,18 @@ class TokenLanguages:
     def owners(self) -> tuple[str, ...]:
         """The K languages, `shared` and `unseen`."""
         return (*self.languages, SHARED, UNSEEN)
+
+    def frame(self, tokenizer: Any = None) -> pd.DataFrame:
+        """A row a token: token (its number), owner, and with a tokenizer text, as it writes the token alone."""
+        table = pd.DataFrame(
+            {
+                "token": range(len(self.owner)),
+                "owner": pd.Categorical.from_codes(self.owner.numpy(), pd.Index([*self.owners])),
+            }
+        )
+        if tokenizer is not None:
+            table["text"] = tokenizer.batch_decode([[token] for token in range(len(self.owner))])
+        return table
 
     def sizes(self) -> dict[str, int]:
         """How many tokens each of the owners has."""

@@ -174,7 +174,7 @@ def test_garbage(tmp_path, body):
     ("said", "score"),
     [("Rating: 7", 7), ("**Rating:** 8", 8), ("rating: [[9]]", 9), ("7", 7), (" 10/10. ", 10), ("Rating: 6.5", 6.5),
      ("Rating: 11", None), ("Rating: 0", None), ("Rating: 3 … Rating: 4", None), ("I like it", None), ("", None),
-     ("There are 7 reasons", None)],
+     ("There are 7 reasons", None), ("Rating: 7/10", 7), ("Rating: 4/5", None), ("4/5", None)],
 )  # fmt: skip
 def test_ratings_are_read_or_refused(said, score):
     assert read_rating(said) == score
@@ -204,3 +204,22 @@ def test_the_rate_is_kept(monkeypatch):
     for moment in (100.0, 100.5, 103.0):
         slow._wait(lambda moment=moment: moment)
     assert slept == [0.0, 1.5, 0.0]
+
+
+def test_relevance_is_a_rubric_of_its_own(tmp_path, monkeypatch):
+    """0 to 2, whatever the language; kept apart from the scores of the other rubric."""
+    asked = []
+    rater = judge("http://localhost:9/v1", directory=tmp_path, rubric="relevance")
+    said = iter(["Rating: 2", "0", "Rating: 1"])
+
+    def ask(question):
+        asked.append(question)
+        return {"score": read_rating(next(said), 0, 2)}
+
+    monkeypatch.setattr(rater, "_ask", ask)
+    table = rater.rate(ANSWERS, progress=False)
+    assert list(table["relevance"]) == [2, 0, 0] and "score" not in table and len(asked) == 2  # an empty answer is a 0
+    assert "Chinese" not in asked[0] and "¿Qué es esto?" in asked[0] and "这是一本书。" in asked[0]
+    assert rater.name == "m as judge"
+    assert read_rating("Rating: 0") is None and read_rating("Rating: 3", 0, 2) is None and read_rating("2", 0, 2) == 2
+    assert read_rating("2/10", 0, 2) is None and read_rating("Rating: 2/2", 0, 2) == 2

@@ -1,5 +1,7 @@
 """LFS, relevance and their harmonic mean; the likelihood rule against a plain loop."""
 
+import sys
+
 import pandas as pd
 import pytest
 import tiny
@@ -82,7 +84,7 @@ def test_an_answer_without_words_of_its_own_is_about_nothing():
     assert echoes("Question two, of many!", QUESTIONS["en"][1]) and not echoes("the cats sat", QUESTIONS["en"][1])
 
 
-def test_the_rule_refuses():
+def test_the_rule_refuses(monkeypatch):
     model = tiny.model()
     with pytest.raises(ng.NeuroglotError, match="at least three"):
         LikelihoodRule(model, {"en": ["a?", "b?"]})
@@ -92,6 +94,9 @@ def test_the_rule_refuses():
         rule.rate(pd.DataFrame([row]), progress=False)
     with pytest.raises(ng.NeuroglotError, match="no questions in ru"):
         rule.rate(pd.DataFrame([{**row, "source": "ru"}]), progress=False)
+    monkeypatch.setattr(sys.modules[LikelihoodRule.__module__], "has_encoder", lambda network: True)
+    with pytest.raises(ng.NeuroglotError, match="let another model read"):
+        LikelihoodRule(model, QUESTIONS)
 
 
 def test_a_difference_is_drawn_by_prompt_for_both():

@@ -231,3 +231,23 @@ def test_a_partition_and_a_prune_of_a_native_mixture_are_one_sentence(tmp_path):
         with pytest.raises(ng.NeuroglotError, match="native mixture of experts"):
             step()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss"])
+def test_the_stream_of_a_mixtures_layer_is_edited_as_any_others(kind):
+    model = ng.Model(every_type.network(kind), tiny.tokenizer())
+    chosen = torch.zeros(model.shape("residual"), dtype=torch.bool)
+    chosen[1] = True
+    values = torch.randn(chosen.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        intact = model.hidden_states(every_type.TOKENS).clone()
+        with ng.intervene(model, ng.Add(chosen, values, site="residual")):
+            got = model.hidden_states(every_type.TOKENS).clone()
+        handle = model.ffns[1].layer.register_forward_hook(
+            lambda _, __, out: (out[0] + values[1], *out[1:]) if isinstance(out, tuple) else out + values[1]
+        )
+        expected = model.hidden_states(every_type.TOKENS).clone()
+        handle.remove()
+        torch.testing.assert_close(got, expected)
+        assert not torch.allclose(got, intact, atol=1e-3)
+        assert torch.equal(model.hidden_states(every_type.TOKENS), intact)

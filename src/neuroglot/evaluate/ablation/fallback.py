@@ -1,17 +1,14 @@
 """The fallback curve: a text's language is switched off, then what the model turns to, and so on."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.likelihood.lens import of_tokens
+from neuroglot.evaluate.likelihood.lens import owner_mass
 from neuroglot.evaluate.likelihood.perplexity import held_out_blocks
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
@@ -74,7 +71,9 @@ def fallback(
             for step in range(most + 1):
                 if step:
                     off.append(tag if step == 1 else leading)
-                mass = _mass(model, piece, tokens_of, neurons, off, site, batch_tokens or model.batch_tokens)
+                ablated = [Deactivate(neurons.union(*off), site=site)] if off else []
+                with intervene(model, *ablated):
+                    mass = owner_mass(model, piece, tokens_of, batch_tokens or model.batch_tokens)
                 means = dict(zip(tokens_of.owners, mass.mean(0).tolist(), strict=True))
                 left = [each for each in both if each not in off]
                 leading = max(left, key=means.__getitem__) if left else ""
@@ -88,24 +87,3 @@ def fallback(
                     )  # fmt: skip
                 advance(1, tag)
     return pd.DataFrame(rows)
-
-
-@torch.inference_mode()
-def _mass(
-    model: Model,
-    blocks: Tensor,
-    tokens_of: TokenLanguages,
-    neurons: NeuronSet,
-    off: Sequence[str],
-    site: Site,
-    batch_tokens: int,
-) -> Tensor:
-    """The probability of each owner's tokens in each block, (blocks, owners)."""
-    found = []
-    steps = [Deactivate(neurons.union(*off), site=site)] if off else []
-    with intervene(model, *steps):
-        for batch in blocks.to(model.device).split(max(1, batch_tokens // blocks.shape[1])):
-            states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
-            mass = of_tokens(model, states, batch[:, 1:].flatten().long(), tokens_of, 1)[0]
-            found.append(mass.view(len(batch), -1, mass.shape[1]).mean(1).cpu())
-    return torch.cat(found)

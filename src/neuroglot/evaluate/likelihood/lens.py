@@ -25,7 +25,7 @@ from neuroglot.stats import mean_interval
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 from neuroglot.tokens.counts import SHARED, UNSEEN, TokenLanguages
 
-__all__ = ["Lens", "lens", "of_tokens"]
+__all__ = ["Lens", "lens", "owner_mass"]
 
 KIND, VERSION = "lens", 1
 BATCH_TOKENS = 4096  # a pass at most, since the streams of all its layers are kept until they are read
@@ -217,14 +217,14 @@ def _read(
         layers = []
         for output in readout.outputs(batch):
             states = readout.read(output, batch)[:, :-1].flatten(0, 1)
-            values = of_tokens(model, states, targets, tokens_of, top)
+            values = _of_tokens(model, states, targets, tokens_of, top)
             layers.append([each.view(len(batch), -1, *each.shape[1:]).mean(1).cpu() for each in values])
         batches.append([torch.stack(each, 1) for each in zip(*layers, strict=True)])
         advance(batch.numel(), language)
     return [torch.cat(each) for each in zip(*batches, strict=True)]
 
 
-def of_tokens(
+def _of_tokens(
     model: Model, states: Tensor, targets: Tensor, tokens_of: TokenLanguages, top: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the head makes of states, a few tokens' logits at a time: (tokens, owners) twice, and (tokens,) twice."""
@@ -241,3 +241,19 @@ def of_tokens(
         parts.append((probabilities @ members, likeliest, entropy, nats))
     mass, likeliest, entropy, nats = (torch.cat(each).to(torch.float64) for each in zip(*parts, strict=True))
     return mass, likeliest, entropy, nats
+
+
+@torch.inference_mode()
+def owner_mass(
+    model: Model, blocks: Int[Tensor, "blocks block"], tokens_of: TokenLanguages, batch_tokens: int
+) -> Float64[Tensor, "blocks owners"]:
+    """What the model itself says, without its layers: the probability of each owner's tokens in each block.
+
+    Run it inside `intervene` to read a changed model.
+    """
+    found = []
+    for batch in blocks.to(model.device).split(max(1, batch_tokens // blocks.shape[1])):
+        states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
+        mass = _of_tokens(model, states, batch[:, 1:].flatten().long(), tokens_of, 1)[0]
+        found.append(mass.view(len(batch), -1, mass.shape[1]).mean(1).cpu())
+    return torch.cat(found)

@@ -63,8 +63,8 @@ In which language it is written, and whether that is the right one, must not cou
 Reply with one line and nothing else: the word Rating, a colon, and 0, 1 or 2, such as
 Rating: 1"""
 
-_RATING = re.compile(r"rating\W{0,6}(\d+(?:\.\d+)?)", re.IGNORECASE)
-_NUMBER = re.compile(r"[\s\[(*]*(\d+(?:\.\d+)?)(?:\s*/\s*10)?[\s\])*.]*")
+_RATING = re.compile(r"rating\W{0,6}(\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?", re.IGNORECASE)
+_NUMBER = re.compile(r"[\s\[(*]*(\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?[\s\])*.]*")
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,12 @@ class Judge:
 
 
 def read_rating(said: str, lowest: float = 1, highest: float = 10) -> float | None:
-    """The rating in a judge's answer; None if there is none between the two, or two that differ."""
-    found = {float(number) for number in _RATING.findall(said)}
-    if not found and (alone := _NUMBER.fullmatch(said)):
-        found = {float(alone[1])}
+    """The rating in a judge's answer; None if there is none between the two, two that differ, or one out of more."""
+    ratings = set(_RATING.findall(said))
+    if not ratings and (alone := _NUMBER.fullmatch(said)):
+        ratings = {alone.groups()}
+    if any(out_of and float(out_of) != highest for _, out_of in ratings):
+        return None
+    found = {float(number) for number, _ in ratings}
     value = found.pop() if len(found) == 1 else math.nan
     return value if lowest <= value <= highest else None

@@ -18,6 +18,7 @@ from neuroglot.evaluate.steering.answers import degenerate, nll_after
 from neuroglot.generation.prompts import prompt_tokens
 from neuroglot.languages.detection import letters
 from neuroglot.languages.tags import closest
+from neuroglot.models.architecture.body import has_encoder
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.storage.results import ResultCache, digest_of_settings
@@ -56,7 +57,7 @@ class LikelihoodRule:
         directory: keep the scores here, and go on with what is there.
 
     Raises:
-        NeuroglotError: a set has too few questions.
+        NeuroglotError: a set has too few questions, or the model is an encoder with a decoder.
     """
 
     name = "likelihood rule"
@@ -70,6 +71,11 @@ class LikelihoodRule:
         chat: bool = False,
         directory: str | Path | None = None,
     ):
+        if has_encoder(model.network):
+            raise NeuroglotError(
+                f"{model.name} reads a question in its encoder, and the likelihood rule reads question and answer as "
+                "one text; let another model read."
+            )
         self.model, self.chat, self.others = model, chat, others
         self.questions = {tag: list(dict.fromkeys(texts)) for tag, texts in questions.items()}
         self._cache = ResultCache(directory)

@@ -54,7 +54,7 @@ class Mixture(FFN):
         self.neurons = self.experts * self.width + sum(ffn.neurons for ffn in self.shared)
         self.routing = Routing(block, module, self.experts)
         self._edits = {"activation": [], "hidden": [], "residual": []}
-        self._hooks = {}
+        self._hooks: dict[Site, Any] = {}
         self._observers: list[Callable[[Tensor, Tensor], None]] = []
         self._parts: list[tuple[int, OfPart]] = []
         self._routed: list[tuple[bool, Routed]] = []
@@ -129,7 +129,8 @@ class Mixture(FFN):
     def edit(self, site: Site, change: Edit) -> Iterator[None]:
         """Put `change(x)` in the place of the tensor `x` (batch, tokens, neurons) at a site, inside the block.
 
-        What is put on a neuron of an expert that a token does not reach has no effect on that token.
+        At the residual site x is (batch, tokens, width of the stream). What is put on a neuron of an expert that a
+        token does not reach has no effect on that token.
 
         Raises:
             NeuroglotError: the layer ran and the site was not passed, or another thread runs the model.

@@ -77,7 +77,9 @@ class Readout:
         got = self.read(self.outputs(tokens)[-1], tokens)
         if not bool(torch.isfinite(expected).all()):
             return  # weights that give no numbers prove nothing
-        if got.shape != expected.shape or not torch.allclose(got, expected, rtol=1e-3, atol=1e-4):
+        # two passes may take different kernels, which bfloat16 rounds differently
+        slack = (1e-3 if expected.dtype == torch.float32 else 5e-2) * max(1.0, float(expected.float().abs().max()))
+        if got.shape != expected.shape or not bool(((got.to(expected) - expected).abs() <= slack).all()):
             raise NeuroglotError(
                 f"What leaves the last layer of {text_config(self.network).model_type} does not decide its last hidden "
                 "states alone, so its layers cannot be read through the head; it can be recorded."

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from neuroglot.artifacts.recording import Recording
-from neuroglot.models.model import Crew, Model
+from neuroglot.models.crew import Crew
+from neuroglot.models.model import Model
 from neuroglot.recording.worker import Advance, Work, record_shard
 from neuroglot.tokens.shard_stream import Shard
 
