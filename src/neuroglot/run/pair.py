@@ -11,6 +11,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Intervention, intervene
+from neuroglot.edit.routing import Rerouting
 from neuroglot.edit.steering import steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.comparison import ALL, Ablation, Comparison, measure_conditions
@@ -163,7 +164,7 @@ def _steered(
             before = torch.cat([mass for tag, mass in intact.items() if tag != target])
             row = _with_ends("steer_intact", before[:, k])
             for name, sets in choices.items():
-                steps: tuple[Intervention, ...] = ()
+                steps: tuple[Intervention | Rerouting, ...] = ()
                 if bool(sets[target].any()):
                     steps = steer(recording, sets, target, method="raise").steps
                 with intervene(model, *steps):
