@@ -107,8 +107,12 @@ def test_the_whole_comparison(run):
 
 def test_again_measures_nothing(run, tuned, monkeypatch):
     before = Comparison.load(run / "comparison" / "comparison.json")
-    monkeypatch.setattr(comparison, "_block_losses", None)
-    monkeypatch.setattr(shard_pass, "record_shard", None)
+
+    def never(*arguments, **named):
+        raise AssertionError("something was measured again")
+
+    monkeypatch.setattr(comparison, "_block_losses", never)
+    monkeypatch.setattr(shard_pass, "record_shard", never)
     neuroglot("compare", run, *COMPARE, "--tuned", tuned)
     after = Comparison.load(run / "comparison" / "comparison.json")
     assert after.off == before.off and after.stability == before.stability
