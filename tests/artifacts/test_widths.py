@@ -163,7 +163,7 @@ def test_experts_hold_neurons_that_are_there(widths, seed):
     partition = Partition(given_.labels, EXPERTS)
     assert partition.widths.tolist() == widths and len(partition.frame()) == sum(widths)
     active = ragged(widths, seed, len(TAGS))
-    neurons = ng.NeuronSet(given_.recording.active.movedim(-1, 0) > 25, TAGS)
+    neurons = ng.NeuronSet(given_.recording.active.movedim(-1, 0) > 25, TAGS).of_widths(widths)
     held = by_expert(neurons, partition.labels)
     chosen = torch.rand(3, len(widths), EXPERTS, generator=torch.Generator().manual_seed(seed)) < 0.5
     places_ = in_experts(neurons, partition.labels, chosen)

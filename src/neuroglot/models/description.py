@@ -116,12 +116,13 @@ def _baking(model: Model) -> tuple[str, dict[str, list[str]]]:
 def _pruning(model: Model) -> tuple[str, list[str]]:
     """What pruning can do: in words, and what opens a model whose layers keep the same number."""
     reasons = {
-        "experts share one width": bool(model.mixtures),
         "layers share one set of weights": model.shared is not None,
         "a norm over all neurons follows them": any(ffn.layout.normed for ffn in model.ffns),
     }
     if reason := next((reason for reason, holds in reasons.items() if holds), None):
         return f"no: {reason}", []
+    if model.mixtures:
+        return "yes: whole experts, or neurons of each; opens with Neuroglot’s load_model", ["load_model"]
     if not width_name(model.network, model.ffns, max(1, model.neurons // 2)):
         return "yes: opens with Neuroglot’s load_model", ["load_model"]
     return (

@@ -27,7 +27,7 @@ from neuroglot.models.architecture.find import (
 )
 from neuroglot.models.architecture.narrowing import narrow as narrow_experts
 
-__all__ = ["BIASES", "EXPERTS", "WIDTHS", "narrowed", "opener", "width_name", "without_weights"]
+__all__ = ["BIASES", "EXPERTS", "WIDTHS", "check_kind", "narrowed", "opener", "width_name", "without_weights"]
 
 WIDTHS = "neuroglot_widths"
 BIASES = "neuroglot_biases"
@@ -36,7 +36,7 @@ EXPERTS = "neuroglot_experts"
 
 def opener(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The class whose `from_pretrained` opens this checkpoint: the usual one, unless its layers differ in width."""
-    config = _config(path, revision, trust_remote_code)
+    config = check_kind(path, revision, trust_remote_code)
     usual = auto_class(config)
     known = type(config) in usual._model_mapping
     if not (known and Path(path).exists() and declared(decoder_config(config).model_type)):
@@ -79,7 +79,7 @@ def width_name(network: Any, ffns: Sequence[FFN], width: int) -> str:
     return ""
 
 
-def _config(path: str, revision: str | None, trust_remote_code: bool) -> Any:
+def check_kind(path: str, revision: str | None, trust_remote_code: bool) -> Any:
     """The configuration of a checkpoint.
 
     Raises:

@@ -9,7 +9,7 @@ from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.architecture.find import without_empty_warnings
 from neuroglot.models.gguf import PACKAGED
-from neuroglot.models.layer_widths import opener
+from neuroglot.models.layer_widths import check_kind, opener
 from neuroglot.models.model import Model, context_of
 from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
 from neuroglot.models.tokenization import Bos, TextReader, beginning
@@ -136,6 +136,12 @@ def load_reader(
     from transformers import AutoConfig
 
     path = located(adapter_base(source) if is_adapter(source) else source)
+    try:
+        check_kind(path, revision, trust_remote_code)
+    except NeuroglotError:
+        raise
+    except Exception as error:  # transformers and the hub client each raise their own
+        raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
     tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)

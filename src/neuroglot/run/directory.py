@@ -161,6 +161,8 @@ class Run:
             raise NeuroglotError(
                 f"{path} is not a run (it has no run.json); make one with `neuroglot record`."
             ) from error
+        except NeuroglotError:  # which is a ValueError, too
+            raise
         except (OSError, ValueError) as error:  # of pydantic, of decoding, of a path with a zero byte
             raise NeuroglotError(f"{path / 'run.json'} is damaged; record again into another directory.") from error
         return cls(path, manifest, trust_remote_code=trust_remote_code)
