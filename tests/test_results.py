@@ -67,12 +67,16 @@ def test_the_papers_tables_are_those_of_the_items(heading):
     study = STUDIES[heading]
     said = {(row["item"], row["model"]): row["measured"] for row in read(f"{study}/items.csv")}
     verdicts = {row["item"]: row for row in read(f"{study}/models.csv")}
-    (table,) = [each for each in tables("claims.md", heading) if each[0][0] == "item"]
+    table, *_ = tables("claims.md", heading)
     for item, _, *cells in table[1:]:
         source = "Figure 2" if study == "lape" and item in ("Figure 3", "Figure 8") else item
         for model, cell in zip(MODELS, cells, strict=True):
             assert numbers(cell), (item, model)
             assert in_order(numbers(cell), numbers(said[source, model])), (item, model)
+            if item == "Figure 8":
+                assert cell.replace(" ", "") == re.search(r"Figure 8.*?: (\S+ to \S+%)", said[source, model])[
+                    1
+                ].replace(" ", "")
             verdict = re.match(r"\[(agrees|does not agree)\]", cell)
             if item in verdicts and source == item:
                 assert (verdict[1] if verdict else "no verdict") == verdicts[item][model], (item, model)
@@ -108,6 +112,14 @@ def test_what_items_say_is_what_their_tables_say():
             assert "{} (95 % interval {} to {})".format(*shown) in said["Figure 2"]
         sizes = [int(row["neurons"]) for row in read(f"lingua-franca/{model}/figure-6.csv")]
         assert {min(sizes), max(sizes), sum(sizes)} <= set(numbers(said["Figure 6"]))
+
+
+def test_sizes_of_regions():
+    _, (_, smallest, largest) = tables("claims.md", "Converging to a Lingua Franca")
+    for place, model in enumerate(MODELS, 1):
+        shares = [float(row["share"].rstrip("%")) for row in read(f"lingua-franca/{model}/table-1.csv")]
+        assert numbers(smallest[place]) == [min(shares)]
+        assert numbers(largest[place]) == [max(shares)]
 
 
 def test_over_training_and_over_size():
