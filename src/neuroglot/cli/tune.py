@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, checked, out, split
-from neuroglot.cli.options import DeviceOption, DtypeOption, LanguagesOption, ModelArgument
+from neuroglot.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    LanguageColumnOption,
+    LanguagesOption,
+    ModelArgument,
+    TextColumnOption,
+)
 from neuroglot.errors import NeuroglotError
 
 
@@ -28,6 +35,8 @@ def tune(
         str | None,
         typer.Option(help="Plain text in place of instructions: a corpus as `record` takes it.", show_default=False),
     ] = None,
+    text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
     tokens: Annotated[int, typer.Option(min=1, help="At most so many of each language's plain text.")] = 1_000_000,
     block: Annotated[int, typer.Option(min=8, help="Tokens a block of plain text.")] = 512,
     only: Annotated[
@@ -82,7 +91,9 @@ def tune(
     if only is not None and not only.is_file():
         raise NeuroglotError(f"There is no file {only}; give the neurons that `neuroglot identify` wrote.")
     examples = load_instructions(instructions, split(languages)) if text is None else None
-    corpus = None if text is None else load_corpus(text, languages=split(languages))
+    corpus = None
+    if text is not None:
+        corpus = load_corpus(text, languages=split(languages), text_column=text_column, language_column=language_column)
     from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.edit.training import TuneSettings
     from neuroglot.run.tuning import tune_languages

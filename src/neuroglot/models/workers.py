@@ -10,11 +10,11 @@ import pickle
 import socket
 import subprocess
 import sys
+import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +29,7 @@ __all__ = ["Workers", "spread", "with_workers"]
 T = TypeVar("T")
 
 PATIENCE = 3  # workers that a job may take down with it
+AHEAD = 3  # jobs a worker that may be done or under way before their results are asked for
 
 
 class Workers:
@@ -49,6 +50,8 @@ class Workers:
         if model.load_arguments is None:
             raise NeuroglotError("Workers open the model themselves; give one that load_model opened from its source.")
         self.model, self.count = model, count
+        self._threads = max(1, torch.get_num_threads() // count)
+        self._of = ""
         self._crew: dict[int, tuple[Connection, subprocess.Popen[bytes]]] = {}
         weakref.finalize(self, _end, self._crew)
 
@@ -62,70 +65,61 @@ class Workers:
         Raises:
             NeuroglotError: a job raised it, several workers died on one job, or they cannot open the model.
         """
-        waiting = enumerate(jobs)
-        again: list[tuple[int, tuple[Any, ...]]] = []
-        doing: dict[int, tuple[int, tuple[Any, ...]]] = {}
-        done: dict[int, T] = {}
-        deaths: Counter[int] = Counter()
-        following, more = 0, True
+        self._of = self.model.fingerprint
+        queue = _Queue(jobs, AHEAD * self.count)
+        busy: set[int] = set()
+
+        def serve_one(place: int) -> None:
+            """Keep a worker busy, whatever is done with results meanwhile."""
+            while (taken := queue.take()) is not None:
+                busy.add(place)
+                result = self._done(place, function, taken[1], queue)
+                busy.discard(place)
+                queue.give(taken[0], result)
+
+        threads = [threading.Thread(target=serve_one, args=(place,), daemon=True) for place in range(self.count)]
+        for thread in threads:
+            thread.start()
         try:
-            while more or again or doing or following in done:
-                while following in done:
-                    yield done.pop(following)
-                    following += 1
-                for place in range(self.count):
-                    if place in doing or len(done) > 2 * self.count:
-                        continue
-                    job = again.pop(0) if again else next(waiting, None)
-                    if job is None:
-                        more = False
-                        break
-                    doing[place] = job
-                    for other in range(self.count):  # all open the model at once, before the first is waited for
-                        if other not in self._crew:
-                            self._hire(other)
-                    self._send(place, (function, job[1]))
-                if not doing:
-                    continue
-                for place in self._ready(doing):
-                    number, job = doing.pop(place)
-                    answer = self._receive(place)
-                    if answer is None:
-                        deaths[number] += 1
-                        if deaths[number] >= PATIENCE:
-                            raise NeuroglotError(
-                                f"{PATIENCE} workers died on one piece of the work, perhaps for lack of memory; ask "
-                                "for fewer workers, then start again to go on."
-                            )
-                        again.insert(0, (number, job))
-                    else:
-                        done[number] = answer[0]
+            yield from queue.results()
         finally:
-            for place in doing:  # nobody waits for these any more
+            queue.stop()
+            for place in list(busy):  # nobody waits for these any more
                 self._dismiss(place)
+            for thread in threads:
+                thread.join()
+
+    def _done(self, place: int, function: Callable[..., Any], job: tuple[Any, ...], queue: "_Queue") -> tuple[str, Any]:
+        """What a worker answers to a job, and another in its place if it dies."""
+        for _ in range(PATIENCE):
+            if queue.stopped:
+                break
+            if place not in self._crew:
+                self._hire(place)
+            with suppress(
+                OSError, KeyError
+            ):  # it died while it had nothing to do, or is dismissed: `_receive` finds it
+                self._crew[place][0].send_bytes(pickle.dumps((function, job)))
+            answer = self._receive(place)
+            if answer is not None:
+                return answer
+        return "error", NeuroglotError(
+            f"{PATIENCE} workers died on one piece of the work, perhaps for lack of memory; ask for fewer workers, "
+            "then start again to go on."
+        )
 
     def dismiss(self) -> None:
         """End the processes."""
         _end(self._crew)
 
-    def _send(self, place: int, message: Any) -> None:
-        with suppress(OSError):  # it died while it had nothing to do, which `_receive` finds
-            self._crew[place][0].send_bytes(pickle.dumps(message))
-
-    def _ready(self, places: Iterable[int]) -> list[int]:
-        of = {self._crew[place][0]: place for place in places}
-        return [of[connection] for connection in wait(list(of)) if isinstance(connection, Connection)]
-
-    def _receive(self, place: int) -> tuple[Any] | None:
+    def _receive(self, place: int) -> tuple[str, Any] | None:
         """What a worker answers; None if it died."""
         try:
-            kind, value = pickle.loads(self._crew[place][0].recv_bytes())
-        except (EOFError, OSError):
+            answer: tuple[str, Any] = pickle.loads(self._crew[place][0].recv_bytes())
+        except (EOFError, OSError, KeyError):
             self._dismiss(place)
             return None
-        if kind == "error":
-            raise value
-        return (value,)
+        return answer
 
     def _hire(self, place: int) -> None:
         ours, theirs = socket.socketpair()
@@ -140,21 +134,87 @@ class Workers:
         self._crew[place] = (connection, process)
         gpus = torch.cuda.device_count() if self.model.device.type == "cuda" else 0
         device = f"cuda:{place % gpus}" if gpus else self.model.device.type
-        threads = max(1, torch.get_num_threads() // self.count)
         how = dict(self.model.load_arguments or {}) | {"device": device, "device_map": None}
-        connection.send_bytes(pickle.dumps((how, threads, self.model.fingerprint, own_families())))
+        connection.send_bytes(pickle.dumps((how, self._threads, self._of, own_families())))
 
     def _dismiss(self, place: int) -> None:
-        _end({place: self._crew.pop(place)})
+        one = self._crew.pop(place, None)
+        if one is not None:
+            _end({place: one})
+
+
+class _Queue:
+    """Jobs that several threads take, and their results in the order of the jobs.
+
+    Args:
+        jobs: read as they are taken, one at a time.
+        ahead: how many may be taken beyond the result that is waited for.
+    """
+
+    def __init__(self, jobs: Iterable[tuple[Any, ...]], ahead: int):
+        self._jobs, self._ahead = iter(jobs), ahead
+        self._changed = threading.Condition()
+        self._results: dict[int, tuple[str, Any]] = {}
+        self._taken = self._given = 0
+        self._ended = self.stopped = False
+
+    def take(self) -> tuple[int, tuple[Any, ...]] | None:
+        """The next job with its number; None when there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.stopped or self._taken - self._given < self._ahead)
+            if self.stopped or self._ended:
+                return None
+            number = self._taken
+            try:
+                job = next(self._jobs)
+            except StopIteration:
+                self._ended = True
+                self._changed.notify_all()
+                return None
+            except BaseException as error:  # whoever waits for results is told
+                self._ended, self._taken = True, number + 1
+                self._results[number] = ("error", error)
+                self._changed.notify_all()
+                return None
+            self._taken += 1
+            return number, job
+
+    def give(self, number: int, result: tuple[str, Any]) -> None:
+        """The result of a job."""
+        with self._changed:
+            self._results[number] = result
+            self._changed.notify_all()
+
+    def results(self) -> Iterator[Any]:
+        """In order, each as soon as it is there; an error is raised in its place."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._given in self._results or (self._ended and self._given == self._taken)
+                )
+                if self._given not in self._results:
+                    return
+                kind, value = self._results.pop(self._given)
+                self._given += 1
+                self._changed.notify_all()
+            if kind == "error":
+                raise value
+            yield value
+
+    def stop(self) -> None:
+        """Give no more jobs out."""
+        with self._changed:
+            self.stopped = True
+            self._changed.notify_all()
 
 
 def _end(crew: dict[int, tuple[Connection, "subprocess.Popen[bytes]"]]) -> None:
     """End these processes; they have nothing to lose."""
     while crew:
         _, (connection, process) = crew.popitem()
-        connection.close()
-        process.kill()
+        process.kill()  # which ends whoever waits for it, too
         process.wait()
+        connection.close()
 
 
 def spread(
