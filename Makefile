@@ -35,7 +35,8 @@ architecture: .venv/ready-demo
 
 # docs/supported.md, by trying every causal type that transformers knows
 models: .venv/ready-test
-	EVERY_TYPE=1 $(PYTEST) tests/models/test_every_type.py tests/models/architecture/test_moe.py
+	EVERY_TYPE=1 $(PYTEST) tests/models/test_every_type.py tests/models/architecture/test_moe.py \
+	  tests/models/test_description.py tests/experts/test_trained_mixture.py
 	$(BIN)/python tools/supported.py
 
 # The demo's environment, and what the tests need on top of it. torch first: the constraints pin a release, so that no

@@ -1,5 +1,6 @@
 """A tiny OLMoE trained on the starter corpus: a language's experts, switched off, beside as many random ones."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 
 import neuroglot as ng
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("EVERY_TYPE" not in os.environ, reason="trains for half a minute: make models"),
+]
 
 
 def test_a_languages_experts_hurt_it_more_than_random_ones(monkeypatch):

@@ -68,7 +68,7 @@ def interrupted(monkeypatch, directory, shards=4, **changes):
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(tmp_path):
     """Asserted in there; at least 25 kills, over the pass, writes and merges."""
-    said = program("killing.py", tmp_path, 40, 1)
+    said = program("killing.py", tmp_path, 50, 1)
     assert sum(said["killed"].values()) >= 25
     assert {name.rpartition(", ")[0] for name in said["killed"]} == {
         "at once",

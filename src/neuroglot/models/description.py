@@ -98,15 +98,13 @@ def _found(kind: str) -> str:
 
 def _baking(model: Model) -> tuple[str, dict[str, list[str]]]:
     """What interventions weights can hold: in words, and for each kind the sites."""
-    if model.mixtures:
-        return "no: experts’ weights are not written by neuron", {}
     if model.shared is not None:
         return "no: layers share one set of weights", {}
     either, hidden = ["activation", "hidden"], ["hidden"]
     gains = hidden if model.ffns[0].layout.normed else either
     biased = all(getattr(ffn.down, "bias", None) is not None for ffn in model.ffns)
     can_be = biased or getattr(model.text_config, "mlp_bias", None) is False
-    shifts = [] if not can_be else either if model.ffns[0].one_site else hidden
+    shifts = [] if not can_be or model.mixtures else either if model.ffns[0].one_site else hidden
     sites = {tuple(either): "either site", tuple(hidden): "the hidden site"}
     words = f"deactivate and scale at {sites[tuple(gains)]}"
     words += f"; replace and add at {sites[tuple(shifts)]}" if shifts else "; no replace, no add"

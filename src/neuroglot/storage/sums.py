@@ -7,8 +7,6 @@ of its 64-bit words is taken as fast as memory is read, and any flipped bit chan
 import os
 from pathlib import Path
 
-import numpy as np
-
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import save_json
 
@@ -47,6 +45,8 @@ def _sums(path: Path) -> dict[str, list[int]]:
 
 
 def _sum(file: Path) -> list[int]:
+    import numpy as np  # bad input is answered before this is needed
+
     size, total = os.path.getsize(file), 0
     words = size // 8
     if words:

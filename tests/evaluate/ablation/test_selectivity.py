@@ -251,7 +251,7 @@ def test_margin_is_more_selective_than_lape_on_a_real_model(gemma, tmp_path):
     tags = ["en", "fr", "vi"]
     corpus, held_out = ng.load_corpus("starter", languages=tags).split()
     recording = ng.record(
-        gemma, corpus, tokens=3_000, block=128, statistics=["active", "activation", "hidden"], progress=False
+        gemma, corpus, tokens=2_000, block=128, statistics=["active", "activation", "hidden"], progress=False
     )
     evidence = ng.identify.Evidence(recording)
     conditions = [
