@@ -43,7 +43,7 @@ def test_what_can_be_baked_and_pruned(kind, tmp_path):
             with ng.intervene(model, step):
                 expected = model.hidden_states(tokens)
             torch.testing.assert_close(ng.load_model(path).hidden_states(tokens), expected, rtol=1e-3, atol=1e-3)
-    if model.mixtures:  # tests/pruning/test_prune_mixture.py has theirs: only routed experts are made smaller
+    if model.mixtures:  # tests/pruning/test_mixtures.py has theirs: only routed experts are made smaller
         return
     half = model.exists & (torch.arange(model.neurons) % 2 == 0)
     for name, keep in (("uneven", ~some(model, 0.4) & model.exists), ("even", half)):

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM
 
 import neuroglot as ng
+from neuroglot.models.description import describe
 
 TOKENS = every_type.TOKENS
 
@@ -58,3 +59,13 @@ def test_it_is_pruned_and_does_not_continue_prompts(opened, tmp_path):
         torch.testing.assert_close(pruned.hidden_states(TOKENS), model.hidden_states(TOKENS), rtol=1e-3, atol=1e-4)
     with pytest.raises(ng.NeuroglotError, match="does not continue a prompt"):
         ng.evaluate.generate(model, ["the cats"], tokens=2)
+
+
+def test_a_pruned_model_that_could_not_be_opened_is_not_written(tmp_path):
+    config = every_type.small_config("led", is_decoder=False)
+    AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "led")
+    tiny.tokenizer().save_pretrained(tmp_path / "led")
+    model = ng.load_model(tmp_path / "led")
+    with pytest.raises(ng.NeuroglotError, match="found only with its weights"):
+        ng.prune(model, torch.arange(model.neurons).expand(model.layers, -1) % 2 == 0, tmp_path / "pruned")
+    assert not (tmp_path / "pruned").exists() and describe(model).opens == []

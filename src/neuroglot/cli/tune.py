@@ -106,6 +106,10 @@ def tune(
     neurons = None if only is None else NeuronSet.load(only)
     given = corpus if examples is None else examples
     assert given is not None
+    if corpus is not None:
+        from neuroglot.tokens.packing import check_fills
+
+        check_fills(how.reader(), corpus, block, tokens)  # before weights are opened
     for path in tune_languages(how, given, folder, settings, tokens=tokens, block=block, only=neurons, teacher=teaches):
         out.print(f"wrote {path}")
     out.print(f"next: neuroglot compare RUN --tuned {folder}")

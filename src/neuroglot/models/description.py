@@ -8,7 +8,7 @@ from torch import nn
 from neuroglot.models.architecture.families import declared, own_families
 from neuroglot.models.architecture.proof import prove
 from neuroglot.models.gguf_keys import ARCHITECTURES
-from neuroglot.models.layer_widths import width_name
+from neuroglot.models.layer_widths import can_be_narrowed, width_name
 from neuroglot.models.model import Model
 
 __all__ = ["Description", "describe"]
@@ -122,6 +122,8 @@ def _pruning(model: Model) -> tuple[str, list[str]]:
     if model.mixtures:
         return "yes: whole experts, or neurons of each; opens with Neuroglot’s load_model", ["load_model"]
     if not width_name(model.network, model.ffns, max(1, model.neurons // 2)):
+        if not can_be_narrowed(model.network):
+            return "no: its neurons are found only with its weights", []
         return "yes: opens with Neuroglot’s load_model", ["load_model"]
     return (
         "yes: opens with plain transformers where all layers keep the same number, and load_model otherwise",

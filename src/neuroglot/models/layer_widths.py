@@ -27,7 +27,17 @@ from neuroglot.models.architecture.find import (
 )
 from neuroglot.models.architecture.narrowing import narrow as narrow_experts
 
-__all__ = ["BIASES", "EXPERTS", "WIDTHS", "check_kind", "narrowed", "opener", "width_name", "without_weights"]
+__all__ = [
+    "BIASES",
+    "EXPERTS",
+    "WIDTHS",
+    "can_be_narrowed",
+    "check_kind",
+    "narrowed",
+    "opener",
+    "width_name",
+    "without_weights",
+]
 
 WIDTHS = "neuroglot_widths"
 BIASES = "neuroglot_biases"
@@ -42,6 +52,16 @@ def opener(path: str, revision: str | None = None, trust_remote_code: bool = Fal
     if not (known and Path(path).exists() and declared(decoder_config(config).model_type)):
         check_config(config, path)  # before weights are fetched from the hub, or read
     return narrowed(usual, config)
+
+
+def can_be_narrowed(network: Any) -> bool:
+    """Whether layers of other widths can be opened: they are narrowed, and so must be found, without weights."""
+    if declared(decoder_config(network.config).model_type) is not None:
+        return True
+    with suppress(Exception), torch.device("meta"):  # an architecture may raise anything without weights
+        find_ffns(type(network)(copy.deepcopy(network.config)))
+        return True
+    return False
 
 
 def width_name(network: Any, ffns: Sequence[FFN], width: int) -> str:

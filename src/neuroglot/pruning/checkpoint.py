@@ -15,7 +15,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import check_mask
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.layer_widths import BIASES, WIDTHS, width_name
+from neuroglot.models.layer_widths import BIASES, WIDTHS, can_be_narrowed, width_name
 from neuroglot.models.model import Model
 from neuroglot.pruning.biases import attach, configure, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
@@ -96,6 +96,11 @@ def prune(
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
     if model.mixtures:
         return prune_mixture(model, keep, path, made_from)
+    if not _one_width(model, keep) and not can_be_narrowed(model.network):
+        raise NeuroglotError(
+            f"The neurons of {model.text_config.model_type} are found only with its weights, so a model with fewer "
+            "could not be opened; deactivate the neurons instead."
+        )
     changes: list[Change | None] | None = None
     if compensate is not None:
         assert language is not None
