@@ -71,7 +71,9 @@ def test_bits_are_the_likelihood_of_every_token_over_characters():
 
 def test_the_command(checkpoint, corpus, tmp_path, monkeypatch, capsys):
     path = tmp_path / "out"
-    said = neuroglot("shrink", checkpoint, "--language", "fr", "--text", corpus, "--size", "95%", "--out", path)
+    asked = ("shrink", checkpoint, "--language", "fr", "--text", corpus, "--size", "95%", "--out", path)
+    said = neuroglot(*asked)
+    assert neuroglot(*asked) == said  # it is finished, and read
     assert "bits a character" in said
     assert "cut into other tokens: 0 of 12" in said
     assert ng.load_model(path).vocabulary == tiny.VOCABULARY

@@ -47,10 +47,11 @@ def shrink(
 ) -> None:
     """Cut a model's vocabulary and neurons to what a language uses, re-fit and heal the rest, and say what that costs.
 
-    Stopped in the healing and started again with the same command, it goes on where it was.
+    Stopped in the healing and started again with the same command, it goes on where it was; finished, it says again
+    what it did.
     """
     share = _share(size)
-    if folder.exists():
+    if folder.exists() and not (folder / "neuroglot_shrink.json").is_file():  # of another command
         raise NeuroglotError(f"{folder} exists; choose another --out.")
     from neuroglot.languages.tags import language_tag
     from neuroglot.run.settings import ModelSettings, TextSettings

@@ -31,7 +31,7 @@ from neuroglot.pruning.moments import blocks_for_moments, hidden_moments
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import TokenRanking, expected_counts, language_counts, trimmed
 from neuroglot.run.shrink_cost import Cost, cost
-from neuroglot.storage.atomic import save_text
+from neuroglot.storage.atomic import read_json, save_text
 from neuroglot.tokens.packing import pack
 
 __all__ = ["Plan", "ShrinkSettings", "Shrunk", "heal", "plan_cut", "shrink"]
@@ -150,9 +150,15 @@ def shrink(
             f"{model.name} is not a GGUF file: write the checkpoint, and convert it with llama.cpp's "
             "convert_hf_to_gguf.py."
         )
+    recipe: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "language": language}
+    recipe |= {"text": text.name, **settings.model_dump(mode="json")}
+    if (done := _finished(path, recipe)) is not None and (gguf is None or gguf.exists()):
+        return done
     for new in (path, gguf):
         if new is not None and new.exists():
             raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
+    draft = path.with_name(f".{path.name}.shrunk")  # until all of it is there
+    shutil.rmtree(draft, ignore_errors=True)
     model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     documents, measured = text[language], held_out[language]
     if settings.heal:  # before anything is written; with a smaller vocabulary a text has as many tokens or more
@@ -192,13 +198,13 @@ def shrink(
         if not all_neurons:
             bits["refit"] = bits_of(model)
         parameters = size(model.network).parameters
-        model.save(work if settings.heal else path)
+        model.save(work if settings.heal else draft)
     lap("refit")
     if settings.heal:
-        heal(model, work, plan.ids, documents, language, settings, path, progress=progress)
+        heal(model, work, plan.ids, documents, language, settings, draft, progress=progress)
         shutil.rmtree(work, ignore_errors=True)
         lap("healing")
-    written = load_model(path, device=str(model.device))
+    written = load_model(draft, device=str(model.device))
     if settings.heal:
         bits["healed"] = bits_of(written)
     with status("measuring what was written", progress):
@@ -218,10 +224,24 @@ def shrink(
         costs,
         seconds,
     )
-    recipe: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "language": language}
-    recipe |= {"text": text.name, **settings.model_dump()}
-    save_text(path / REPORT, json.dumps({"recipe": recipe, "tried": plan.tried, **asdict(done)}, indent=1) + "\n")
+    save_text(draft / REPORT, json.dumps({"recipe": recipe, "tried": plan.tried, **asdict(done)}, indent=1) + "\n")
+    draft.rename(path)
     return done
+
+
+def _finished(path: Path, recipe: dict[str, Any]) -> Shrunk | None:
+    """What the same command left, where it had come to its end."""
+    kept = read_json(path / REPORT)
+    if kept is None or kept.get("recipe") != recipe:
+        return None
+    kept = {name: kept[name] for name in Shrunk.__annotations__}
+    kept |= {name: tuple(kept[name]) for name in ("parameters", "vocabulary")}
+    kept["by_language"] = {tag: tuple(both) for tag, both in kept["by_language"].items()}
+    kept["tokenised"] = Changed(**kept["tokenised"])
+    kept["costs"] = {
+        name: Cost(**{**of, "examples": list(map(tuple, of["examples"]))}) for name, of in kept["costs"].items()
+    }
+    return Shrunk(**kept)
 
 
 def plan_cut(model: Model, text: Corpus, language: str, settings: ShrinkSettings, *, progress: bool = True) -> Plan:
