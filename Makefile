@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # On both cores: a file's tests in one worker, all tests of real models in one, which opens each model once.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo check test coverage break style architecture models benchmarks clean
+.PHONY: demo check test coverage long break style architecture models benchmarks clean
 
 demo: .venv/ready-demo
 	$(BIN)/neuroglot demo
@@ -25,6 +25,10 @@ coverage: .venv/ready-test style
 break: .venv/ready-test
 	BREAK=1 $(BIN)/pytest tests/breaking tests/explorer/test_access.py tests/explorer/test_browser.py tests/models/test_workers.py
 
+# what `make test` leaves out for its length
+long: .venv/ready-test
+	LONG=1 $(PYTEST) -m long
+
 style: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,7 +40,7 @@ architecture: .venv/ready-demo
 # docs/supported.md, by trying every causal type that transformers knows
 models: .venv/ready-test
 	EVERY_TYPE=1 $(PYTEST) tests/models/test_every_type.py tests/models/architecture/test_moe.py \
-	  tests/models/test_description.py tests/experts/test_trained_mixture.py
+	  tests/models/test_description.py
 	$(BIN)/python tools/supported.py
 
 # The demo's environment, and what the tests need on top of it. torch first: the constraints pin a release, so that no

@@ -22,6 +22,8 @@ torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it bri
 def pytest_collection_modifyitems(items):
     """Which worker runs what: a file's tests share what they make; those of real models share the models, and begin."""
     for item in items:
+        if item.get_closest_marker("long") is not None and not {"LONG", "BREAK"} & os.environ.keys():
+            item.add_marker(pytest.mark.skip(reason="long: make long"))
         real = item.get_closest_marker("real") is not None
         item.add_marker(pytest.mark.xdist_group("real" if real else f"{item.path.parent.name}/{item.path.stem}"))
     if "PYTEST_XDIST_WORKER" in os.environ:

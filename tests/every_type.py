@@ -19,7 +19,7 @@ from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import Shard
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-SOME = TYPES if "EVERY_TYPE" in os.environ else TYPES[::8]
+SOME = TYPES if "EVERY_TYPE" in os.environ else TYPES[::12]
 """What `make test` has time for; `make models` takes all."""
 LAYERS = 4
 TOKENS = torch.randint(3, 250, (2, 7), generator=torch.Generator().manual_seed(1))

@@ -141,6 +141,7 @@ def test_a_name_that_says_nothing_is_found(faults, name):
     assert faults(**{f"report__{name}": ""}) == [f"report.{name} has a name that says nothing."]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_drawing_of_another_house_is_noticed(tmp_path):
     draw = load_tool("drawing").draw

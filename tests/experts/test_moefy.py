@@ -136,6 +136,7 @@ def test_a_mixture_takes_nothing_made_for_its_dense_twin(tmp_path):
         ng.record(made, tiny.corpus(), tokens=100, block=16, partition=split, progress=False)
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_a_real_model_is_its_twin(gemma, tmp_path):
     split = ng.experts.partition(gemma, 8, kind="random")

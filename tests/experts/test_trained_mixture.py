@@ -1,6 +1,5 @@
 """A tiny OLMoE trained on the starter corpus: a language's experts, switched off, beside as many random ones."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,10 +7,7 @@ import pytest
 
 import neuroglot as ng
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("EVERY_TYPE" not in os.environ, reason="trains for half a minute: make models"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_a_languages_experts_hurt_it_more_than_random_ones(monkeypatch):

@@ -418,6 +418,7 @@ def test_a_half_finished_run_is_shown_as_such(tmp_path):
     assert "The pass that counts experts is not finished" in page
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_chinese_is_silenced_in_a_real_model(gemma):
     from neuroglot.languages.detection import LanguageIdentifier

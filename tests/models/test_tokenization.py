@@ -58,6 +58,7 @@ def test_pieces_are_bounded_and_join_to_the_text(text):
     assert few == ids[:5]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's peak memory")
 def test_a_line_of_ten_megabytes_is_recorded_in_little_memory(tmp_path):

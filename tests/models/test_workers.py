@@ -101,6 +101,7 @@ def test_what_a_worker_refuses_is_said_here(shared):
         list(shared.workers.run(refuses, ((n,) for n in range(9))))
 
 
+@pytest.mark.long
 def test_what_workers_cannot_be_is_said(alone, shared):
     with pytest.raises(ng.NeuroglotError, match="at least 1 worker"):
         Workers(alone, 0)

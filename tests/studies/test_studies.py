@@ -175,6 +175,7 @@ def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp
     assert f"for {int(diagonal_dominant.sum())} of {len(diagonal_dominant)} languages" in said["said"][0]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::neuroglot.NeuroglotWarning")  # a random model: few neurons stand out
 def test_a_study_never_shows_what_was_measured_with_other_neurons(checkpoint, other, tmp_path):
     """Neurons that change under a study take with them what they were measured for; equal ones keep it."""

@@ -245,6 +245,7 @@ def test_sets_of_another_model_or_language_are_refused(measured):
         measure_conditions(model, tiny.corpus(40), [Ablation("lape", 0.1, "all", lacking)], **how)
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_margin_is_more_selective_than_lape_on_a_real_model(gemma, tmp_path):
     """At one budget: what switching a language's neurons off costs it, beside what it costs the others."""

@@ -79,6 +79,7 @@ def test_hooked_equals_baked_run_by_the_harness_alone(model, tmp_path):
         assert score.items[0].responses != hooked[name].items[0].responses
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_hooked_gemma_equals_baked_gemma_run_by_the_harness_alone(gemma, tmp_path):
     mask = off(gemma, share=0.01)

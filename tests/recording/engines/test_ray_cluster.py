@@ -83,6 +83,7 @@ def test_the_shards_of_a_killed_worker_are_recorded_elsewhere(tmp_path, monkeypa
     assert (tmp_path / "recording.safetensors").read_bytes() == reference
 
 
+@pytest.mark.long
 def test_what_a_worker_refuses_is_one_sentence(tmp_path, cluster, checkpoint):
     engine = RayEngine(workers=1, cpus_per_worker=1, gpus_per_worker=0)
     with pytest.raises(ng.NeuroglotError, match="Workers open the model themselves"):
