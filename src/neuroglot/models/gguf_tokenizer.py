@@ -73,7 +73,7 @@ def tokenizer_of(header: Header) -> Any:
             raise NeuroglotError(
                 f"{header.path} says tokenizer.ggml.{name}, which may change the tokens and is not read from GGUF."
             )
-    convert, splits = _converter(header.architecture)
+    convert, splits = _converter(header.architecture, kind)
     known = {*GPT2_RULE, *DIGITS_APART, *splits}
     if kind == "gpt2" and rule not in known:
         raise NeuroglotError(
@@ -118,10 +118,14 @@ _NAMES = {
 }  # fmt: skip
 
 
-def _converter(architecture: str) -> tuple[Callable[..., Any], Collection[str]]:
+def _converter(architecture: str, kind: str) -> tuple[Callable[..., Any], Collection[str]]:
     """What builds a tokenizer from the vocabulary of a GGUF, and the rules of cutting into words that it knows.
 
-    Before transformers 5.20 the rule went by the architecture, so only an architecture's own rule is known there.
+    In older releases of transformers (seen in 5.17) the rule went by the architecture, so only an architecture's own
+    rule is known there, and what they build from a SentencePiece vocabulary fails at a character that is not in it.
+
+    Raises:
+        NeuroglotError: the release is an older one, and the vocabulary of SentencePiece.
     """
     try:
         from transformers.integrations.gguf.gguf_tokenizer_mapping import (
@@ -129,10 +133,14 @@ def _converter(architecture: str) -> tuple[Callable[..., Any], Collection[str]]:
             convert_gguf_tokenizer,
         )
     except ImportError:
-        from transformers.integrations.ggml import convert_gguf_tokenizer as convert
+        from transformers.integrations.ggml import convert_gguf_tokenizer
 
-        its = {"gemma3": "gemma3_text"}.get(architecture, architecture)
-        return (lambda _, said: convert(its, said)), {"qwen2": ["qwen2"], "qwen3": ["qwen2"]}.get(architecture, [])
+        if kind == "llama":
+            raise NeuroglotError(
+                "This transformers is too old to read a SentencePiece vocabulary from a GGUF file; "
+                "pip install -U transformers."
+            ) from None
+        return convert_gguf_tokenizer, {"qwen2": ["qwen2"], "qwen3": ["qwen2"]}.get(architecture, [])
     return convert_gguf_tokenizer, GGUF_PRE_TOKENIZER_SPLITS
 
 
