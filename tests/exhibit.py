@@ -1,8 +1,10 @@
 """A run with something in every tab of the explorer: a tiny random model, on text that would like to be markup."""
 
+import base64
 import csv
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import tiny
 
@@ -70,3 +72,9 @@ def make(folder: Path) -> Run:
     save_table(run.path / "experts" / "pruning.csv", pd.DataFrame(rows))
     run.save()
     return run
+
+
+def unpacked(values):
+    """The numbers of a plot, as the page holds them."""
+    flat = np.frombuffer(base64.b64decode(values["bdata"]), dtype="<f4")
+    return flat.reshape([int(size) for size in values["shape"].split(", ")])

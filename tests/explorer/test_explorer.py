@@ -1,6 +1,5 @@
 """What the tabs of the explorer show, without a browser."""
 
-import base64
 import html
 import json
 import math
@@ -55,13 +54,8 @@ def atlas(opened):
     return Atlas(opened)
 
 
-def unpacked(values):
-    flat = np.frombuffer(base64.b64decode(values["bdata"]), dtype="<f4")
-    return flat.reshape([int(size) for size in values["shape"].split(", ")])
-
-
 def z_of(plot):
-    return unpacked(plot["data"][0]["z"])
+    return exhibit.unpacked(plot["data"][0]["z"])
 
 
 # --- atlas -----------------------------------------------------------------------------------------------------------
@@ -397,7 +391,7 @@ def test_the_report_holds_every_figure_twice_and_no_markup_of_the_text(run):
     atlas = plots[0]
     assert len(atlas["names"]) == len(atlas["plots"]) == 6
     share = run.recording.probabilities[..., 1]
-    np.testing.assert_allclose(unpacked(atlas["plots"][1]["data"][0]["z"]), share, rtol=1e-5)
+    np.testing.assert_allclose(exhibit.unpacked(atlas["plots"][1]["data"][0]["z"]), share, rtol=1e-5)
     assert pd.read_csv(run.path / "tables" / "recording.csv").tag.tolist() == list(exhibit.LANGUAGES)
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 
+import exhibit
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -11,11 +12,6 @@ from PIL import Image
 from neuroglot.figures.plotly import embedded, preview
 from neuroglot.figures.screen import heatmap
 from neuroglot.figures.style import save_figure
-
-
-def unpacked(values):
-    flat = np.frombuffer(base64.b64decode(values["bdata"]), dtype="<f4")
-    return flat.reshape([int(size) for size in values["shape"].split(", ")])
 
 
 def test_a_preview_has_a_pixel_a_cell():
@@ -45,4 +41,4 @@ def test_embedded_json_cannot_end_its_element():
     page = embedded({"<!-- a": plot})
     assert "<" not in page and "&" not in page
     assert json.loads(page)["plots"][0]["data"][0]["x"][0] == "</script><b>"
-    assert np.isnan(unpacked(json.loads(page)["plots"][0]["data"][0]["z"])[0, 1])
+    assert np.isnan(exhibit.unpacked(json.loads(page)["plots"][0]["data"][0]["z"])[0, 1])

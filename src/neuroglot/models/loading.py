@@ -133,23 +133,15 @@ def load_reader(
     Raises:
         NeuroglotError: as `load_model`, of what tokenizer and config alone say: also an architecture without neurons.
     """
-    from transformers import AutoConfig
-
     path = located(adapter_base(source) if is_adapter(source) else source)
     try:
-        check_kind(path, revision, trust_remote_code)
-    except NeuroglotError:
-        raise
-    except Exception as error:  # transformers and the hub client each raise their own
-        raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
-    tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        config = check_kind(path, revision, trust_remote_code)
         opener(path, revision, trust_remote_code)
     except NeuroglotError:
         raise
     except Exception as error:  # transformers and the hub client each raise their own
         raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
+    tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     text = decoder_config(config)
     begin = beginning(tokenizer, bos)
     start = getattr(config, "decoder_start_token_id", None)

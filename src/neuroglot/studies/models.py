@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import save_text
 from neuroglot.storage.names import check_name
 from neuroglot.storage.tables import save_table
-from neuroglot.studies.page import agreement
+from neuroglot.studies.page import TEMPLATES, agreement
 from neuroglot.studies.study import Study
 
 __all__ = ["model_folders", "models_page", "models_table"]
@@ -65,7 +64,7 @@ def models_page(folder: Path, studies: Mapping[str, Study]) -> Path:
         {"item": item, "models": {model: _shown(folder, study, item) for model, study in studies.items()}}
         for item in first.paper["items"]
     ]
-    page = _TEMPLATES.get_template("models.html").render(paper=first.paper, study=first, studies=studies, items=items)
+    page = TEMPLATES.get_template("models.html").render(paper=first.paper, study=first, studies=studies, items=items)
     return save_text(folder / "models.html", page)
 
 
@@ -81,8 +80,3 @@ def _shown(folder: Path, study: Study, item: Any) -> dict[str, Any]:
         "figure": str(where / "study" / figures[0]) if figures else None,
         "page": f"{where}/study.html#{item.key}",
     }
-
-
-_TEMPLATES = Environment(
-    loader=PackageLoader("neuroglot.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-)

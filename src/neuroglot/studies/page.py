@@ -13,7 +13,7 @@ from neuroglot.storage.tables import load_table
 from neuroglot.studies.paper import Item
 from neuroglot.studies.study import Study
 
-__all__ = ["agreement", "study_page"]
+__all__ = ["TEMPLATES", "agreement", "study_page"]
 
 ROWS = 24
 """Longer tables are linked and not shown."""
@@ -24,7 +24,7 @@ NARROW = 64
 def study_page(study: Study) -> Path:
     """Write `study.html` of everything that is finished, self-contained, and give its path."""
     shown = [_shown(study, item) for item in study.paper["items"]]
-    page = _TEMPLATES.get_template("study.html").render(
+    page = TEMPLATES.get_template("study.html").render(
         paper=study.paper, study=study, settings=_said(study.settings.model_dump()), items=shown, run=study.run.manifest
     )
     return save_text(study.path / "study.html", page)
@@ -99,6 +99,6 @@ def _said(settings: dict[str, Any], before: str = "") -> dict[str, str]:
     return said
 
 
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=PackageLoader("neuroglot.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
 )
