@@ -27,7 +27,7 @@ from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.architecture.moe import Mixture
-from neuroglot.models.architecture.proof import prove_once
+from neuroglot.models.architecture.proof import prove_heads, prove_once
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.crew import Crew
 from neuroglot.models.sources import Bos
@@ -129,9 +129,11 @@ class Model:
         There are as many as layers, but in hybrid models, some of whose layers have none.
 
         Raises:
-            NeuroglotError: there are none.
+            NeuroglotError: there are none, or one is not what it was taken for.
         """
-        return find_attentions(self.network)
+        found = find_attentions(self.network)
+        prove_heads(self.network, found)
+        return found
 
     @property
     def heads(self) -> int:

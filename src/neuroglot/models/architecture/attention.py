@@ -1,8 +1,9 @@
 """The attention heads of a model: found from what a short forward pass computes, read and written before `o_proj`.
 
 An attention is a product with a matrix (the output projection) whose input is a mixture of tokens, moved or scaled or
-gated on its way: `scaled_dot_product_attention`, or a product with a softmax. Where its columns come from says how many
-heads there are and which columns are whose, so grouped-query, fused and latent attention are one. Names play no part.
+gated on its way: `scaled_dot_product_attention`, or a product with a softmax. Where its columns come from says how
+many heads there are and which columns are whose, so grouped-query, fused and latent attention are one. The mixture must
+reach the last hidden states through that projection only, so a mixture of layers is none. Names play no part.
 """
 
 import threading
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.body import body, few_tokens, has_encoder, last_hidden_states, text_config
 from neuroglot.models.architecture.discovery import ACTIVATIONS, CONSTANT, MOVES, OTHERS, layer_of
-from neuroglot.models.architecture.ffn import Change, is_matrix, is_transposed
+from neuroglot.models.architecture.edits import Edits, at_input
+from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.architecture.sites import EAGER, Edit
 from neuroglot.models.architecture.trace import Step, trace
 
@@ -42,8 +44,7 @@ class Attention:
     def __init__(self, layer: nn.Module, projection: nn.Module, columns: Int64[Tensor, "heads width"]):
         self.layer, self.projection, self.columns = layer, projection, columns
         self.heads, self.width = columns.shape
-        self._edits: list[Change] = []
-        self._handle: Any = None
+        self._edits = Edits(layer, at_input(projection), "its attention's output projection was not passed")
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
@@ -58,6 +59,12 @@ class Attention:
                 "The weights of this model's attention are quantised or offloaded, so the share of a head cannot be "
                 "computed; load it whole, or leave heads out."
             )
+        return self.stored
+
+    @property
+    def stored(self) -> Float[Tensor, "out in"]:
+        """The same whatever it is: packed, or without values."""
+        weight: Any = self.projection.weight
         rows: Tensor = weight.T if is_transposed(self.projection) else weight
         return rows
 
@@ -84,36 +91,13 @@ class Attention:
 
     @contextmanager
     def edit(self, site: str, change: Edit) -> Iterator[None]:
-        """Put `change(x)` in the place of what enters the projection, (…, in), inside the block; see `FFN.edit`.
+        """Put `change(x)` in the place of what enters the projection, (…, in), inside the block; see `Edits.edit`.
 
         Raises:
             NeuroglotError: the layer ran and the projection was not passed, or another thread runs the model.
         """
-        EAGER.__enter__()
-        mine = Change(change, threading.get_ident())
-        if not self._edits:
-            self._handle = self.projection.register_forward_pre_hook(self._apply, prepend=True)
-        self._edits.append(mine)
-        layer = self.layer.register_forward_pre_hook(mine.layer_ran(self.layer))
-        try:
+        with self._edits.edit(change):
             yield
-        finally:
-            EAGER.__exit__()
-            layer.remove()
-            self._edits.remove(mine)
-            if not self._edits:
-                self._handle.remove()
-        if mine.passes and not mine.acted:
-            raise NeuroglotError(
-                "An intervention did not act: the layer ran and its attention's output projection was not passed."
-            )
-
-    def _apply(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x, *others = inputs
-        if module is self.projection:  # and no copy of it
-            for each in self._edits:
-                x = each.made(x)
-        return (x, *others)
 
     def observe(self, observer: Callable[[Tensor], None]) -> Callable[[], None]:
         """Call `observer(x)` with what enters the projection, after interventions, until what is given is called."""
@@ -151,7 +135,9 @@ def find_attentions(network: nn.Module) -> list[Attention]:
     for step in seen.matrices:
         if step.inputs and step.module is not None and seen.calls[step.module] == 1:
             path = _from_mixture(step.inputs[0])
-            columns = None if path is None else _columns(path)
+            if path is None or not seen.reached([step]) or seen.reached([path[0]], without=step):
+                continue
+            columns = _columns(path)
             if columns is not None:
                 found.append(Attention(layer_of(step.module, names), step.module, columns))
     if not found:
@@ -206,6 +192,10 @@ def _columns(path: list[Step]) -> Int64[Tensor, "heads width"] | None:
             except (RuntimeError, TypeError, IndexError, ValueError):
                 return None
         if labels.shape != step.value.shape:
+            return None
+    if all(step.function in MOVES for step in path[1:]):  # then they are the same numbers in other places
+        came, left = path[0].value.flatten(), path[-1].value
+        if not torch.equal(came[labels.to(came.device).flatten()].to(left.dtype), left.flatten()):
             return None
     first = labels.reshape(-1, labels.shape[-1])[0]  # of one token
     head = first // shape[-1]

@@ -2,12 +2,14 @@
 
 An FFN is a product with a matrix (the down-projection) whose input is an activation function of another such product
 (the only projection of a plain FFN, or the gate), or that times a third one (the up-projection). Everything between
-must act on each token alone, so a state-space model's scan or an attention's output is none. Names play no part.
+must act on each token alone, so a state-space model's scan or an attention's output is none. What leaves it must reach
+the last hidden states, and its neurons must reach them through the down-projection only. Names play no part.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -70,28 +72,46 @@ class _Path:
         return {step.function for step in self.steps}
 
 
+@dataclass(frozen=True)
+class _Repeated:
+    """An FFN that runs several times a token."""
+
+    words: str
+    width: int
+
+
 def discover(network: nn.Module, run: Any, several: Collection[nn.Module] = ()) -> Discovery:
     """Find the FFNs of a network.
 
+    There are none where one that is as wide as the others runs several times a token: those of some layers alone would
+    not be all of its neurons.
+
     Args:
         network: in evaluation mode.
-        run: a short forward pass of it.
-        several: layers of which all FFNs are found; of others the widest is.
+        run: a short forward pass of it, which gives its last hidden states.
+        several: layers of which all FFNs are found; of others the widest, or those that are equally wide.
     """
     seen = trace(network, run, is_matrix)
     names = {module: name for name, module in network.named_modules()}
     doubts: list[str] = []
     found: list[tuple[str, Layout]] = []
+    repeated: list[_Repeated] = []
     for down in seen.matrices:
         layout = _ffn_of(down, seen, names)
-        if isinstance(layout, str):
+        if isinstance(layout, _Repeated):
+            repeated.append(layout)
+        elif isinstance(layout, str):
             doubts.append(layout)
         elif layout is not None:
             found.append((names[layout.down], layout))
-    return Discovery(_one_a_layer(found, doubts, several), doubts)
+    least = min((_width_in(layout.down) for _, layout in found), default=0)
+    if lost := [each.words for each in repeated if each.width >= least]:
+        return Discovery([], lost)
+    doubts += [each.words for each in repeated]
+    return Discovery(_of_layers(_in_lists(found, names, doubts), doubts, several), doubts)
 
 
-def _ffn_of(down: Step, seen: Trace, names: dict[nn.Module, str]) -> Layout | str | None:
+def _ffn_of(down: Step, seen: Trace, names: dict[nn.Module, str]) -> Layout | _Repeated | str | None:
     """The FFN that ends in a product with a matrix; a sentence if it is one that cannot be used; None if it is none."""
     if not down.inputs:
         return None
@@ -115,12 +135,18 @@ def _ffn_of(down: Step, seen: Trace, names: dict[nn.Module, str]) -> Layout | st
     sizes = [path.matrix.module for path in (gate, up) if path is not None]
     if len(rows) < len(found) or any(_width_in(part) != _width_out(down.module) for part in sizes if part is not None):
         return None
+    name = names[down.module]
+    if not seen.reached([down]):
+        return f"what leaves {name} reaches nothing that the network gives"
     used = {module: seen.calls[module] for module in (down.module, *sizes) if module is not None}
     if max(used.values()) > 1:
-        return f"{names[down.module]} runs {max(used.values())} times a token, so it belongs to no one layer"
-    site = _site(gate, down, seen)
-    if site is None:
-        return f"the activation function before {names[down.module]} has no place of its own"
+        return _Repeated(f"{name} runs {max(used.values())} times a token, so it belongs to no one layer", width)
+    placed = _site(gate, down, seen)
+    if placed is None:
+        return f"the activation function before {name} has no place of its own"
+    site, acted = placed
+    if seen.reached([acted, top], without=down):
+        return f"what enters {name} is used elsewhere too, so zeroing its columns would not switch a neuron off"
     return Layout(
         layer=layer_of(down.module, names),
         activation=site,
@@ -244,34 +270,74 @@ def _rows(path: _Path, width: int) -> Rows | None:
     return Rows(path.matrix.module, first, step, width)
 
 
-def _site(path: _Path, down: Step, seen: Trace) -> nn.Module | InlineCall | None:
-    """Where the output of the activation function can be had: a module of its own, or a call in another's forward."""
+def _site(path: _Path, down: Step, seen: Trace) -> tuple[nn.Module | InlineCall, Step] | None:
+    """Where the output of the activation function can be had, and the step that computes it.
+
+    A module of its own, where all that follows is moves and constants; or the last call in another's forward.
+    """
+    last = next((step for step in path.steps if step.function not in MOVES), None)
+    if last is None or _normed_after(path):
+        return None
     acting = {place.owner for step in path.steps if step.function in ACTIVATIONS for place in step.places}
-    for step in path.steps:
+    step = path.steps[0]
+    while step is not path.matrix:
         for module in step.returned_by:
             alone = seen.calls[module] == 1 and not any(is_matrix(part) for part in module.modules())
             if alone and module in acting:
-                return module
-    last = next((step for step in path.steps if step.function not in MOVES), None)
-    if last is None:
-        return None
+                return module, step
+        if step.function not in MOVES | CONSTANT or len(step.inputs) != 1:
+            break
+        step = step.inputs[0]
     outer = {place.owner for place in down.places}
     place = next((place for place in reversed(last.places) if place.owner in outer), None)
-    return None if place is None else InlineCall(place.owner, place.function, place.nth)
+    return None if place is None else (InlineCall(place.owner, place.function, place.nth), last)
+
+
+def _normed_after(path: _Path) -> bool:
+    """Whether a norm follows the activation function, whose sign is then no longer the neuron's."""
+    after: set[int] = set()  # what is computed from its output
+    for step in _in_order(path):
+        below = any(id(each) in after for each in step.inputs)
+        if below and step.function in NORMS:
+            return True
+        if below or step.function in ACTIVATIONS:
+            after.add(id(step))
+    return False
 
 
 def layer_of(part: nn.Module, names: dict[nn.Module, str]) -> nn.Module:
-    """The decoder layer of a part: what lies in the outermost list of modules."""
+    """The decoder layer of a part: what lies in the outermost list of modules.
+
+    Where no list is, the outermost of several modules of one class that lie side by side; else what holds the part.
+    """
     modules = {name: module for module, name in names.items()}
     parts = names[part].split(".")
-    for depth in range(1, len(parts)):
-        if parts[depth].isdigit() and isinstance(modules[".".join(parts[:depth])], nn.ModuleList):
-            return modules[".".join(parts[: depth + 1])]
+    above = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    for holder, inside in pairwise(above):
+        if isinstance(modules[holder], nn.ModuleList):
+            return modules[inside]
+    for holder, inside in pairwise(["", *above]):
+        alike = [each for each in modules[holder].children() if type(each) is type(modules[inside])]
+        if len(alike) > 1 and not is_matrix(modules[inside]):
+            return modules[inside]
     return modules[".".join(parts[:-1])]
 
 
-def _one_a_layer(found: list[tuple[str, Layout]], doubts: list[str], several: Collection[nn.Module]) -> list[Layout]:
-    """Where a layer has several, as an adapter beside its FFN, the widest."""
+def _in_lists(
+    found: list[tuple[str, Layout]], names: dict[nn.Module, str], doubts: list[str]
+) -> list[tuple[str, Layout]]:
+    """Those of a stack of layers, where there is one: what stands before or after it is no layer's."""
+    stacks = {name: names[layout.layer].rpartition(".")[0] for name, layout in found}
+    layers = {stack: {id(layout.layer) for name, layout in found if stacks[name] == stack} for stack in stacks.values()}
+    if max(map(len, layers.values()), default=0) < 2:
+        return found
+    kept = [(name, layout) for name, layout in found if len(layers[stacks[name]]) > 1]
+    doubts += [f"{name} lies in no layer" for name, layout in found if len(layers[stacks[name]]) < 2]
+    return kept
+
+
+def _of_layers(found: list[tuple[str, Layout]], doubts: list[str], several: Collection[nn.Module]) -> list[Layout]:
+    """Where a layer has several, as an adapter beside its FFN, the widest; all, if they are equally wide."""
     layers: dict[nn.Module, list[tuple[str, Layout]]] = defaultdict(list)
     for name, layout in found:
         layers[layout.layer].append((name, layout))
@@ -281,8 +347,11 @@ def _one_a_layer(found: list[tuple[str, Layout]], doubts: list[str], several: Co
             result += [layout for _, layout in own]
             continue
         name, widest = max(own, key=lambda each: _width_in(each[1].down))
-        doubts += [f"{other} is narrower than {name} in the same layer" for other, _ in own if other != name]
-        result.append(widest)
+        for other, layout in own:
+            if _width_in(layout.down) == _width_in(widest.down):
+                result.append(layout)
+            else:
+                doubts.append(f"{other} is narrower than {name} in the same layer")
     return result
 
 

@@ -16,12 +16,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.residual import stream_of, with_stream
+from neuroglot.models.architecture.edits import Edits, at_input, at_output, at_stream
 from neuroglot.models.architecture.sites import EAGER, Edit, InlineCall, Site
 
-__all__ = ["FFN", "Change", "Layout", "Observer", "Rows", "is_matrix", "is_transposed"]
+__all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed"]
 
 Observer = Callable[[Tensor, Tensor], None]
+
+LOST = (
+    "the place of its neurons was not passed. Something (a compiled or fused kernel) has taken its place; use the "
+    "network as transformers opens it"
+)
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,11 @@ class FFN:
         self._up, self._gate = layout.up, layout.gate
         # in_features, since the weight of a quantised layer is packed; GPT-2's Conv1D has none
         self.neurons = int(getattr(self.down, "in_features", 0) or self.down_columns.shape[1])
-        self._edits: dict[Site, list[Change]] = {"activation": [], "hidden": [], "residual": []}
-        self._hooks: dict[Site, Any] = {}
+        self._edits: dict[Site, Edits] = {
+            "activation": Edits(self.layer, at_output(self.activation), LOST),
+            "hidden": Edits(self.layer, at_input(self.down), LOST),
+            "residual": Edits(self.layer, at_stream(self.layer), LOST),
+        }
 
     @property
     def up_rows(self) -> Float[Tensor, "neurons width"]:
@@ -147,54 +155,15 @@ class FFN:
     def edit(self, site: Site, change: Edit) -> Iterator[None]:
         """Put `change(x)` in the place of the tensor `x` (…, neurons) at a site, inside the block.
 
-        At the residual site x is (batch, tokens, width of the stream), as it leaves the layer.
-
-        Nested edits of a site apply in the order they were made, and all of them before any observer sees the tensor.
-        Blocks may be left in any order. A copy of the model that is made inside the block is not edited.
+        At the residual site x is (batch, tokens, width of the stream), as it leaves the layer. See `Edits.edit`.
 
         Raises:
             NeuroglotError: the layer ran and the site was not passed, or another thread runs the model.
         """
-        if self.one_site and site == "hidden":
-            site = "activation"  # one tensor, and BLOOM may multiply it without calling its down-projection
-        EAGER.__enter__()
-        mine = Change(change, threading.get_ident())
-        edits = self._edits[site]
-        if not edits:
-            self._hooks[site] = self._hook(site)
-        edits.append(mine)
-        layer = self.layer.register_forward_pre_hook(mine.layer_ran(self.layer))
-        try:
+        # in a plain FFN they are one tensor, and BLOOM may multiply it without calling its down-projection
+        edits = self._edits["activation" if self.one_site and site == "hidden" else site]
+        with edits.edit(change):
             yield
-        finally:
-            EAGER.__exit__()
-            layer.remove()
-            edits.remove(mine)
-            if not edits:
-                self._hooks.pop(site).remove()
-        if mine.passes and not mine.acted:
-            raise NeuroglotError(
-                "An intervention did not act: the layer ran and the place of its neurons was not passed. Something "
-                "(a compiled or fused kernel) has taken its place; use the network as transformers opens it."
-            )
-
-    def _hook(self, site: Site) -> Any:
-        where: Any = {"activation": self.activation, "hidden": self.down, "residual": self.layer}[site]
-
-        def apply(module: Any, x: Tensor) -> Tensor:
-            if module is where:  # and no copy of it
-                for each in self._edits[site]:
-                    x = each.made(x)
-            return x
-
-        if site == "residual":
-            return where.register_forward_hook(
-                lambda m, _, output: with_stream(output, apply(m, stream_of(output))) if m is where else output,
-                prepend=True,
-            )
-        if site == "hidden":
-            return where.register_forward_pre_hook(lambda m, inputs: (apply(m, inputs[0]), *inputs[1:]), prepend=True)
-        return where.register_forward_hook(lambda m, _, output: apply(m, output), prepend=True)
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Call `observer(activation, hidden)` in every forward pass of this thread, until what is given is called.
@@ -227,37 +196,6 @@ class FFN:
                 handle.remove()
 
         return stop
-
-
-class Change:
-    """One edit in force.
-
-    Attributes:
-        passes: how often the layer ran.
-        acted: whether the edit did.
-    """
-
-    def __init__(self, change: Edit, thread: int):
-        self.change, self.thread = change, thread
-        self.passes, self.acted = 0, False
-
-    def made(self, x: Tensor) -> Tensor:
-        """The tensor after it."""
-        if threading.get_ident() != self.thread:
-            raise NeuroglotError(
-                "Another thread has interventions in force on this model; run it in the thread that opened them, or "
-                "load the model once for each thread."
-            )
-        self.acted = True
-        return self.change(x)
-
-    def layer_ran(self, layer: nn.Module) -> Callable[[nn.Module, Any], None]:
-        """A hook that counts."""
-
-        def hook(module: nn.Module, _: Any) -> None:
-            self.passes += module is layer and threading.get_ident() == self.thread
-
-        return hook
 
 
 def is_transposed(projection: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from neuroglot.models.architecture.body import (
 )
 from neuroglot.models.architecture.discovery import Discovery, discover, layer_of
 from neuroglot.models.architecture.expert_weights import holds_experts
-from neuroglot.models.architecture.families import Family, declared
+from neuroglot.models.architecture.families import FAMILIES, Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 
@@ -39,19 +39,33 @@ SUPPORTED = "see docs/supported.md for what can be used"
 def find_ffns(network: nn.Module) -> list[FFN]:
     """The FFNs of a Hugging Face causal language model, from the input to the output.
 
-    A declared family's are where its declaration says; others are discovered from a short forward pass.
+    A declared family's are where its declaration says; others are discovered from a short forward pass. So is what has
+    the type of a family that Neuroglot declares and is built in another way.
 
     Raises:
-        NeuroglotError: the architecture is a mixture of experts with code of its own, does not look like its family,
-            or has no FFN that can be found.
+        NeuroglotError: the architecture is a mixture of experts with code of its own, does not look like the family
+            that the user declared, or has no FFN that can be found.
     """
     kind = text_config(network).model_type
     if is_mixture(network):
         return _mixtures(network, kind)
     family = declared(kind)
-    if family is not None:
-        return _declared(network, family, kind)
-    return discovered(network)
+    if family is None:
+        return discovered(network)
+    try:
+        ffns = _declared(network, family, kind)
+    except NeuroglotError:
+        if family in FAMILIES:
+            return discovered(network)
+        raise
+    return discovered(network) if family in FAMILIES and _is_foreign(network, ffns) else ffns
+
+
+def _is_foreign(network: nn.Module, ffns: list[FFN]) -> bool:
+    """Whether what holds the parts of an FFN is not transformers' own code, for which the declarations are made."""
+    names = {id(module): name for name, module in network.named_modules()}
+    holders = {names[id(ffn.down)].rpartition(".")[0] for ffn in ffns} | {names[id(ffn.layer)] for ffn in ffns}
+    return any(not type(network.get_submodule(name)).__module__.startswith("transformers.") for name in holders)
 
 
 def is_mixture(network: nn.Module) -> bool:
@@ -71,11 +85,16 @@ def discovered(network: nn.Module) -> list[FFN]:
     """
     found = _discovery(network)
     if not found.layouts:
-        why = f" ({found.doubts[0]})" if found.doubts else ""
-        raise NeuroglotError(
-            f"No FFN was found in {text_config(network).model_type}{why}: no layer multiplies an activation function "
-            f"of one projection into another, so there are no neurons to record; {SUPPORTED}."
+        kind = text_config(network).model_type
+        why = (
+            found.doubts[0]
+            if found.doubts
+            else (
+                "no layer multiplies an activation function of one projection into another, so there are no neurons to "
+                "record"
+            )
         )
+        raise NeuroglotError(f"No FFN was found in {kind}: {why}; {SUPPORTED}.")
     return [FFN(layout) for layout in found.layouts]
 
 

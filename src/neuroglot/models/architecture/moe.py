@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.edits import Edits, at_stream
 from neuroglot.models.architecture.expert_weights import ExpertWeights
-from neuroglot.models.architecture.ffn import FFN, Change, Layout, Observer, Rows
+from neuroglot.models.architecture.ffn import FFN, Layout, Observer, Rows
 from neuroglot.models.architecture.reached import Reached
 from neuroglot.models.architecture.routing import Routing
 from neuroglot.models.architecture.sites import EAGER, Edit, Site
@@ -29,6 +30,8 @@ __all__ = ["Mixture"]
 
 Routed = Callable[[Tensor], None]
 OfPart = Callable[[slice, Tensor, Tensor], None]
+
+LOST = "its experts were not called"
 
 
 class Mixture(FFN):
@@ -52,9 +55,12 @@ class Mixture(FFN):
         self.one_site = not self.gated
         self.layout = Layout(layer, module, module, Rows(module), Rows(module) if self.gated else None)
         self.neurons = self.experts * self.width + sum(ffn.neurons for ffn in self.shared)
-        self.routing = Routing(block, module, self.experts)
-        self._edits = {"activation": [], "hidden": [], "residual": []}
-        self._hooks: dict[Site, Any] = {}
+        self.routing = Routing(layer, block, module, self.experts)
+        self._edits = {
+            "activation": Edits(layer, self._attach_forward, LOST),
+            "hidden": Edits(layer, self._attach_forward, LOST),
+            "residual": Edits(layer, at_stream(layer), LOST),
+        }
         self._observers: list[Callable[[Tensor, Tensor], None]] = []
         self._parts: list[tuple[int, OfPart]] = []
         self._routed: list[tuple[bool, Routed]] = []
@@ -135,22 +141,11 @@ class Mixture(FFN):
         Raises:
             NeuroglotError: the layer ran and the site was not passed, or another thread runs the model.
         """
-        if site == "residual":  # which is no matter of the experts
-            with super().edit(site, change):
-                yield
-            return
-        mine = Change(change, threading.get_ident())
         with ExitStack() as stack:
-            for ffn, part in self.parts:
+            for ffn, part in () if site == "residual" else self.parts:
                 stack.enter_context(ffn.edit(site, self._on_part(change, part)))
-            edits = self._edits["activation" if self.one_site else site]
-            edits.append(mine)
-            stack.callback(edits.remove, mine)
-            stack.callback(self.layer.register_forward_pre_hook(mine.layer_ran(self.layer)).remove)
-            stack.enter_context(self._computed_here())
+            stack.enter_context(super().edit(site, change))
             yield
-        if mine.passes and not mine.acted:
-            raise NeuroglotError("An intervention did not act: the layer ran and its experts were not called.")
 
     def _on_part(self, change: Edit, part: slice) -> Edit:
         def changed(x: Tensor) -> Tensor:
@@ -254,6 +249,12 @@ class Mixture(FFN):
             if not self._users:
                 for undo in self._handles:
                     undo()
+
+    def _attach_forward(self, _: Edit) -> Callable[[], None]:
+        """Compute the experts here, which applies the edits of both sites, until what is given is called."""
+        stack = ExitStack()
+        stack.enter_context(self._computed_here())
+        return stack.close
 
     @contextmanager
     def computed_by(self, forward: Callable[..., Tensor]) -> Iterator[None]:
@@ -390,8 +391,7 @@ class Mixture(FFN):
         """Values of pairs after the edits of a site."""
         own = self.experts * self.width
         table = F.pad(reached.table(values), (0, self.neurons - own))
-        for each in self._edits[site]:
-            table = each.made(table)
+        table = self._edits[site].apply(table)
         return reached.pairs(table[..., :own])
 
     @contextmanager
@@ -402,7 +402,7 @@ class Mixture(FFN):
         Raises:
             NeuroglotError: the router is not known, or in a pass: it chose an expert that is off, or did not act.
         """
-        with self._computed_here(), self.routing.change(self.layer, change, off):
+        with self._computed_here(), self.routing.change(change, off):
             yield
 
 
@@ -416,8 +416,8 @@ class _Forward:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         mixture = self.mixture
         if threading.get_ident() != self.thread:
-            for each in (*mixture._edits["activation"], *mixture._edits["hidden"]):
-                each.made(torch.empty(0))  # refuses another thread's pass
+            for site in ("activation", "hidden"):
+                mixture._edits[site].check_thread()
             return self.original(*args, **kwargs)
         return mixture.computed(*args, **kwargs)
 

@@ -1,8 +1,11 @@
 """Show on a short forward pass that the sites of a model's FFNs are what they claim to be."""
 
 import hashlib
+import inspect
 import json
+import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.attention import Attention
 from neuroglot.models.architecture.body import few_tokens, last_hidden_states
-from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.architecture.bypass import Bypass, Replays
+from neuroglot.models.architecture.ffn import FFN, Rows
 from neuroglot.models.architecture.moe import Mixture
 from neuroglot.storage.atomic import atomic_path
 
-__all__ = ["prove", "prove_once"]
+__all__ = ["prove", "prove_heads", "prove_once"]
 
 TOKENS = 4  # that are read
 ROWS = 16  # of a down-projection that are multiplied again
@@ -31,8 +36,8 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
     """Run a few tokens through the network, with one neuron of each site zeroed, and check what came of it.
 
     In every layer: the site was passed; what enters the down-projection is the activation, times the up-projection in a
-    gated FFN (a constant factor apart), with the zeroed neuron at zero; and what leaves the down-projection is what the
-    other columns of its weight give.
+    gated FFN (a constant factor apart), with the zeroed neuron at zero; what leaves a projection is its weight times
+    what enters it; and the neurons reach what the layer gives, and reach it through the down-projection only.
 
     Raises:
         NeuroglotError: what did not hold, and where.
@@ -42,7 +47,8 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
     dense = [ffn for ffn in ffns if not isinstance(ffn, Mixture)]
     dense += [ffn for mixture in mixtures for ffn in mixture.shared]
     with ExitStack() as stack:
-        checks = [_Check(ffn, names.get(id(ffn.down), "an FFN")) for ffn in dense]
+        replays = Replays()
+        checks = [_Check(ffn, names.get(id(ffn.down), "an FFN"), replays) for ffn in dense]
         for check in checks:
             check.attach(stack)
         experts = [stack.enter_context(_experts_compared(mixture)) for mixture in mixtures]
@@ -59,6 +65,37 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
             raise NeuroglotError(
                 f"{check.name} was taken for the down-projection of {'a gated' if check.ffn.gated else 'a plain'} FFN, "
                 f"but {wrong}; describe the architecture as docs/families.md says."
+            )
+
+
+def prove_heads(network: nn.Module, attentions: Sequence[Attention]) -> None:
+    """Run a few tokens, and check that every output projection is passed once and is its weight times what enters it.
+
+    Raises:
+        NeuroglotError: what did not hold, and where.
+    """
+    names = {id(module): name for name, module in network.named_modules()}
+    seen: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    with ExitStack() as stack, torch.no_grad():
+        for place, attention in enumerate(attentions):
+
+            def keep(_: nn.Module, given: Any, output: Tensor, place: int = place) -> None:
+                seen[place].append((given[0].detach().clone(), output.detach().clone()))
+
+            stack.callback(attention.projection.register_forward_hook(keep).remove)
+        last_hidden_states(network, few_tokens(network, TOKENS))
+    for place, attention in enumerate(attentions):
+        wrong = None
+        if len(seen[place]) != 1:
+            wrong = f"it was passed {len(seen[place])} times in one forward pass"
+        elif (positions := seen[place][0][0].shape[:-1].numel()) != TOKENS:
+            wrong = f"{positions} positions pass it where {TOKENS} tokens were read"
+        elif not _is_product(Rows(attention.projection), attention.stored, *seen[place][0]):
+            wrong = "what leaves it is not the product of its weight with the heads that enter it"
+        if wrong:
+            raise NeuroglotError(
+                f"{names[id(attention.projection)]} was taken for the output projection of an attention, but {wrong}; "
+                "leave heads out."
             )
 
 
@@ -88,12 +125,28 @@ def _built(network: Any, ffns: Sequence[FFN]) -> str:
     """A digest of all that decides what a network computes but its weights' values."""
     import transformers
 
-    digest = hashlib.sha256(f"1 {torch.__version__} {transformers.__version__} {network.config!r}".encode())
+    digest = hashlib.sha256(f"2 {torch.__version__} {transformers.__version__} {network.config!r}".encode())
     for name, module in network.named_modules():
-        digest.update(f"{name} {type(module).__module__} {type(module).__qualname__} {module.extra_repr()}".encode())
+        kind = type(module)
+        digest.update(f"{name} {kind.__module__} {kind.__qualname__} {module.extra_repr()}".encode())
+        if kind.__module__.partition(".")[0] not in ("torch", "transformers"):  # code that may be written anew
+            digest.update(_code(kind.forward))
+    names = {id(module): name for name, module in network.named_modules()}
     for ffn in ffns:
-        digest.update(f"{ffn.neurons} {ffn.gated} {type(ffn.activation)} {ffn.activation!r}".encode())
+        site = names[id(ffn.activation)] if isinstance(ffn.activation, nn.Module) else repr(ffn.activation)
+        digest.update(f"{ffn.neurons} {type(ffn.activation)} {site} {names[id(ffn.down)]}".encode())
+        for part in (ffn.layout.gate, ffn.layout.up):
+            digest.update(f"{part and (names[id(part.projection)], part.index)}".encode())
     return digest.hexdigest()[:32]
+
+
+def _code(function: Any) -> bytes:
+    """What a function does, as bytes: its own code and that of what is written within it."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return repr(function).encode()
+    inner = b"".join(each.co_code if hasattr(each, "co_code") else repr(each).encode() for each in code.co_consts)
+    return bytes(code.co_code) + inner + repr(code.co_names).encode()
 
 
 @contextmanager
@@ -133,18 +186,21 @@ def _expert_fault(mixture: Mixture, expected: Tensor, got: Tensor, activation: T
 class _Check:
     """What one layer's FFN did in the pass."""
 
-    def __init__(self, ffn: FFN, name: str):
+    def __init__(self, ffn: FFN, name: str, replays: Replays):
+        self.replays = replays
         self.ffn, self.name = ffn, name
         self.first, self.second = 0, ffn.neurons - 1  # zeroed at the activation site, and at the hidden site
-        self.seen: dict[str, list[Tensor]] = {"activation": [], "hidden": [], "up": [], "entered": [], "output": []}
+        self.seen: dict[str, list[Tensor]] = defaultdict(list)
+        weight: Any = ffn.down.weight
+        self.bypass = Bypass(ffn, TOLERANCE.get(weight.dtype, 0.05), replays)
 
     def attach(self, stack: ExitStack) -> None:
         """Zero and watch until the stack is left."""
-        ffn, seen = self.ffn, self.seen
+        ffn = self.ffn
 
         def zero(site: str, neuron: int) -> Any:
             def change(x: Tensor) -> Tensor:
-                seen[site].append(x.detach().clone())
+                self._keep(site, x)
                 changed = x.clone()
                 changed[..., neuron] = 0
                 return changed
@@ -154,27 +210,32 @@ class _Check:
         stack.enter_context(ffn.edit("activation", zero("activation", self.first)))
         if not ffn.one_site:
             stack.enter_context(ffn.edit("hidden", zero("hidden", self.second)))
-        up: Any = ffn.layout.up.projection
-
-        def keep(name: str, value: Tensor) -> None:
-            seen[name].append(value.detach().clone())
-
-        for handle in (
-            up.register_forward_hook(lambda m, _, output: keep("up", output)),
-            ffn.down.register_forward_pre_hook(lambda m, inputs: keep("entered", inputs[0])),
-            ffn.down.register_forward_hook(lambda m, _, output: keep("output", output)),
+        gate = ffn.layout.gate
+        for projection, read, wrote in (
+            (ffn.layout.up.projection, "read", "up"),
+            *([] if gate is None else [(gate.projection, "read gate", "gate")]),
+            (ffn.down, "entered", "output"),
         ):
-            stack.callback(handle.remove)
+            # what enters is seen after the edits, which may give another tensor
+            before = projection.register_forward_pre_hook(lambda _, given, name=read: self._keep(name, given[0]))
+            after = projection.register_forward_hook(lambda _, __, output, name=wrote: self._keep(name, output))
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        self.bypass.attach(stack)
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        if not self.replays.running:
+            self.seen[name].append(value.detach().clone())
 
     def what_failed(self) -> str | None:
         """In words; None if all holds."""
         ffn = self.ffn
-        needed = ["activation", "entered", "output", *([] if ffn.one_site else ["hidden", "up"])]
+        needed = ["activation", "entered", "output", "read", "up", *([] if ffn.one_site else ["hidden"])]
         passed = {name: len(self.seen[name]) for name in needed}
         if set(passed.values()) != {1}:
             name = next(name for name, times in passed.items() if times != 1)
             return f"its {name} site was passed {passed[name]} times in one forward pass"
-        activation, entered, output = (self.seen[name][0].float() for name in ("activation", "entered", "output"))
+        activation, entered = (self.seen[name][0].float() for name in ("activation", "entered"))
         if activation.shape[-1] != ffn.neurons or entered.shape[-1] != ffn.neurons:
             return f"its activation has {activation.shape[-1]} numbers a token where {ffn.neurons} enter it"
         if activation.numel() != TOKENS * ffn.neurons:
@@ -183,6 +244,8 @@ class _Check:
             return None  # weights that give no numbers prove nothing, and recording refuses them
         if bool(entered[..., self.first].any()):
             return "a neuron whose activation was zeroed still enters it"
+        if not ffn.one_site and bool(entered[..., self.second].any()):
+            return "a neuron that was zeroed before it still enters it"
         activation[..., self.first] = 0
         before = entered if ffn.one_site else self.seen["hidden"][0].float()
         expected = activation
@@ -193,28 +256,36 @@ class _Check:
             before.reshape(expected.shape), expected, self._tolerance(), ffn
         ):
             return "what enters it is not the activation" + (" times the up-projection" if ffn.gated else "")
-        return self._columns(before, entered, output)
+        return self._projected() or self.bypass.fault
 
     def _tolerance(self) -> float:
         return TOLERANCE.get(self.seen["entered"][0].dtype, 0.05)
 
-    def _columns(self, before: Tensor, entered: Tensor, output: Tensor) -> str | None:
-        """Zeroing a neuron is zeroing its column: the other columns give what left."""
-        weight = self.ffn.down.weight
-        if not isinstance(weight, Tensor) or weight.device.type == "meta" or not weight.is_floating_point():
-            return None  # packed or elsewhere: the product is its own
-        columns = self.ffn.down_columns[:ROWS].detach().float().clone()
-        if not self.ffn.one_site:
-            columns[:, self.second] = 0
-        columns[:, self.first] = 0
-        bias = getattr(self.ffn.down, "bias", None)
-        by_hand = before.flatten(0, -2).to(columns.device) @ columns.T
-        by_hand = by_hand if bias is None else by_hand + bias[:ROWS].detach().float()
-        got = output.flatten(0, -2)[:, :ROWS].to(by_hand.device)
-        scale = float(by_hand.abs().max()) or 1.0
-        if float((by_hand - got).abs().max()) > self._tolerance() * scale:
-            return "what leaves it is not the product of its weight with the neurons that enter it"
+    def _projected(self) -> str | None:
+        """What leaves a projection is its weight times what enters it: a neuron is a row and a column."""
+        ffn = self.ffn
+        parts = [(ffn.layout.up, "up", ffn.up_rows, self.seen["read"][0], self.seen["up"][0])]
+        if ffn.layout.gate is not None and ffn.gate_rows is not None:
+            parts.append((ffn.layout.gate, "gate", ffn.gate_rows, self.seen["read gate"][0], self.seen["gate"][0]))
+        parts.append((Rows(ffn.down), "down", ffn.down_columns, self.seen["entered"][0], self.seen["output"][0]))
+        for part, name, rows, read, output in parts:
+            if not _is_product(part, rows, read, output):
+                return f"what leaves its {name}-projection is not the product of its weight with what enters it"
         return None
+
+
+def _is_product(part: Rows, rows: Tensor, read: Tensor, output: Tensor) -> bool:
+    """Whether the first rows of an output are a weight's rows times the input."""
+    if rows.device.type == "meta" or not rows.is_floating_point():
+        return True  # packed or elsewhere: the product is its own
+    few = rows[:ROWS].detach().float()
+    by_hand = read.flatten(0, -2).to(few) @ few.T
+    bias: Any = getattr(part.projection, "bias", None)
+    by_hand = by_hand if bias is None else by_hand + bias[part.index][:ROWS].detach().float()
+    got = output.flatten(0, -2)[:, part.index][:, :ROWS].to(by_hand)
+    scale = float(by_hand.abs().max()) or 1.0
+    wrong = float((by_hand - got).abs().max())
+    return wrong <= TOLERANCE.get(output.dtype, 0.05) * scale or not math.isfinite(wrong)
 
 
 def _proportional(got: Tensor, expected: Tensor, tolerance: float, ffn: FFN) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.sites import InlineCall
+from neuroglot.models.architecture.edits import Edits
+from neuroglot.models.architecture.sites import Edit, InlineCall
 from neuroglot.models.architecture.trace import function_name
 
 __all__ = ["CHOSEN", "Routing"]
@@ -28,12 +29,13 @@ class Routing:
         chosen: how many experts are chosen for a token, where that is said; else 1.
 
     Args:
+        layer: the decoder layer.
         block: the module that calls the router and the experts.
         module: the experts.
         experts: how many there are.
     """
 
-    def __init__(self, block: nn.Module, module: nn.Module, experts: int):
+    def __init__(self, layer: nn.Module, block: nn.Module, module: nn.Module, experts: int):
         self.block, self.experts = block, experts
         own = {id(part) for part in module.modules()}
         found = (
@@ -48,6 +50,7 @@ class Routing:
         said += [getattr(getattr(block, "config", None), name, None) for name in CHOSEN]
         self.chosen = next((k for k in said if isinstance(k, int)), 1)
         self._off: list[Tensor] = []
+        self._edits = Edits(layer, self._attach, "the logits of its router were not passed")
 
     @property
     def changed(self) -> bool:
@@ -55,46 +58,43 @@ class Routing:
         return bool(self._off)
 
     @contextmanager
-    def change(
-        self, layer: nn.Module, change: Callable[[Tensor], Tensor], off: Bool[Tensor, " experts"]
-    ) -> Iterator[None]:
+    def change(self, change: Edit, off: Bool[Tensor, " experts"]) -> Iterator[None]:
         """Put `change(logits)`, (tokens, E), in the place of the router's logits inside the block.
 
         Args:
-            layer: the decoder layer.
             change: of the logits, before anything is chosen.
             off: experts that cannot be chosen, whatever is added to the logits afterwards.
 
         Raises:
             NeuroglotError: the router is not known, or the layer ran and its logits were not passed.
         """
-        if self.owner is None:
-            raise NeuroglotError("The router of this model has no matrix of its own, so its choice cannot be changed.")
+        self._known()
         self.check_left(off)
-        passes, acted = [0], [0]
-        thread = threading.get_ident()
-
-        def logits(_: Any, __: Any, output: Tensor) -> Tensor:
-            if threading.get_ident() != thread or output.shape[-1] != self.experts:
-                return output
-            acted[0] += 1
-            return change(output)
-
-        def ran(module: nn.Module, _: Any) -> None:
-            passes[0] += module is layer and threading.get_ident() == thread
-
-        call = InlineCall(self.owner, "linear", 1).register_forward_hook(logits)
-        handles = [layer.register_forward_pre_hook(ran), *self._without(off, thread)]
+        handles = self._without(off, threading.get_ident())
         self._off.append(off)
         try:
-            yield
+            with self._edits.edit(change):
+                yield
         finally:
             self._off = [each for each in self._off if each is not off]
-            call.remove()
             for handle in handles:
                 handle.remove()
-        if passes[0] and not acted[0]:
-            raise NeuroglotError("The router's choice was not changed: the layer ran and its logits were not passed.")
+
+    def _attach(self, apply: Edit) -> Callable[[], None]:
+        def logits(_: Any, __: Any, output: Tensor) -> Tensor:
+            return apply(output) if output.shape[-1] == self.experts else output
+
+        return InlineCall(self._known(), "linear", 1).register_forward_hook(logits).remove
+
+    def _known(self) -> nn.Module:
+        """What holds the router's matrix.
+
+        Raises:
+            NeuroglotError: there is none.
+        """
+        if self.owner is None:
+            raise NeuroglotError("The router of this model has no matrix of its own, so its choice cannot be changed.")
+        return self.owner
 
     def _without(self, off: Tensor, thread: int) -> list[Any]:
         """Let no expert that is off be among the highest scores while the block runs."""

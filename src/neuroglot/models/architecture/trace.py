@@ -41,6 +41,7 @@ class Step:
         returned_by: modules whose forward returned it.
         call: the function with its arguments.
         item: which of its results, where it gave several.
+        readers: the steps that have it among their inputs.
     """
 
     function: str
@@ -51,6 +52,11 @@ class Step:
     returned_by: list[nn.Module] = field(default_factory=list)
     call: tuple[Any, Any, dict[str, Any]] = (None, (), {})
     item: int | None = None
+    readers: list["Step"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for each in self.inputs:
+            each.readers.append(self)
 
     def replayed(self, value: Tensor) -> Tensor:
         """The same step on another tensor in the place of its input."""
@@ -69,10 +75,34 @@ class Step:
 
 @dataclass
 class Trace:
-    """All products with matrices, in their order, and how often each module ran."""
+    """What was watched.
+
+    Attributes:
+        matrices: all products with matrices, in their order.
+        calls: how often each module ran.
+        result: what the pass gave; None where that was not computed from the tokens by what can be watched.
+    """
 
     matrices: list[Step]
     calls: Counter[nn.Module]
+    result: Step | None
+
+    def reached(self, start: list[Step], without: Step | None = None) -> bool:
+        """Whether the result is computed from any of these steps, other than through a certain one.
+
+        True where that cannot be said, since it is not known what the result is computed from.
+        """
+        if self.result is None:
+            return without is None
+        pending, seen = list(start), {id(without)}
+        while pending:
+            each = pending.pop()
+            if each is self.result:
+                return True
+            if id(each) not in seen:
+                seen.add(id(each))
+                pending += each.readers
+        return False
 
 
 @lru_cache(maxsize=1024)
@@ -90,7 +120,7 @@ def trace(network: nn.Module, run: Any, is_matrix: Any) -> Trace:
 
     Args:
         network: in evaluation mode.
-        run: the forward pass.
+        run: the forward pass; it gives the tensor that counts.
         is_matrix: whether a module multiplies with a matrix.
     """
     watch = _Watch()
@@ -103,8 +133,8 @@ def trace(network: nn.Module, run: Any, is_matrix: Any) -> Trace:
             stack.callback(after.remove)
         stack.enter_context(torch.no_grad())
         stack.enter_context(watch)
-        run()
-    return Trace(watch.matrices, watch.calls)
+        result = run()
+    return Trace(watch.matrices, watch.calls, watch.steps.get(id(result)))
 
 
 class _Frame:
@@ -124,6 +154,7 @@ class _Watch(TorchFunctionMode):
         self.matrices: list[Step] = []
         self.calls: Counter[nn.Module] = Counter()
         self._entered: list[Step | None] = []
+        self._given: list[list[Step]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -161,6 +192,10 @@ class _Watch(TorchFunctionMode):
                 given = next(_tensors((args, kwargs)), None)
                 self._entered.append(self.steps.get(id(given)))
                 self.within += 1
+            else:
+                self._given.append(
+                    [self.steps[id(each)] for each in _tensors((args, kwargs)) if id(each) in self.steps]
+                )
 
         return hook
 
@@ -176,7 +211,14 @@ class _Watch(TorchFunctionMode):
                     step = Step("matrix", [entered] if entered else [], output, module, places)
                     self.steps[id(output)] = step
                     self.matrices.append(step)
-            elif not self.within and isinstance(output, Tensor) and id(output) in self.steps:
+                return
+            given = self._given.pop()
+            if self.within:
+                return
+            for each in _tensors(output):  # computed by what is no torch function, such as a kernel of its own
+                if id(each) not in self.steps and given:
+                    self.steps[id(each)] = Step("unseen", given, each)
+            if isinstance(output, Tensor) and id(output) in self.steps:
                 self.steps[id(output)].returned_by.append(module)
 
         return hook

@@ -1,0 +1,112 @@
+"""Whether the neurons of an FFN reach what their layer gives, and only through their down-projection.
+
+A decoy's do not reach it: what it computes is thrown away, or multiplied by zero. Where something else reads them too,
+as a second projection or an adapter beside the first, zeroing their columns would not switch them off.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroglot.models.architecture.ffn import FFN
+
+__all__ = ["Bypass", "Replays"]
+
+
+class Replays:
+    """Whether a layer runs again, of which nothing is to be kept."""
+
+    running = False
+
+
+class Bypass:
+    """Runs the layer of an FFN again, right after it ran, with other values at one place.
+
+    Args:
+        ffn: of one layer.
+        tolerance: of the largest value that the layer gives, up to which two are the same.
+        replays: of all FFNs that are looked at.
+    """
+
+    def __init__(self, ffn: FFN, tolerance: float, replays: Replays):
+        self.ffn, self.tolerance, self.replays = ffn, tolerance, replays
+        self.fault: str | None = None
+        self._given: tuple[Any, Any] | None = None
+        self._output: Tensor | None = None  # of the down-projection
+
+    def attach(self, stack: ExitStack) -> None:
+        """Look at every pass until the stack is left."""
+        ffn = self.ffn
+        for handle in (
+            ffn.layer.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
+            ffn.layer.register_forward_hook(self._after),
+            ffn.down.register_forward_hook(self._keep),
+        ):
+            stack.callback(handle.remove)
+
+    def _before(self, _: nn.Module, args: Any, kwargs: Any) -> None:
+        if not self.replays.running:
+            self._given = _copy(args), _copy(kwargs)  # a layer may add to its input in place
+
+    def _keep(self, _: nn.Module, __: Any, output: Tensor) -> None:
+        if not self.replays.running:
+            self._output = output.detach().clone()
+
+    def _after(self, _: nn.Module, __: Any, output: Any) -> None:
+        if self.replays.running or self._output is None or self.fault:
+            return
+        kept, expected = self._output, _first(output)
+        if expected is None or not bool(torch.isfinite(expected).all()):
+            return  # weights that give no numbers prove nothing
+        wave = torch.linspace(-1, 1, kept.shape[-1], device=kept.device) * (1 + kept.float().abs().max())
+
+        def other(_: Any, __: Any, output: Tensor) -> Tensor:
+            return output + wave.to(output.dtype)
+
+        def same(_: Any, __: Any, output: Tensor) -> Tensor:
+            return kept
+
+        def louder(_: Any, __: Any, output: Tensor) -> Tensor:
+            return output.abs() * 2 + 1
+
+        down = self.ffn.down
+        if self._again({down: other}, expected):
+            self.fault = "what leaves it does not reach what the layer gives"
+        elif not self._again({down: same, self.ffn.activation: louder}, expected) and self._again({}, expected):
+            self.fault = "what enters it is used elsewhere too, so zeroing its columns would not switch a neuron off"
+
+    def _again(self, changes: dict[Any, Callable[..., Tensor]], expected: Tensor) -> bool:
+        """Whether the layer gives the same as it did, with these outputs changed."""
+        assert self._given is not None
+        args, kwargs = self._given
+        self.replays.running = True
+        with ExitStack() as stack, torch.no_grad():
+            for place, change in changes.items():
+                stack.callback(place.register_forward_hook(change).remove)
+            got = _first(self.ffn.layer(*_copy(args), **_copy(kwargs)))
+            stack.callback(setattr, self.replays, "running", False)
+        scale = float(expected.float().abs().max()) or 1.0
+        return (
+            got is not None
+            and got.shape == expected.shape
+            and float((got.float() - expected.float()).abs().max()) <= self.tolerance * scale
+        )
+
+
+def _first(output: Any) -> Tensor | None:
+    """The first tensor that a layer gives, which is the stream."""
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, dict) else output if isinstance(output, tuple | list) else ()
+    return next((found for found in map(_first, values) if found is not None), None)
+
+
+def _copy(given: Any) -> Any:
+    if isinstance(given, Tensor):
+        return given.detach().clone()
+    if type(given) in (tuple, list):
+        return type(given)(map(_copy, given))
+    return {name: _copy(each) for name, each in given.items()} if type(given) is dict else given
