@@ -316,10 +316,12 @@ def layer_of(part: nn.Module, names: dict[nn.Module, str]) -> nn.Module:
     for holder, inside in pairwise(above):
         if isinstance(modules[holder], nn.ModuleList):
             return modules[inside]
-    for holder, inside in pairwise(["", *above]):
-        alike = [each for each in modules[holder].children() if type(each) is type(modules[inside])]
-        if len(alike) > 1 and not is_matrix(modules[inside]):
-            return modules[inside]
+    for containers in (False, True):  # a pair of nn.Sequential may be anything, and is asked last
+        for holder, inside in pairwise(["", *above]):
+            kind = type(modules[inside])
+            alike = [each for each in modules[holder].children() if type(each) is kind]
+            if len(alike) > 1 and not is_matrix(modules[inside]) and (containers or kind is not nn.Sequential):
+                return modules[inside]
     return modules[".".join(parts[:-1])]
 
 
