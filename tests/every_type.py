@@ -8,9 +8,12 @@ from typing import Any
 
 import tiny
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 import neuroglot as ng
 from neuroglot.artifacts.recording import Provenance
@@ -19,6 +22,8 @@ from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import Shard
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+WITH_ENCODER = tuple(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
+"""Encoders with a decoder."""
 SOME = TYPES if "EVERY_TYPE" in os.environ else TYPES[::12]
 """What `make test` has time for; `make models` takes all."""
 LAYERS = 4
@@ -107,20 +112,27 @@ class CannotBuild(Exception):
     """A type of which no small model was made, with the reason."""
 
 
-def network(kind: str, *, seed: int = 0, **changes: Any) -> Any:
+def network(kind: str, *, seed: int = 0, encoder: bool = False, **changes: Any) -> Any:
     """A small random network, with weights large enough that its neurons matter.
+
+    Args:
+        kind: the type.
+        seed: of the weights.
+        encoder: whether the decoder has its encoder.
+        changes: to the configuration.
 
     Raises:
         CannotBuild: as said.
     """
     torch.manual_seed(seed)
+    usual = AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM
     try:
-        config = small_config(kind, **changes)
+        config = small_config(kind, **({"is_decoder": False} if encoder else {}) | changes)
         with torch.device("meta"):
-            made = AutoModelForCausalLM.from_config(config)
+            made = usual.from_config(config)
         size = sum(weight.numel() for weight in made.parameters())
         if size < LARGEST:
-            made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            made = usual.from_config(config, dtype=torch.float32)
     except Exception as error:
         words = str(error).splitlines() or [""]
         raise CannotBuild(f"{type(error).__name__}: {' '.join(words)[:160]}") from error
@@ -203,6 +215,7 @@ class Outcome:
         widths: neurons of each layer of the small model.
         site: what gives the activation.
         perplexity: whether its head is known.
+        attentions: how many attentions have heads that can be read and switched off.
     """
 
     kind: str
@@ -212,6 +225,7 @@ class Outcome:
     widths: tuple[int, ...] = ()
     site: str = ""
     perplexity: bool = False
+    attentions: int = 0
 
     @property
     def recorded(self) -> bool:
@@ -219,10 +233,10 @@ class Outcome:
         return self.state == "recorded"
 
 
-def tried(kind: str) -> Outcome:
-    """Make a small model of a type and try on it all that its neurons are said to be."""
+def tried(kind: str, encoder: bool = False) -> Outcome:
+    """Make a small model of a type and try on it all that its neurons and heads are said to be."""
     try:
-        made = network(kind)
+        made = network(kind, encoder=encoder)
     except CannotBuild as error:
         return Outcome(kind, "not built", str(error))
     try:
@@ -236,6 +250,7 @@ def tried(kind: str) -> Outcome:
             wrong = mixtures.counted_wrong(model) or mixtures.ablated_wrong(model)
         else:
             wrong = _counts(model) or _ablation(model)
+        wrong = wrong or _heads(model)
     except Exception as error:
         wrong = f"{type(error).__name__}: {str(error)[:160]}"
     site = model.ffns[0].activation
@@ -251,7 +266,39 @@ def tried(kind: str) -> Outcome:
         model.widths,
         type(site).__name__ if isinstance(site, torch.nn.Module) else f"`{site.function}` in line",
         _head(model),
+        len(_attentions(model)),
     )
+
+
+def _attentions(model: ng.Model) -> list[Any]:
+    try:
+        return list(model.attentions)
+    except ng.NeuroglotError:
+        return []
+
+
+@torch.no_grad()
+def _heads(model: ng.Model) -> str | None:
+    """Heads off equal zeroed columns of the output projections."""
+    if not _attentions(model):
+        return None
+    chosen = torch.rand(model.shape("heads"), generator=torch.Generator().manual_seed(4)) < 0.5
+    chosen[:, 0] = True
+    first: dict[int, int] = {}
+    for place, attention in enumerate(model.attentions):  # Zamba's layers share their weights
+        chosen[place] = chosen[first.setdefault(attention.weight.data_ptr(), place)]
+    intact = model.hidden_states(TOKENS).clone()
+    with ng.intervene(model, ng.Deactivate(chosen, site="heads")):
+        off = model.hidden_states(TOKENS).clone()
+    kept = [attention.weight.clone() for attention in model.attentions]
+    for attention, row in zip(model.attentions, chosen, strict=True):
+        attention.weight[:, attention.columns[row[: attention.heads]].flatten()] = 0
+    by_hand = model.hidden_states(TOKENS).clone()
+    for attention, weight in zip(model.attentions, kept, strict=True):
+        attention.weight.copy_(weight)
+    if not torch.allclose(off, by_hand, rtol=1e-3, atol=1e-4):
+        return f"heads that are off are not zeroed columns: {float((off - by_hand).abs().max()):.2g}"
+    return "heads that are off change nothing" if float((off - intact).abs().max()) < 1e-6 else None
 
 
 def _head(model: ng.Model) -> bool:

@@ -39,9 +39,15 @@ class Reached:
         shape: tuple[int, int],
         weights: Float[Tensor, " pairs"],
     ) -> "Reached":
-        """Pairs in any order."""
+        """Pairs in any order, those of a token together. One that is chosen twice is reached once, with both weights."""
         order = (experts * shape[1] + tokens % shape[1]).argsort(stable=True)
-        return cls(experts[order], tokens[order], count, shape, weights[order])
+        experts, tokens, weights = experts[order], tokens[order], weights[order]
+        new = torch.ones_like(tokens, dtype=torch.bool)
+        new[1:] = (experts[1:] != experts[:-1]) | (tokens[1:] != tokens[:-1])
+        if not bool(new.all()):  # a table of experts by token (DeepSeek V4) may name one twice
+            weights = weights.new_zeros(int(new.sum())).index_add(0, new.cumsum(0) - 1, weights)
+            experts, tokens = experts[new], tokens[new]
+        return cls(experts, tokens, count, shape, weights)
 
     def sizes(self) -> list[int]:
         """How many tokens reach each expert."""
