@@ -30,8 +30,8 @@ that are switched off equal zeroed weights, and the model is as it was afterward
 
 *Activation* is the module that gives it, or the function where it is called in line. `ppl` is missing where the head is
 no function of the last hidden states alone, so perplexity cannot be measured. *Heads* says in how many attentions the
-[heads](methods.md#heads) can be read and switched off, of the small model's {layers} layers. *Experts* are those of a native
-[mixture](experts.md#native-mixtures-of-experts); shared experts and dense layers of such a model are recorded too.
+[heads](method/heads.md) can be read and switched off; the small models have {layers} layers. *Experts* are those of a
+native [mixture](experts.md#native-mixtures-of-experts); shared experts and dense layers of one are recorded too.
 
 """
 COLUMNS = "| type | FFN | activation | ppl | heads |\n|---|---|---|---|---|\n"

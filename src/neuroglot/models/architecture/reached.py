@@ -39,7 +39,7 @@ class Reached:
         shape: tuple[int, int],
         weights: Float[Tensor, " pairs"],
     ) -> "Reached":
-        """Pairs in any order, those of a token together. One that is chosen twice is reached once, with both weights."""
+        """Pairs in any order, a token's together; an expert chosen twice for it is reached once, by both weights."""
         order = (experts * shape[1] + tokens % shape[1]).argsort(stable=True)
         experts, tokens, weights = experts[order], tokens[order], weights[order]
         new = torch.ones_like(tokens, dtype=torch.bool)
