@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, out, say
+from neuroglot.cli.options import TrustOption
 
 
 @app.command()
@@ -15,10 +16,11 @@ def doctor(
         typer.Argument(help="A model to look at: what was found in it and what it can do.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Show versions, devices, caches, and which optional parts are missing and how to get them; or look at a model."""
     if model is not None:
-        return _model(model, as_json)
+        return _model(model, as_json, trust_remote_code)
     from dataclasses import asdict
 
     from neuroglot.cli.installation import examine
@@ -51,14 +53,14 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _model(source: str, as_json: bool) -> None:
+def _model(source: str, as_json: bool, trust_remote_code: bool) -> None:
     from neuroglot.models.sources import check_source
 
     check_source(source)
     from neuroglot.models.description import describe
     from neuroglot.models.loading import load_model
 
-    found = describe(load_model(source))
+    found = describe(load_model(source, trust_remote_code=trust_remote_code))
     if as_json:
         out.print_json(json.dumps(found.as_json()))
         return
@@ -74,6 +76,9 @@ def _model(source: str, as_json: bool) -> None:
         "prune": found.prune,
         "GGUF": found.gguf,
     }
+    if found.left_out:
+        more = f" (and {len(found.left_out) - 1} more)" if len(found.left_out) > 1 else ""
+        rows["left out"] = found.left_out[0] + more
     out.print(found.name, style="bold", markup=False, highlight=False)
     for name, words in rows.items():
         out.print(f"  {name.ljust(12)}  {words}", markup=False, highlight=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from neuroglot.edit.interventions import intervene
 from neuroglot.edit.positions import prompt_length
+from neuroglot.errors import NeuroglotError
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, end_tokens, padding_token
 from neuroglot.models.model import Model
@@ -66,16 +67,22 @@ def _batch(
     if choice.temperature:
         processors.append(_Drawn(choice, torch.tensor([row.stream for row in rows]).to(model.device), mask))
     with prompt_length(model, length), _defaults(model, ends):
-        output = model.network.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=tokens,
-            do_sample=False,
-            logits_processor=LogitsProcessorList(processors),
-            use_cache=cache,
-            pad_token_id=padding,
-            streamer=None if written is None else _Streamer(written),
-        )
+        try:
+            output = model.network.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=tokens,
+                do_sample=False,
+                logits_processor=LogitsProcessorList(processors),
+                use_cache=cache,
+                pad_token_id=padding,
+                streamer=None if written is None else _Streamer(written),
+            )
+        except (AttributeError, TypeError) as error:  # an architecture of one's own, without what generate asks for
+            raise NeuroglotError(
+                f"{model.name} cannot continue a prompt, since transformers’ generate fails on it ({error}); give its "
+                "class and its configuration what GenerationMixin needs. It can be recorded and measured."
+            ) from error
     return [_until(answer, ends) for answer in output[:, length:].tolist()]
 
 

@@ -137,9 +137,8 @@ def stretched(model: Model, rows: Sequence[Sequence[int]], tokens: int) -> bool:
     layers = [given, *(value for value in given.values() if isinstance(value, dict))]
     longest = max(map(len, rows), default=0) + tokens
     for rope in layers:
-        first = rope.get("original_max_position_embeddings") or getattr(
-            config, "original_max_position_embeddings", config.max_position_embeddings
-        )
-        if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic") and longest > first:
+        first = rope.get("original_max_position_embeddings")
+        first = first or getattr(config, "original_max_position_embeddings", None) or model.context
+        if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic") and first and longest > first:
             return True
     return False

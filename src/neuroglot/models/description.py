@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from neuroglot.models.architecture.families import declared, own_families
+from neuroglot.models.architecture.find import left_out
 from neuroglot.models.architecture.proof import prove
 from neuroglot.models.gguf_keys import ARCHITECTURES
 from neuroglot.models.layer_widths import can_be_narrowed, width_name
@@ -26,6 +27,7 @@ class Description:
         widths: neurons of each.
         gated: whether a gate is multiplied into the activation.
         sites: where the activation and the hidden value of the first layer are.
+        left_out: what looks like an FFN and was not taken for one, with the reason.
         proof: what a short forward pass has shown.
         bake: what interventions weights can hold, in words.
         bakes: the same by kind: at which sites.
@@ -41,6 +43,7 @@ class Description:
     widths: tuple[int, ...]
     gated: bool
     sites: dict[str, str]
+    left_out: list[str]
     proof: str
     bake: str
     bakes: dict[str, list[str]]
@@ -79,9 +82,10 @@ def describe(model: Model) -> Description:
         widths=model.widths,
         gated=first.gated,
         sites=sites,
+        left_out=left_out(model.network),
         proof=f"{model.layers} of {model.layers} layers: passed once, hidden is "
         f"{'activation × up' if first.gated else 'the activation'}{' and a norm' if first.layout.normed else ''}, "
-        "a zeroed neuron is a zeroed column",
+        "a zeroed neuron is a zeroed column, and nothing else reads it",
         bake=bake,
         bakes=bakes,
         prune=prune,
@@ -123,7 +127,7 @@ def _pruning(model: Model) -> tuple[str, list[str]]:
         return "yes: whole experts, or neurons of each; opens with Neuroglot’s load_model", ["load_model"]
     if not width_name(model.network, model.ffns, max(1, model.neurons // 2)):
         if not can_be_narrowed(model.network):
-            return "no: its neurons are found only with its weights", []
+            return "no: its neurons are found only with its weights, or transformers knows no class of its type", []
         return "yes: opens with Neuroglot’s load_model", ["load_model"]
     return (
         "yes: opens with plain transformers where all layers keep the same number, and load_model otherwise",

@@ -51,11 +51,23 @@ def opener(path: str, revision: str | None = None, trust_remote_code: bool = Fal
     known = type(config) in usual._model_mapping
     if not (known and Path(path).exists() and declared(decoder_config(config).model_type)):
         check_config(config, path)  # before weights are fetched from the hub, or read
-    return narrowed(usual, config)
+    own = None
+    if trust_remote_code and not known and usual.__name__ in getattr(config, "auto_map", {}):
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        own = get_class_from_dynamic_module(config.auto_map[usual.__name__], path, revision=revision)
+    return narrowed(usual, config, own)
 
 
 def can_be_narrowed(network: Any) -> bool:
-    """Whether layers of other widths can be opened: they are narrowed, and so must be found, without weights."""
+    """Whether layers of other widths can be opened: they are narrowed, and so must be found, without weights.
+
+    A class of one's own must be one that transformers can find: registered, or saved with its code.
+    """
+    kind = type(network.config)
+    brings_code = hasattr(network.config, "auto_map") or getattr(type(network), "_auto_class", None)
+    if kind not in auto_class(network.config)._model_mapping and not brings_code:
+        return False  # `load_model` knows no class for it
     if declared(decoder_config(network.config).model_type) is not None:
         return True
     with suppress(Exception), torch.device("meta"):  # an architecture may raise anything without weights
@@ -73,9 +85,9 @@ def width_name(network: Any, ffns: Sequence[FFN], width: int) -> str:
     Returns:
         It; empty where there is none.
     """
-    if ffns[0].layout.width or len({ffn.neurons for ffn in ffns}) > 1:
-        return ffns[0].layout.width
-    config = decoder_config(network.config)
+    config, said = decoder_config(network.config), ffns[0].layout.width
+    if len({ffn.neurons for ffn in ffns}) > 1 or hasattr(config, said):
+        return said
     names: list[str] = [
         name for name, value in config.to_dict().items() if type(value) is int and value == ffns[0].neurons
     ]
@@ -130,11 +142,17 @@ def without_weights(config: Any, **how: Any) -> Any:
         return make(config, **how)
 
 
-def narrowed(usual: Any, config: Any) -> Any:
-    """The class that makes a network of a config: the usual one, unless its layers differ in width."""
+def narrowed(usual: Any, config: Any, own: Any = None) -> Any:
+    """The class that makes a network of a config: the usual one, unless its layers differ in width.
+
+    Args:
+        usual: of transformers' classes that choose by a config.
+        config: of the checkpoint.
+        own: the class of a checkpoint that brings its own code.
+    """
     if all(getattr(decoder_config(config), name, None) is None for name in (WIDTHS, EXPERTS)):
         return usual
-    architecture: Any = usual._model_mapping[type(config)]
+    architecture: Any = own or usual._model_mapping[type(config)]
 
     def narrow(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         architecture.__init__(self, config, *args, **kwargs)

@@ -184,6 +184,11 @@ def _why_not_opened(name: str, path: str, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0].rstrip(".") if lines else type(error).__name__
     reason = refusal or reason
+    if any("trust_remote_code" in line for line in lines):
+        return (
+            f"{name} comes with Python code of its own, which is not run unasked; read it, and if you trust it, give "
+            "--trust-remote-code (trust_remote_code=True)."
+        )
     if not Path(path).exists() and (refusal or "/" in path or isinstance(error, OSError)):
         packaged_names = ", ".join(PACKAGED)
         return (

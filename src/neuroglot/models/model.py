@@ -23,6 +23,7 @@ from neuroglot.models.architecture.body import (
     text_config,
     whole_logits,
 )
+from neuroglot.models.architecture.families import note_others
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.hooks import observe_residual
@@ -85,6 +86,7 @@ class Model:
         self.load_arguments: dict[str, Any] | None = None
         self.workers: Crew | None = None
         self.ffns: list[FFN] = find_ffns(network)
+        note_others(self.text_config.model_type)
         if self.device.type == "meta":
             raise NeuroglotError(f"{self.name} has no weights (it is on the meta device); load it from a checkpoint.")
         prove_once(network, self.ffns, cache_directory())

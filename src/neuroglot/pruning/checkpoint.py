@@ -98,8 +98,8 @@ def prune(
         return prune_mixture(model, keep, path, made_from)
     if not _one_width(model, keep) and not can_be_narrowed(model.network):
         raise NeuroglotError(
-            f"The neurons of {model.text_config.model_type} are found only with its weights, so a model with fewer "
-            "could not be opened; deactivate the neurons instead."
+            f"The neurons of {model.text_config.model_type} are found only with its weights, or transformers knows no "
+            "class of that type, so a model with fewer could not be opened; deactivate the neurons instead."
         )
     changes: list[Change | None] | None = None
     if compensate is not None:

@@ -48,6 +48,8 @@ def test_a_wrong_declaration_is_refused_by_the_proof():
         ("[[family]]\ntypes = ['x']", "lacks activation"),
         (TEXT + "colour = 'red'", "cannot have colour"),
         (TEXT.replace('["olmo3"]', '"olmo3"'), "cannot have types"),
+        (TEXT.replace('["olmo3"]', "[]"), "cannot have types"),
+        (TEXT.replace('["olmo3"]', "[3]"), "cannot have types"),
         ("[[family", "cannot be read as TOML"),
     ],
 )
@@ -77,6 +79,15 @@ def test_the_page_s_example_is_what_doctor_then_goes_by(tmp_path, monkeypatch, c
     path.write_text(TEXT)
     said = neuroglot("--family", path, "doctor", source)
     assert "olmo3, declared by you" in said and "4 of 48 neurons" in said
+    path.write_text(TEXT.replace("olmo3", "olmo4"))
+    families._own.clear()
+    declare(*read_families(path))
+    with pytest.warns(ng.NeuroglotWarning, match="of the types olmo4; this model is of type olmo3"):
+        ng.load_model(source)
+    path.write_text(TEXT.replace("mlp.gate_proj", "mlp.up_proj"))  # as if one matrix held both
+    families._own.clear()
+    said = refused(monkeypatch, capsys, "--family", path, "doctor", source)
+    assert "its up-projection gives 24 numbers a token where 48 enter it" in said
     path.write_text(TEXT.replace("mlp.act_fn", "mlp.nothing"))
     families._own.clear()
     said = refused(monkeypatch, capsys, "--family", path, "doctor", source)

@@ -1,16 +1,17 @@
 """How declared model families lay out their FFN: exact, and the oracle of what is discovered in others."""
 
 import tomllib
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from torch import nn
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.architecture.ffn import Layout, Rows
 from neuroglot.plugins import load_plugin, plugins
 
-__all__ = ["FAMILIES", "Family", "declare", "declared", "own_families", "read_families"]
+__all__ = ["FAMILIES", "Family", "declare", "declared", "note_others", "own_families", "read_families"]
 
 GROUP = "neuroglot.families"
 
@@ -95,6 +96,18 @@ def own_families() -> list[Family]:
     return list(_own)
 
 
+def note_others(kind: str) -> None:
+    """Say that all that `declare` added is of other types than a model's: one may be misspelt."""
+    said = sorted({each for family in _own for each in family.types})
+    if said and kind not in said:
+        warnings.warn(
+            f"You declared families of the types {', '.join(said)}; this model is of type {kind}, so they do not "
+            "concern it.",
+            NeuroglotWarning,
+            stacklevel=4,
+        )
+
+
 def declared(kind: str) -> Family | None:
     """The family that a `model_type` was declared to be of, if any."""
     offered = []
@@ -123,11 +136,20 @@ def read_families(path: str | Path) -> list[Family]:
     for table in tables:
         lacking = [name for name in ("types", "activation", "down", "up") if name not in table]
         unknown = [name for name in table if name not in known]
-        wrong = [name for name, value in table.items() if not isinstance(value, list if name == "types" else str)]
+        wrong = [
+            name for name, value in table.items() if not (_is_types(value) if name == "types" else _is_text(value))
+        ]
         if lacking or unknown or wrong:
             raise NeuroglotError(
                 f"A family of {path} {'lacks ' + lacking[0] if lacking else 'cannot have ' + (unknown or wrong)[0]}; "
-                f"it has types, a list, and {', '.join(known[1:])}, which are text."
+                f"it has types, a list of names, and {', '.join(known[1:])}, which are text."
             )
         families.append(Family(**{**table, "types": tuple(table["types"])}))
     return families
+
+
+def _fits(name: str, value: object) -> bool:
+    """Whether a field may have a value: a list of names, or text."""
+    if name != "types":
+        return isinstance(value, str)
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)

@@ -25,7 +25,15 @@ from neuroglot.models.architecture.families import FAMILIES, Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
 
-__all__ = ["auto_class", "check_config", "discovered", "find_ffns", "mixtures_alone", "without_empty_warnings"]
+__all__ = [
+    "auto_class",
+    "check_config",
+    "discovered",
+    "find_ffns",
+    "left_out",
+    "mixtures_alone",
+    "without_empty_warnings",
+]
 
 EXPERTS = ("experts", "block_sparse_moe", "moe", "input_linear")  # what modules of experts are called
 
@@ -96,6 +104,13 @@ def discovered(network: nn.Module) -> list[FFN]:
         )
         raise NeuroglotError(f"No FFN was found in {kind}: {why}; {SUPPORTED}.")
     return [FFN(layout) for layout in found.layouts]
+
+
+def left_out(network: nn.Module) -> list[str]:
+    """What looks like an FFN of a network that is discovered and was not taken for one, each with the reason."""
+    if is_mixture(network) or declared(text_config(network).model_type) is not None:
+        return []
+    return _discovery(network).doubts
 
 
 def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Discovery:

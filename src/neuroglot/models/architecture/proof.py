@@ -238,6 +238,9 @@ class _Check:
         activation, entered = (self.seen[name][0].float() for name in ("activation", "entered"))
         if activation.shape[-1] != ffn.neurons or entered.shape[-1] != ffn.neurons:
             return f"its activation has {activation.shape[-1]} numbers a token where {ffn.neurons} enter it"
+        up = self.seen["up"][0].float()[..., ffn.layout.up.index]
+        if up.shape[-1] != ffn.neurons:
+            return f"its up-projection gives {up.shape[-1]} numbers a token where {ffn.neurons} enter it"
         if activation.numel() != TOKENS * ffn.neurons:
             return f"{activation.numel() // ffn.neurons} positions pass it where {TOKENS} tokens were read"
         if not bool(torch.isfinite(entered).all() & torch.isfinite(activation).all()):
@@ -250,7 +253,6 @@ class _Check:
         before = entered if ffn.one_site else self.seen["hidden"][0].float()
         expected = activation
         if ffn.gated:
-            up = self.seen["up"][0].float()[..., ffn.layout.up.index]
             expected = activation * up.reshape(activation.shape)
         if not ffn.layout.normed and not _proportional(
             before.reshape(expected.shape), expected, self._tolerance(), ffn
