@@ -45,6 +45,7 @@ def test_a_wrong_declaration_is_refused_by_the_proof():
     [
         ("", "has no table"),
         ("family = 3", "has no table"),
+        ("family = [3]", "has no table"),
         ("[[family]]\ntypes = ['x']", "lacks activation"),
         (TEXT + "colour = 'red'", "cannot have colour"),
         (TEXT.replace('["olmo3"]', '"olmo3"'), "cannot have types"),

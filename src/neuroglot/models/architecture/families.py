@@ -130,15 +130,13 @@ def read_families(path: str | Path) -> list[Family]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise NeuroglotError(f"{path} cannot be read as TOML ({error}).") from error
     known = [field.name for field in fields(Family)]
-    if not isinstance(tables, list) or not tables:
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise NeuroglotError(f"{path} has no table [[family]]; see docs/families.md.")
     families = []
     for table in tables:
         lacking = [name for name in ("types", "activation", "down", "up") if name not in table]
         unknown = [name for name in table if name not in known]
-        wrong = [
-            name for name, value in table.items() if not (_is_types(value) if name == "types" else _is_text(value))
-        ]
+        wrong = [name for name, value in table.items() if not _fits(name, value)]
         if lacking or unknown or wrong:
             raise NeuroglotError(
                 f"A family of {path} {'lacks ' + lacking[0] if lacking else 'cannot have ' + (unknown or wrong)[0]}; "
