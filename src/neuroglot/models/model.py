@@ -88,6 +88,7 @@ class Model:
         if self.device.type == "meta":
             raise NeuroglotError(f"{self.name} has no weights (it is on the meta device); load it from a checkpoint.")
         prove_once(network, self.ffns, cache_directory())
+        share_copies(network)
         self.prompt_tokens: int | None = None
         self._fingerprint: str | None = None
         self._fingerprint_of: tuple[Any, ...] = ()
