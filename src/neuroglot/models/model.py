@@ -23,6 +23,7 @@ from neuroglot.models.architecture.body import (
     text_config,
     whole_logits,
 )
+from neuroglot.models.architecture.devices import share_copies
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.hooks import observe_residual
