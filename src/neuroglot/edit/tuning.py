@@ -61,8 +61,8 @@ def tune(
 
     Raises:
         NeuroglotError: there is nothing to learn from, none's answer is within `max_tokens`, `only` has no neuron or
-            router, or goes with an adapter, the teacher has other tokens, peft is missing, the directory holds something else, or
-            the loss is not a number.
+            router, or goes with an adapter, the teacher has other tokens, peft is missing, the directory holds
+            something else, or the loss is not a number.
     """
     settings = settings or TuneSettings()
     path = Path(path)
