@@ -41,7 +41,7 @@ architecture: .venv/ready-demo
 models: .venv/ready-test
 	EVERY_TYPE=1 $(PYTEST) tests/models/test_every_type.py tests/models/architecture/test_moe.py \
 	  tests/models/test_description.py
-	$(BIN)/python tools/supported.py
+	$(BIN)/python tools/supported.py --workers 2
 
 # The demo's environment, and what the tests need on top of it. torch first: the constraints pin a release, so that no
 # other package pulls in another build of it.
