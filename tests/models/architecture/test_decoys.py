@@ -283,3 +283,26 @@ def test_a_wrong_head_site_is_refused():
     network.model.layers[1].mlp.gate_proj.register_forward_hook(lambda m, given, output: output + 1)
     with pytest.raises(ng.NeuroglotError, match="taken for the output projection of an attention"):
         prove_heads(network, model.attentions)
+
+
+@pytest.mark.parametrize("ffn", [Gated, MeanBeside])
+def test_a_few_huge_dimensions_hide_nothing(ffn):
+    """Trained models have them, thousands of times as large as the rest of the stream."""
+    network = made(ffn, "custom")
+    with torch.no_grad():
+        network.model.embed_tokens.weight[:, 3] = 1e5
+    if ffn is Gated:
+        ng.Model(network, tiny.tokenizer())
+    else:
+        with pytest.raises(ng.NeuroglotError, match=ELSEWHERE):
+            declared_anyway(network)
+
+
+def declared_anyway(network):
+    """As a declaration would say it, so that only the proof can refuse it."""
+    from neuroglot.models.architecture import families
+    from neuroglot.models.architecture.find import _declared
+    from neuroglot.models.architecture.proof import prove
+
+    named = families.Family(("custom",), "mlp.act_fn", down="mlp.down_proj", up="mlp.up_proj", gate="mlp.gate_proj")
+    prove(network, _declared(network, named, "custom"))
