@@ -55,7 +55,7 @@ def rows_at_random(model: ng.Model) -> None:
 
 
 def router_size(model: ng.Model) -> float:
-    """The root mean square of the routers' weights: logits are so small that a usual learning rate would undo the fit."""
+    """The root mean square of the routers' weights: so small that a usual learning rate would undo the fit."""
     weights = torch.cat([mixture.routing.owner.weight.detach().flatten() for mixture in model.mixtures.values()])
     return float(weights.square().mean().sqrt())
 

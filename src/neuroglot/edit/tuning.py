@@ -60,9 +60,9 @@ def tune(
         progress: show a bar.
 
     Raises:
-        NeuroglotError: there is nothing to learn from, none's answer is within `max_tokens`, `only` has no neuron or router, or
-            goes with an adapter, the teacher has other tokens, peft is missing, the directory holds something else, or
-            the loss is not a number.
+        NeuroglotError: there is nothing to learn from, none's answer is within `max_tokens`, `only` has no neuron or
+            router, or goes with an adapter, the teacher has other tokens, peft is missing, the directory holds
+            something else, or the loss is not a number.
     """
     settings = settings or TuneSettings()
     path = Path(path)
@@ -109,9 +109,8 @@ def tune(
 
 
 def _check_parts(model: Model, settings: TuneSettings, only: Part | None, teacher: Model | None) -> None:
-    if only is not None:
-        if settings.adapter is not None:
-            raise NeuroglotError("An adapter has weights of its own; train some neurons only, or an adapter.")
+    if only is not None and settings.adapter is not None:
+        raise NeuroglotError("An adapter has weights of its own; train some neurons only, or an adapter.")
     if isinstance(only, str):
         if not any(mixture.routing.owner is not None for mixture in model.mixtures.values()):
             raise NeuroglotError(f"{model.name} has no router to train; leave --only routers out.")
