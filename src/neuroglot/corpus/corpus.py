@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import is_language, language_tag
@@ -89,7 +90,7 @@ class Corpus:
         self.check_parallel()
         keys = self.keys if self.keys is not None else (str(i) for i in itertools.count())
         columns = [documents.aligned() for documents in self._documents.values()]
-        ended = object()
+        ended: Any = object()
         for key, texts in zip(keys, itertools.zip_longest(*columns, fillvalue=ended), strict=False):
             if ended in texts:
                 some, other = (self.languages[[text is ended for text in texts].index(kind)] for kind in (True, False))
