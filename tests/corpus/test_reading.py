@@ -169,7 +169,7 @@ def test_utf16_without_a_mark_and_half_a_surrogate_pair(tmp_path):
 
 def test_a_text_without_a_language(tmp_path):
     path = write(tmp_path / "t.csv", "language,text\nfr,un\n,\nund,?\n")
-    with pytest.warns(ng.NeuroglotWarning, match="left out the rows in und, which is no language"):
+    with pytest.warns(ng.NeuroglotWarning, match="left out the rows in und, of no one language"):
         assert texts(ng.load_corpus(path)) == {"fr": ["un"]}
     with pytest.raises(ng.NeuroglotError, match="line 3: language is empty"):
         ng.load_corpus(write(tmp_path / "t.csv", "language,text\nfr,un\n,deux\n"))
@@ -382,3 +382,14 @@ def test_directories_come_back(tmp_path_factory, files, encoding):
 def test_files_are_chosen_by_format(tmp_path):
     write(tmp_path / "fr.jsonl", "{}")
     assert list(files_by_language(tmp_path, None, ["json"])) == ["fr"]
+
+
+def test_objects_of_a_translation_column_and_the_separator_of_a_table(tmp_path):
+    (tmp_path / "opus.jsonl").write_text(
+        '{"translation": {"en": "one", "fr": "un"}}\n{"translation": {"fr": "deux"}}\n'
+    )
+    found = ng.load_corpus(tmp_path / "opus.jsonl")
+    assert [texts for _, texts in found.samples()] == [{"en": "one", "fr": "un"}, {"en": None, "fr": "deux"}]
+    (tmp_path / "table.csv").write_text("language;text\nen;one\nfr;un; deux\n")
+    with pytest.raises(ng.NeuroglotError, match="line 3: 3 cells where the header has 2; quote cells that hold ';'"):
+        ng.load_corpus(tmp_path / "table.csv")

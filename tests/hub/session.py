@@ -33,6 +33,10 @@ def corpus(source, **options):
     return {"parallel": opened.parallel, "texts": {tag: list(opened[tag]) for tag in opened.languages}}
 
 
+def samples(source, **options):
+    return [texts for _, texts in ng.load_corpus(source, **options).samples()]
+
+
 def main():
     results = []
     for case in json.load(sys.stdin):
@@ -40,7 +44,7 @@ def main():
         os.environ.pop("HF_TOKEN", None)
         if token:
             os.environ["HF_TOKEN"] = token
-        call = {"model": model, "tokenizer": tokenizer, "corpus": corpus}[case.pop("do")]
+        call = {"model": model, "tokenizer": tokenizer, "corpus": corpus, "samples": samples}[case.pop("do")]
         start = time.monotonic()
         try:
             results.append({"value": call(**case)})

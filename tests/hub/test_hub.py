@@ -55,6 +55,13 @@ CASES = {
     "dataset that stops": {"do": "corpus", "source": "hf:org/stops"},
     "numbers": {"do": "corpus", "source": "hf:org/numbers"},
     "holes": {"do": "corpus", "source": "hf:org/holes"},
+    "gaps": {"do": "samples", "source": "hf:org/gaps?config=all&column=sent_{language}", "languages": ["en", "fr"]},
+    "objects": {"do": "samples", "source": "hf:org/opus", "languages": ["en", "fr"]},
+    "objects listed": {"do": "samples", "source": "hf:org/opus?column=Translation"},
+    "uneven": {"do": "samples", "source": "hf:org/uneven", "parallel": True},
+    "tagged and aligned": {"do": "samples", "source": "hf:org/column", "languages": ["fr", "en"], "parallel": True},
+    "capitals": {"do": "corpus", "source": "hf:org/capitals", "languages": ["fr", "en"]},
+    "braces": {"do": "corpus", "source": "hf:org/wiki_{language}?column={nix}", "languages": ["en"]},
     "no text": {"do": "corpus", "source": "hf:org/body"},
 }  # fmt: skip
 
@@ -95,6 +102,11 @@ def fill(hub, path):
     dataset("stops", {"fr": [{"text": "x" * 3000} for _ in range(10000)]})
     dataset("numbers", {"fr": [{"text": 1}, {"text": 2}]})
     dataset("holes", {"fr": [{"text": "un"}, {"text": None}, {"text": ""}]})
+    pairs = [("one", "un"), (None, "deux"), ("three", ""), ("four", "quatre")]
+    dataset("gaps", {"all": [{"Sent_en ": en, "Sent_fr ": fr} for en, fr in pairs]})
+    dataset("opus", {"en-fr": [{"translation": {"en": en, "fr": fr}} for en, fr in pairs]})
+    dataset("uneven", {"en": [{"text": "one"}, {"text": "two"}], "fr": [{"text": "un"}]})
+    dataset("capitals", {"default": [{" Text": text, "Lang": tag} for text, tag in rows]})
     dataset("body", {"fr": [{"body": "un"}]})
 
 
@@ -167,6 +179,9 @@ def test_after_a_broken_download_the_same_call_asks_for_what_is_missing(hub):
         "dataset that stops": "the hub answered with status 500",
         "numbers": "text is a number (1), where text should be",
         "no text": "has no column 'text'; it has body",
+        "uneven": "has more samples in en than in fr",
+        "tagged and aligned": "streamed rows cannot be aligned by a key",
+        "braces": "hf:org/wiki_{language}?column={nix} cannot be opened",
     }.items(),
 )
 def test_refusals_are_one_sentence(hub, case, said):
@@ -192,6 +207,7 @@ def test_what_cannot_be_used_is_refused_before_its_weights_are_asked_for(hub, ki
         "older wiki": {"fr": ["ancien"]},
         "template": {"fr": TEXT["fr"]},
         "columns": {"en": ["one"], "fr": ["un"]},
+        "capitals": {"fr": ["un", "deux"], "en": ["one", "two"]},
         "language column": {"fr": ["un", "deux"], "en": ["one", "two"]},
         "cut dataset": {"fr": LONG},
         "holes": {"fr": ["un"]},
@@ -199,3 +215,9 @@ def test_what_cannot_be_used_is_refused_before_its_weights_are_asked_for(hub, ki
 )
 def test_datasets_are_read_whole(hub, case, texts):
     assert value(hub, case) == {"parallel": case == "columns", "texts": texts}
+
+
+@pytest.mark.parametrize("case", ["gaps", "objects", "objects listed"])
+def test_a_row_without_text_leaves_the_others_where_they_are(hub, case):
+    pairs = [("one", "un"), (None, "deux"), ("three", None), ("four", "quatre")]
+    assert value(hub, case) == [{"en": en, "fr": fr} for en, fr in pairs]

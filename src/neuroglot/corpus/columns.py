@@ -11,7 +11,7 @@ from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
 from neuroglot.storage.sums import is_whole, keep_sums
 
-__all__ = ["Columns", "text_of"]
+__all__ = ["Columns", "column_named", "text_of"]
 
 VERSION = 1  # of what is kept: another way of reading has another
 BATCH = 4096
@@ -116,6 +116,14 @@ def _write(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
                 flush()
         if numbers:
             flush()
+
+
+def column_named(names: Sequence[str], wanted: str) -> str | None:
+    """The column of this name, or else the first that differs from it in capitals and outer blanks only."""
+    if wanted in names:
+        return wanted
+    alike = [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
+    return alike[0] if alike else None
 
 
 _KINDS = {

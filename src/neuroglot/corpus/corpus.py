@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import is_language, language_tag
@@ -84,12 +85,18 @@ class Corpus:
         """The samples of a parallel corpus: key, and text by language (None where it is missing).
 
         Raises:
-            NeuroglotError: the corpus is not parallel.
+            NeuroglotError: the corpus is not parallel, or one language has more samples than another.
         """
         self.check_parallel()
         keys = self.keys if self.keys is not None else (str(i) for i in itertools.count())
         columns = [documents.aligned() for documents in self._documents.values()]
-        for key, texts in zip(keys, zip(*columns, strict=True), strict=False):
+        ended: Any = object()
+        for key, texts in zip(keys, itertools.zip_longest(*columns, fillvalue=ended), strict=False):
+            if ended in texts:
+                some, other = (self.languages[[text is ended for text in texts].index(kind)] for kind in (True, False))
+                raise NeuroglotError(
+                    f"{self.name} has more samples in {other} than in {some}, so they are not aligned."
+                )
             yield key, dict(zip(self.languages, texts, strict=True))
 
     def select(self, languages: Sequence[str]) -> "Corpus":

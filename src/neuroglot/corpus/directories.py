@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from neuroglot.corpus.columns import Columns, text_of
+from neuroglot.corpus.columns import Columns, column_named, text_of
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.formats import Rows, name_and_format
-from neuroglot.corpus.local import column_named
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.languages.tags import is_language, is_plain_language, language_name, language_tag
 

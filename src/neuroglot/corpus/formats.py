@@ -164,7 +164,7 @@ class Rows:
                     continue
                 raise NeuroglotError(
                     f"{self.place(number)}: {len(cells)} cells where the header has {len(header)}; "
-                    + ("a cell holds no tab." if self.form == "tsv" else "quote cells with commas.")
+                    + ("a cell holds no tab." if self.form == "tsv" else f"quote cells that hold {separator!r}.")
                 )
             yield number, [cells[place] for place in places]
 

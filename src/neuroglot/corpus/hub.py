@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from neuroglot.corpus.columns import text_of
+from neuroglot.corpus.columns import column_named, text_of
 from neuroglot.corpus.corpus import Corpus, Documents
+from neuroglot.corpus.local import OBJECTS
 from neuroglot.corpus.quiet import quiet
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import is_language, language_tag
@@ -17,7 +18,11 @@ LANGUAGE_COLUMNS = ("language", "lang", "language_code", "locale")
 
 
 def open_hub(
-    name: str, languages: Sequence[str] | None, text_column: str = "text", language_column: str | None = None
+    name: str,
+    languages: Sequence[str] | None,
+    text_column: str = "text",
+    language_column: str | None = None,
+    parallel: bool | None = None,
 ) -> Corpus:
     """Stream a dataset of the hub (or a local dataset directory), language by language.
 
@@ -29,13 +34,16 @@ def open_hub(
     - `openlanguagedata/flores_plus?config={language}&split=dev`: parallel, say so with `parallel=True`;
     - `org/table?column=sentence_{language}`: one column a language (parallel);
     - `bigscience-data/roots_{language}_wikipedia`: one dataset a language;
+    - `Helsinki-NLP/opus-100?config=en-fr`: objects of language and text in `translation` (parallel);
     - `org/table?language=lang`: a column says the language of each row. `language`, `lang`, `language_code` and
       `locale` are found by themselves. Each language streams the table anew.
 
-    The rows of a language are those whose tag says it, whatever its spelling.
+    The rows of a language are those whose tag says it, whatever its spelling. Names of columns are found whatever their
+    capitals and outer blanks.
 
     Raises:
-        NeuroglotError: the hub or the dataset cannot be reached, or its languages cannot be found.
+        NeuroglotError: the hub or the dataset cannot be reached, its languages cannot be found, or its rows are to be
+            aligned and a column says the language of each.
     """
     import datasets
 
@@ -55,13 +63,14 @@ def open_hub(
 
     def stream(language: str, config: str | None, tagged: str | None = None) -> Documents:
         # The tag as it was asked for fills the template: FLORES wants fra_Latn, Wikipedia fr.
-        opened = table(dataset.format(language=language), config.format(language=language) if config else None)
-        field = column.format(language=language)
-        if opened.column_names is not None and field not in opened.column_names:
-            raise NeuroglotError(
-                f"hf:{name} has no column {field!r}; it has {', '.join(opened.column_names)}; add ?column=NAME."
-            )
+        opened = table(filled(dataset, language), filled(config, language) if config else None)
+        field = filled(column, language)
+        if opened.column_names is not None:
+            field = _column(name, opened.column_names, field, "; add ?column=NAME")
         return Documents(lambda: _texts(name, opened, field, tagged, language_tag(language)))
+
+    def filled(template: str, language: str) -> str:
+        return template.replace("{language}", language)
 
     templated = "{language}" in dataset + column + options.get("config", "")
     if templated:
@@ -71,12 +80,25 @@ def open_hub(
     else:
         found = _reach(name, lambda: datasets.get_dataset_config_names(dataset, revision=revision))
         wanted = options.get("language", language_column)
-        tagged = (
-            None
-            if wanted is None and options.get("config") is None and len(found) > 1
-            else _language_column(name, table(dataset, options.get("config")), wanted)
-        )
+        tagged = objects = None
+        if wanted is not None or options.get("config") is not None or len(found) == 1:
+            first = _first(name, table(dataset, options.get("config")))
+            tagged = _language_column(name, list(first), wanted)
+            if "column" not in options and column_named(list(first), column) is None:
+                column = column_named(list(first), OBJECTS) or column
+            objects = first.get(column_named(list(first), column) or column)
+        if tagged is None and isinstance(objects, dict):
+            spelled = {language_tag(tag): tag for tag in objects if is_language(tag)}
+            return Corpus(
+                {tag: stream(tag, options.get("config")) for tag in languages or spelled},
+                parallel=parallel is not False,
+            )
         if tagged is not None:
+            if parallel:
+                raise NeuroglotError(
+                    f"hf:{name} says the language of each row in its column {tagged!r}, and streamed rows cannot be "
+                    "aligned by a key; download the file and give its path."
+                )
             if not languages:
                 raise NeuroglotError(
                     f"hf:{name} says the language of each row in its column {tagged!r}: say which languages to read."
@@ -93,7 +115,9 @@ def open_hub(
             )
     return Corpus(
         {tag: stream(tag, config) for tag, config in configs.items()},
-        parallel="{language}" in column and "{language}" not in dataset + options.get("config", ""),
+        parallel="{language}" in column and "{language}" not in dataset + options.get("config", "")
+        if parallel is None
+        else parallel,
     )
 
 
@@ -110,38 +134,47 @@ def _language_of_config(config: str) -> str | None:
         return None
 
 
-def _language_column(name: str, opened: Any, wanted: str | None) -> str | None:
+def _first(name: str, opened: Any) -> dict[str, Any]:
+    """The first row of a table; empty where there is none."""
+    return dict(_reach(name, lambda: next(iter(opened), {})))
+
+
+def _column(name: str, columns: Sequence[str], wanted: str, remedy: str = "") -> str:
+    """The column of this name, whatever its capitals and outer blanks."""
+    found = column_named(columns, wanted)
+    if found is None:
+        raise NeuroglotError(f"hf:{name} has no column {wanted!r}; it has {', '.join(columns)}{remedy}.")
+    return found
+
+
+def _language_column(name: str, columns: Sequence[str], wanted: str | None) -> str | None:
     """The column that says the language of each row, if there is one."""
-    columns = opened.column_names
-    if columns is None:
-        columns = list(_reach(name, lambda: next(iter(opened), {})))
-    if wanted is not None and wanted not in columns:
-        raise NeuroglotError(f"hf:{name} has no column {wanted!r}; it has {', '.join(columns)}.")
-    return wanted or next((column for column in columns if column.lower() in LANGUAGE_COLUMNS), None)
+    if wanted is not None:
+        return _column(name, columns, wanted)
+    return next((found for each in LANGUAGE_COLUMNS if (found := column_named(columns, each))), None)
 
 
-def _texts(name: str, rows: Any, column: str, tagged: str | None, tag: str) -> Iterator[str]:
-    """The texts of a table, those of one language where a column says which that is.
+def _texts(name: str, rows: Any, column: str, tagged: str | None, tag: str) -> Iterator[str | None]:
+    """The texts of a table, None where a row has none; those of one language where a column says which that is.
 
     Raises:
         NeuroglotError: the hub breaks off, a column is missing or holds something else than text.
     """
     tags: dict[Any, bool] = {}
+
+    def is_it(said: Any) -> bool:
+        if said not in tags:
+            tags[said] = isinstance(said, str) and is_language(said.strip()) and language_tag(said.strip()) == tag
+        return tags[said]
+
     for row in _rows(name, rows):
-        missing = {column, *([tagged] if tagged else [])} - set(row)
-        if missing:
-            raise NeuroglotError(
-                f"hf:{name} has no column {min(missing)!r}; it has {', '.join(row)}; add ?column=NAME."
-            )
-        if tagged is not None:
-            said = row[tagged]
-            if said not in tags:
-                tags[said] = isinstance(said, str) and is_language(said.strip()) and language_tag(said.strip()) == tag
-            if not tags[said]:
-                continue
-        text = text_of(row[column], column, f"a row of hf:{name}")
-        if text:
-            yield text
+        field = _column(name, list(row), column, "; add ?column=NAME")
+        if tagged is not None and not is_it(row[_column(name, list(row), tagged)]):
+            continue
+        cell = row[field]
+        if isinstance(cell, dict):
+            cell = next((cell[said] for said in cell if is_it(said)), None)
+        yield text_of(cell, column, f"a row of hf:{name}")
 
 
 def _rows(name: str, opened: Any) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from neuroglot.corpus.columns import column_named
 from neuroglot.corpus.directories import files_by_language
 from neuroglot.corpus.formats import json_rows
-from neuroglot.corpus.local import LANGUAGE_COLUMNS, column_named
+from neuroglot.corpus.local import LANGUAGE_COLUMNS
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import is_language, language_tag
 

@@ -71,8 +71,7 @@ def load_corpus(
     if name in BUILT_IN:
         source = Path(str(files("neuroglot.corpus") / "starter" / BUILT_IN[name]))
     if name.startswith("hf:"):
-        corpus = open_hub(name[3:], languages, text_column, language_column)
-        corpus.parallel = corpus.parallel if parallel is None else parallel
+        corpus = open_hub(name[3:], languages, text_column, language_column, parallel)
     elif os.path.isdir(source):
         if language_column is not None:
             raise NeuroglotError(f"{source} is a directory of one file a language, so no column says it; leave it out.")

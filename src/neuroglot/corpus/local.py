@@ -6,15 +6,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuroglot.corpus.columns import Columns, text_of
+from neuroglot.corpus.columns import Columns, column_named, text_of
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.formats import Rows, name_and_format
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.languages.tags import NO_LANGUAGE, is_language, is_plain_language, language_tag, named
 
-__all__ = ["LANGUAGE_COLUMNS", "column_named", "open_table"]
+__all__ = ["LANGUAGE_COLUMNS", "OBJECTS", "open_table"]
 
 LANGUAGE_COLUMNS = ("language", "lang")
+OBJECTS = "translation"
+"""What `datasets` calls a column of objects of language and text."""
 KEY_COLUMNS = ("key", "id")
 NOT_LANGUAGES = {"key", "text", *LANGUAGE_COLUMNS}
 _IDENTIFIER = re.compile(r"[\W\d_]*|(?=\S*\d)\S+")  # no letter, or one word with a digit
@@ -51,24 +53,17 @@ def open_table(
                 "name the one that holds text with --text-column (text_column=…)."
             )
         return _by_language_column(rows, language, text, parallel)
+    objects = text or column_named(rows.columns, OBJECTS)
+    if objects is not None and form in ("json", "parquet"):
+        first = next((cells[0] for _, cells in rows([objects]) if cells[0]), None)
+        if isinstance(first, dict):
+            return _nested(rows, objects, parallel)
     if text is None:
         return _by_columns(rows, parallel, text_column, languages)
-    if form in ("json", "parquet") and isinstance(
-        next((cells[0] for _, cells in rows([text]) if cells[0]), None), dict
-    ):
-        return _nested(rows, text, parallel)
     raise NeuroglotError(
         f"{path} has the text column {text} but none that says its language; it has {', '.join(names)}; name that one "
         f"with --language-column (language_column=…), or put the file in a directory as fr{path.suffix} for French."
     )
-
-
-def column_named(names: Sequence[str], wanted: str) -> str | None:
-    """The column of this name, or else the first that differs from it in capitals and outer blanks only."""
-    if wanted in names:
-        return wanted
-    alike = [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
-    return alike[0] if alike else None
 
 
 def _key_column(names: Sequence[str], beside: Iterable[str]) -> str | None:
@@ -257,7 +252,7 @@ def _by_language_column(rows: Rows, language: str, text: str, parallel: bool | N
             raise NeuroglotError(f"{columns.place(row)}: {tag!r} is not a language tag (BCP-47).")
     if left_out:
         warnings.warn(
-            f"{rows.path}: left out the rows in {', '.join(left_out)}, which is no language.",
+            f"{rows.path}: left out the rows in {', '.join(left_out)}, of no one language.",
             NeuroglotWarning,
             stacklevel=2,
         )

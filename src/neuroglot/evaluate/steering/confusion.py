@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from neuroglot.corpus.columns import text_of
+from neuroglot.corpus.columns import column_named, text_of
 from neuroglot.corpus.formats import Rows, name_and_format
-from neuroglot.corpus.local import column_named
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.languages.fasttext import FastTextIdentifier
 from neuroglot.languages.tags import language_tag
