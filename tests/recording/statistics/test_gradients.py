@@ -1,5 +1,7 @@
 """Output change, gradient × activation and layer-wise relevance, against plain loops and the law of conservation."""
 
+import weakref
+
 import pytest
 import tiny
 import torch
@@ -7,7 +9,13 @@ import torch
 import neuroglot as ng
 from neuroglot.identify.ranking import METHODS, rank
 from neuroglot.identify.selection import Evidence
-from neuroglot.recording.statistics.gradients import RelevanceRules, _activations_as_gains, _only_activations
+from neuroglot.recording.statistics import gradients
+from neuroglot.recording.statistics.gradients import (
+    GradientSums,
+    RelevanceRules,
+    _activations_as_gains,
+    _only_activations,
+)
 from neuroglot.tokens.packing import pack
 
 NAMES = ("active", "magnitude", "output", "attribution", "relevance")
@@ -165,3 +173,35 @@ def test_shards_add(measured):
     cut = ng.record(model, TEXT, block=16, tokens=60, statistics=NAMES, shard_tokens=16, progress=False)
     for name in NAMES[2:]:
         torch.testing.assert_close(cut.sum(name), made.sum(name), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", gradients.GRADIENTS)
+def test_memory_is_bounded_and_given_back(name, monkeypatch):
+    """Blocks go forward and back as many at once as keep a given number of bytes, and nothing of them is left."""
+    model = tiny.model("llama")
+    tokens = torch.randint(3, 250, (6, 16))
+    whole = GradientSums(model.layers, name)
+    whole.read(model, tokens, 1)
+    with _only_activations(model.network):
+        each = gradients._bytes_kept(model, tokens[:1], name == "relevance")
+    assert each > 3 * 16 * 24 * 4  # what enters the down-projections at least
+    monkeypatch.setitem(gradients.KEPT, "cpu", 2 * each)
+    alive, shapes = [], []
+
+    class Watched(GradientSums):
+        def _observe(self, shape, first):
+            observe = super()._observe(shape, first)
+            shapes.append(tuple(shape))
+
+            def watch(layer, activation, hidden):
+                alive.append(weakref.ref(hidden))
+                observe(layer, activation, hidden)
+
+            return watch
+
+    cut = Watched(model.layers, name)
+    cut.read(model, tokens, 1)
+    assert shapes == [(2, 16)] * 3
+    assert len(alive) == 9
+    assert not any(ref() is not None for ref in alive)
+    torch.testing.assert_close(cut.flush()[name], whole.flush()[name], rtol=1e-4, atol=1e-7)

@@ -5,12 +5,15 @@
 next and gives each value the part of them that it made (`RelevanceRules`).
 
 Both need a forward pass with its activations kept, the head, and a backward pass: about four times what recording costs
-without them, plus six times the head. No gradient of a weight is computed.
+without them, plus six times the head. No gradient of a weight is computed. Memory is bounded: as many blocks go forward
+and back at once as keep `KEPT` bytes, one at least, and the head's logits are made a few tokens at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +29,7 @@ from neuroglot.models.model import Model
 __all__ = ["GRADIENTS", "GradientSums", "RelevanceRules"]
 
 GRADIENTS = ("attribution", "relevance")
-BATCH_TOKENS = 4096  # a pass at most, since what each layer computes is kept until its gradient is back
+KEPT = {"cpu": 3 << 28, "cuda": 1 << 33}  # bytes of what layers compute, which are kept until its gradient is back
 LOGITS_AT_ONCE = 1 << 25  # tokens × vocabulary, whose gradients are kept too
 
 
@@ -41,6 +44,7 @@ class GradientSums:
     def __init__(self, layers: int, name: str):
         self.name = name
         self._totals: list[Tensor | None] = [None] * layers
+        self._at_once: dict[int, int] = {}  # length of a block → blocks
 
     def add(self, layer: int, hidden: Float[Tensor, "batch tokens neurons"], gradient: Tensor) -> None:
         """Add one layer of a batch. Only tokens that count are given."""
@@ -50,22 +54,23 @@ class GradientSums:
 
     def read(self, model: Model, batch: Int[Tensor, "batch length"], first: int) -> None:
         """Run a batch forward and back, and add what comes of it."""
-        relevance = self.name == "relevance"
+        relevance, length = self.name == "relevance", batch.shape[1]
         with torch.inference_mode(False), torch.enable_grad(), _only_activations(model.network):
-            for some in batch.clone().split(max(1, BATCH_TOKENS // batch.shape[1])):
-                with ExitStack() as stack:
-                    if relevance:
-                        stack.enter_context(_activations_as_gains([ffn.activation for ffn in model.ffns]))
-                    stack.enter_context(observe_ffn(model.ffns, self._observe(some.shape, first)))
-                    with RelevanceRules() if relevance else nullcontext():
-                        states = model.hidden_states(some)
+            blocks = batch.clone()
+            if length not in self._at_once:
+                bound = KEPT.get(blocks.device.type, KEPT["cpu"])
+                self._at_once[length] = max(1, bound // max(1, _bytes_kept(model, blocks[:1], relevance)))
+            for some in blocks.split(self._at_once[length]):
+                with observe_ffn(model.ffns, self._observe(some.shape, first)):
+                    states = _states(model, some, relevance)
                 states.backward(_of_states(model, states, some, relevance))
 
     def _observe(self, shape: Sequence[int], first: int) -> Callable[[int, Tensor, Tensor], None]:
         def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
+            value = hidden.detach()  # a hook that held `hidden` itself would be held by it, and neither ever freed
+
             def back(gradient: Tensor) -> None:
-                values, slopes = (each.detach().reshape(*shape, -1)[:, first:] for each in (hidden, gradient))
-                self.add(layer, values, slopes)
+                self.add(layer, *(each.detach().reshape(*shape, -1)[:, first:] for each in (value, gradient)))
 
             hidden.register_hook(back)
 
@@ -76,6 +81,38 @@ class GradientSums:
         totals = [sums.cpu() for sums in self._totals if sums is not None]
         self._totals = [None] * len(self._totals)
         return {self.name: padded(totals)}
+
+
+def _states(model: Model, tokens: Tensor, relevance: bool) -> Tensor:
+    """The last hidden states, by what gradients, or relevances, come back."""
+    if not relevance:
+        return model.hidden_states(tokens)
+    with _activations_as_gains([ffn.activation for ffn in model.ffns]), RelevanceRules():
+        return model.hidden_states(tokens)
+
+
+@dataclass(eq=False)
+class _Saved:
+    """What autograd keeps of a tensor, for as long as it does."""
+
+    value: Tensor
+
+
+def _bytes_kept(model: Model, block: Int[Tensor, "1 length"], relevance: bool) -> int:
+    """What a block's forward pass keeps for its way back, without weights: the same for any text of this length."""
+    saved: WeakSet[_Saved] = WeakSet()
+
+    def save(value: Tensor) -> _Saved:
+        saved.add(each := _Saved(value))
+        return each
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda each: each.value):
+        states = _states(model, block, relevance)
+    kept = {each.value.untyped_storage().data_ptr(): each.value.untyped_storage().nbytes() for each in saved}
+    for weight in model.network.parameters():
+        kept.pop(weight.untyped_storage().data_ptr(), None)
+    del states  # which kept it all
+    return sum(kept.values())
 
 
 def _of_states(model: Model, states: Tensor, tokens: Tensor, relevance: bool) -> Tensor:
