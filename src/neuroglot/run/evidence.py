@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.parameters import ParameterSet
 from neuroglot.artifacts.partition import Partition
-from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.recording import HEADS, Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
@@ -26,6 +26,7 @@ from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.recording.recorder import record
 from neuroglot.recording.statistics.gradients import GRADIENTS
+from neuroglot.recording.statistics.output import OUTPUT
 from neuroglot.recording.statistics.own import check_statistics
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import PLAIN
@@ -77,7 +78,7 @@ def _costly(method: Method) -> str | None:
 
 def of_heads(method: Method) -> bool:
     """Whether a method can choose heads: it needs nothing but what is recorded of them too."""
-    return set(method.statistics) <= set(PLAIN) and set(method.evidence) <= {"seed"}
+    return set(method.statistics) <= {*PLAIN, OUTPUT, *GRADIENTS} and set(method.evidence) <= {"seed"}
 
 
 def _partition_path(run: Run) -> Path:
@@ -108,7 +109,8 @@ class EvidenceByPart:
         self.folder = run.path / "comparison"
         wanted = {name: None for method in methods for name in method.statistics if name not in PLAIN}
         self._gradients = [name for name in wanted if name in GRADIENTS]
-        self._more = [*(name for name in wanted if name not in GRADIENTS), *["heads"] * heads]
+        self._heads = [HEADS] * heads
+        self._more = [*(name for name in wanted if name not in GRADIENTS), *self._heads]
         self._needs = {need for method in methods for need in method.needs}
         self.tuned = {tag: tuned[tag] for tag in text.languages} if "tuned" in self._needs else {}
         made = "experts" in self._needs and not run.is_mixture()  # a native mixture of experts has its own
@@ -199,7 +201,7 @@ class EvidenceByPart:
         )
         sums = dict(found.sums)
         for gradient in self._gradients:  # apart, so that its cost is its own
-            step = partial(recorded, (gradient,), gradient, None)
+            step = partial(recorded, (gradient, *self._heads), " ".join([gradient, *self._heads]), None)
             sums |= self._steps.timed(f"recording {part} {gradient}", step).sums
         return replace(found, sums=sums)
 

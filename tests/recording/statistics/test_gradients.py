@@ -18,7 +18,7 @@ from neuroglot.recording.statistics.gradients import (
 )
 from neuroglot.tokens.packing import pack
 
-NAMES = ("active", "magnitude", "output", "attribution", "relevance")
+NAMES = ("active", "magnitude", "output", "heads", "attribution", "relevance")
 TEXT = tiny.corpus(6)
 
 
@@ -66,7 +66,14 @@ def test_attribution_is_that_of_autograd_on_the_whole(measured):
         args[0].retain_grad()
         entered.append(args[0])
 
+    of_heads = []
+
+    def keep_heads(_, args):
+        args[0].retain_grad()
+        of_heads.append(args[0])
+
     handles = [ffn.down.register_forward_pre_hook(keep) for ffn in model.ffns]
+    handles += [attention.projection.register_forward_pre_hook(keep_heads) for attention in model.attentions]
     logits = model.network(tokens).logits
     torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
     for handle in handles:
@@ -76,6 +83,11 @@ def test_attribution_is_that_of_autograd_on_the_whole(measured):
     for layer, hidden in enumerate(entered):
         worth = (hidden * hidden.grad).abs().view(-1, 16, 24)[:, 1:].sum((0, 1)).detach().double()
         torch.testing.assert_close(made.sum("attribution")[layer, :, k], worth, rtol=1e-3, atol=1e-5)
+    for place, entered in enumerate(of_heads):  # a head's columns are side by side in both
+        parts = (entered * entered.grad)[:, 1:].unflatten(-1, (model.attentions[place].heads, -1)).sum(-1)
+        worth = parts.abs().sum((0, 1)).detach().double()
+        torch.testing.assert_close(made.sum("heads_attribution")[place, :, k], worth, rtol=1e-3, atol=1e-5)
+        assert torch.equal(made.of("heads").sum("attribution")[place, :, k], made.sum("heads_attribution")[place, :, k])
 
 
 def test_relevance_of_the_last_layer_written_out(measured):
@@ -171,7 +183,7 @@ def test_monolinguality_by_loops(measured):
 def test_shards_add(measured):
     model, made = measured
     cut = ng.record(model, TEXT, block=16, tokens=60, statistics=NAMES, shard_tokens=16, progress=False)
-    for name in NAMES[2:]:
+    for name in (*NAMES[2:], "heads_attribution", "heads_relevance"):
         torch.testing.assert_close(cut.sum(name), made.sum(name), rtol=1e-4, atol=1e-6)
 
 
@@ -189,19 +201,19 @@ def test_memory_is_bounded_and_given_back(name, monkeypatch):
     alive, shapes = [], []
 
     class Watched(GradientSums):
-        def _observe(self, shape, first):
-            observe = super()._observe(shape, first)
+        def _observe(self, shape, first, add):
+            observe = super()._observe(shape, first, add)
             shapes.append(tuple(shape))
 
-            def watch(layer, activation, hidden):
+            def watch(layer, hidden):
                 alive.append(weakref.ref(hidden))
-                observe(layer, activation, hidden)
+                observe(layer, hidden)
 
             return watch
 
-    cut = Watched(model.layers, name)
+    cut = Watched(model.layers, name, model.attentions)
     cut.read(model, tokens, 1)
-    assert shapes == [(2, 16)] * 3
-    assert len(alive) == 9
+    assert shapes == [(2, 16)] * 6  # for neurons and for heads
+    assert len(alive) == 2 * 9
     assert not any(ref() is not None for ref in alive)
     torch.testing.assert_close(cut.flush()[name], whole.flush()[name], rtol=1e-4, atol=1e-7)

@@ -83,7 +83,7 @@ def statistic(
     Raises:
         NeuroglotError: the name is taken or no such word, or `merge` is none of the three.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in (*BUILT_IN, "heads_active", "routed", "tokens"):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in (*BUILT_IN, "routed", "tokens") or name.startswith("heads"):
         raise NeuroglotError(
             f"A statistic cannot be called {name!r}; take lower-case letters, digits and _, and none of "
             f"{', '.join(BUILT_IN)}."
