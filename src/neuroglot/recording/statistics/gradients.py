@@ -1,8 +1,9 @@
 """What a neuron is worth to the tokens that come next: gradients, reduced layer by layer as they come back.
 
-`attribution` is Σ |h · ∂ loss / ∂h|, gradient times activation, of what enters the down-projection; of a head, with the
-part of what enters the output projection that is the head's as h. `relevance` is Σ |R|, with R from layer-wise relevance propagation: a backward pass that starts from the logits of the tokens that come
-next and gives each value the part of them that it made (`RelevanceRules`).
+`attribution` is Σ |h · ∂ loss / ∂h|, gradient times activation, of what enters the down-projection; of a head, with its
+part of what enters the output projection as h. `relevance` is Σ |R|, with R from layer-wise relevance propagation: a
+backward pass that starts from the logits of the tokens that come next and gives each value the part of them that it
+made (`RelevanceRules`).
 
 Both need a forward pass with its activations kept, the head, and a backward pass: about four times what recording costs
 without them, plus six times the head. No gradient of a weight is computed. Memory is bounded: as many blocks go forward
@@ -33,6 +34,8 @@ __all__ = ["GRADIENTS", "GradientSums", "RelevanceRules"]
 GRADIENTS = ("attribution", "relevance")
 KEPT = {"cpu": 3 << 28, "cuda": 1 << 33}  # bytes of what layers compute, which are kept until its gradient is back
 LOGITS_AT_ONCE = 1 << 25  # tokens × vocabulary, whose gradients are kept too
+
+Seen = Callable[[int, Tensor], None]
 
 
 class GradientSums:
@@ -68,15 +71,16 @@ class GradientSums:
                 bound = KEPT.get(blocks.device.type, KEPT["cpu"])
                 self._at_once[length] = max(1, bound // max(1, _bytes_kept(model, blocks[:1], relevance)))
             for some in blocks.split(self._at_once[length]):
-                observe, heads = (self._observe(some.shape, first, add) for add in (self.add, self.add_heads))
-                with observe_ffn(model.ffns, lambda layer, _, hidden, seen=observe: seen(layer, hidden)):
-                    with observe_heads(self._attentions, heads):
-                        states = _states(model, some, relevance)
+                neurons, heads = (self._observe(some.shape, first, add) for add in (self.add, self.add_heads))
+
+                def of_layer(layer: int, _: Tensor, hidden: Tensor, seen: Seen = neurons) -> None:
+                    seen(layer, hidden)
+
+                with observe_ffn(model.ffns, of_layer), observe_heads(self._attentions, heads):
+                    states = _states(model, some, relevance)
                 states.backward(_of_states(model, states, some, relevance))
 
-    def _observe(
-        self, shape: Sequence[int], first: int, add: Callable[[int, Tensor, Tensor], None]
-    ) -> Callable[[int, Tensor], None]:
+    def _observe(self, shape: Sequence[int], first: int, add: Callable[[int, Tensor, Tensor], None]) -> Seen:
         """What a hook calls with a layer's values, so that they and their gradients are added when those are back."""
 
         def observe(layer: int, values: Tensor) -> None:

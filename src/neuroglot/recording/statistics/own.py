@@ -83,7 +83,8 @@ def statistic(
     Raises:
         NeuroglotError: the name is taken or no such word, or `merge` is none of the three.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in (*BUILT_IN, "routed", "tokens") or name.startswith("heads"):
+    taken = name in (*BUILT_IN, "routed", "tokens") or name.startswith("heads_")
+    if taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise NeuroglotError(
             f"A statistic cannot be called {name!r}; take lower-case letters, digits and _, and none of "
             f"{', '.join(BUILT_IN)}."
@@ -92,9 +93,9 @@ def statistic(
         raise NeuroglotError(f"merge is {', '.join(get_args(Merge))}, not {merge!r}.")
 
     def declare(reduce: Reduce) -> Reduce:
-        taken = _registered.get(name)
-        if taken is not None and _place(taken.reduce) != _place(reduce):
-            raise NeuroglotError(f"There is a statistic {name} already, of {_place(taken.reduce)}; use another name.")
+        other = _registered.get(name)
+        if other is not None and _place(other.reduce) != _place(reduce):
+            raise NeuroglotError(f"There is a statistic {name} already, of {_place(other.reduce)}; use another name.")
         kept = Own(digest=_digest(name, version, merge, reduce), merge=merge)
         _registered[name] = OwnStatistic(name, reduce, tuple(shape), kept)
         return reduce
