@@ -18,7 +18,7 @@ from neuroglot.recording.statistics.gradients import (
 )
 from neuroglot.tokens.packing import pack
 
-NAMES = ("active", "magnitude", "output", "heads", "attribution", "relevance")
+NAMES = ("active", "activation", "magnitude", "output", "heads", "attribution", "relevance")
 TEXT = tiny.corpus(6)
 
 
@@ -168,22 +168,22 @@ def test_plnd_takes_what_is_top_in_one_language_only(measured):
 def test_monolinguality_by_loops(measured):
     _, made = measured
     nu = ng.identify.monolinguality(made)
-    scores = rank("monolinguality", Evidence(made))
-    p = (made.active / made.tokens.double()).tolist()
+    assert torch.equal(nu, rank("monolinguality", Evidence(made)))
+    means = made.mean("activation").tolist()
     for layer in range(3):
         for neuron in range(24):
-            row = p[layer][neuron]
-            expected = (3 * max(row) / sum(row) - 1) / 2 if sum(row) else 0
-            assert float(nu[layer, neuron]) == pytest.approx(expected)
+            row = means[layer][neuron]
             for k in range(3):
-                own = row[k] == max(row) and row[k] > 0
-                assert bool(scores[k, layer, neuron].isfinite()) == own
+                expected = row[k] - sum(row[j] for j in range(3) if j != k) / 2
+                assert float(nu[k, layer, neuron]) == pytest.approx(expected, abs=1e-12)
+    for k, tag in enumerate(made.languages):
+        torch.testing.assert_close(nu[k], made.language_difference(tag, "activation"))
 
 
 def test_shards_add(measured):
     model, made = measured
     cut = ng.record(model, TEXT, block=16, tokens=60, statistics=NAMES, shard_tokens=16, progress=False)
-    for name in (*NAMES[2:], "heads_attribution", "heads_relevance"):
+    for name in (*NAMES[3:], "heads_attribution", "heads_relevance"):
         torch.testing.assert_close(cut.sum(name), made.sum(name), rtol=1e-4, atol=1e-6)
 
 
