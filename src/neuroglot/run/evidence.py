@@ -26,7 +26,6 @@ from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
 from neuroglot.recording.recorder import record
 from neuroglot.recording.statistics.gradients import GRADIENTS
-from neuroglot.recording.statistics.output import OUTPUT
 from neuroglot.recording.statistics.own import check_statistics
 from neuroglot.run.directory import Run
 from neuroglot.run.settings import PLAIN
@@ -34,7 +33,7 @@ from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import save_json
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
-__all__ = ["EvidenceByPart", "lacking", "of_heads", "possible"]
+__all__ = ["EvidenceByPart", "lacking", "possible"]
 
 HALVES = ("half 1", "half 2")
 SAMPLE_TOKENS = 200  # of a sample for key regions at most, as the paper has it
@@ -74,11 +73,6 @@ def _costly(method: Method) -> str | None:
         return None
     what = "gradients, about four more passes" if set(more) & set(GRADIENTS) else f"{more[0]}, which is recorded anew"
     return f"{method.name} needs {what}; name it in --methods to have it."
-
-
-def of_heads(method: Method) -> bool:
-    """Whether a method can choose heads: it needs nothing but what is recorded of them too."""
-    return set(method.statistics) <= {*PLAIN, OUTPUT, *GRADIENTS} and set(method.evidence) <= {"seed"}
 
 
 def _partition_path(run: Run) -> Path:
