@@ -165,7 +165,7 @@ class Comparison(JsonResult):
                 str(seed): {tag: self.off[name][tag][tag] for tag in self.languages} for seed, name in enumerate(random)
             },
         }
-        settings = {"units": units} if units == "heads" else {}
+        settings: dict[str, str] = {"units": units} if units == "heads" else {}
         return Perturbation(
             _perplexities(self.intact), perplexity[condition], drawn, sizes, tokens, self.block, settings,
             losses=losses,

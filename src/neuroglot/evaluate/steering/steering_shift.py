@@ -112,5 +112,4 @@ def _differences(model: Model, rows: Sequence[tuple[str, str, str]]) -> torch.Te
     both = [model.encode([f" {row[place].strip()}" for row in rows]) for place in (1, 2)]
     passes = [(first, tuple(ids)) for answers in both for first, ids in zip(before, answers, strict=True)]
     nll = torch.tensor([total for total, _ in nll_after(model, passes)], dtype=torch.float64)
-    own, target = nll.split(len(rows))
-    return own - target
+    return nll[: len(rows)] - nll[len(rows) :]
