@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import dill
 import torch
 from torch import Tensor
 
@@ -57,6 +58,25 @@ class OwnStatistic:
     reduce: Reduce
     shape: tuple[int, ...]
     kept: Own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a worker: with the function itself, since a worker cannot import what a script or a notebook defines.
+
+        Raises:
+            NeuroglotError: the function holds what no other process can have, such as a generator.
+        """
+        try:
+            function = dill.dumps(self.reduce, recurse=True)
+        except Exception as error:  # whatever pickling what somebody's function refers to raises
+            raise NeuroglotError(
+                f"The statistic {self.name} cannot be given to workers, since its function cannot be pickled "
+                f"({error}); let it refer to nothing but its arguments and imported modules, or record in this process."
+            ) from error
+        return _of_worker, (self.name, function, self.shape, self.kept)
+
+
+def _of_worker(name: str, function: bytes, shape: tuple[int, ...], kept: Own) -> OwnStatistic:
+    return OwnStatistic(name, dill.loads(function), shape, kept)
 
 
 _registered: dict[str, OwnStatistic] = {}
