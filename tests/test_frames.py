@@ -5,7 +5,9 @@ import torch
 
 import neuroglot as ng
 from neuroglot.artifacts.parameters import ParameterSet
+from neuroglot.evaluate.benchmarks.harness import TaskScore
 from neuroglot.experts.similarity import compare
+from neuroglot.stats import contrast
 from neuroglot.tokens.counts import TokenLanguages, token_counts
 
 
@@ -32,3 +34,11 @@ def test_of_examples(model):
     assert set(table.language) <= set(made.languages) and set(table["rank"]) <= {1, 2}
     first = made.examples.of(0, 1, 3)
     assert table[table.language == "en"].value.tolist() == [each.value for each in first]
+
+
+def test_of_contrasts_and_tasks():
+    found = contrast([3.0, 4.0, 5.0], [1.0, 2.0, 1.5])
+    assert found.frame().iloc[0].to_dict() == vars(found)
+    score = TaskScore("x", "1", 0, {"acc,none": 0.5, "acc_norm,none": 0.25}, {"acc,none": 0.1}, [])
+    table = score.frame().set_index("metric")
+    assert table.value["acc_norm,none"] == 0.25 and table.stderr.isna().tolist() == [False, True]

@@ -9,7 +9,7 @@ SciPy is imported where it is used, since that takes a second.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "Contrast",
@@ -231,6 +234,12 @@ class Contrast:
     p: float
     first: int
     second: int
+
+    def frame(self) -> "pd.DataFrame":
+        """One row, with a column for each attribute."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(self)])
 
 
 def contrast(

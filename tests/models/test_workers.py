@@ -11,6 +11,7 @@ import torch
 import neuroglot as ng
 from neuroglot.evaluate.ablation.comparison import Ablation, measure_conditions
 from neuroglot.models.workers import Workers, with_workers
+from neuroglot.recording.statistics import own
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,29 @@ def test_everything_is_the_same_to_the_byte(alone, shared, tmp_path):
     assert files["one"][1:] == files["two"][1:]
     assert files["one"][0].keys() == files["two"][0].keys()
     assert files["one"][0] == files["two"][0]
+
+
+def test_a_statistic_that_a_script_defines_goes_along(alone, shared, tmp_path, monkeypatch):
+    """By value: no worker can import what is defined here, inside a function."""
+    monkeypatch.setattr(own, "_registered", {})
+    least = 0.1
+
+    @ng.recording.statistic("above", shape=(2,))
+    def above(activation, hidden):
+        return torch.stack([(activation > least).sum((0, 1)), (hidden > least).sum((0, 1))], -1)
+
+    files = []
+    for model in (alone, shared):
+        directory = tmp_path / str(len(files))
+        ng.record(model, tiny.corpus(), statistics=("active", "above"), directory=directory, **RECORD)
+        files.append((directory / "recording.safetensors").read_bytes())
+    assert files[0] == files[1]
+
+    held = iter(number for number in range(9))  # which nothing can pickle
+    own._registered.clear()
+    ng.recording.statistic("held")(lambda activation, hidden: hidden.sum((0, 1)) * next(held))
+    with pytest.raises(ng.NeuroglotError, match="held cannot be given to workers"):
+        ng.record(shared, tiny.corpus(), statistics=("active", "held"), **RECORD)
 
 
 def test_what_a_worker_refuses_is_said_here(shared):

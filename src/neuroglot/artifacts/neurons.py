@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from neuroglot.artifacts.recording import HEADS, HEADS_ACTIVE, RESIDUAL, Recording
+from neuroglot.artifacts.recording import HEADS, RESIDUAL, Recording
 from neuroglot.artifacts.widths import check_widths, exists, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
@@ -167,7 +167,7 @@ class NeuronSet:
         table["probability"] = own.probabilities[layer, neuron, language].numpy()
         table["entropy"] = entropy(recording.probabilities)[layer, neuron].numpy()
         for name, values in own.sums.items():
-            if name not in ("active", RESIDUAL, HEADS, HEADS_ACTIVE) and values.shape == own.active.shape:
+            if name not in ("active", RESIDUAL) and not name.startswith(HEADS) and values.shape == own.active.shape:
                 table[name] = own.mean(name)[layer, neuron, language].numpy()
         return table
 

@@ -195,16 +195,19 @@ class Recording:
     def of(self, units: Literal["heads"]) -> "Recording":
         """The recording of other units than neurons, for the methods: a row an attention, a column a head.
 
-        `active` counts the tokens on which a head gives more than the mean of its layer's; `activation` and `hidden`
-        are the sums of what it gives. Sets found in it are of heads: ablate them at the site `heads`.
+        `active` counts the tokens on which a head gives more than the mean of its layer's; `activation`, `hidden` and
+        `output` are the sums of what it gives, which zeroing it takes away. Gradients are there if they were recorded.
+        Sets found in it are of heads: ablate them at the site `heads`.
 
         Raises:
             NeuroglotError: heads were not recorded.
         """
         if units != "heads":
-            raise NeuroglotError(f"A recording is of neurons, and of heads where they were recorded, not of {units!r}.")
+            raise NeuroglotError(f"A recording is of neurons, and of heads if it has them, not of {units!r}.")
         given = self.sum(HEADS)
-        sums = {"active": self.sum(HEADS_ACTIVE), "activation": given, "hidden": given}
+        prefix = f"{HEADS}_"
+        sums = {name.removeprefix(prefix): each for name, each in self.sums.items() if name.startswith(prefix)}
+        sums |= dict.fromkeys(("activation", "hidden", "output"), given)
         there = [int(row.any(-1).nonzero().max()) + 1 if bool(row.any()) else 0 for row in given]
         uneven = tuple(there) if len(set(there)) > 1 else None
         return Recording(self.languages, self.tokens, sums, self.provenance, None, uneven)
@@ -247,7 +250,7 @@ class Recording:
         spread = entropy(self.probabilities).unsqueeze(-1).expand(layers, neurons, count)
         columns = {"probability": self.probabilities, "entropy": spread}
         for name, values in self.sums.items():
-            if name not in ("active", RESIDUAL, HEADS, HEADS_ACTIVE) and values.shape == self.active.shape:
+            if name not in ("active", RESIDUAL) and not name.startswith(HEADS) and values.shape == self.active.shape:
                 columns[name] = self.mean(name)
         place = np.arange(layers * neurons).repeat(count)
         table = pd.DataFrame(
@@ -441,7 +444,7 @@ def _tags(languages: Sequence[str]) -> tuple[str, ...]:
 EXPERTS = "experts@"
 RESIDUAL = "residual"
 """What a recording calls the sums of the residual stream that leaves each layer, (L, width, K)."""
-HEADS, HEADS_ACTIVE = "heads", "heads_active"
+HEADS, HEADS_ACTIVE = "heads", "heads_active"  # whatever else is of heads begins alike, such as heads_attribution
 """Sums of what each attention head gives, and on how many tokens it gives more than the mean of its layer's heads."""
 ROUTED = "routed"  # (L, E, K) of a native mixture of experts
 FOLDS = "routed.folds"  # the same in disjoint groups of blocks, (L, E, groups, K), from which intervals are drawn

@@ -7,7 +7,7 @@ import typer
 
 from neuroglot.cli.app import app, out, print_table, split
 from neuroglot.cli.methods import IdentifyCommand
-from neuroglot.cli.options import MethodOption, RunArgument
+from neuroglot.cli.options import MethodOption, RunArgument, UnitsOption, units_named
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def identify(
     context: typer.Context,
     run: RunArgument,
     method: MethodOption = "lape",
+    units: UnitsOption = "neurons",
     shares: Annotated[
         str,
         typer.Option(
@@ -49,6 +50,7 @@ def identify(
     A method's settings are options too: --method lap --threshold 0.9.
     """
     from neuroglot.identify.registry import described
+    from neuroglot.identify.units import of_units
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import identify_run, keep_neurons
 
@@ -56,6 +58,9 @@ def identify(
         raise NeuroglotError(
             "--languages names the languages of a file that --import reads; a method finds those that were recorded."
         )
+    of = units_named(units)
+    if of == "heads" and (file is not None or shares != "joint"):
+        raise NeuroglotError("--import and --shares are about neurons; leave them out with --units heads.")
     if shares not in ("joint", "conditional"):
         raise NeuroglotError(f"--shares takes joint or conditional, not {shares!r}.")
     if shares == "conditional" and file is not None:
@@ -72,12 +77,15 @@ def identify(
         keep_neurons(current, method, neurons, {"file": str(file)})
     else:
         described(method)  # an unknown one is refused before torch is imported
-        neurons = identify_run(current, method, context.obj, shares)
-    print_neurons(current, method, neurons)
-    out.print(f"next: neuroglot perturb {run} --method {method}")
+        neurons = identify_run(current, method, context.obj, shares, of)
+    print_neurons(current, of_units(method, of), neurons)
+    more = " --units heads" if of == "heads" else ""
+    out.print(f"next: neuroglot perturb {run} --method {method}{more}")
 
 
 def print_neurons(run: "Run", method: str, neurons: "NeuronSet") -> None:
-    """Print how many neurons each language has, and where they are."""
-    print_table({tag: [f"{count:,}"] for tag, count in neurons.sizes().items()}, "neurons", [method])
+    """Print how many neurons, or heads, each language has, and where they are."""
+    from neuroglot.identify.units import units_of
+
+    print_table({tag: [f"{count:,}"] for tag, count in neurons.sizes().items()}, units_of(method), [method])
     out.print(f"wrote {run.neurons_path(method)}")

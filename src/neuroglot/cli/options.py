@@ -1,9 +1,14 @@
 """Arguments and options that several commands take, each described once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from neuroglot.errors import NeuroglotError
+
+if TYPE_CHECKING:
+    from neuroglot.identify.units import Units
 
 ModelArgument = Annotated[
     str,
@@ -37,6 +42,9 @@ LanguagesOption = Annotated[
 MethodOption = Annotated[
     str,
     typer.Option("--method", "-m", help="Which neurons: a method of `neuroglot identify --help`."),
+]
+UnitsOption = Annotated[
+    str, typer.Option(help="neurons; or heads, of the attentions, in a run that was recorded with --heads.")
 ]
 HeldOutTokens = Annotated[int, typer.Option(min=1, help="Measure at most so many held-out tokens of each language.")]
 HeldOutBlock = Annotated[
@@ -78,3 +86,16 @@ LayersOption = Annotated[
     str | None, typer.Option(help="Only these layers, from 1: 1-3,16-18. [default: all]", show_default=False)
 ]
 WhenOption = Annotated[str, typer.Option(help="On which tokens: prompt, generated or both.")]
+
+
+def units_named(units: str) -> "Units":
+    """What `--units` names.
+
+    Raises:
+        NeuroglotError: it is neither.
+    """
+    if units == "heads":
+        return "heads"
+    if units != "neurons":
+        raise NeuroglotError(f"--units takes neurons or heads, not {units!r}.")
+    return "neurons"

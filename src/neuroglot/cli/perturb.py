@@ -14,7 +14,9 @@ from neuroglot.cli.options import (
     Seeds,
     TextColumnOption,
     TrustOption,
+    UnitsOption,
     WorkersOption,
+    units_named,
 )
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 def perturb(
     run: RunArgument,
     method: MethodOption = "lape",
+    units: UnitsOption = "neurons",
     corpus: Annotated[
         str | None,
         typer.Option(help="Measure on this text. [default: what the run held out]", show_default=False),
@@ -52,13 +55,16 @@ def perturb(
 
     Can be stopped and started again with the same command: finished rows are kept.
     """
+    of = units_named(units)
     from neuroglot.corpus.load import check_corpus
+    from neuroglot.identify.units import of_units
     from neuroglot.run.directory import Run
     from neuroglot.run.perturbation import measured_text, perturb_run
 
     current = Run.open(run, trust_remote_code=trust_remote_code)
     current.workers = workers
-    current.check_neurons(method)
+    method = of_units(method, of)
+    current.check_neurons(method, of)
     current.check_model()
     if corpus is not None:
         check_corpus(corpus)
@@ -93,7 +99,7 @@ def print_change(run: "Run", method: str, result: "Perturbation") -> None:
                 column += [percent(float(rival[tag][row])) if tag in rival else "" for row in shown]
     print_table(cells, "off \\ measured", rows)
     names, *columns = zip(*on_target_texts(result), strict=True)
-    heads = ["neurons", "change", "95 %", "random", "± std", "ΔNLL beyond it", "its 95 %"]
+    heads = [result.units, "change", "95 %", "random", "± std", "ΔNLL beyond it", "its 95 %"]
     print_table({head: [*cells] for head, cells in zip(heads, columns, strict=True)}, "on target", [*names])
     for sentence in baseline_findings(result):
         out.print(sentence, highlight=False)

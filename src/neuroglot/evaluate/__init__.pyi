@@ -59,6 +59,7 @@ from neuroglot.evaluate.steering.scores import score_difference as score_differe
 from neuroglot.evaluate.steering.scores import steering_scores as steering_scores
 from neuroglot.evaluate.steering.search import Found as Found
 from neuroglot.evaluate.steering.search import search as search
+from neuroglot.evaluate.steering.steering_shift import steering_shift as steering_shift
 from neuroglot.evaluate.steering.tables import matrix as matrix
 from neuroglot.evaluate.steering.tables import repair as repair
 from neuroglot.generation.engine import generate as generate

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.explorer.access import KnownNames, check_hosts
+from neuroglot.explorer.heads import HeadMap
 from neuroglot.explorer.run_view import RunView
 from neuroglot.explorer.tabs.alignment import _alignment
+from neuroglot.explorer.tabs.heads import _heads
 from neuroglot.explorer.tabs.lab import _lab
 from neuroglot.explorer.tabs.matrix import _matrix
 from neuroglot.explorer.tabs.neuron_map import _atlas
@@ -120,6 +122,8 @@ def build(run_view: RunView) -> "gr.Blocks":
             ]
             if run_view.experts is not None and run_view.experts.native:
                 tabs.insert(1, ("Router", _router))
+            if HeadMap.there(run_view):
+                tabs.insert(1, ("Heads", _heads))
             for title, tab in tabs:
                 with gr.Tab(title, id=title.lower()):
                     tab(gr, run_view)

@@ -53,9 +53,7 @@ class RunView:
     @cached_property
     def neurons(self) -> dict[str, NeuronSet]:
         """Method → the neurons it found."""
-        return {
-            name: self.run.neurons(name) for name in self.run.manifest.identify if self.run.neurons_path(name).is_file()
-        }
+        return {name: self.run.neurons(name) for name in self.run.methods if self.run.neurons_path(name).is_file()}
 
     @property
     def has_model(self) -> bool:

@@ -77,7 +77,7 @@ def perturbation_figure(result: Perturbation, title: str = "", *, ax: Axes | Non
         if len(rivals) > 1:
             labels.append(f"random, matched to\nthe column's size, {_draws(len(result.matched))}")
         axes.set_yticks(places, labels)
-        axes.set_ylabel("whose neurons are off, how many")
+        axes.set_ylabel(f"whose {result.units} are off, how many")
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -99,8 +99,8 @@ def perturbation_figure(result: Perturbation, title: str = "", *, ax: Axes | Non
 
 
 def layer_figure(neurons: NeuronSet, title: str = "", *, ax: Axes | None = None) -> Figure:
-    """Neurons by layer and language, as a heatmap under the bars of the layers' totals."""
-    counts = neurons.counts()
+    """Neurons, or heads, by layer and language, as a heatmap under the bars of the layers' totals."""
+    counts, units = neurons.counts(), neurons.about.get("units", "neurons")
     layers, languages = counts.shape
     with matplotlib.rc_context(STYLE):
         cell = min(0.34, 11 / layers)
@@ -121,14 +121,14 @@ def layer_figure(neurons: NeuronSet, title: str = "", *, ax: Axes | None = None)
                     axes.text(x, y, f"{count}", ha="center", va="center", fontsize=7, color=colour)
         step = max(1, layers // 16)
         axes.set_xticks(range(0, layers, step), [str(i) for i in range(1, layers + 1, step)])
-        axes.set_xlabel("layer")
+        axes.set_xlabel("layer" if units == "neurons" else "attention")
         axes.set_yticks(range(languages), [_named(tag) for tag in counts.columns])
         axes.tick_params(length=0)
         bars.bar(range(layers), neurons.union().sum(1).numpy(), color="#4c5b7c", width=0.8)
         bars.set_ylabel("of any\nlanguage")
         bars.tick_params(axis="x", length=0, labelbottom=False)
         colour_bar = figure.add_axes((box[0] + box[2] + 0.15 / width, box[1], 0.12 / width, box[3]))
-        figure.colorbar(mesh, cax=colour_bar, label="neurons")
+        figure.colorbar(mesh, cax=colour_bar, label=units)
         figure.suptitle(title, y=1 - 0.12 / total, va="top", fontsize=10)
     return whole(figure)
 

@@ -189,26 +189,27 @@ def curves(table: pd.DataFrame, *, x_title: str, y_title: str, bands: Mapping[st
 
 
 def layer_plot(neurons: NeuronSet) -> Plot:
-    """How many neurons each language has in each layer."""
-    counts = neurons.counts()
+    """How many neurons, or heads, each language has in each layer."""
+    counts, units = neurons.counts(), neurons.about.get("units", "neurons")
     return heatmap(
         counts.T.to_numpy(),
         x=list(counts.index),
         y=[named(tag) for tag in counts.columns],
-        hover="layer %{x}<br>%{y}<br>%{z} neurons",
+        hover=f"layer %{{x}}<br>%{{y}}<br>%{{z}} {units}",
         x_title="layer",
-        label="neurons",
+        label=units,
         low=0,
         high=float(max(1, counts.to_numpy().max())),
     )
 
 
 def overlap_plot(neurons: NeuronSet) -> Plot:
-    """How much the languages' sets overlap: the Jaccard index of every pair, with the neurons shared."""
+    """How much the languages' sets overlap: the Jaccard index of every pair, with how many are shared."""
+    units = neurons.about.get("units", "neurons")
     flat = neurons.mask.flatten(1).float()
     shared = (flat @ flat.T).int().numpy()
     return pair_plot(
-        neurons.overlap(), "Jaccard index", extra=[[f"{count:,} neurons shared" for count in row] for row in shared]
+        neurons.overlap(), "Jaccard index", extra=[[f"{count:,} {units} shared" for count in row] for row in shared]
     )
 
 
@@ -266,7 +267,7 @@ def perturbation_plot(result: Perturbation, *, highest: float | None = None) -> 
         y=names,
         hover="off: %{y}<br>measured: %{x}<br>change %{text}<br>%{customdata}",
         x_title="language measured",
-        y_title="whose neurons are off, how many",
+        y_title=f"whose {result.units} are off, how many",
         label="perplexity, × intact",
         low=0,
         high=float(np.log10(top)),

@@ -65,15 +65,15 @@ def findings(result: Perturbation) -> list[str]:
     if others:
         beside = " other than English" if "en" in diagonal_dominant.index else ""
         said.append(
-            f"The matrix is diagonal-dominant for {len(dominant)} of {len(others)} languages{beside}: with its neurons "
-            "ablated, the language's perplexity rises more than that of any other."
+            f"The matrix is diagonal-dominant for {len(dominant)} of {len(others)} languages{beside}: with its "
+            f"{result.units} ablated, the language's perplexity rises more than that of any other."
         )
     for tag in diagonal_dominant.index:
         cells: dict[str, float] = change.loc[tag].to_dict()
         if not diagonal_dominant[tag]:
             most = max(cells, key=lambda measured: cells[measured])
             if result.sizes[tag] == 0:
-                said.append(f"{language_name(tag)} is an exception: it has no neurons, so nothing was ablated.")
+                said.append(f"{language_name(tag)} is an exception: it has no {result.units}, so nothing was ablated.")
             else:
                 said.append(
                     f"{language_name(tag)} is an exception: {language_name(most)} rises more "
@@ -82,7 +82,7 @@ def findings(result: Perturbation) -> list[str]:
     means: list[float] = random.T["mean"].tolist() if len(result.random) else []
     if means:
         said.append(
-            f"Random neurons, {result.sizes['random']} of them, change perplexity by "
+            f"Random {result.units}, {result.sizes['random']} of them, change perplexity by "
             f"{change_text(statistics.median(means))} in the median language (largest "
             f"{change_text(max(means))})."
         )

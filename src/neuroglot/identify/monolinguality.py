@@ -1,4 +1,4 @@
-"""Monolinguality ν: how much of a neuron's activity is in one language."""
+"""Monolinguality ν: how much more active a neuron is in one language than in the others on average."""
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -6,34 +6,26 @@ from torch import Tensor
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.registry import method
-from neuroglot.identify.selection import NEVER, Scores
 
 __all__ = ["monolinguality"]
 
 
-def monolinguality(recording: Recording) -> Float64[Tensor, "layers neurons"]:
-    """ν of every neuron: (K · max_k q_k − 1) / (K − 1), with q its activation probabilities as shares of their sum.
+@method("monolinguality", title="monolinguality ν", needs=("activation",))
+def monolinguality(recording: Recording) -> Float64[Tensor, "languages layers neurons"]:
+    """The highest ν: the mean activation in the language less the mean of the other languages' mean activations.
 
-    0 where all languages have it alike, 1 where one has it alone, and 0 where it is active nowhere.
+    The metric of Deng et al. (2025, *Unveiling Language-Specific Features in Large Language Models via Sparse
+    Autoencoders*), ν = μ − γ, of neurons in the place of an autoencoder's features. They take the highest of each
+    layer; a budget here is of all layers together, so layers with larger activations come first.
 
     Raises:
-        NeuroglotError: there is one language only.
+        NeuroglotError: there is one language only, or `activation` was not recorded.
     """
     count = len(recording.languages)
     if count < 2:
         raise NeuroglotError(
             f"ν compares languages, and the recording has only {recording.languages[0]}; record at least two."
         )
-    p = recording.mean("active")
-    total = p.sum(-1)
-    share = p.amax(-1) / total.clamp_min(1e-300)
-    return ((count * share - 1) / (count - 1)).where(total > 0, 0.0)
-
-
-@method("monolinguality", title="monolinguality ν", needs=("active",))
-def _monolinguality(recording: Recording) -> Scores:
-    """The highest ν among the neurons that are most often active in the language; of equals the more active."""
-    p = recording.mean("active")
-    own = p == p.amax(-1, keepdim=True)
-    scores = monolinguality(recording)[..., None] + 1e-6 * p  # far below what ν tells apart
-    return scores.where(own & (p > 0), NEVER).movedim(-1, 0).contiguous()
+    means = recording.mean("activation")
+    others = (means.sum(-1, keepdim=True) - means) / (count - 1)
+    return (means - others).movedim(-1, 0).contiguous()

@@ -91,6 +91,12 @@ class Workers:
 
     def _done(self, place: int, function: Callable[..., Any], job: tuple[Any, ...], queue: "_Queue") -> tuple[str, Any]:
         """What a worker answers to a job, and another in its place if it dies."""
+        try:
+            sent = pickle.dumps((function, job))
+        except NeuroglotError as error:
+            return "error", error
+        except Exception as error:  # whatever pickling raises: an answer that never came would be waited for
+            return "error", NeuroglotError(f"This cannot be given to workers ({error}); do it in one process.")
         for _ in range(PATIENCE):
             if queue.stopped:
                 break
@@ -99,7 +105,7 @@ class Workers:
             with suppress(
                 OSError, KeyError
             ):  # it died while it had nothing to do, or is dismissed: `_receive` finds it
-                self._crew[place][0].send_bytes(pickle.dumps((function, job)))
+                self._crew[place][0].send_bytes(sent)
             answer = self._receive(place)
             if answer is not None:
                 return answer

@@ -74,7 +74,8 @@ class Work:
             kept.append(HeadSums(model.attentions))
         if OUTPUT in self.statistics:
             kept.append(OutputChange(model.ffns))
-        kept += [GradientSums(model.layers, name) for name in GRADIENTS if name in self.statistics]
+        heads = model.attentions if HEADS in self.statistics else ()
+        kept += [GradientSums(model.layers, name, heads) for name in GRADIENTS if name in self.statistics]
         return kept
 
 

@@ -78,7 +78,7 @@ def expert_part(
         shown["findings"] = _nearest(similarity, tags) + _explained(similarity, tags)
         if counted.native:
             shown |= _routing(run, counted, figure, save_table)
-    for method in run.manifest.identify:
+    for method in run.methods:
         place = _neurons_in_experts(run, method, counted)
         if place is not None:
             save_table(run, f"expert-{method}", place.reset_index())

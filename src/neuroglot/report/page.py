@@ -16,6 +16,7 @@ from neuroglot.figures.screen import FONTS, layer_plot, overlap_plot, perturbati
 from neuroglot.figures.style import save_figure
 from neuroglot.figures.words import findings, on_target_texts
 from neuroglot.identify.registry import title as method_title
+from neuroglot.identify.units import units_of
 from neuroglot.languages.tags import language_name
 from neuroglot.report.alignment import alignment_section
 from neuroglot.report.comparison import compare_part
@@ -76,15 +77,20 @@ def report_experts(run: Run) -> None:
 
 def _method(run: Run, method: str) -> dict[str, Any]:
     """Write the tables and figures of one method, and gather what the page shows of it."""
-    neurons = run.neurons(method)
+    units = units_of(method)
+    neurons = run.neurons(method, units)
     _save_table(run, f"neurons-{method}", neurons.counts().reset_index())
     _save_table(run, f"overlap-{method}", neurons.overlap().rename_axis("language").reset_index())
-    recorded = run.recording if set(neurons.languages) <= set(run.recording.languages) else None
+    of_units = run.recording.of(units) if units == "heads" else run.recording
+    recorded = of_units if set(neurons.languages) <= set(of_units.languages) else None
     _save_table(run, f"index-{method}", neurons.frame(recorded))
-    title = f"{method_title(method)} neurons of {run.manifest.model.source}"
+    named = method_title(method) if units == "heads" else f"{method_title(method)} neurons"
+    title = f"{named} of {run.manifest.model.source}"
     shown: dict[str, Any] = {
         "name": method,
         "title": method_title(method),
+        "units": units,
+        "all": neurons.total,
         "settings": run.manifest.identify[method],
         "sizes": neurons.sizes(),
         "total": int(neurons.union().sum()),

@@ -12,15 +12,17 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.comparison import ALL, Ablation, Comparison, measure_conditions
-from neuroglot.evaluate.ablation.units import Units, unit_costs
+from neuroglot.evaluate.ablation.units import unit_costs
 from neuroglot.evaluate.likelihood.perplexity import check_held_out
 from neuroglot.identify.ranking import choose, rank
 from neuroglot.identify.registry import Method, find, names
 from neuroglot.identify.selection import select_top
+from neuroglot.identify.units import Units, of_units
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.run.directory import Run
-from neuroglot.run.evidence import HALVES, EvidenceByPart, lacking, of_heads
+from neuroglot.run.evidence import HALVES, EvidenceByPart, lacking
+from neuroglot.run.identification import finds_heads
 from neuroglot.tokens.packing import check_fills
 
 __all__ = ["CompareSettings", "check_lengths", "check_methods", "compare_run"]
@@ -183,10 +185,10 @@ class _Choices:
 
     def _of_heads(self, method: Method) -> list[Ablation]:
         """As many heads as hold what the budget's neurons do, by all of the evidence, its halves, and several seeds."""
-        if not of_heads(method):
+        if not finds_heads(method):
             return []
         how, model, tags = self.settings, self.evidence.model, self.evidence.text.languages
-        name = f"{method.name} heads"
+        name = of_units(method.name, "heads")
         costs = unit_costs(model, self.evidence.run.manifest.record.block, heads=True)
         parts = [ALL, *(f"seed {seed}" for seed in range(1, how.seeds) if "seed" in method.needs)]
         parts += [*HALVES] if method.statistics else []
@@ -198,7 +200,8 @@ class _Choices:
             scores = rank(method.name, replace(evidence, recording=evidence.recording.of("heads")))
             if part == ALL:
                 self.seconds[name] = self.evidence.seconds(method) | {"choosing": time.perf_counter() - started}
-            about = {"method": name, "budget": how.budget, "part": part, "fingerprint": model.fingerprint}
+            about = {"method": name, "budget": how.budget, "part": part, "fingerprint": model.fingerprint,
+                     "units": "heads"}  # fmt: skip
             widths = [attention.heads for attention in model.attentions]
             sets = select_top(scores, tags, costs.share("heads", how.budget), about, widths)
             found.append(Ablation(name, how.budget, part, sets, part not in HALVES or close))

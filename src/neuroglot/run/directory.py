@@ -2,11 +2,11 @@
 
 run.json        what was asked, with every setting: enough to repeat it
 recording/      recording.safetensors, plan.json
-neurons/        METHOD.safetensors
+neurons/        METHOD.safetensors, METHOD heads.safetensors
 samples/        samples.json, vectors.npy, states.npy (of a parallel corpus)
 experts/        partition.safetensors, recording/, tuned/, pruning.csv
 steering/       cells/ (answers, each kept by what it depends on), judge/, recipes
-perturbation/   METHOD.json
+perturbation/   METHOD.json, METHOD heads.json
 lens/           lens.safetensors
 comparison/     comparison.json, cells/, evidence/, samples/
 tasks/          TASK/CONDITION.json
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.identify.units import Units, units_of
 from neuroglot.run.settings import (
     Manifest,
     ModelSettings,
@@ -307,18 +308,22 @@ class Run:
             return self.recording.experts is not None
         return False
 
-    def check_neurons(self, method: str) -> Path:
-        """Where the neurons are that a method found.
+    def check_neurons(self, method: str, units: Units = "neurons") -> Path:
+        """Where the neurons are that a method found; or the heads, where those are asked for.
 
         Raises:
-            NeuroglotError: it was not run.
+            NeuroglotError: it was not run, or found heads and neurons are asked for.
         """
+        if units_of(method) != units:
+            raise NeuroglotError(f"{method} are attention heads, which this does not take; name a method of neurons.")
         path = self.neurons_path(method)
         if not path.is_file():
             have = ", ".join(self.manifest.identify) or "none"
+            name = method.removesuffix(" heads")
+            how = f"{name} --units heads" if units == "heads" else name
             raise NeuroglotError(
-                f"{self.path} has no neurons of {method} (it has {have}); run `neuroglot identify {self.path} --method "
-                f"{method}`."
+                f"{self.path} has no {units} of {name} (it has {have}); run `neuroglot identify {self.path} --method "
+                f"{how}`."
             )
         return path
 
@@ -362,15 +367,20 @@ class Run:
         """Where a method's neurons are."""
         return self.path / "neurons" / f"{check_name(method)}.safetensors"
 
-    def neurons(self, method: str) -> "NeuronSet":
-        """The neurons that a method found.
+    def neurons(self, method: str, units: Units = "neurons") -> "NeuronSet":
+        """The neurons that a method found; or the heads, where those are asked for.
 
         Raises:
-            NeuroglotError: it was not run.
+            NeuroglotError: see `check_neurons`.
         """
         from neuroglot.artifacts.neurons import NeuronSet
 
-        return NeuronSet.load(self.check_neurons(method))
+        return NeuronSet.load(self.check_neurons(method, units))
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods of which it has neurons."""
+        return [name for name in self.manifest.identify if units_of(name) == "neurons"]
 
     @property
     def samples_path(self) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.parameters import ParameterSet
 from neuroglot.artifacts.partition import Partition
-from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.recording import HEADS, Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
@@ -33,7 +33,7 @@ from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import save_json
 from neuroglot.storage.tensors import load_tensors, save_tensors
 
-__all__ = ["EvidenceByPart", "lacking", "of_heads", "possible"]
+__all__ = ["EvidenceByPart", "lacking", "possible"]
 
 HALVES = ("half 1", "half 2")
 SAMPLE_TOKENS = 200  # of a sample for key regions at most, as the paper has it
@@ -75,11 +75,6 @@ def _costly(method: Method) -> str | None:
     return f"{method.name} needs {what}; name it in --methods to have it."
 
 
-def of_heads(method: Method) -> bool:
-    """Whether a method can choose heads: it needs nothing but what is recorded of them too."""
-    return set(method.statistics) <= set(PLAIN) and set(method.evidence) <= {"seed"}
-
-
 def _partition_path(run: Run) -> Path:
     return run.path / "experts" / "partition.safetensors"
 
@@ -108,7 +103,8 @@ class EvidenceByPart:
         self.folder = run.path / "comparison"
         wanted = {name: None for method in methods for name in method.statistics if name not in PLAIN}
         self._gradients = [name for name in wanted if name in GRADIENTS]
-        self._more = [*(name for name in wanted if name not in GRADIENTS), *["heads"] * heads]
+        self._heads = [HEADS] * heads
+        self._more = [*(name for name in wanted if name not in GRADIENTS), *self._heads]
         self._needs = {need for method in methods for need in method.needs}
         self.tuned = {tag: tuned[tag] for tag in text.languages} if "tuned" in self._needs else {}
         made = "experts" in self._needs and not run.is_mixture()  # a native mixture of experts has its own
@@ -199,7 +195,7 @@ class EvidenceByPart:
         )
         sums = dict(found.sums)
         for gradient in self._gradients:  # apart, so that its cost is its own
-            step = partial(recorded, (gradient,), gradient, None)
+            step = partial(recorded, (gradient, *self._heads), " ".join([gradient, *self._heads]), None)
             sums |= self._steps.timed(f"recording {part} {gradient}", step).sums
         return replace(found, sums=sums)
 

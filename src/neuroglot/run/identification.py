@@ -5,16 +5,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.identify.units import Units, of_units, units_of
 from neuroglot.run.settings import PLAIN
 
 if TYPE_CHECKING:
     from neuroglot.artifacts.neurons import NeuronSet
+    from neuroglot.artifacts.recording import Recording
+    from neuroglot.identify.registry import Method
     from neuroglot.identify.selection import Evidence
     from neuroglot.run.directory import Run
     from neuroglot.run.settings import Manifest
 
 
-def identify_run(run: "Run", method: str, settings: dict[str, Any], shares: str = "joint") -> "NeuronSet":
+def identify_run(
+    run: "Run", method: str, settings: dict[str, Any], shares: str = "joint", units: "Units" = "neurons"
+) -> "NeuronSet":
     """Run one method on what the run has recorded and keep what it finds.
 
     Args:
@@ -23,6 +28,7 @@ def identify_run(run: "Run", method: str, settings: dict[str, Any], shares: str 
         settings: of the method.
         shares: of a native mixture of experts: `joint`, of all tokens of a language, or `conditional`, of those that
             reach a neuron's expert; see `Recording.given_routing`.
+        units: which it is to find; heads are kept as those of `METHOD heads`.
 
     Raises:
         NeuroglotError: the method is unknown, has no such setting, or needs what the run has not; or shares are to be
@@ -35,13 +41,44 @@ def identify_run(run: "Run", method: str, settings: dict[str, Any], shares: str 
     found = find(method)
     evidence = evidence_of(run, found.evidence)
     said = {**found.defaults, **settings}
-    if shares == "conditional":
+    more: dict[str, Any] = {}
+    if units == "heads":
+        evidence = replace(evidence, recording=_of_heads(run, found, evidence.recording))
+        more["units"] = units
+    elif shares == "conditional":
         evidence = replace(evidence, recording=evidence.recording.given_routing())
-        said |= {"shares": shares}
+        more["shares"] = shares
     neurons = choose(method, evidence, **settings)
-    if shares == "conditional":
-        neurons = NeuronSet(neurons.mask, neurons.languages, {**neurons.about, "shares": shares})
-    return keep_neurons(run, method, neurons, said)
+    if more:
+        neurons = NeuronSet(neurons.mask, neurons.languages, {**neurons.about, **more})
+    return keep_neurons(run, of_units(method, units), neurons, said | more)
+
+
+def finds_heads(method: "Method") -> bool:
+    """Whether a method can choose heads: it needs nothing but what is recorded of them too."""
+    of_heads = {*PLAIN, "output", "attribution", "relevance"}
+    return set(method.statistics) <= of_heads and set(method.evidence) <= {"seed"}
+
+
+def _of_heads(run: "Run", method: "Method", recording: "Recording") -> "Recording":
+    """The recording of the run's heads, for a method that can find them.
+
+    Raises:
+        NeuroglotError: it cannot, or they were not recorded.
+    """
+    from neuroglot.artifacts.recording import HEADS
+
+    if not finds_heads(method):
+        raise NeuroglotError(f"{method.name} needs what is not recorded of heads; leave --units heads out.")
+    if HEADS not in recording.sums:
+        raise NeuroglotError(f"{run.path} was recorded without heads; record with --heads into another --out.")
+    of_heads = recording.of("heads")
+    if missing := [name for name in method.statistics if name not in of_heads.sums]:
+        raise NeuroglotError(
+            f"{method.name} needs {missing[0]} of the heads, which {run.path} has not; record with --heads and "
+            f"--statistic {missing[0]} into another --out."
+        )
+    return of_heads
 
 
 def evidence_of(run: "Run", needs: tuple[str, ...]) -> "Evidence":
@@ -83,7 +120,7 @@ def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[s
     """Save neurons as a method's of this run, and drop what measured others that it found before."""
     before = None
     with suppress(NeuroglotError):  # none, or damaged
-        before = run.neurons(method)
+        before = run.neurons(method, units_of(method))
     if before != neurons:  # drop first: stopped between the two, old neurons without measurements are left
         with run.changing() as manifest:
             forget_measured(run, manifest, method)

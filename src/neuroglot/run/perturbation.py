@@ -29,7 +29,7 @@ def perturb_run(
     Args:
         run: has the method's neurons.
         model: the run's.
-        method: whose neurons.
+        method: whose neurons; `METHOD heads` for heads.
         tokens: see `evaluate.perturb`.
         block: see `evaluate.perturb`.
         seeds: see `evaluate.perturb`.
@@ -43,19 +43,22 @@ def perturb_run(
         NeuroglotError: the model is not the run's, it has no neurons of the method, or what `evaluate.perturb` raises.
     """
     from neuroglot.evaluate.ablation.perturbation import perturb as measure
+    from neuroglot.identify.units import units_of
 
+    units = units_of(method)
     if matched is None:
         matched = method == "regions"
     run.check(model)
     result = measure(
         model,
         measured_text(run, corpus, languages, text_column, language_column),
-        run.neurons(method),
+        run.neurons(method, units),
         tokens=tokens,
         block=block,
         seeds=seeds,
         random_row="next percent" if method == "regions" else "largest",  # each as its paper has it
         matched=matched,
+        units=units,
         resume=run.perturbation_path(method),
     )
     with run.changing() as manifest:

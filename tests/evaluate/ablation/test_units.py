@@ -45,8 +45,9 @@ def test_a_comparison_of_neurons_heads_and_gradients(tmp_path, checkpoint, corpu
     result = compare_run(run, model, settings, progress=False)
     table = result.summary(resamples=50)
     whole = table[table.part == "all"].set_index("method")
-    assert list(whole.index) == ["lave", "plnd", "attribution", "relevance", "random", "lave heads", "random heads"]
-    assert whole.units.tolist() == ["neurons"] * 5 + ["heads"] * 2
+    both = [f"{method}{units}" for units in ("", " heads") for method in settings.methods]
+    assert list(whole.index) == both
+    assert whole.units.tolist() == ["neurons"] * 5 + ["heads"] * 5
     ratio = whole.parameters["random heads"] / whole.parameters["random"]
     assert 0.5 < ratio < 2  # a head is a third of an attention, so it is as near as one can be
     assert whole.split_half.drop(["random", "random heads"]).notna().all()

@@ -1,4 +1,4 @@
-"""LSS by hand: shares of answers in the target, amplified less intact."""
+"""By hand: shares of answers in the target, amplified less intact."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_shares_by_hand(model, neurons, monkeypatch):
             shares = [sum(detect(text) == target for text in some) / len(texts) for some in (before, after)]
             row = table.loc[(target, factor)]
             assert (row.intact, row.amplified) == tuple(shares) and row.answers == len(texts)
-            assert row.lss == pytest.approx(shares[1] - shares[0])
-    assert (table.xs(1.0, level="factor").lss == 0).all()  # times one is nothing
+            assert row.gain == pytest.approx(shares[1] - shares[0])
+    assert (table.xs(1.0, level="factor").gain == 0).all()  # times one is nothing
     with pytest.raises(ng.NeuroglotError, match="no prompt in another language"):
         ng.evaluate.amplification(model, neurons, {"ru": ["раз"]}, targets=["ru"], progress=False)

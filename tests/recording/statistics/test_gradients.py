@@ -1,5 +1,7 @@
 """Output change, gradient × activation and layer-wise relevance, against plain loops and the law of conservation."""
 
+import weakref
+
 import pytest
 import tiny
 import torch
@@ -7,10 +9,16 @@ import torch
 import neuroglot as ng
 from neuroglot.identify.ranking import METHODS, rank
 from neuroglot.identify.selection import Evidence
-from neuroglot.recording.statistics.gradients import RelevanceRules, _activations_as_gains, _only_activations
+from neuroglot.recording.statistics import gradients
+from neuroglot.recording.statistics.gradients import (
+    GradientSums,
+    RelevanceRules,
+    _activations_as_gains,
+    _only_activations,
+)
 from neuroglot.tokens.packing import pack
 
-NAMES = ("active", "magnitude", "output", "attribution", "relevance")
+NAMES = ("active", "activation", "magnitude", "output", "heads", "attribution", "relevance")
 TEXT = tiny.corpus(6)
 
 
@@ -58,7 +66,14 @@ def test_attribution_is_that_of_autograd_on_the_whole(measured):
         args[0].retain_grad()
         entered.append(args[0])
 
+    of_heads = []
+
+    def keep_heads(_, args):
+        args[0].retain_grad()
+        of_heads.append(args[0])
+
     handles = [ffn.down.register_forward_pre_hook(keep) for ffn in model.ffns]
+    handles += [attention.projection.register_forward_pre_hook(keep_heads) for attention in model.attentions]
     logits = model.network(tokens).logits
     torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
     for handle in handles:
@@ -68,6 +83,11 @@ def test_attribution_is_that_of_autograd_on_the_whole(measured):
     for layer, hidden in enumerate(entered):
         worth = (hidden * hidden.grad).abs().view(-1, 16, 24)[:, 1:].sum((0, 1)).detach().double()
         torch.testing.assert_close(made.sum("attribution")[layer, :, k], worth, rtol=1e-3, atol=1e-5)
+    for place, entered in enumerate(of_heads):  # a head's columns are side by side in both
+        parts = (entered * entered.grad)[:, 1:].unflatten(-1, (model.attentions[place].heads, -1)).sum(-1)
+        worth = parts.abs().sum((0, 1)).detach().double()
+        torch.testing.assert_close(made.sum("heads_attribution")[place, :, k], worth, rtol=1e-3, atol=1e-5)
+        assert torch.equal(made.of("heads").sum("attribution")[place, :, k], made.sum("heads_attribution")[place, :, k])
 
 
 def test_relevance_of_the_last_layer_written_out(measured):
@@ -148,20 +168,52 @@ def test_plnd_takes_what_is_top_in_one_language_only(measured):
 def test_monolinguality_by_loops(measured):
     _, made = measured
     nu = ng.identify.monolinguality(made)
-    scores = rank("monolinguality", Evidence(made))
-    p = (made.active / made.tokens.double()).tolist()
+    assert torch.equal(nu, rank("monolinguality", Evidence(made)))
+    means = made.mean("activation").tolist()
     for layer in range(3):
         for neuron in range(24):
-            row = p[layer][neuron]
-            expected = (3 * max(row) / sum(row) - 1) / 2 if sum(row) else 0
-            assert float(nu[layer, neuron]) == pytest.approx(expected)
+            row = means[layer][neuron]
             for k in range(3):
-                own = row[k] == max(row) and row[k] > 0
-                assert bool(scores[k, layer, neuron].isfinite()) == own
+                expected = row[k] - sum(row[j] for j in range(3) if j != k) / 2
+                assert float(nu[k, layer, neuron]) == pytest.approx(expected, abs=1e-12)
+    for k, tag in enumerate(made.languages):
+        torch.testing.assert_close(nu[k], made.language_difference(tag, "activation"))
 
 
 def test_shards_add(measured):
     model, made = measured
     cut = ng.record(model, TEXT, block=16, tokens=60, statistics=NAMES, shard_tokens=16, progress=False)
-    for name in NAMES[2:]:
+    for name in (*NAMES[3:], "heads_attribution", "heads_relevance"):
         torch.testing.assert_close(cut.sum(name), made.sum(name), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", gradients.GRADIENTS)
+def test_memory_is_bounded_and_given_back(name, monkeypatch):
+    """Blocks go forward and back as many at once as keep a given number of bytes, and nothing of them is left."""
+    model = tiny.model("llama")
+    tokens = torch.randint(3, 250, (6, 16))
+    whole = GradientSums(model.layers, name)
+    whole.read(model, tokens, 1)
+    with _only_activations(model.network):
+        each = gradients._bytes_kept(model, tokens[:1], name == "relevance")
+    assert each > 3 * 16 * 24 * 4  # what enters the down-projections at least
+    monkeypatch.setitem(gradients.KEPT, "cpu", 2 * each)
+    alive, shapes = [], []
+
+    class Watched(GradientSums):
+        def _observe(self, shape, first, add):
+            observe = super()._observe(shape, first, add)
+            shapes.append(tuple(shape))
+
+            def watch(layer, hidden):
+                alive.append(weakref.ref(hidden))
+                observe(layer, hidden)
+
+            return watch
+
+    cut = Watched(model.layers, name, model.attentions)
+    cut.read(model, tokens, 1)
+    assert shapes == [(2, 16)] * 6  # for neurons and for heads
+    assert len(alive) == 2 * 9
+    assert not any(ref() is not None for ref in alive)
+    torch.testing.assert_close(cut.flush()[name], whole.flush()[name], rtol=1e-4, atol=1e-7)

@@ -30,7 +30,7 @@ from neuroglot.evaluate.ablation.selectivity import (
     relation_correlation,
     selectivity,
 )
-from neuroglot.evaluate.ablation.units import UnitCosts, unit_costs, units_of
+from neuroglot.evaluate.ablation.units import UnitCosts, unit_costs
 from neuroglot.evaluate.likelihood.perplexity import (
     blocks_nll,
     finite_mean,
@@ -38,6 +38,7 @@ from neuroglot.evaluate.likelihood.perplexity import (
     increase_of,
     perplexity_of,
 )
+from neuroglot.identify.units import units_of
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 from neuroglot.models.workers import spread
@@ -164,9 +165,11 @@ class Comparison(JsonResult):
                 str(seed): {tag: self.off[name][tag][tag] for tag in self.languages} for seed, name in enumerate(random)
             },
         }
+        settings: dict[str, str] = {"units": units} if units == "heads" else {}
         return Perturbation(
-            _perplexities(self.intact), perplexity[condition], drawn, sizes, tokens, self.block, losses=losses
-        )
+            _perplexities(self.intact), perplexity[condition], drawn, sizes, tokens, self.block, settings,
+            losses=losses,
+        )  # fmt: skip
 
     def contrast(
         self, condition: str, off: str, more: str, less: str, *, level: float = 0.95, seed: int = 0

@@ -22,6 +22,8 @@ from neuroglot.edit.interventions import Deactivate
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.likelihood.perplexity import block_nll, held_out_blocks, perplexity_of
 from neuroglot.identify.random_neurons import random
+from neuroglot.identify.units import Units
+from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
@@ -61,6 +63,11 @@ class Perturbation(JsonResult):
     settings: dict[str, str] = field(default_factory=dict)
     matched: dict[str, dict[str, float]] = field(default_factory=dict)
     losses: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+
+    @property
+    def units(self) -> str:
+        """What was off: neurons or heads."""
+        return self.settings.get("units", "neurons")
 
     @property
     def change(self) -> pd.DataFrame:
@@ -241,6 +248,7 @@ def perturb(
     seeds: int = 3,
     random_row: RandomRow = "largest",
     matched: bool = False,
+    units: Units = "neurons",
     batch_tokens: int | None = None,
     resume: str | Path | None = None,
     progress: bool = True,
@@ -261,6 +269,7 @@ def perturb(
             neurons above it (Zeng et al. 2025, Table 1).
         matched: also switch off, for each language, random neurons as many as its own, and measure that language only:
             the fair baseline of the effect on target where sets differ much in size.
+        units: what the sets are of; random rows are of the same.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         resume: a file that is written after every row, and whose rows are not measured again.
         progress: show a bar.
@@ -268,7 +277,10 @@ def perturb(
     Raises:
         NeuroglotError: the neurons are of another shape, a language is too short, or `resume` is of other settings.
     """
-    neurons = neurons.of_widths(model.widths)  # so that random rows are drawn among what there is
+    heads = units == "heads"
+    site: Site = "heads" if heads else "activation"
+    widths = [attention.heads for attention in model.attentions] if heads else model.widths
+    neurons = neurons.of_widths(widths)  # so that random rows are drawn among what there is
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     size = _random_size(neurons, random_row)
     fresh = Perturbation(
@@ -283,10 +295,11 @@ def perturb(
             "neurons": _digest(neurons),
             "text": _digest(*blocks.values()),
             "random": str(size),
+            **({"units": units} if heads else {}),
         },
     )
     result = _resumed(fresh, resume)
-    rows = _rows(neurons, list(blocks), size, seeds, matched)
+    rows = _rows(neurons, list(blocks), size, seeds, matched, site)
     cost = {tag: piece.numel() for tag, piece in blocks.items()}
     with token_progress("perturbing", sum(cost[tag] for row in rows for tag in row.conditions), shown=progress) as say:
         worth = {row.name: (sum(cost[tag] for tag in row.conditions), row.name) for row in rows}
@@ -360,11 +373,12 @@ class _Row:
             getattr(result, self.kind)[self.key] = values
 
 
-def _rows(neurons: NeuronSet, measured: list[str], size: int, seeds: int, matched: bool) -> list[_Row]:
+def _rows(neurons: NeuronSet, measured: list[str], size: int, seeds: int, matched: bool, site: Site) -> list[_Row]:
     """All that is measured, in its order: intact, each language's neurons off, random ones, ones as many as its own."""
 
     def everywhere(kind: str, key: str, *off: Tensor) -> _Row:
-        return _Row(kind, key, dict.fromkeys(measured, Condition(key, tuple(map(Deactivate, off)))))
+        steps = tuple(Deactivate(each, site=site) for each in off)
+        return _Row(kind, key, dict.fromkeys(measured, Condition(key, steps)))
 
     rows = [everywhere(INTACT, "")]
     rows += [everywhere("off", tag, neurons[tag]) for tag in neurons.languages]
@@ -372,7 +386,7 @@ def _rows(neurons: NeuronSet, measured: list[str], size: int, seeds: int, matche
     own = [tag for tag in neurons.languages if tag in measured]
     for seed in range(seeds if matched and own else 0):
         drawn = random(neurons.select(own), seed=seed)
-        off = {tag: Condition(tag, (Deactivate(drawn[tag]),), seed) for tag in own}
+        off = {tag: Condition(tag, (Deactivate(drawn[tag], site=site),), seed) for tag in own}
         rows.append(_Row("matched", str(seed), off))
     return rows
 

@@ -1,15 +1,13 @@
 """What a unit holds of a model, so that neurons and heads can be given the same budget."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
+from neuroglot.identify.units import Units
 from neuroglot.models.model import Model
 
-__all__ = ["UnitCosts", "Units", "unit_costs", "units_of"]
-
-Units = Literal["neurons", "heads"]
+__all__ = ["UnitCosts", "unit_costs"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,6 @@ class UnitCosts:
         """The shares of the model's parameters and FLOPs that so many units hold."""
         each, flops = (self.neuron, 2 * self.neuron) if units == "neurons" else (self.head, self.head_flops)
         return {"parameters": count * each / self.model, "flops": count * flops / self.model_flops}
-
-
-def units_of(method: str) -> Units:
-    """The units of an ablation's method: `lape heads` chooses heads."""
-    return "heads" if method.endswith(" heads") else "neurons"
 
 
 def unit_costs(model: Model, block: int, *, heads: bool) -> UnitCosts:

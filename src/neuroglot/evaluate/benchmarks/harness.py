@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,6 +22,9 @@ from neuroglot.models.model import Model
 from neuroglot.models.tokenization import beginning
 from neuroglot.progress import progress_bar
 from neuroglot.storage.results import load_json, readable, save_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Item", "TaskScore", "load_tasks", "score_task", "tasks"]
 
@@ -70,6 +73,16 @@ class TaskScore:
     metrics: dict[str, float]
     stderr: dict[str, float]
     items: list[Item]
+
+    def frame(self) -> "pd.DataFrame":
+        """A row a metric: task, metric, value, and stderr, NaN where the harness has none."""
+        import pandas as pd
+
+        rows = [
+            {"task": self.task, "metric": name, "value": value, "stderr": self.stderr.get(name, float("nan"))}
+            for name, value in self.metrics.items()
+        ]
+        return pd.DataFrame(rows, columns=["task", "metric", "value", "stderr"])
 
     @property
     def metric(self) -> str:

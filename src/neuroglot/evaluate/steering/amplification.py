@@ -31,13 +31,12 @@ def amplification(
     generation: Generation | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The language steering shift (LSS) of each target and factor.
+    """How many answers change into the target language, by target and factor.
 
-    A target's neurons are multiplied by the factor while the model answers prompts in the other languages. LSS is the
-    share of these answers whose detected language is the target, less the share among the intact model's answers to
-    the same prompts: 0 where amplifying does nothing, 1 where it always shifts the language. It follows Rahmanisa et
-    al. (2025, *Unveiling the Influence of Amplifying Language-Specific Neurons*), who choose factors by a score of this
-    name; theirs weighs languages in a way of its own, so numbers compare within this table and not with the paper's.
+    A target's neurons are multiplied by the factor while the model answers prompts in the other languages. `gain` is
+    the share of these answers whose detected language is the target, less the share among the intact model's answers to
+    the same prompts: 0 where amplifying does nothing, 1 where it always shifts the language. The score of Rahmanisa et
+    al. (2025), which needs no answers, is `steering_shift`.
 
     Args:
         model: left as it was.
@@ -50,7 +49,7 @@ def amplification(
         progress: show a bar.
 
     Returns:
-        A row a target and factor: target, factor, answers, intact, amplified (shares of answers in the target), lss,
+        A row a target and factor: target, factor, answers, intact, amplified (shares of answers in the target), gain,
         low and high (its 95 % bootstrap interval over prompts), p (McNemar's exact test).
 
     Raises:
@@ -85,7 +84,7 @@ def amplification(
                         "answers": len(others),
                         "intact": sum(before) / len(before),
                         "amplified": sum(after) / len(after),
-                        "lss": found.difference,
+                        "gain": found.difference,
                         "low": found.low,
                         "high": found.high,
                         "p": found.p,

@@ -53,6 +53,10 @@ class Found:
     table: pd.DataFrame
     answers: pd.DataFrame = field(repr=False)
 
+    def frame(self) -> pd.DataFrame:
+        """The table."""
+        return self.table
+
 
 def search(
     model: Model,

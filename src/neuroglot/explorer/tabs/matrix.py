@@ -18,8 +18,8 @@ def _matrix(gr: Any, run_view: RunView) -> None:
     names = list(results)
     _text(
         gr,
-        "<p>Row: the language whose neurons are set to zero. Column: the language whose held-out perplexity is "
-        "measured. Framed: a language’s own. Colours mean the same in all matrices.</p>",
+        "<p>Row: the language whose neurons, or heads, are set to zero. Column: the language whose held-out perplexity "
+        "is measured. Framed: a language’s own. Colours mean the same in all matrices.</p>",
     )
     chosen = gr.CheckboxGroup(_methods(names), value=names, label="Methods", visible=len(names) > 1)
     panels, texts, columns = [], [], []
@@ -28,7 +28,7 @@ def _matrix(gr: Any, run_view: RunView) -> None:
         for name, plot in zip(names, plots, strict=True):
             with gr.Column(min_width=520) as column:
                 _text(gr, f"<h3>{escape(method_title(name))}</h3>")
-                panels.append(_panel(gr, f"matrix-{escape(name)}", plot))
+                panels.append(_panel(gr, f"matrix-{escape(name.replace(' ', '-'))}", plot))
                 finished = name in run_view.run.manifest.perturb
                 texts.append(_text(gr, drawn("findings.html", sentences=sentences(results[name], finished))))
             columns.append(column)

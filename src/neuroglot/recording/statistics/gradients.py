@@ -1,16 +1,20 @@
 """What a neuron is worth to the tokens that come next: gradients, reduced layer by layer as they come back.
 
-`attribution` is Σ |h · ∂ loss / ∂h|, gradient times activation, of what enters the down-projection. `relevance` is
-Σ |R|, with R from layer-wise relevance propagation: a backward pass that starts from the logits of the tokens that come
-next and gives each value the part of them that it made (`RelevanceRules`).
+`attribution` is Σ |h · ∂ loss / ∂h|, gradient times activation, of what enters the down-projection; of a head, with its
+part of what enters the output projection as h. `relevance` is Σ |R|, with R from layer-wise relevance propagation: a
+backward pass that starts from the logits of the tokens that come next and gives each value the part of them that it
+made (`RelevanceRules`).
 
 Both need a forward pass with its activations kept, the head, and a backward pass: about four times what recording costs
-without them, plus six times the head. No gradient of a weight is computed.
+without them, plus six times the head. No gradient of a weight is computed. Memory is bounded: as many blocks go forward
+and back at once as keep `KEPT` bytes, one at least, and the head's logits are made a few tokens at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
@@ -18,64 +22,126 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from neuroglot.artifacts.recording import HEADS
 from neuroglot.artifacts.widths import padded
-from neuroglot.models.architecture.hooks import observe_ffn
+from neuroglot.models.architecture.attention import Attention
+from neuroglot.models.architecture.hooks import observe_ffn, observe_heads
 from neuroglot.models.architecture.trace import function_name
 from neuroglot.models.model import Model
 
 __all__ = ["GRADIENTS", "GradientSums", "RelevanceRules"]
 
 GRADIENTS = ("attribution", "relevance")
-BATCH_TOKENS = 4096  # a pass at most, since what each layer computes is kept until its gradient is back
+KEPT = {"cpu": 3 << 28, "cuda": 1 << 33}  # bytes of what layers compute, which are kept until its gradient is back
 LOGITS_AT_ONCE = 1 << 25  # tokens × vocabulary, whose gradients are kept too
+
+Seen = Callable[[int, Tensor], None]
 
 
 class GradientSums:
-    """Sums over tokens of |value · gradient| of every neuron, in float64.
+    """Sums over tokens of |value · gradient| of every neuron, and of every head, in float64.
 
     Args:
         layers: how many there are.
         name: `attribution` or `relevance`.
+        attentions: whose heads, if any.
     """
 
-    def __init__(self, layers: int, name: str):
-        self.name = name
+    def __init__(self, layers: int, name: str, attentions: Sequence[Attention] = ()):
+        self.name, self._attentions = name, attentions
         self._totals: list[Tensor | None] = [None] * layers
+        self._of_heads: list[Tensor | None] = [None] * len(attentions)
+        self._at_once: dict[int, int] = {}  # length of a block → blocks
 
     def add(self, layer: int, hidden: Float[Tensor, "batch tokens neurons"], gradient: Tensor) -> None:
         """Add one layer of a batch. Only tokens that count are given."""
-        sums = (hidden * gradient).abs().sum(1, dtype=torch.float64).sum(0)
-        before = self._totals[layer]
-        self._totals[layer] = sums if before is None else before.add_(sums)
+        _add(self._totals, layer, hidden * gradient)
+
+    def add_heads(self, place: int, entered: Float[Tensor, "batch tokens columns"], gradient: Tensor) -> None:
+        """Add what enters one output projection in a batch: of each head, its part times the part's gradient."""
+        parts = (self._attentions[place].parts(each) for each in (entered, gradient))
+        _add(self._of_heads, place, torch.einsum("...hd,...hd->...h", *parts))
 
     def read(self, model: Model, batch: Int[Tensor, "batch length"], first: int) -> None:
         """Run a batch forward and back, and add what comes of it."""
-        relevance = self.name == "relevance"
+        relevance, length = self.name == "relevance", batch.shape[1]
         with torch.inference_mode(False), torch.enable_grad(), _only_activations(model.network):
-            for some in batch.clone().split(max(1, BATCH_TOKENS // batch.shape[1])):
-                with ExitStack() as stack:
-                    if relevance:
-                        stack.enter_context(_activations_as_gains([ffn.activation for ffn in model.ffns]))
-                    stack.enter_context(observe_ffn(model.ffns, self._observe(some.shape, first)))
-                    with RelevanceRules() if relevance else nullcontext():
-                        states = model.hidden_states(some)
+            blocks = batch.clone()
+            if length not in self._at_once:
+                bound = KEPT.get(blocks.device.type, KEPT["cpu"])
+                self._at_once[length] = max(1, bound // max(1, _bytes_kept(model, blocks[:1], relevance)))
+            for some in blocks.split(self._at_once[length]):
+                neurons, heads = (self._observe(some.shape, first, add) for add in (self.add, self.add_heads))
+
+                def of_layer(layer: int, _: Tensor, hidden: Tensor, seen: Seen = neurons) -> None:
+                    seen(layer, hidden)
+
+                with observe_ffn(model.ffns, of_layer), observe_heads(self._attentions, heads):
+                    states = _states(model, some, relevance)
                 states.backward(_of_states(model, states, some, relevance))
 
-    def _observe(self, shape: Sequence[int], first: int) -> Callable[[int, Tensor, Tensor], None]:
-        def observe(layer: int, activation: Tensor, hidden: Tensor) -> None:
-            def back(gradient: Tensor) -> None:
-                values, slopes = (each.detach().reshape(*shape, -1)[:, first:] for each in (hidden, gradient))
-                self.add(layer, values, slopes)
+    def _observe(self, shape: Sequence[int], first: int, add: Callable[[int, Tensor, Tensor], None]) -> Seen:
+        """What a hook calls with a layer's values, so that they and their gradients are added when those are back."""
 
-            hidden.register_hook(back)
+        def observe(layer: int, values: Tensor) -> None:
+            value = values.detach()  # a hook that held `values` itself would be held by them, and neither ever freed
+
+            def back(gradient: Tensor) -> None:
+                add(layer, *(each.detach().reshape(*shape, -1)[:, first:] for each in (value, gradient)))
+
+            values.register_hook(back)
 
         return observe
 
     def flush(self) -> dict[str, Tensor]:
         """The totals so far, (L, N), 0 beyond a layer's width; they start again from zero."""
-        totals = [sums.cpu() for sums in self._totals if sums is not None]
-        self._totals = [None] * len(self._totals)
-        return {self.name: padded(totals)}
+        found = {self.name: _flushed(self._totals)}
+        if self._attentions:
+            found[f"{HEADS}_{self.name}"] = _flushed(self._of_heads)
+        return found
+
+
+def _add(totals: list[Tensor | None], place: int, worth: Float[Tensor, "batch tokens units"]) -> None:
+    sums, before = worth.abs().sum(1, dtype=torch.float64).sum(0), totals[place]
+    totals[place] = sums if before is None else before.add_(sums)
+
+
+def _flushed(totals: list[Tensor | None]) -> Tensor:
+    found = padded([sums.cpu() for sums in totals if sums is not None])
+    totals[:] = [None] * len(totals)
+    return found
+
+
+def _states(model: Model, tokens: Tensor, relevance: bool) -> Tensor:
+    """The last hidden states, by what gradients, or relevances, come back."""
+    if not relevance:
+        return model.hidden_states(tokens)
+    with _activations_as_gains([ffn.activation for ffn in model.ffns]), RelevanceRules():
+        return model.hidden_states(tokens)
+
+
+@dataclass(eq=False)
+class _Saved:
+    """What autograd keeps of a tensor, for as long as it does."""
+
+    value: Tensor
+
+
+def _bytes_kept(model: Model, block: Int[Tensor, "1 length"], relevance: bool) -> int:
+    """What a block's forward pass keeps for its way back, without weights: the same for any text of this length."""
+    saved: WeakSet[_Saved] = WeakSet()
+
+    def save(value: Tensor) -> _Saved:
+        saved.add(each := _Saved(value))
+        return each
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda each: each.value):
+        states = _states(model, block, relevance)
+    kept = {each.value.untyped_storage().data_ptr(): each.value.untyped_storage().nbytes() for each in saved}
+    for weight in model.network.parameters():
+        kept.pop(weight.untyped_storage().data_ptr(), None)
+    del states  # which kept it all
+    return sum(kept.values())
 
 
 def _of_states(model: Model, states: Tensor, tokens: Tensor, relevance: bool) -> Tensor:

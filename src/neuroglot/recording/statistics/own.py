@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import dill
 import torch
 from torch import Tensor
 
@@ -58,6 +59,25 @@ class OwnStatistic:
     shape: tuple[int, ...]
     kept: Own
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a worker: with the function itself, since a worker cannot import what a script or a notebook defines.
+
+        Raises:
+            NeuroglotError: the function holds what no other process can have, such as a generator.
+        """
+        try:
+            function = dill.dumps(self.reduce, recurse=True)
+        except Exception as error:  # whatever pickling what somebody's function refers to raises
+            raise NeuroglotError(
+                f"The statistic {self.name} cannot be given to workers, since its function cannot be pickled "
+                f"({error}); let it refer to nothing but its arguments and imported modules, or record in this process."
+            ) from error
+        return _of_worker, (self.name, function, self.shape, self.kept)
+
+
+def _of_worker(name: str, function: bytes, shape: tuple[int, ...], kept: Own) -> OwnStatistic:
+    return OwnStatistic(name, dill.loads(function), shape, kept)
+
 
 _registered: dict[str, OwnStatistic] = {}
 
@@ -83,7 +103,8 @@ def statistic(
     Raises:
         NeuroglotError: the name is taken or no such word, or `merge` is none of the three.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in (*BUILT_IN, "heads_active", "routed", "tokens"):
+    taken = name in (*BUILT_IN, "routed", "tokens") or name.startswith("heads_")
+    if taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise NeuroglotError(
             f"A statistic cannot be called {name!r}; take lower-case letters, digits and _, and none of "
             f"{', '.join(BUILT_IN)}."
@@ -92,9 +113,9 @@ def statistic(
         raise NeuroglotError(f"merge is {', '.join(get_args(Merge))}, not {merge!r}.")
 
     def declare(reduce: Reduce) -> Reduce:
-        taken = _registered.get(name)
-        if taken is not None and _place(taken.reduce) != _place(reduce):
-            raise NeuroglotError(f"There is a statistic {name} already, of {_place(taken.reduce)}; use another name.")
+        other = _registered.get(name)
+        if other is not None and _place(other.reduce) != _place(reduce):
+            raise NeuroglotError(f"There is a statistic {name} already, of {_place(other.reduce)}; use another name.")
         kept = Own(digest=_digest(name, version, merge, reduce), merge=merge)
         _registered[name] = OwnStatistic(name, reduce, tuple(shape), kept)
         return reduce
