@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neuroglot.artifacts.moments import Moments
@@ -17,9 +17,9 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.pruning.moments import blocks_for_moments, hidden_moments, moments_by_layer
+from neuroglot.pruning.moments import Of, blocks_for_moments, hidden_moments, moments_by_layer
 
-__all__ = ["FEW_RIDGES", "RIDGE", "RIDGES", "Change", "compensated", "loss", "mean_bias", "refitted"]
+__all__ = ["FEW_RIDGES", "RIDGE", "RIDGES", "Change", "compensated", "loss", "mean_bias", "refits", "refitted"]
 
 RIDGE = 1e-3
 """As a share of the mean second moment of a hidden unit."""
@@ -86,19 +86,50 @@ def compensated(
         ]
     assert text is not None
     blocks = blocks_for_moments(model, text[language], language, tokens=tokens)
+    downs = [ffn.down_columns for ffn in model.ffns]
+    return refits(downs, masks, model, blocks, language, "neurons", intercept=intercept, ridges=ridges,
+                  progress=progress)  # fmt: skip
+
+
+@torch.no_grad()
+def refits(
+    weights: Sequence[Float[Tensor, "width units"]],
+    masks: Sequence[Bool[Tensor, " units"]],
+    model: Model,
+    blocks: Int[Tensor, "blocks block"],
+    language: str,
+    of: Of,
+    *,
+    intercept: bool,
+    ridges: Sequence[float] = RIDGES,
+    progress: bool = False,
+) -> list[Change | None]:
+    """The re-fit of each layer's last projection; None where it keeps all that it reads.
+
+    Args:
+        weights: the projections: of every FFN, or of every attention.
+        masks: which of their inputs stay.
+        model: intact.
+        blocks: of text; an eighth of them is not fitted and chooses the ridge.
+        language: of the text.
+        of: which projections they are.
+        intercept: whether biases may change.
+        ridges: to choose from.
+        progress: show a bar.
+    """
     apart = len(blocks) // HELD_OUT
-    fitted = moments_by_layer(model, blocks[: len(blocks) - apart], language, progress=progress)
+    fitted = moments_by_layer(model, blocks[: len(blocks) - apart], language, of=of, progress=progress)
     held: Iterator[Moments] | None = None
     if apart:
-        held = moments_by_layer(model, blocks[len(blocks) - apart :], language, progress=progress)
+        held = moments_by_layer(model, blocks[len(blocks) - apart :], language, of=of, progress=progress)
     changes: list[Change | None] = []
-    for ffn, mask, moments in zip(model.ffns, masks, fitted, strict=True):
+    for weight, mask, moments in zip(weights, masks, fitted, strict=True):
         check = next(held) if held is not None else None
         if bool(mask.all()):
             changes.append(None)
             continue
         some = (RIDGE,) if check is None else ridges
-        columns, bias = _best_refit(ffn.down_columns, moments, check, mask, intercept, some)
+        columns, bias = _best_refit(weight, moments, check, mask, intercept, some)
         changes.append(Change(columns, bias if intercept else None))
     return changes
 

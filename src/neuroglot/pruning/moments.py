@@ -1,6 +1,7 @@
-"""A pass over a little text that gives the moments of `hidden`, a few layers at a time."""
+"""A pass over a little text that gives the moments of what a layer's last projection reads, a few layers at a time."""
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -8,14 +9,15 @@ from torch import Tensor
 
 from neuroglot.artifacts.moments import Moments
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.hooks import observe_ffn
+from neuroglot.models.architecture.hooks import observe_ffn, observe_heads
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.tokens.packing import blocks_of, text_of_block, tokenize
 from neuroglot.tokens.shards import too_short
 
-__all__ = ["blocks_for_moments", "hidden_moments", "moments_by_layer"]
+__all__ = ["Of", "blocks_for_moments", "hidden_moments", "moments_by_layer"]
 
+Of = Literal["neurons", "heads"]
 MEMORY = 1 << 30
 """Bytes of second moments held at once: a wide model is read several times, a few layers each."""
 
@@ -68,43 +70,58 @@ def moments_by_layer(
     blocks: Int[Tensor, "blocks block"],
     language: str = "",
     *,
+    of: Of = "neurons",
     memory: int = MEMORY,
     progress: bool = True,
 ) -> Iterator[Moments]:
-    """The moments of every layer over packed blocks; see `hidden_moments`."""
+    """The moments of every layer over packed blocks; see `hidden_moments`.
+
+    Args:
+        model: intact.
+        blocks: packed.
+        language: what the text is called in messages.
+        of: the hidden units of every FFN, or what the heads of every attention write.
+        memory: bytes.
+        progress: show a bar.
+    """
     model.check_state(edited=False)
+    widths = model.widths if of == "neurons" else tuple(each.columns.numel() for each in model.attentions)
     first = 0
-    while first < model.layers:
-        last, held = first + 1, 4 * model.widths[first] ** 2
-        while last < model.layers and held + 4 * model.widths[last] ** 2 <= memory:
-            held += 4 * model.widths[last] ** 2
+    while first < len(widths):
+        last, held = first + 1, 4 * widths[first] ** 2
+        while last < len(widths) and held + 4 * widths[last] ** 2 <= memory:
+            held += 4 * widths[last] ** 2
             last += 1
-        yield from _recorded(model, blocks, language, range(first, last), progress)
+        yield from _recorded(model, blocks, language, of, range(first, last), widths[first:last], progress)
         first = last
 
 
 @torch.no_grad()
-def _recorded(model: Model, blocks: Tensor, language: str, layers: range, progress: bool) -> list[Moments]:
-    ffns = [model.ffns[layer] for layer in layers]
-    second = [torch.zeros(ffn.neurons, ffn.neurons) for ffn in ffns]
-    total = [torch.zeros(ffn.neurons, dtype=torch.float64) for ffn in ffns]
+def _recorded(
+    model: Model, blocks: Tensor, language: str, of: Of, layers: range, widths: tuple[int, ...], progress: bool
+) -> list[Moments]:
+    second = [torch.zeros(width, width) for width in widths]
+    total = [torch.zeros(width, dtype=torch.float64) for width in widths]
 
-    def observe(layer: int, _: Tensor, hidden: Tensor) -> None:
-        rows = hidden.reshape(*batch.shape, -1)[:, model.uncounted :].flatten(0, 1).float()
+    def add(layer: int, read: Tensor) -> None:
+        rows = read.reshape(*batch.shape, -1)[:, model.uncounted :].flatten(0, 1).float()
         second[layer] = second[layer].to(rows.device).addmm_(rows.T, rows)
         total[layer] += rows.sum(0).double().cpu()
 
+    if of == "neurons":
+        observed = observe_ffn([model.ffns[layer] for layer in layers], lambda layer, _, hidden: add(layer, hidden))
+    else:
+        observed = observe_heads([model.attentions[layer] for layer in layers], add)
     count = 0
-    with (
-        observe_ffn(ffns, observe),
-        token_progress(f"moments of layers {layers[0] + 1} to {layers[-1] + 1}", blocks.numel(), shown=progress) as go,
-    ):
+    doing = f"moments of {'layers' if of == 'neurons' else 'the heads of layers'} {layers[0] + 1} to {layers[-1] + 1}"
+    with observed, token_progress(doing, blocks.numel(), shown=progress) as advance:
         for batch in blocks.split(max(1, model.batch_tokens // blocks.shape[1])):
             model.hidden_states(batch)
             count += len(batch) * (blocks.shape[1] - model.uncounted)
-            go(batch.numel(), language)
+            advance(batch.numel(), language)
     if not count:
         raise NeuroglotError(f"The text in {language} has no token to count; add text.")
     return [
-        Moments((of / count).float(), products.cpu() / count, count) for of, products in zip(total, second, strict=True)
+        Moments((sums / count).float(), products.cpu() / count, count)
+        for sums, products in zip(total, second, strict=True)
     ]
