@@ -10,7 +10,8 @@ from commands import neuroglot, refused
 import neuroglot as ng
 from neuroglot.evaluate.likelihood.bits import bits_per_character
 from neuroglot.pruning.size import size
-from neuroglot.run.shrinking import ShrinkSettings, shrink
+from neuroglot.run.shrink_plan import ShrinkSettings
+from neuroglot.run.shrinking import shrink
 
 
 @pytest.mark.parametrize(("heal", "even"), [(0, True), (2_000, False)])
@@ -18,7 +19,7 @@ def test_a_shrunk_model_has_the_size_and_the_bits_that_the_report_says(heal, eve
     model, text = tiny.model(), tiny.corpus(60)
     recorded, held_out = text.select(["fr"]).split()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    settings = ShrinkSettings(share=0.9, heal=heal, batch=2, block=64, even=even)
+    settings = ShrinkSettings(share=0.9, heal=heal, batch=2, block=64, even=even, tasks=[])
     done = shrink(model, recorded, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
     assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
     opened = ng.load_model(tmp_path / "fr")
@@ -45,7 +46,7 @@ def test_a_shrunk_model_has_the_size_and_the_bits_that_the_report_says(heal, eve
 def test_too_little_text_or_too_small_a_size_writes_nothing(share, heal, match, tmp_path):
     text = ng.Corpus({"fr": ["là"]}) if share > 0.5 else tiny.corpus(40)
     held_out = tiny.corpus(10)
-    settings = ShrinkSettings(share=share, heal=heal)
+    settings = ShrinkSettings(share=share, heal=heal, tasks=[])
     with pytest.raises(ng.NeuroglotError, match=match) as error:
         shrink(tiny.model(), text, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
     assert "\n" not in str(error.value)
@@ -75,7 +76,7 @@ def test_a_healing_that_was_stopped_goes_on(tmp_path, monkeypatch):
     from transformers import Trainer
 
     recorded, held_out = tiny.corpus(60).select(["fr"]).split()
-    settings = ShrinkSettings(share=0.9, heal=1_000, batch=2, block=32, save_every=4, even=False)
+    settings = ShrinkSettings(share=0.9, heal=1_000, batch=2, block=32, save_every=4, even=False, tasks=[])
     step, seen = Trainer.training_step, []
 
     def stop(self, *arguments, **more):

@@ -26,6 +26,9 @@ def shrink(
         bool,
         typer.Option(help="As many neurons in every layer, which plain transformers opens; or the best of all layers."),
     ] = True,
+    heads: Annotated[
+        bool, typer.Option(help="Try fewer attention heads, too, where the model's config can say how many there are.")
+    ] = True,
     heal: Annotated[
         int,
         typer.Option(min=0, help="Train what is left on so many tokens of the text, taught by the intact model."),
@@ -38,6 +41,13 @@ def shrink(
     also: Annotated[
         str | None,
         typer.Option(help="Measure these languages of the text, too, such as en,de.", show_default=False),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Score both models on these tasks, such as xnli_fr; none for none. [default: the built-in ones]",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random baseline, and of the healing.")] = 0,
     text_column: TextColumnOption = "text",
@@ -66,28 +76,36 @@ def shrink(
     )  # fmt: skip
     source.check_source()
     fitted, held_out = source.load()
-    from neuroglot.run.shrinking import ShrinkSettings
+    from neuroglot.run.shrink_plan import ShrinkSettings
     from neuroglot.run.shrinking import shrink as run
 
     settings = checked(
-        ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heal=heal,
-        learning_rate=learning_rate, seed=seed,
+        ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heads=heads,
+        heal=heal, learning_rate=learning_rate, seed=seed, tasks=[] if tasks == "none" else split(tasks),
     )  # fmt: skip
     done = run(how.load(), fitted, tag, settings, folder, held_out=held_out, gguf=gguf)
     intact = done.bits["intact"]
     columns = {
         "bits a character": [f"{bits:.4f}" for bits in done.bits.values()],
         "times intact": [f"{bits / intact:.3f}" for bits in done.bits.values()],
+        "95 % interval": [_between(done.intervals.get(name)) for name in done.bits],
     }
-    print_table(columns, tag, list(done.bits))
+    print_table(columns, f"{tag}, {done.characters:,} characters", list(done.bits))
     for name, (before, after) in (("parameters", done.parameters), ("tokens", done.vocabulary)):
         out.print(f"{name}: {after:,} of {before:,} ({after / before:.1%})")
     out.print(f"neurons kept: {done.neurons:.1%}")
+    if done.heads is not None:
+        (query, key), (fewer, keys) = done.heads
+        out.print(f"query heads a layer: {fewer} of {query}; key-value heads: {keys} of {key}")
     cut = done.tokenised
     out.print(f"held-out documents cut into other tokens: {cut.changed:,} of {cut.texts:,} ({cut.share:.1%})")
-    for other, (whole, small) in done.by_language.items():
-        if other != tag:
-            out.print(f"bits a character in {other}: {small:.4f}, intact {whole:.4f} ({small / whole:.3f} times)")
+    of_languages = {
+        "bits a character": [f"{both[1]:.4f}" for both in done.by_language.values()],
+        "intact": [f"{both[0]:.4f}" for both in done.by_language.values()],
+        "perplexity a token": [f"{both[1]:.2f}" for both in done.perplexity.values()],
+        "intact ": [f"{both[0]:.2f}" for both in done.perplexity.values()],
+    }
+    print_table(of_languages, "language", list(done.by_language))
     costs = [done.costs["intact"], done.costs["shrunk"]]
     rows = {
         "safetensors, MB": [f"{each.safetensors / 1e6:,.1f}" for each in costs],
@@ -98,9 +116,21 @@ def shrink(
     if all(each.llama_cpp is not None for each in costs):
         rows["llama.cpp, tokens a second"] = [f"{each.llama_cpp:,.1f}" for each in costs]
     print_table(rows, "cost", list(done.costs))
+    if done.tasks:
+        scores = {
+            "intact": [f"{100 * each.intact:.1f}" for each in done.tasks.values()],
+            "shrunk": [f"{100 * each.shrunk:.1f}" for each in done.tasks.values()],
+            "items": [str(each.items) for each in done.tasks.values()],
+            "p": ["" if each.p is None else f"{each.p:.2g}" for each in done.tasks.values()],
+        }
+        print_table(scores, "task", list(done.tasks))
     for prompt, continued in done.costs["shrunk"].examples:
         out.print(f"{prompt} → {' '.join(continued.split())}", markup=False)
     out.print(f"wrote {folder}" + ("" if gguf is None else f" and {gguf}"))
+
+
+def _between(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _share(text: str) -> float:
