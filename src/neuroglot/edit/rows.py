@@ -5,7 +5,7 @@ after another. So what a recipe does at a site of a layer is four numbers a neur
 (rows, N).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from math import inf
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, R
 from neuroglot.models.architecture.sites import Edit, Site
 from neuroglot.models.model import Model
 
-__all__ = ["RowEdits", "in_rows"]
+__all__ = ["Place", "RowEdits", "in_rows"]
 
 Part = Literal["prompt", "generated"]
 Place = tuple[int, Site]
@@ -153,11 +153,18 @@ class RowEdits:
         for place, table in self._tables.items():
             table.copy_(other._tables[place])
 
+    def table(self, layer: int, site: Site, rows: int) -> Float[Tensor, "numbers some neurons"] | None:
+        """What is done at a place: gain and shift, or those and two bounds, of the first rows, or once for all."""
+        table = self._tables.get((layer, site))
+        return table if table is None or self.shared else table[:, :rows]
+
     @contextmanager
-    def applied(self, rows: int) -> Iterator[None]:
-        """Put the first `rows` rows in force inside the block."""
+    def applied(self, rows: int, but: Container[Place] = ()) -> Iterator[None]:
+        """Put the first `rows` rows in force inside the block, except at places where another does what they say."""
         with ExitStack() as stack:
             for (layer, site), table in self._tables.items():
+                if (layer, site) in but:
+                    continue
                 stack.enter_context(self.model.parts(site)[layer].edit(site, self._edit(table, rows)))
             yield
 

@@ -121,7 +121,7 @@ class _Queue:
             recipes = self._device([self.recipe[tuple(map(id, self.rows[row].steps))] for row in some])
             self.prompt.assign(self._device(list(range(len(some)))), recipes)
             self.steps.edits.assign(slots, recipes)
-            with self.prompt.applied(len(some)):
+            with self.steps.reading(self.prompt, len(some)):
                 self.state.read(slots, [self.rows[row] for row in some])
             self.active += some
             free -= len(some)
