@@ -8,12 +8,15 @@ import typer
 from neuroglot.cli.app import app, checked, out, print_table, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, ModelArgument, TextColumnOption
 from neuroglot.errors import NeuroglotError
+from neuroglot.progress import status
 
 
 @app.command()
 def shrink(
     model: ModelArgument,
-    language: Annotated[str, typer.Option("--language", "-l", help="Whom the model is for.", show_default=False)],
+    language: Annotated[
+        str, typer.Option("--language", "-l", help="Whom the model is for: fr; or several: fr,de.", show_default=False)
+    ],
     text: Annotated[
         str, typer.Option(help="Text in the language: a corpus as `record` takes it. The more, the better.")
     ] = "starter",
@@ -68,20 +71,32 @@ def shrink(
 
     how = checked(ModelSettings, source=model, dtype=dtype, device=device)
     how.check_source()
-    tag = language_tag(language)
-    others = [other for other in map(language_tag, split(also) or []) if other != tag]
+    tags = list(dict.fromkeys(map(language_tag, split(language) or [])))
+    if not tags:
+        raise NeuroglotError("--language takes the language that the model is for, such as fr.")
+    others = [other for other in map(language_tag, split(also) or []) if other not in tags]
     source = checked(
-        TextSettings, source=text, languages=[tag, *others], text_column=text_column, language_column=language_column,
+        TextSettings, source=text, languages=[*tags, *others], text_column=text_column, language_column=language_column,
         hold_out=hold_out,
     )  # fmt: skip
     source.check_source()
     fitted, held_out = source.load()
+    tag = tags[0]
+    if len(tags) > 1:
+        tag, fitted, held_out = "mul", fitted.together(tags), held_out.together(tags)
     from neuroglot.run.shrink_plan import ShrinkSettings
+    from neuroglot.run.shrink_tasks import built_in_tasks, opened_tasks
     from neuroglot.run.shrinking import shrink as run
 
+    wanted = [] if tasks == "none" else split(tasks)
+    if wanted:
+        with status("opening the tasks"):
+            opened_tasks(wanted)  # what is wrong with them is said before a model is opened
+    if wanted is None:
+        wanted = [name for each in tags for name in built_in_tasks(each)]
     settings = checked(
         ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heads=heads,
-        heal=heal, learning_rate=learning_rate, seed=seed, tasks=[] if tasks == "none" else split(tasks),
+        heal=heal, learning_rate=learning_rate, seed=seed, tasks=wanted,
     )  # fmt: skip
     done = run(how.load(), fitted, tag, settings, folder, held_out=held_out, gguf=gguf)
     intact = done.bits["intact"]
@@ -90,7 +105,7 @@ def shrink(
         "times intact": [f"{bits / intact:.3f}" for bits in done.bits.values()],
         "95 % interval": [_between(done.intervals.get(name)) for name in done.bits],
     }
-    print_table(columns, f"{tag}, {done.characters:,} characters", list(done.bits))
+    print_table(columns, f"{', '.join(tags)}, {done.characters:,} characters", list(done.bits))
     for name, (before, after) in (("parameters", done.parameters), ("tokens", done.vocabulary)):
         out.print(f"{name}: {after:,} of {before:,} ({after / before:.1%})")
     out.print(f"neurons kept: {done.neurons:.1%}")

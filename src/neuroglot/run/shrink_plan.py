@@ -59,8 +59,8 @@ class ShrinkSettings(BaseModel):
     """Blocks a forward pass of the healing."""
     save_every: int = Field(500, ge=0)
     """Keep the state of the healing after so many steps; 0 never."""
-    tasks: list[str] | None = None
-    """Score both models on these tasks of the harness; by default on the built-in ones of the language."""
+    tasks: list[str] = Field(default_factory=list)
+    """Score both models on these tasks of the lm-evaluation-harness."""
     seed: int = 0
     """Of the random baseline and of the order of the healing."""
 

@@ -25,7 +25,7 @@ from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import trimmed
 from neuroglot.run.shrink_cost import Cost, cost
 from neuroglot.run.shrink_plan import Ids, ShrinkSettings, plan_cut
-from neuroglot.run.shrink_tasks import TaskPair, built_in_tasks, compared, opened_tasks, scored
+from neuroglot.run.shrink_tasks import TaskPair, compared, opened_tasks, scored
 from neuroglot.stats import ratio_interval
 from neuroglot.storage.atomic import read_json, save_text
 from neuroglot.tokens.packing import pack
@@ -126,7 +126,7 @@ def shrink(
     documents, measured = text[language], held_out[language]
     if settings.heal:  # before anything is written; with a smaller vocabulary a text has as many tokens or more
         pack(model, documents, language, block=settings.block, tokens=settings.block)
-    tasks = opened_tasks(built_in_tasks(language) if settings.tasks is None else settings.tasks)
+    tasks = opened_tasks(settings.tasks)
     laps = _Laps()
 
     def read(some: Model, tag: str = language) -> Bits:
