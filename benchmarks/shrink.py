@@ -249,10 +249,28 @@ class Bench:
         refitted("random, even", random_like(keeps["even"], exists, 0), heal=True)
         if table.late:
             return
+        for name, keep in self.frequent(count).items():  # Liu et al. 2024, Tables 2 and 9; Figure 5
+            with cut(model, keep):
+                add(name, model)
+            refitted(name, keep, heal=False)
         orders = [removal_order(ffn.down_columns, of) for ffn, of in zip(model.ffns, moments, strict=True)]
         refitted("surgeon, uneven", keep_within(orders, count / int(exists.sum())), heal=False)
         places = padded([_places(order) for order in orders])  # the last to go is the highest
         refitted("surgeon, even", neurons_within(places, model.widths, count, even=True), heal=False)
+
+    def frequent(self, count: int) -> dict[str, torch.Tensor]:
+        """The neurons of so many experts that are activated most often in the language: of all, and of each layer."""
+        o, model = self.options, self.model
+        partition = ng.experts.partition(model, experts=o.experts, progress=False)
+        counted = ng.record(model, self.fitted.select([self.language]), tokens=o.recorded, block=o.block,
+                            partition=partition, top=(0.1,), progress=False)  # fmt: skip
+        frequency = ng.experts.frequencies(counted)[0]
+        share = count / int(model.exists.sum())
+        least = float(frequency.flatten().quantile(1 - share))
+        return {
+            "frequent experts": partition.neurons(ng.experts.keep_threshold(frequency, least)),
+            "frequent experts of each layer": partition.neurons(ng.experts.keep_share(frequency, share)),
+        }
 
     def only(self) -> None:
         """Perplexity by language after tuning on one."""
@@ -368,6 +386,7 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=30_000, help="held-out tokens, for perplexity")
     parser.add_argument("--recorded", type=int, default=200_000, help="tokens a language, to find neurons")
     parser.add_argument("--tuned", type=int, default=300_000, help="tokens")
+    parser.add_argument("--experts", type=int, default=256, help="a layer, for the rows of frequent ones")
     parser.add_argument("--only-shares", type=float, nargs="*", default=[0.01, 0.002], help="of all parameters")
     parser.add_argument("--others", default="en,fr,de,es,zh,hi,ru,ja")
     parser.add_argument("--device")
