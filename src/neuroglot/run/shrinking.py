@@ -20,7 +20,7 @@ from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.models.vocabulary import Changed, changed
 from neuroglot.progress import status
-from neuroglot.pruning.gguf_export import write_gguf
+from neuroglot.pruning.gguf_export import takes_fewer_heads, write_gguf
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import trimmed
 from neuroglot.run.shrink_cost import Cost, cost
@@ -139,7 +139,8 @@ def shrink(
         costs = {"intact": cost(model, measured, source if gguf is not None else None)}
         scores = scored(model, tasks)
     laps.end("intact")
-    plan = plan_cut(model, text, language, settings, progress=progress)
+    heads = settings.heads and (gguf is None or source is None or takes_fewer_heads(source))
+    plan = plan_cut(model, text, language, settings.model_copy(update={"heads": heads}), progress=progress)
     laps.end("plan")
     pruned = plan.prunes(model)
     cuts = {"vocabulary": replace(plan, keep=model.exists, heads=None)}
@@ -158,7 +159,7 @@ def shrink(
         if pruned:
             rows["refit"] = read(model)
         parameters = size(model.network).parameters
-        heads = None if intact_heads is None else (intact_heads, _heads(model))
+        counts = None if intact_heads is None else (intact_heads, _heads(model))
         model.save(work if settings.heal else draft)
     laps.end("refit")
     if settings.heal:
@@ -180,7 +181,7 @@ def shrink(
         parameters=(before.parameters, parameters),
         vocabulary=(model.vocabulary, len(plan.ids)),
         neurons=float(plan.keep.sum() / model.exists.sum()),
-        heads=heads,
+        heads=counts,
         bits={name: each.per_character for name, each in rows.items()},
         intervals={name: _quotient(each, rows["intact"]) for name, each in rows.items() if name != "intact"},
         characters=rows["intact"].characters,
