@@ -86,6 +86,7 @@ def shrink(
         tag, fitted, held_out = "mul", fitted.together(tags), held_out.together(tags)
     from neuroglot.run.shrink_plan import ShrinkSettings
     from neuroglot.run.shrink_tasks import built_in_tasks, opened_tasks
+    from neuroglot.run.shrinking import check_shrink
     from neuroglot.run.shrinking import shrink as run
 
     wanted = [] if tasks == "none" else split(tasks)
@@ -98,6 +99,7 @@ def shrink(
         ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heads=heads,
         heal=heal, learning_rate=learning_rate, seed=seed, tasks=wanted,
     )  # fmt: skip
+    check_shrink(how.reader(), fitted, tag, settings, gguf)
     done = run(how.load(), fitted, tag, settings, folder, held_out=held_out, gguf=gguf)
     intact = done.bits["intact"]
     columns = {

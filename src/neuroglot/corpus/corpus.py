@@ -94,7 +94,12 @@ class Corpus:
 
     def select(self, languages: Sequence[str]) -> "Corpus":
         """The same text, of these languages only and in this order."""
-        return Corpus({tag: self[tag] for tag in languages}, parallel=self.parallel, keys=self.keys, name=self.name)
+        found = Corpus(
+            {tag: self[tag] for tag in languages if tag != "mul"},
+            parallel=self.parallel, keys=self.keys, name=self.name,
+        )  # fmt: skip
+        found._documents = {language_tag(tag): self[tag] for tag in languages}  # `mul` is of `together`
+        return found
 
     def split(self, every: int = 5) -> tuple["Corpus", "Corpus"]:
         """Two disjoint corpora: all but every `every`-th document, and those held out.

@@ -52,7 +52,7 @@ class ShrinkSettings(BaseModel):
     distil: float = Field(0.5, ge=0, le=1)
     """The teacher's share of the loss."""
     block: int = Field(512, ge=8)
-    """Tokens a block of the healing."""
+    """Tokens a block of the healing, as far as the model reads so many."""
     batch: int = Field(16, ge=1)
     """Blocks a step of the healing."""
     at_once: int = Field(8, ge=1)
