@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from neuroglot.artifacts.moments import Moments
+from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
@@ -119,7 +119,7 @@ def refits(
     """
     apart = len(blocks) // HELD_OUT
     fitted = moments_by_layer(model, blocks[: len(blocks) - apart], language, of=of, progress=progress)
-    held: Iterator[Moments] | None = None
+    held: Iterator[Moments | Sketch] | None = None
     if apart:
         held = moments_by_layer(model, blocks[len(blocks) - apart :], language, of=of, progress=progress)
     changes: list[Change | None] = []
@@ -147,7 +147,12 @@ def _recorded_means(model: Model, recording: Recording, language: str) -> list[T
 
 
 def _best_refit(
-    down: Tensor, moments: Moments, check: Moments | None, keep: Tensor, intercept: bool, ridges: Sequence[float]
+    down: Tensor,
+    moments: Moments | Sketch,
+    check: Moments | Sketch | None,
+    keep: Tensor,
+    intercept: bool,
+    ridges: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     """The re-fit whose ridge is best on held-out text."""
     found = [refitted(down, moments, keep, intercept=intercept, ridge=ridge) for ridge in ridges]
@@ -172,7 +177,7 @@ def mean_bias(
 
 def refitted(
     down: Float[Tensor, "width neurons"],
-    moments: Moments,
+    moments: Moments | Sketch,
     keep: Bool[Tensor, " neurons"],
     *,
     intercept: bool = True,
@@ -196,13 +201,9 @@ def refitted(
     weight = down.detach().double()
     if bool(keep.all()):
         return down.detach().clone(), torch.zeros_like(down[:, 0])
-    second = (moments.covariance if intercept else moments.second).to(weight)
     kept, gone = (which.nonzero().flatten().to(weight.device) for which in (keep, ~keep))
-    within = second[kept][:, kept]
-    within.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float64).tiny)
-    wanted = second[kept][:, gone] @ weight[:, gone].T
-    factor, failed = torch.linalg.cholesky_ex(within)  # half of the work, where rounding lets it be definite
-    gained = (torch.linalg.solve(within, wanted) if bool(failed) else torch.cholesky_solve(wanted, factor)).T
+    solve = _by_sketch if isinstance(moments, Sketch) else _by_moments
+    gained = solve(weight, moments, kept, gone, intercept, ridge)
     bias = torch.zeros_like(weight[:, 0])
     if intercept:
         mean = moments.mean.to(weight)
@@ -210,9 +211,34 @@ def refitted(
     return (weight[:, kept] + gained).to(down), bias.to(down)
 
 
+def _by_moments(
+    weight: Tensor, moments: Moments, kept: Tensor, gone: Tensor, intercept: bool, ridge: float
+) -> Float[Tensor, "width kept"]:
+    """What the kept columns gain."""
+    second = (moments.covariance if intercept else moments.second).to(weight)
+    within = second[kept][:, kept]
+    within.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float64).tiny)
+    wanted = second[kept][:, gone] @ weight[:, gone].T
+    factor, failed = torch.linalg.cholesky_ex(within)  # half of the work, where rounding lets it be definite
+    gained: Tensor = torch.linalg.solve(within, wanted) if bool(failed) else torch.cholesky_solve(wanted, factor)
+    return gained.T
+
+
+def _by_sketch(
+    weight: Tensor, sketch: Sketch, kept: Tensor, gone: Tensor, intercept: bool, ridge: float
+) -> Float[Tensor, "width kept"]:
+    """The same by as many equations as the sketch has rows."""
+    rows = (sketch.centred if intercept else sketch.rows).to(weight)
+    squares = (sketch.squares - sketch.mean.square() if intercept else sketch.squares).to(weight)
+    within = rows[:, kept] @ rows[:, kept].T
+    within.diagonal().add_(max(ridge, 1e-9) * float(squares.mean()) + torch.finfo(torch.float64).tiny)
+    missing = rows[:, gone] @ weight[:, gone].T
+    return (rows[:, kept].T @ torch.linalg.solve(within, missing)).T
+
+
 def loss(
     down: Float[Tensor, "width neurons"],
-    moments: Moments,
+    moments: Moments | Sketch,
     changed: Float[Tensor, "width neurons"],
     bias: Float[Tensor, " width"] | None = None,
 ) -> float:
@@ -225,8 +251,8 @@ def loss(
         bias: what the bias gains.
     """
     apart = (down - changed).double()
-    error = ((apart @ moments.second.to(apart)) * apart).sum()
+    error = moments.energy(apart)
     if bias is not None:
         offset = bias.to(apart)
-        error = error - 2 * (apart @ moments.mean.to(apart)) @ offset + offset @ offset
-    return max(0.0, float(error))
+        error += float(offset @ offset - 2 * (apart @ moments.mean.to(apart)) @ offset)
+    return max(0.0, error)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from neuroglot.artifacts.moments import Moments
+from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.errors import NeuroglotError
 from neuroglot.pruning.compensation import RIDGE
 
@@ -36,7 +36,7 @@ class Surgeon:
     def __init__(
         self,
         weight: Float[Tensor, "width inputs"],
-        moments: Moments,
+        moments: Moments | Sketch,
         units: Int64[Tensor, "units inputs_of_one"],
         *,
         ridge: float = RIDGE,
@@ -87,7 +87,7 @@ class Order:
 
 def removal_order(
     down: Float[Tensor, "width neurons"],
-    moments: Moments,
+    moments: Moments | Sketch,
     *,
     at_once: int = 32,
     most: float = 0.9,
@@ -102,7 +102,7 @@ def removal_order(
         most: the largest share of the layer that may go; one neuron stays.
         ridge: as a share of the mean second moment of a unit.
     """
-    neurons = len(moments.second)
+    neurons = len(moments.mean)
     surgeon = Surgeon(down, moments, torch.arange(neurons)[:, None], ridge=ridge)
     removed: list[int] = []
     losses: list[float] = []
