@@ -202,8 +202,10 @@ def refitted(
     if bool(keep.all()):
         return down.detach().clone(), torch.zeros_like(down[:, 0])
     kept, gone = (which.nonzero().flatten().to(weight.device) for which in (keep, ~keep))
-    solve = _by_sketch if isinstance(moments, Sketch) else _by_moments
-    gained = solve(weight, moments, kept, gone, intercept, ridge)
+    if isinstance(moments, Sketch):
+        gained = _by_sketch(weight, moments, kept, gone, intercept, ridge)
+    else:
+        gained = _by_moments(weight, moments, kept, gone, intercept, ridge)
     bias = torch.zeros_like(weight[:, 0])
     if intercept:
         mean = moments.mean.to(weight)
@@ -233,7 +235,8 @@ def _by_sketch(
     within = rows[:, kept] @ rows[:, kept].T
     within.diagonal().add_(max(ridge, 1e-9) * float(squares.mean()) + torch.finfo(torch.float64).tiny)
     missing = rows[:, gone] @ weight[:, gone].T
-    return (rows[:, kept].T @ torch.linalg.solve(within, missing)).T
+    gained: Tensor = rows[:, kept].T @ torch.linalg.solve(within, missing)
+    return gained.T
 
 
 def loss(

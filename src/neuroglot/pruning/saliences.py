@@ -44,7 +44,7 @@ class Surgeon:
         self.units, self.loss = units, 0.0
         self._weight = weight.detach().double().cpu().clone()
         second = moments.second.double()
-        self._energy = max(float(((self._weight @ second) * self._weight).sum()), torch.finfo(torch.float32).tiny)
+        self._energy = max(moments.energy(self._weight), torch.finfo(torch.float32).tiny)
         inverse = second.clone()
         inverse.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float32).tiny)
         self._inverse = torch.linalg.inv(inverse)
