@@ -198,6 +198,37 @@ def test_steering_scores():
             assert cells[2 * place : 2 * place + 2] == [f"{float(value):.2f}" for value in values], (model, target)
 
 
+# --- shrinking -------------------------------------------------------------------------------------------------------
+
+
+def test_shrinking():
+    """Every table whose numbers are in a file; the paper's are those of Liu et al. 2024, Table 2."""
+    sizes, languages, _, ffn, liu, *_ = tables("howto/shrink.md", "What it costs")
+    found = {
+        tag: {row["what"]: row for row in read(f"shrink/gemma3-270m-{tag}-sizes.csv")} for tag in ("fr", "zh", "hi")
+    }
+    for share, tokens, _, what, bits, times, _ in sizes[3:]:
+        name = "random neurons" if not what else what.split()[0].replace("re-fit", "refit")
+        row = found["fr"][name]
+        assert share == "33 %" and numbers(tokens) == [float(row["tokens"])]
+        assert rounded(bits, row["bits"]) and rounded(times, row["times"])
+    for (tag, rows), (_, tokens, _, intact, *times) in zip(found.items(), languages[1:], strict=True):
+        assert numbers(tokens) == [float(rows["refit"]["tokens"])]
+        assert rounded(intact, rows["intact"]["bits"]), tag
+        for name, cell in zip(("refit", "magnitude", "random neurons"), times, strict=True):
+            assert rounded(cell, rows[name]["times"]), (tag, name)
+    alone = {row["what"]: row for row in read("shrink/gemma3-270m-fr-ffn.csv")}
+    for (_, perplexity, times), name in zip(
+        ffn[1:], ("intact", "refit, uneven", "magnitude, uneven", "random"), strict=True
+    ):
+        assert rounded(perplexity, alone[name]["perplexity"])
+        assert rounded(times, alone[name]["times"])
+    paper = [(15.56, 5.25), (16.54, 5.83), (7.20, 5.25), (7.62, 5.83)]
+    wanted = [after / before for after, before in paper]
+    wanted += [float(alone[f"{name}, uneven"]["times"]) for name in ("magnitude", "refit")]
+    assert all(rounded(row[2], value) for row, value in zip(liu[1:], wanted, strict=True))
+
+
 # --- the files -------------------------------------------------------------------------------------------------------
 
 
