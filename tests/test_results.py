@@ -203,7 +203,20 @@ def test_steering_scores():
 
 def test_shrinking():
     """Every table whose numbers are in a file; the paper's are those of Liu et al. 2024, Table 2."""
-    sizes, languages, _, ffn, liu, *_ = tables("howto/shrink.md", "What it costs")
+    sizes, languages, _, command, tried, costs, ffn, liu, *_ = tables("howto/shrink.md", "What it costs")
+    of_command = {row["what"]: row for row in read("shrink/gemma3-270m-fr-33.csv")}
+    for cells, name in zip(command[1:], ("intact", "vocabulary", "refit", "magnitude", "random"), strict=True):
+        row = of_command[name]
+        assert rounded(cells[1], row["bits"]) and rounded(cells[2], row["times"])
+        assert cells[3] == (f"{float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else "")
+    for cells, row in zip(tried[1:], read("shrink/gemma3-270m-fr-33-tried.csv"), strict=True):
+        assert all(rounded(cell, row[name]) for cell, name in zip(cells, row, strict=True))
+    for place, row in enumerate(read("shrink/gemma3-270m-fr-33-costs.csv"), 1):
+        names = ("parameters", "safetensors", "gguf", "tokens_per_second", "llama_cpp", "fr perplexity", "en bits")
+        scale = {"safetensors": 1e6, "gguf": 1e6}
+        for cells, name in zip(costs[1:], names, strict=False):
+            assert rounded(cells[place], float(row[name]) / scale.get(name, 1)), name
+        assert costs[-1][place] == f"{100 * float(row['smoke_xcsqa_cloze_fr']):.1f} %"
     found = {
         tag: {row["what"]: row for row in read(f"shrink/gemma3-270m-{tag}-sizes.csv")} for tag in ("fr", "zh", "hi")
     }
