@@ -43,8 +43,8 @@ def hidden_moments(
 ) -> Iterator[Moments | Sketch]:
     """The moments of every layer's hidden units over the first tokens of a text, layer after layer.
 
-    A layer of N neurons takes 4·N² bytes, a sketch of it from 16,384 on 4·4,096·N; as many layers as fit in `memory` are
-    recorded in one pass, one at least.
+    A layer of N neurons takes 4·N² bytes, a sketch of it from 16,384 on 4·4,096·N; as many layers as fit in `memory`
+    are recorded in one pass, one at least.
 
     Args:
         model: intact.
