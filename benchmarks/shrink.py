@@ -20,9 +20,11 @@ import shutil
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -33,13 +35,13 @@ from neuroglot.edit.tuning import tune
 from neuroglot.evaluate.likelihood.bits import bits_by_piece
 from neuroglot.models.architecture.ffn import is_matrix
 from neuroglot.pruning.budget import magnitudes, neurons_within, random_like
-from neuroglot.pruning.checkpoint import cut, may_gain_biases
-from neuroglot.pruning.compensation import compensated
+from neuroglot.pruning.checkpoint import cut
 from neuroglot.pruning.moments import hidden_moments
 from neuroglot.pruning.saliences import Order, keep_within, removal_order
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import language_counts
-from neuroglot.run.shrinking import ShrinkSettings, heal, plan_cut
+from neuroglot.run.shrink_plan import Fit, Plan, ShrinkSettings, plan_cut
+from neuroglot.run.shrinking import heal
 from neuroglot.stats import mean_interval, ratio_interval
 from neuroglot.tokens.packing import pack
 
@@ -105,92 +107,100 @@ class Bench:
 
     def bits(self, model: ng.Model) -> dict[str, float]:
         """A character of held-out text, and over those of the intact model."""
-        found, length = bits_by_piece(model, self.held_out[self.language], self.language,
-                                      characters=self.options.characters)  # fmt: skip
+        found = bits_by_piece(model, self.held_out[self.language], self.language,
+                              characters=self.options.characters)  # fmt: skip
         if self.intact is None:
-            self.intact = found
-            self.about |= {"held-out characters": length, "pieces": len(found)}
-        low, high = ratio_interval(found, self.intact)
-        times = float(found.sum() / self.intact.sum())
-        return {"bits": float(found.sum()) / length, "times": times, "low": low, "high": high}
+            self.intact = found.pieces
+            self.about |= {"held-out characters": found.characters, "pieces": len(found.pieces)}
+        low, high = ratio_interval(found.pieces, self.intact)
+        times = float(found.pieces.sum() / self.intact.sum())
+        return {"bits": found.per_character, "times": times, "low": low, "high": high}
 
-    def refit(self, keep: torch.Tensor) -> list:
+    def fit(self, plan: Plan) -> Fit:
         """On the fitted text."""
-        gains = may_gain_biases(self.model, keep)
-        return compensated(self.model, keep, "refit", self.language, text=self.fitted, tokens=self.options.tokens,
-                           intercept=gains)  # fmt: skip
+        return plan.fit(self.model, self.fitted, self.language, self.options.tokens)
 
-    def healed(self, keep: torch.Tensor, changes: list | None, ids: object, settings: ShrinkSettings) -> ng.Model:
+    def healed(self, plan: Plan, fit: Fit | None, settings: ShrinkSettings) -> ng.Model:
         """The cut model after training."""
-        with cut(self.model, keep, changes, ids):
+        with plan.cut(self.model, fit):
             self.model.save(self.scratch / "cut")
         out = self.scratch / "healed"
         shutil.rmtree(out, ignore_errors=True)
-        return heal(self.model, self.scratch / "cut", ids, self.documents, self.language, settings, out, progress=False)
+        return heal(self.model, self.scratch / "cut", plan.ids, self.documents, self.language, settings, out,
+                    progress=False)  # fmt: skip
+
+    def whole_plan(self, keep: torch.Tensor) -> Plan:
+        """Of neurons alone."""
+        return Plan(np.arange(self.model.vocabulary), keep, None, [])
 
     def sizes(self) -> None:
         """Bits a character at shares of all parameters."""
         table = self.table("sizes")
-        exists = self.model.exists
+        done: list[tuple[float, Plan, Fit, dict[str, object]]] = []
 
         def add(share: float, what: str, parameters: int, model: ng.Model, **more: object) -> None:
             measured = self.bits(model)
             table.add(share=share, what=what, parameters=parameters, of_all=parameters / self.parameters, **measured,
                       **more)  # fmt: skip
 
+        def row(share: float, name: str, plan: Plan, fit: Fit | None, kept: dict[str, object]) -> None:
+            with plan.cut(self.model, fit):
+                add(share, name, size(self.model.network).parameters, self.model, **kept)
+
+        def heal_row(share: float, name: str, plan: Plan, fit: Fit | None, settings: ShrinkSettings,
+                     kept: dict[str, object]) -> None:  # fmt: skip
+            began = time.perf_counter()
+            healed = self.healed(plan, fit, settings)
+            spent = time.perf_counter() - began
+            add(share, name, size(healed.network).parameters, healed, **kept, healing_s=spent)
+
         add(1.0, "intact", self.parameters, self.model)
-        later = []
         for share in self.options.sizes:
             if table.late:
                 break
             settings = self.settings(share)
             plan = plan_cut(self.model, self.fitted, self.language, settings, progress=False)
             for tried in plan.tried:
-                print("tried", tried, flush=True)
-            pruned = not bool(plan.keep[exists].all())
-            kept = {"tokens": len(plan.ids), "neurons": int(plan.keep.sum())}
-            masks = {"random neurons": random_like(plan.keep, exists, 0), "magnitude": plan.keep}
-            for name, mask in (masks if pruned else {"vocabulary": exists}).items():
-                with cut(self.model, mask, None, plan.ids):
-                    add(share, name, size(self.model.network).parameters, self.model, **kept)
-            changes = self.refit(plan.keep) if pruned else None
-            if pruned:
-                with cut(self.model, plan.keep, changes, plan.ids):
-                    add(share, "refit", size(self.model.network).parameters, self.model, **kept)
-            began = time.perf_counter()
-            healed = self.healed(plan.keep, changes, plan.ids, settings)
-            spent = time.perf_counter() - began
-            parameters = size(healed.network).parameters
-            add(share, "healed", parameters, healed, **kept, healing_s=spent)
-            later.append((share, plan, pruned, kept, parameters, changes))
-        for share, plan, _, kept, parameters, changes in later:  # learns the intact model alone, and not the text
+                table.add(share=share, what="tried on fitted text", **tried)
+            kept = _kept(plan)
+            if plan.prunes(self.model):
+                row(share, "random", plan.random(self.model, 0), None, kept)
+                row(share, "magnitude", plan, None, kept)
+            else:
+                row(share, "vocabulary", plan, None, kept)
+            fit = self.fit(plan)
+            if plan.prunes(self.model):
+                row(share, "refit", plan, fit, kept)
+            heal_row(share, "healed", plan, fit, settings, kept)
+            done.append((share, plan, fit, kept))
+        for share, plan, fit, kept in done:  # learns the intact model alone, and not the text
             if not table.late:
-                some = self.settings(share, distil=1.0)
-                add(share, "healed, teacher alone", parameters, self.healed(plan.keep, changes, plan.ids, some), **kept)
-        for share, plan, pruned, kept, parameters, changes in later:
+                heal_row(share, "healed, teacher alone", plan, fit, self.settings(share, distil=1.0), kept)
+        for share, plan, fit, kept in done:
             settings = self.settings(share)
-            if pruned and not table.late:
-                drawn = random_like(plan.keep, exists, 0)
-                refitted = self.refit(drawn)
-                with cut(self.model, drawn, refitted, plan.ids):
-                    add(share, "refit, random neurons", parameters, self.model, **kept)
-                add(share, "healed, random neurons", parameters, self.healed(drawn, refitted, plan.ids, settings),
-                    **kept)  # fmt: skip
-            if pruned and not table.late:
-                add(share, "healed, magnitude without refit", parameters,
-                    self.healed(plan.keep, None, plan.ids, settings), **kept)  # fmt: skip
-            if pruned and not table.late:
+            if plan.heads is not None and not table.late:
+                other = plan_cut(self.model, self.fitted, self.language, self.settings(share, heads=False),
+                                 progress=False)  # fmt: skip
+                refitted = self.fit(other)
+                row(share, "refit, all heads", other, refitted, _kept(other))
+                heal_row(share, "healed, all heads", other, refitted, settings, _kept(other))
+            if plan.prunes(self.model) and not table.late:
+                drawn = plan.random(self.model, 0)
+                refitted = self.fit(drawn)
+                row(share, "refit, random", drawn, refitted, kept)
+                heal_row(share, "healed, random", drawn, refitted, settings, kept)
+            if plan.prunes(self.model) and not table.late:
+                heal_row(share, "healed, magnitude without refit", plan, None, settings, kept)
+            if not bool(plan.keep[self.model.exists].all()) and not table.late:
                 best = neurons_within(self.scores(), self.model.widths, int(plan.keep.sum()), even=False)
-                refitted = self.refit(best)
-                with cut(self.model, best, refitted, plan.ids):
-                    add(share, "refit, uneven widths", parameters, self.model, **kept)
-                add(share, "healed, uneven widths", parameters, self.healed(best, refitted, plan.ids, settings),
-                    **kept)  # fmt: skip
+                other = replace(plan, keep=best)
+                refitted = self.fit(other)
+                row(share, "refit, uneven widths", other, refitted, kept)
+                heal_row(share, "healed, uneven widths", other, refitted, settings, kept)
             if not table.late:
-                some = self.settings(share, distil=0.0)
-                add(share, "healed, text alone", parameters, self.healed(plan.keep, changes, plan.ids, some), **kept)
-        if later and not table.late:  # what the text alone teaches, nothing being cut
-            add(1.0, "intact, trained the same", self.parameters, self.healed(exists, None, None, self.whole()))
+                heal_row(share, "healed, text alone", plan, fit, self.settings(share, distil=0.0), kept)
+        if done and not table.late:  # what the text alone teaches, nothing being cut
+            heal_row(1.0, "intact, trained the same", self.whole_plan(self.model.exists), None, self.whole(), {})
 
     def scores(self) -> torch.Tensor:
         """Magnitudes on the fitted text."""
@@ -218,11 +228,12 @@ class Bench:
             table.add(what=what, perplexity=float(found.mean().exp()), **_times(found, intact), blocks=len(intact))
 
         def refitted(what: str, keep: torch.Tensor, *, heal: bool) -> None:
-            changes = self.refit(keep)
-            with cut(model, keep, changes):
+            plan = self.whole_plan(keep)
+            fit = self.fit(plan)
+            with plan.cut(model, fit):
                 add(f"refit, {what}", model)
             if heal and not table.late:
-                add(f"healed, {what}", self.healed(keep, changes, None, settings))
+                add(f"healed, {what}", self.healed(plan, fit, settings))
 
         add("intact", model)
         moments = list(hidden_moments(model, self.documents, self.language, tokens=self.options.tokens, progress=False))
@@ -238,10 +249,28 @@ class Bench:
         refitted("random, even", random_like(keeps["even"], exists, 0), heal=True)
         if table.late:
             return
+        for name, keep in self.frequent(count).items():  # Liu et al. 2024, Tables 2 and 9; Figure 5
+            with cut(model, keep):
+                add(name, model)
+            refitted(name, keep, heal=False)
         orders = [removal_order(ffn.down_columns, of) for ffn, of in zip(model.ffns, moments, strict=True)]
         refitted("surgeon, uneven", keep_within(orders, count / int(exists.sum())), heal=False)
         places = padded([_places(order) for order in orders])  # the last to go is the highest
         refitted("surgeon, even", neurons_within(places, model.widths, count, even=True), heal=False)
+
+    def frequent(self, count: int) -> dict[str, torch.Tensor]:
+        """The neurons of so many experts that are activated most often in the language: of all, and of each layer."""
+        o, model = self.options, self.model
+        partition = ng.experts.partition(model, experts=o.experts, progress=False)
+        counted = ng.record(model, self.fitted.select([self.language]), tokens=o.recorded, block=o.block,
+                            partition=partition, top=(0.1,), progress=False)  # fmt: skip
+        frequency = ng.experts.frequencies(counted)[0]
+        share = count / int(model.exists.sum())
+        least = float(frequency.flatten().quantile(1 - share))
+        return {
+            "frequent experts": partition.neurons(ng.experts.keep_threshold(frequency, least)),
+            "frequent experts of each layer": partition.neurons(ng.experts.keep_share(frequency, share)),
+        }
 
     def only(self) -> None:
         """Perplexity by language after tuning on one."""
@@ -299,6 +328,12 @@ class Bench:
         return fresh if adapter is None else ng.load_model(path, dtype="float32", device=device)
 
 
+def _kept(plan: Plan) -> dict[str, object]:
+    """What a plan leaves."""
+    heads = {} if plan.heads is None else {"heads": int(plan.heads[0].sum())}
+    return {"tokens": len(plan.ids), "neurons": int(plan.keep.sum()), **heads}
+
+
 def _times(after: torch.Tensor, before: torch.Tensor) -> dict[str, float]:
     """Of perplexities, with an interval over blocks."""
     low, high = mean_interval(after - before)
@@ -351,6 +386,7 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=30_000, help="held-out tokens, for perplexity")
     parser.add_argument("--recorded", type=int, default=200_000, help="tokens a language, to find neurons")
     parser.add_argument("--tuned", type=int, default=300_000, help="tokens")
+    parser.add_argument("--experts", type=int, default=256, help="a layer, for the rows of frequent ones")
     parser.add_argument("--only-shares", type=float, nargs="*", default=[0.01, 0.002], help="of all parameters")
     parser.add_argument("--others", default="en,fr,de,es,zh,hi,ru,ja")
     parser.add_argument("--device")

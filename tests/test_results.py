@@ -198,6 +198,50 @@ def test_steering_scores():
             assert cells[2 * place : 2 * place + 2] == [f"{float(value):.2f}" for value in values], (model, target)
 
 
+# --- shrinking -------------------------------------------------------------------------------------------------------
+
+
+def test_shrinking():
+    """Every table whose numbers are in a file; the paper's are those of Liu et al. 2024, Table 2."""
+    sizes, languages, _, command, tried, costs, ffn, liu, *_ = tables("howto/shrink.md", "What it costs")
+    of_command = {row["what"]: row for row in read("shrink/gemma3-270m-fr-33.csv")}
+    for cells, name in zip(command[1:], ("intact", "vocabulary", "refit", "magnitude", "random"), strict=True):
+        row = of_command[name]
+        assert rounded(cells[1], row["bits"]) and rounded(cells[2], row["times"])
+        assert cells[3] == (f"{float(row['low']):.3f} to {float(row['high']):.3f}" if row["low"] else "")
+    for cells, row in zip(tried[1:], read("shrink/gemma3-270m-fr-33-tried.csv"), strict=True):
+        assert all(rounded(cell, row[name]) for cell, name in zip(cells, row, strict=True))
+    for place, row in enumerate(read("shrink/gemma3-270m-fr-33-costs.csv"), 1):
+        names = ("parameters", "safetensors", "gguf", "tokens_per_second", "llama_cpp", "fr perplexity", "en bits")
+        scale = {"safetensors": 1e6, "gguf": 1e6}
+        for cells, name in zip(costs[1:], names, strict=False):
+            assert rounded(cells[place], float(row[name]) / scale.get(name, 1)), name
+        assert costs[-1][place] == f"{100 * float(row['smoke_xcsqa_cloze_fr']):.1f} %"
+    found = {
+        tag: {row["what"]: row for row in read(f"shrink/gemma3-270m-{tag}-sizes.csv")} for tag in ("fr", "zh", "hi")
+    }
+    for share, tokens, _, what, bits, times, _ in sizes[3:]:
+        name = "random neurons" if not what else what.split()[0].replace("re-fit", "refit")
+        row = found["fr"][name]
+        assert share == "33 %" and numbers(tokens) == [float(row["tokens"])]
+        assert rounded(bits, row["bits"]) and rounded(times, row["times"])
+    for (tag, rows), (_, tokens, _, intact, *times) in zip(found.items(), languages[1:], strict=True):
+        assert numbers(tokens) == [float(rows["refit"]["tokens"])]
+        assert rounded(intact, rows["intact"]["bits"]), tag
+        for name, cell in zip(("refit", "magnitude", "random neurons"), times, strict=True):
+            assert rounded(cell, rows[name]["times"]), (tag, name)
+    alone = {row["what"]: row for row in read("shrink/gemma3-270m-fr-ffn.csv")}
+    for (_, perplexity, times), name in zip(
+        ffn[1:], ("intact", "refit, uneven", "magnitude, uneven", "random"), strict=True
+    ):
+        assert rounded(perplexity, alone[name]["perplexity"])
+        assert rounded(times, alone[name]["times"])
+    paper = [(15.56, 5.25), (16.54, 5.83), (7.20, 5.25), (7.62, 5.83)]
+    wanted = [after / before for after, before in paper]
+    wanted += [float(alone[f"{name}, uneven"]["times"]) for name in ("magnitude", "refit")]
+    assert all(rounded(row[2], value) for row, value in zip(liu[1:], wanted, strict=True))
+
+
 # --- the files -------------------------------------------------------------------------------------------------------
 
 

@@ -104,6 +104,17 @@ def test_split_is_a_partition(every, count):
     assert list(held_out["en"]) == [f"d{i}" for i in range(every - 1, count, every)]
 
 
+def test_several_languages_take_turns():
+    corpus = ng.Corpus({"fr": ["a", "b", "c"], "de": ["x"], "en": ["e"]})
+    both = corpus.together(["de", "fr"])
+    assert list(both["mul"]) == list(both["mul"]) == ["x", "a", "b", "c"]
+    assert both.languages == ("fr", "de", "en", "mul")
+    assert corpus.languages == ("fr", "de", "en")
+    for languages, match in ((["fr"], "two at least"), (["fr", "fr"], "two at least"), (["fr", "es"], "no es")):
+        with pytest.raises(ng.NeuroglotError, match=match):
+            corpus.together(languages)
+
+
 def test_split_of_a_parallel_corpus_holds_out_the_same_samples(tmp_path):
     rows = [{"key": str(i), "text": {"en": f"e{i}", **({"fr": f"f{i}"} if i != 2 else {})}} for i in range(10)]
     _, held_out = ng.load_corpus(lines(tmp_path / "t.jsonl", rows)).split()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 import neuroglot as ng
-from neuroglot.artifacts.moments import Moments
+from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.models.architecture.hooks import observe_ffn
 from neuroglot.pruning.compensation import compensated, loss, mean_bias, refitted
 from neuroglot.pruning.moments import blocks_for_moments, hidden_moments, moments_by_layer
@@ -94,6 +94,48 @@ def test_refit_is_least_squares_and_exact_where_it_can_be():
     columns, bias = refitted(down, moments_of(hidden), torch.ones(6, dtype=torch.bool))
     assert torch.equal(columns, down)
     assert not bool(bias.any())
+
+
+def sketch_of(hidden, rows):
+    places, signs = torch.arange(len(hidden)) % rows, torch.randint(2, (len(hidden),)) * 2.0 - 1
+    sums = torch.zeros(rows, hidden.shape[1]).index_add_(0, places, hidden * signs[:, None])
+    ones, root = torch.zeros(rows).index_add_(0, places, signs), len(hidden) ** 0.5
+    return Sketch(hidden.mean(0), hidden.square().mean(0), sums / root, ones / root, len(hidden))
+
+
+@given(layers(), st.booleans())
+def test_a_sketch_of_as_many_rows_as_tokens_is_exact(layer, intercept):
+    down, hidden, keep = layer
+    exact, sketch = moments_of(hidden), sketch_of(hidden, len(hidden))
+    torch.testing.assert_close(sketch.second, exact.second, rtol=1e-3, atol=1e-3)
+    for one, other in zip(refitted(down, exact, keep, intercept=intercept, ridge=0.01),
+                          refitted(down, sketch, keep, intercept=intercept, ridge=0.01), strict=True):  # fmt: skip
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+    changed, bias = torch.randn_like(down), torch.randn(5)
+    assert loss(down, sketch, changed, bias) == pytest.approx(loss(down, exact, changed, bias), rel=1e-3, abs=1e-3)
+    few = sketch_of(hidden, 15)  # and fewer: least squares of the sketch, so never worse than nothing on it
+    fit = refitted(down, few, keep, intercept=False)
+    by_nothing = loss(down, few, filled(down, keep, down[:, keep]))
+    assert loss(down, few, filled(down, keep, fit[0])) <= by_nothing * 1.001 + 1e-4
+
+
+def test_wide_layers_are_sketched():
+    """The refit of a sketch of half as many rows as tokens is nearly the exact one on the text."""
+    model = tiny.model()
+    blocks = blocks_for_moments(model, tiny.corpus(60)["fr"], "fr", tokens=2_000, block=32)
+    exact = list(moments_by_layer(model, blocks, progress=False))
+    assert not any(isinstance(each, Sketch) for each in exact)
+    tokens = exact[0].tokens
+    for rows, room in ((tokens, 1.01), (tokens // 2, 1.5)):
+        found = list(moments_by_layer(model, blocks, large=model.neurons, rows=rows, memory=1, progress=False))
+        for ffn, sketch, moments in zip(model.ffns, found, exact, strict=True):
+            assert isinstance(sketch, Sketch)
+            torch.testing.assert_close(sketch.mean, moments.mean)
+            torch.testing.assert_close(sketch.squares, moments.squares, rtol=1e-3, atol=1e-5)
+            down, keep = ffn.down_columns.detach(), torch.arange(model.neurons) % 3 > 0
+            losses = [loss(down, moments, filled(down, keep, fit[0]), fit[1])
+                      for fit in (refitted(down, each, keep) for each in (sketch, moments))]  # fmt: skip
+            assert losses[0] <= room * losses[1] + 1e-6
 
 
 def hidden_of(model, blocks):

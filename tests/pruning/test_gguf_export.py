@@ -6,7 +6,8 @@ import torch
 
 import neuroglot as ng
 from neuroglot.pruning.checkpoint import cut
-from neuroglot.pruning.gguf_export import write_gguf
+from neuroglot.pruning.gguf_export import takes_fewer_heads, write_gguf
+from neuroglot.pruning.heads import HeadCut
 from neuroglot.pruning.vocabulary import kept_tokens, language_counts
 
 
@@ -22,6 +23,24 @@ def opened(request, tmp_path, monkeypatch):
 def logits(model, text="abc ab"):
     with torch.no_grad():
         return model.network(torch.tensor([[*model.begin, *model.encode([text])[0]]])).logits
+
+
+@pytest.mark.parametrize("groups", [[0, 2], [0, 1]], ids=["of each key-value head", "a key-value head"])
+def test_fewer_heads_are_read_back(opened, groups, tmp_path):
+    model, file = opened
+    heads = torch.zeros(model.shape("heads"), dtype=torch.bool)
+    heads[:, groups] = True
+    with cut(model, model.exists, None, None, HeadCut(heads)):
+        wanted = logits(model)
+        if not takes_fewer_heads(file):
+            with pytest.raises(ng.NeuroglotError, match="no-heads"):
+                write_gguf(model, file, tmp_path / "small.gguf")
+            assert not (tmp_path / "small.gguf").exists()
+            return
+        write_gguf(model, file, tmp_path / "small.gguf")
+    again = ng.load_model(tmp_path / "small.gguf")
+    assert again.text_config.num_attention_heads == 2
+    torch.testing.assert_close(logits(again), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("even", [True, False])

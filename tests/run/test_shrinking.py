@@ -6,11 +6,16 @@ import pytest
 import tiny
 import torch
 from commands import neuroglot, refused
+from transformers import AutoModelForCausalLM
 
 import neuroglot as ng
+from neuroglot.evaluate.benchmarks.harness import Item, TaskScore
 from neuroglot.evaluate.likelihood.bits import bits_per_character
 from neuroglot.pruning.size import size
-from neuroglot.run.shrinking import ShrinkSettings, shrink
+from neuroglot.run import shrink_plan
+from neuroglot.run.shrink_plan import ShrinkSettings, plan_cut
+from neuroglot.run.shrink_tasks import built_in_tasks, compared
+from neuroglot.run.shrinking import shrink
 
 
 @pytest.mark.parametrize(("heal", "even"), [(0, True), (2_000, False)])
@@ -54,7 +59,8 @@ def test_too_little_text_or_too_small_a_size_writes_nothing(share, heal, match, 
 
 def test_the_command(checkpoint, corpus, tmp_path, monkeypatch, capsys):
     path = tmp_path / "out"
-    asked = ("shrink", checkpoint, "--language", "fr", "--text", corpus, "--size", "95%", "--out", path)
+    asked = ("shrink", checkpoint, "--language", "fr", "--text", corpus, "--size", "95%", "--out", path, "--tasks",
+             "none")  # fmt: skip
     said = neuroglot(*asked)
     assert neuroglot(*asked) == said  # it is finished, and read
     assert "bits a character" in said
@@ -69,6 +75,62 @@ def test_the_command(checkpoint, corpus, tmp_path, monkeypatch, capsys):
     assert "de" in refused(monkeypatch, capsys, "shrink", checkpoint, "--language", "de", "--text", corpus,
                            "--out", tmp_path / "x")  # fmt: skip
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.long
+def test_task_scores_of_both_models(checkpoint, corpus, tmp_path, monkeypatch, capsys):
+    how = ("shrink", checkpoint, "--language", "fr", "--text", corpus, "--size", "95%", "--out")
+    said = neuroglot(*how, tmp_path / "fr")
+    assert "smoke_xcsqa_cloze_fr" in said and "smoke_xstorycloze_english_fr" in said
+    scores = json.loads((tmp_path / "fr" / "neuroglot_shrink.json").read_text())["tasks"]["smoke_xcsqa_cloze_fr"]
+    assert scores["items"] == 24
+    model = ng.load_model(tmp_path / "fr")
+    again = ng.evaluate.tasks(model, ["smoke_xcsqa_cloze_fr"], progress=False)["smoke_xcsqa_cloze_fr"]
+    assert again.metrics[scores["metric"]] == pytest.approx(scores["shrunk"])
+    assert "no task" in refused(monkeypatch, capsys, *how, tmp_path / "x", "--tasks", "xquiz_fr")
+
+
+def test_scores_side_by_side():
+    def score(values):
+        items = [Item(i, str(i), "A", [], {"acc,none": value}) for i, value in enumerate(values)]
+        return {"x": TaskScore("x", "1", 0, {"acc,none": sum(values) / len(values)}, {}, items)}
+
+    pair = compared(score([1.0] * 8 + [0.0] * 2), score([1.0] * 2 + [0.0] * 7 + [1.0]))["x"]
+    assert (pair.metric, pair.items, pair.intact, pair.shrunk) == ("acc,none", 10, 0.8, 0.3)
+    assert pair.p == pytest.approx(2 * 8 / 2**7)  # one gained, six lost
+    assert compared(score([0.5]), score([1.0]))["x"].p is None
+    assert built_in_tasks("fr") == ["smoke_xcsqa_cloze_fr", "smoke_xstorycloze_english_fr"]
+    assert built_in_tasks("hi") == []
+
+
+def test_several_languages_and_fewer_heads(corpus, tmp_path, monkeypatch):
+    """The vocabulary is that of both; where the config can say it heads go, too, and the report says how many."""
+    found = iter([3.0, 2.0, 4.0])  # all heads, a head less of each key-value head, and two
+    monkeypatch.setattr(shrink_plan, "bits_per_character", lambda *_, **__: next(found))
+    sizes = {"num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 48, "intermediate_size": 96}
+    ng.Model(tiny.network("qwen2", **sizes), tiny.tokenizer()).save(tmp_path / "model")
+    how = ("--text", corpus, "--size", "75%", "--tasks", "none", "--language")
+    said = neuroglot("shrink", tmp_path / "model", *how, "fr,en", "--out", tmp_path / "both")
+    for word in ("fr, en,", "query heads a layer: 4 of 6; key-value heads: 2 of 2", "mul"):
+        assert word in said, word
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "both")
+    assert opened.config.num_attention_heads == 4
+    report = json.loads((tmp_path / "both" / "neuroglot_shrink.json").read_text())
+    assert set(report["by_language"]) == {"fr", "en", "mul"}
+    assert report["heads"] == [[6, 2], [4, 2]]
+    assert min(report["tried"], key=lambda way: way["bits"])["heads"] == 4
+    text = ng.load_corpus(str(corpus)).split(5)[0]
+    model = ng.load_model(tmp_path / "model")
+    found = iter([3.0, 2.0, 4.0, 3.0])
+    plans = {
+        heads: plan_cut(model, text, "fr", ShrinkSettings(share=0.75, heads=heads), progress=False)
+        for heads in (True, False)
+    }
+    assert plans[False].heads is None
+    assert plans[True].heads is not None
+    drawn = plans[True].random(model, 0)
+    assert torch.equal(drawn.heads.sum(1), plans[True].heads.sum(1))
+    assert not torch.equal(drawn.heads, plans[True].heads)
 
 
 def test_a_healing_that_was_stopped_goes_on(tmp_path, monkeypatch):

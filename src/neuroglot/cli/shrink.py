@@ -8,12 +8,15 @@ import typer
 from neuroglot.cli.app import app, checked, out, print_table, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, ModelArgument, TextColumnOption
 from neuroglot.errors import NeuroglotError
+from neuroglot.progress import status
 
 
 @app.command()
 def shrink(
     model: ModelArgument,
-    language: Annotated[str, typer.Option("--language", "-l", help="Whom the model is for.", show_default=False)],
+    language: Annotated[
+        str, typer.Option("--language", "-l", help="Whom the model is for: fr; or several: fr,de.", show_default=False)
+    ],
     text: Annotated[
         str, typer.Option(help="Text in the language: a corpus as `record` takes it. The more, the better.")
     ] = "starter",
@@ -25,6 +28,9 @@ def shrink(
     even: Annotated[
         bool,
         typer.Option(help="As many neurons in every layer, which plain transformers opens; or the best of all layers."),
+    ] = True,
+    heads: Annotated[
+        bool, typer.Option(help="Try fewer attention heads, too, where the model's config can say how many there are.")
     ] = True,
     heal: Annotated[
         int,
@@ -38,6 +44,13 @@ def shrink(
     also: Annotated[
         str | None,
         typer.Option(help="Measure these languages of the text, too, such as en,de.", show_default=False),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Score both models on these tasks, such as xnli_fr; none for none. [default: the built-in ones]",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random baseline, and of the healing.")] = 0,
     text_column: TextColumnOption = "text",
@@ -58,20 +71,33 @@ def shrink(
 
     how = checked(ModelSettings, source=model, dtype=dtype, device=device)
     how.check_source()
-    tag = language_tag(language)
-    others = [other for other in map(language_tag, split(also) or []) if other != tag]
+    tags = list(dict.fromkeys(map(language_tag, split(language) or [])))
+    if not tags:
+        raise NeuroglotError("--language takes the language that the model is for, such as fr.")
+    others = [other for other in map(language_tag, split(also) or []) if other not in tags]
     source = checked(
-        TextSettings, source=text, languages=[tag, *others], text_column=text_column, language_column=language_column,
+        TextSettings, source=text, languages=[*tags, *others], text_column=text_column, language_column=language_column,
         hold_out=hold_out,
     )  # fmt: skip
     source.check_source()
     fitted, held_out = source.load()
-    from neuroglot.run.shrinking import ShrinkSettings, check_shrink
+    tag = tags[0]
+    if len(tags) > 1:
+        tag, fitted, held_out = "mul", fitted.together(tags), held_out.together(tags)
+    from neuroglot.run.shrink_plan import ShrinkSettings
+    from neuroglot.run.shrink_tasks import built_in_tasks, opened_tasks
+    from neuroglot.run.shrinking import check_shrink
     from neuroglot.run.shrinking import shrink as run
 
+    wanted = [] if tasks == "none" else split(tasks)
+    if wanted:
+        with status("opening the tasks"):
+            opened_tasks(wanted)  # what is wrong with them is said before a model is opened
+    if wanted is None:
+        wanted = [name for each in tags for name in built_in_tasks(each)]
     settings = checked(
-        ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heal=heal,
-        learning_rate=learning_rate, seed=seed,
+        ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heads=heads,
+        heal=heal, learning_rate=learning_rate, seed=seed, tasks=wanted,
     )  # fmt: skip
     check_shrink(how.reader(), fitted, tag, settings, gguf)
     done = run(how.load(), fitted, tag, settings, folder, held_out=held_out, gguf=gguf)
@@ -79,16 +105,24 @@ def shrink(
     columns = {
         "bits a character": [f"{bits:.4f}" for bits in done.bits.values()],
         "times intact": [f"{bits / intact:.3f}" for bits in done.bits.values()],
+        "95 % interval": [_between(done.intervals.get(name)) for name in done.bits],
     }
-    print_table(columns, tag, list(done.bits))
+    print_table(columns, f"{', '.join(tags)}, {done.characters:,} characters", list(done.bits))
     for name, (before, after) in (("parameters", done.parameters), ("tokens", done.vocabulary)):
         out.print(f"{name}: {after:,} of {before:,} ({after / before:.1%})")
     out.print(f"neurons kept: {done.neurons:.1%}")
+    if done.heads is not None:
+        (query, key), (fewer, keys) = done.heads
+        out.print(f"query heads a layer: {fewer} of {query}; key-value heads: {keys} of {key}")
     cut = done.tokenised
     out.print(f"held-out documents cut into other tokens: {cut.changed:,} of {cut.texts:,} ({cut.share:.1%})")
-    for other, (whole, small) in done.by_language.items():
-        if other != tag:
-            out.print(f"bits a character in {other}: {small:.4f}, intact {whole:.4f} ({small / whole:.3f} times)")
+    of_languages = {
+        "bits a character": [f"{both[1]:.4f}" for both in done.by_language.values()],
+        "intact": [f"{both[0]:.4f}" for both in done.by_language.values()],
+        "perplexity a token": [f"{both[1]:.2f}" for both in done.perplexity.values()],
+        "intact ": [f"{both[0]:.2f}" for both in done.perplexity.values()],
+    }
+    print_table(of_languages, "language", list(done.by_language))
     costs = [done.costs["intact"], done.costs["shrunk"]]
     rows = {
         "safetensors, MB": [f"{each.safetensors / 1e6:,.1f}" for each in costs],
@@ -99,9 +133,21 @@ def shrink(
     if all(each.llama_cpp is not None for each in costs):
         rows["llama.cpp, tokens a second"] = [f"{each.llama_cpp:,.1f}" for each in costs]
     print_table(rows, "cost", list(done.costs))
+    if done.tasks:
+        scores = {
+            "intact": [f"{100 * each.intact:.1f}" for each in done.tasks.values()],
+            "shrunk": [f"{100 * each.shrunk:.1f}" for each in done.tasks.values()],
+            "items": [str(each.items) for each in done.tasks.values()],
+            "p": ["" if each.p is None else f"{each.p:.2g}" for each in done.tasks.values()],
+        }
+        print_table(scores, "task", list(done.tasks))
     for prompt, continued in done.costs["shrunk"].examples:
         out.print(f"{prompt} → {' '.join(continued.split())}", markup=False)
     out.print(f"wrote {folder}" + ("" if gguf is None else f" and {gguf}"))
+
+
+def _between(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _share(text: str) -> float:

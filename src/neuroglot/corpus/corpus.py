@@ -101,7 +101,12 @@ class Corpus:
 
     def select(self, languages: Sequence[str]) -> "Corpus":
         """The same text, of these languages only and in this order."""
-        return Corpus({tag: self[tag] for tag in languages}, parallel=self.parallel, keys=self.keys, name=self.name)
+        found = Corpus(
+            {tag: self[tag] for tag in languages if tag != "mul"},
+            parallel=self.parallel, keys=self.keys, name=self.name,
+        )  # fmt: skip
+        found._documents = {language_tag(tag): self[tag] for tag in languages}  # `mul` is of `together`
+        return found
 
     def split(self, every: int = 5) -> tuple["Corpus", "Corpus"]:
         """Two disjoint corpora: all but every `every`-th document, and those held out.
@@ -120,6 +125,27 @@ class Corpus:
     def half(self, which: int) -> "Corpus":
         """Every other document: those at even positions (0) or at odd ones (1). Both halves add up to the whole."""
         return self._where(lambda index: index % 2 == which, f"half {which + 1}")
+
+    def together(self, languages: Sequence[str]) -> "Corpus":
+        """The same text, and under `mul` (several languages) the documents of these, one of each in turn.
+
+        For what is made for several languages at once, such as a smaller vocabulary. Split before.
+
+        Raises:
+            NeuroglotError: there are fewer than two languages, or one is not there.
+        """
+        if len({language_tag(tag) for tag in languages}) < 2:
+            raise NeuroglotError("Several languages are two at least; take the documents of the one.")
+        several = [self[tag] for tag in languages]
+        missing = object()
+
+        def turns() -> Iterator[str | None]:
+            for some in itertools.zip_longest(*several, fillvalue=missing):
+                yield from (text for text in some if text is not missing)  # type: ignore[misc]
+
+        found = Corpus(self._documents, name=f"{self.name} ({', '.join(languages)} in turn)")
+        found._documents["mul"] = Documents(turns)
+        return found
 
     def _where(self, mine: Callable[[int], bool], what: str) -> "Corpus":
         """The documents at these positions; in a parallel corpus the same samples of every language."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from neuroglot.artifacts.moments import Moments
+from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
@@ -83,9 +83,9 @@ def _gained(model: Model) -> int:
     return model.layers * model.ffns[0].down_columns.shape[0] + others
 
 
-def magnitudes(model: Model, moments: Iterable[Moments]) -> Tensor:
+def magnitudes(model: Model, moments: Iterable[Moments | Sketch]) -> Tensor:
     """What each neuron writes on a text (L, N): the root mean square of its hidden unit times its column's norm."""
-    sizes = [of.second.diagonal().sqrt() for of in moments]
+    sizes = [of.squares.sqrt() for of in moments]
     norms = [ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns]
     return padded([norm * size for norm, size in zip(norms, sizes, strict=True)]).masked_fill(~model.exists, -1.0)
 

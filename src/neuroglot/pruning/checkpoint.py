@@ -1,10 +1,10 @@
 """Write a model with only some of its neurons and tokens: smaller on disk, in memory and in FLOPs."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,11 +15,14 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import check_mask
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.head_groups import check_heads, keep_heads
 from neuroglot.models.layer_widths import BIASES, WIDTHS, can_be_narrowed, width_name
 from neuroglot.models.model import Model
 from neuroglot.pruning.biases import attach, configure, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
+from neuroglot.pruning.heads import HeadCut, refitted_heads
 from neuroglot.pruning.mixtures import expert_mask, prune_mixture
+from neuroglot.pruning.moments import blocks_for_moments
 from neuroglot.pruning.vocabulary import kept_tokens, language_counts, trimmed
 from neuroglot.storage.made import check_place, is_made
 
@@ -39,6 +42,7 @@ def prune(
     language: str | None = None,
     compensate: Compensate | None = None,
     vocabulary: bool | int = False,
+    heads: Bool[Tensor, "attentions heads"] | None = None,
     tokens: int = 20_000,
     progress: bool = False,
 ) -> Path:
@@ -61,13 +65,16 @@ def prune(
             Llama); otherwise only `load_model` opens what `mean` wrote, and `refit` does without.
         vocabulary: keep only the tokens that the text uses and those that any text needs; a number keeps at most so
             many, the most frequent.
+        heads: the attention heads that stay (attentions, H): as many in every layer, and as many query heads of each
+            key-value head, since a config says one number. By default all. `refit` re-fits the output projections, too.
         tokens: how many of the text `refit` reads.
         progress: show a bar.
 
     Raises:
-        NeuroglotError: `keep` is not a boolean (L, N) of this model or keeps nothing in a layer, the weights are not
-            all in memory, what a compensation or a smaller vocabulary is made of was not given, the tokenizer cannot be
-            rewritten, or `path` exists or cannot be written.
+        NeuroglotError: `keep` is not a boolean (L, N) of this model or keeps nothing in a layer, `heads` is not one of
+            heads or its architecture's config cannot say it, the weights are not all in memory, what a compensation or
+            a smaller vocabulary is made of was not given, the tokenizer cannot be rewritten, or `path` exists or cannot
+            be written.
     """
     if model.mixtures and keep.shape != (model.layers, model.neurons):
         keep = expert_mask(model, keep)
@@ -79,6 +86,10 @@ def prune(
             "alone; deactivate the neurons instead."
         )
     keep = keep & model.exists
+    if heads is not None:
+        model.check_dense("its heads stay", "leave heads out")
+        check_mask(heads, model.shape("heads"))
+        check_heads(model.network, model.attentions, heads)
     path = Path(path)
     _check_asked(recording, text, language, compensate, vocabulary)
     if compensate is not None or vocabulary is not False:
@@ -87,6 +98,8 @@ def prune(
     bound = [model.fingerprint, str(model.network.dtype)]
     if compensate is not None or vocabulary is not False:
         bound += [f"{compensate} {vocabulary} {language} {tokens}", *_sources(recording, text, language)]
+    if heads is not None:
+        bound.append(kept_digest(heads))
     made_from = kept_digest(keep, *bound)
     if is_made(path, made_from, "pruned model"):
         return path
@@ -102,6 +115,12 @@ def prune(
             "class of that type, so a model with fewer could not be opened; deactivate the neurons instead."
         )
     changes: list[Change | None] | None = None
+    left = None if heads is None else HeadCut(heads)
+    if heads is not None and compensate == "refit":
+        assert text is not None
+        assert language is not None
+        blocks = blocks_for_moments(model, text[language], language, tokens=tokens)
+        left = refitted_heads(model, heads, blocks, language, progress=progress)
     if compensate is not None:
         assert language is not None
         changes = compensated(
@@ -114,7 +133,7 @@ def prune(
         assert language is not None
         counts = language_counts(model, text[language], language)
         ids = kept_tokens(model, counts, size=None if vocabulary is True else vocabulary)
-    with cut(model, keep, changes, ids):
+    with cut(model, keep, changes, ids, left):
         model.save(path, made_from)
     return path
 
@@ -136,14 +155,16 @@ def cut(
     keep: Bool[Tensor, "layers neurons"],
     changes: Sequence[Change | None] | None = None,
     ids: Int64[np.ndarray, " kept"] | None = None,
+    heads: HeadCut | None = None,
 ) -> Iterator[Model]:
-    """The model with these neurons and tokens only, inside the block: measured or saved there, afterwards as it was.
+    """The model with these units and tokens only, inside the block: measured or saved there, afterwards as it was.
 
     Args:
         model: whole and in memory.
         keep: the neurons that stay, one a layer at least.
         changes: of `compensated`.
         ids: the tokens that stay; see `kept_tokens`.
+        heads: the attention heads that stay; by default all.
     """
     widths = keep.sum(1).tolist()
     said = _one_width(model, keep)
@@ -153,6 +174,8 @@ def cut(
     biased = any(change is not None and change.bias is not None for change in changes)
     with ExitStack() as restore, torch.no_grad():
         restore.callback(model.weights_changed)
+        if heads is not None:
+            restore.callback(_keep_heads(model, heads))
         for ffn, kept in zip(model.ffns, keep, strict=True):
             restore.callback(ffn.keep(kept[: ffn.neurons].nonzero().flatten()))
         for ffn, change in zip(model.ffns, changes, strict=True):
@@ -172,6 +195,22 @@ def cut(
             restore.enter_context(trimmed(model, ids))
         model.weights_changed()
         yield model
+
+
+def _keep_heads(model: Model, heads: HeadCut) -> Callable[[], None]:
+    undo = [keep_heads(model.network, model.attentions, heads.keep)]
+    for attention, change in zip(model.attentions, heads.changes or [None] * len(heads.keep), strict=True):
+        if change is not None:
+            attention.weight.copy_(change.columns)
+            if change.bias is not None:
+                bias: Any = attention.projection.bias
+                undo.append(configure(attention.projection, "bias", torch.nn.Parameter(bias + change.bias.to(bias))))
+
+    def put_back() -> None:
+        for step in reversed(undo):
+            step()
+
+    return put_back
 
 
 def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:

@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from neuroglot.artifacts.moments import Moments
+from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.pruning.moments import blocks_for_moments, hidden_moments, moments_by_layer
+from neuroglot.pruning.moments import Of, blocks_for_moments, hidden_moments, moments_by_layer
 
-__all__ = ["FEW_RIDGES", "RIDGE", "RIDGES", "Change", "compensated", "loss", "mean_bias", "refitted"]
+__all__ = ["FEW_RIDGES", "RIDGE", "RIDGES", "Change", "compensated", "loss", "mean_bias", "refits", "refitted"]
 
 RIDGE = 1e-3
 """As a share of the mean second moment of a hidden unit."""
@@ -86,19 +86,50 @@ def compensated(
         ]
     assert text is not None
     blocks = blocks_for_moments(model, text[language], language, tokens=tokens)
+    downs = [ffn.down_columns for ffn in model.ffns]
+    return refits(downs, masks, model, blocks, language, "neurons", intercept=intercept, ridges=ridges,
+                  progress=progress)  # fmt: skip
+
+
+@torch.no_grad()
+def refits(
+    weights: Sequence[Float[Tensor, "width units"]],
+    masks: Sequence[Bool[Tensor, " units"]],
+    model: Model,
+    blocks: Int[Tensor, "blocks block"],
+    language: str,
+    of: Of,
+    *,
+    intercept: bool,
+    ridges: Sequence[float] = RIDGES,
+    progress: bool = False,
+) -> list[Change | None]:
+    """The re-fit of each layer's last projection; None where it keeps all that it reads.
+
+    Args:
+        weights: the projections: of every FFN, or of every attention.
+        masks: which of their inputs stay.
+        model: intact.
+        blocks: of text; an eighth of them is not fitted and chooses the ridge.
+        language: of the text.
+        of: which projections they are.
+        intercept: whether biases may change.
+        ridges: to choose from.
+        progress: show a bar.
+    """
     apart = len(blocks) // HELD_OUT
-    fitted = moments_by_layer(model, blocks[: len(blocks) - apart], language, progress=progress)
-    held: Iterator[Moments] | None = None
+    fitted = moments_by_layer(model, blocks[: len(blocks) - apart], language, of=of, progress=progress)
+    held: Iterator[Moments | Sketch] | None = None
     if apart:
-        held = moments_by_layer(model, blocks[len(blocks) - apart :], language, progress=progress)
+        held = moments_by_layer(model, blocks[len(blocks) - apart :], language, of=of, progress=progress)
     changes: list[Change | None] = []
-    for ffn, mask, moments in zip(model.ffns, masks, fitted, strict=True):
+    for weight, mask, moments in zip(weights, masks, fitted, strict=True):
         check = next(held) if held is not None else None
         if bool(mask.all()):
             changes.append(None)
             continue
         some = (RIDGE,) if check is None else ridges
-        columns, bias = _best_refit(ffn.down_columns, moments, check, mask, intercept, some)
+        columns, bias = _best_refit(weight, moments, check, mask, intercept, some)
         changes.append(Change(columns, bias if intercept else None))
     return changes
 
@@ -116,7 +147,12 @@ def _recorded_means(model: Model, recording: Recording, language: str) -> list[T
 
 
 def _best_refit(
-    down: Tensor, moments: Moments, check: Moments | None, keep: Tensor, intercept: bool, ridges: Sequence[float]
+    down: Tensor,
+    moments: Moments | Sketch,
+    check: Moments | Sketch | None,
+    keep: Tensor,
+    intercept: bool,
+    ridges: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     """The re-fit whose ridge is best on held-out text."""
     found = [refitted(down, moments, keep, intercept=intercept, ridge=ridge) for ridge in ridges]
@@ -141,7 +177,7 @@ def mean_bias(
 
 def refitted(
     down: Float[Tensor, "width neurons"],
-    moments: Moments,
+    moments: Moments | Sketch,
     keep: Bool[Tensor, " neurons"],
     *,
     intercept: bool = True,
@@ -165,13 +201,11 @@ def refitted(
     weight = down.detach().double()
     if bool(keep.all()):
         return down.detach().clone(), torch.zeros_like(down[:, 0])
-    second = (moments.covariance if intercept else moments.second).to(weight)
     kept, gone = (which.nonzero().flatten().to(weight.device) for which in (keep, ~keep))
-    within = second[kept][:, kept]
-    within.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float64).tiny)
-    wanted = second[kept][:, gone] @ weight[:, gone].T
-    factor, failed = torch.linalg.cholesky_ex(within)  # half of the work, where rounding lets it be definite
-    gained = (torch.linalg.solve(within, wanted) if bool(failed) else torch.cholesky_solve(wanted, factor)).T
+    if isinstance(moments, Sketch):
+        gained = _by_sketch(weight, moments, kept, gone, intercept, ridge)
+    else:
+        gained = _by_moments(weight, moments, kept, gone, intercept, ridge)
     bias = torch.zeros_like(weight[:, 0])
     if intercept:
         mean = moments.mean.to(weight)
@@ -179,9 +213,35 @@ def refitted(
     return (weight[:, kept] + gained).to(down), bias.to(down)
 
 
+def _by_moments(
+    weight: Tensor, moments: Moments, kept: Tensor, gone: Tensor, intercept: bool, ridge: float
+) -> Float[Tensor, "width kept"]:
+    """What the kept columns gain."""
+    second = (moments.covariance if intercept else moments.second).to(weight)
+    within = second[kept][:, kept]
+    within.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float64).tiny)
+    wanted = second[kept][:, gone] @ weight[:, gone].T
+    factor, failed = torch.linalg.cholesky_ex(within)  # half of the work, where rounding lets it be definite
+    gained: Tensor = torch.linalg.solve(within, wanted) if bool(failed) else torch.cholesky_solve(wanted, factor)
+    return gained.T
+
+
+def _by_sketch(
+    weight: Tensor, sketch: Sketch, kept: Tensor, gone: Tensor, intercept: bool, ridge: float
+) -> Float[Tensor, "width kept"]:
+    """The same by as many equations as the sketch has rows."""
+    rows = (sketch.centred if intercept else sketch.rows).to(weight)
+    squares = (sketch.squares - sketch.mean.square() if intercept else sketch.squares).to(weight)
+    within = rows[:, kept] @ rows[:, kept].T
+    within.diagonal().add_(max(ridge, 1e-9) * float(squares.mean()) + torch.finfo(torch.float64).tiny)
+    missing = rows[:, gone] @ weight[:, gone].T
+    gained: Tensor = rows[:, kept].T @ torch.linalg.solve(within, missing)
+    return gained.T
+
+
 def loss(
     down: Float[Tensor, "width neurons"],
-    moments: Moments,
+    moments: Moments | Sketch,
     changed: Float[Tensor, "width neurons"],
     bias: Float[Tensor, " width"] | None = None,
 ) -> float:
@@ -194,8 +254,8 @@ def loss(
         bias: what the bias gains.
     """
     apart = (down - changed).double()
-    error = ((apart @ moments.second.to(apart)) * apart).sum()
+    error = moments.energy(apart)
     if bias is not None:
         offset = bias.to(apart)
-        error = error - 2 * (apart @ moments.mean.to(apart)) @ offset + offset @ offset
-    return max(0.0, float(error))
+        error += float(offset @ offset - 2 * (apart @ moments.mean.to(apart)) @ offset)
+    return max(0.0, error)

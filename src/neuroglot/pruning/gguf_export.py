@@ -17,7 +17,7 @@ from neuroglot.models.gguf_header import GgufTensor, Header, read_header
 from neuroglot.models.model import Model
 from neuroglot.storage.atomic import atomic_path
 
-__all__ = ["write_gguf"]
+__all__ = ["takes_fewer_heads", "write_gguf"]
 
 ARCHITECTURES = ("llama", "deci", "qwen2", "qwen3", "gemma2", "gemma3")
 """Whose weights are laid out as transformers has them, but for norms and the rotation of queries and keys."""
@@ -25,6 +25,11 @@ FINER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q4_1", "Q5_K": "Q5_1", "Q6_K":
 WRITABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 FFN = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.(weight|bias)$")
 BLOCK = 32
+
+
+def takes_fewer_heads(source: str | Path) -> bool:
+    """Whether llama.cpp runs the architecture with fewer heads; Qwen 2's must be as wide as the stream together."""
+    return read_header(Path(source)).architecture != "qwen2"
 
 
 def write_gguf(model: Model, source: str | Path, path: str | Path) -> Path:
@@ -39,8 +44,8 @@ def write_gguf(model: Model, source: str | Path, path: str | Path) -> Path:
         path: a new .gguf file.
 
     Raises:
-        NeuroglotError: the architecture is not one of those that are written, the model has tokens or weights that the
-            file has no place for, or `path` exists or cannot be written.
+        NeuroglotError: the architecture is not one of those that are written, the model has tokens, heads or weights
+            that the file has no place for, or `path` exists or cannot be written.
     """
     import gguf
 
@@ -61,7 +66,7 @@ def write_gguf(model: Model, source: str | Path, path: str | Path) -> Path:
     tensors = _tensors(model, header, ids, filled)
     with atomic_path(path) as draft:
         writer = gguf.GGUFWriter(draft, target)
-        for name, value in _keys(header, target, ids, filled).items():
+        for name, value in _keys(model, header, target, ids, filled).items():
             _add(writer, name, value)
         for name, (data, kind) in tensors.items():
             writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, raw_dtype=kind)
@@ -90,8 +95,8 @@ def _kept(model: Model, header: Header) -> np.ndarray | None:
     return np.array([number[word] for word in words])
 
 
-def _keys(header: Header, target: str, ids: np.ndarray | None, filled: Sequence[int]) -> dict[str, Any]:
-    """The file's keys, with the new vocabulary and widths."""
+def _keys(model: Model, header: Header, target: str, ids: np.ndarray | None, filled: Sequence[int]) -> dict[str, Any]:
+    """The file's keys, with the new vocabulary, widths and heads."""
     old = header.architecture
     keys = {
         re.sub(rf"^{re.escape(old)}\.", f"{target}.", name): value
@@ -99,6 +104,16 @@ def _keys(header: Header, target: str, ids: np.ndarray | None, filled: Sequence[
         if name != "general.architecture" and not name.startswith(("split.", "neuroglot."))
     }
     keys[f"{target}.feed_forward_length"] = list(filled) if len(set(filled)) > 1 else filled[0]
+    heads = int(model.text_config.num_attention_heads)
+    if heads != keys[f"{target}.attention.head_count"]:
+        if old == "qwen2":
+            raise NeuroglotError(
+                f"llama.cpp takes no Qwen 2 with fewer heads than {header.path} has; keep all heads (--no-heads)."
+            )
+        keys[f"{target}.attention.head_count"] = heads
+        keys[f"{target}.attention.head_count_kv"] = int(model.text_config.num_key_value_heads)
+        for name in ("attention.key_length", "attention.value_length"):  # else the stream's width over the heads
+            keys[f"{target}.{name}"] = int(model.text_config.head_dim)
     if ids is None:
         return keys
     new = {int(before): after for after, before in enumerate(ids)}

@@ -1,22 +1,28 @@
-"""A pass over a little text that gives the moments of `hidden`, a few layers at a time."""
+"""A pass over a little text that gives the moments of what a layer's last projection reads, a few layers at a time."""
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from neuroglot.artifacts.moments import Moments
+from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.hooks import observe_ffn
+from neuroglot.models.architecture.hooks import observe_ffn, observe_heads
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
 from neuroglot.tokens.packing import blocks_of, text_of_block, tokenize
 from neuroglot.tokens.shards import too_short
 
-__all__ = ["blocks_for_moments", "check_moments", "hidden_moments", "moments_by_layer"]
+__all__ = ["Of", "blocks_for_moments", "check_moments", "hidden_moments", "moments_by_layer"]
 
+LARGE = 16_384
+"""Units of a layer from which on its moments are sketched."""
+ROWS = 4_096
+"""Of a sketch."""
+Of = Literal["neurons", "heads"]
 BLOCK = 512
 """Tokens a block, where the text fills so many of them as are enough."""
 ENOUGH = 8
@@ -34,10 +40,11 @@ def hidden_moments(
     block: int = BLOCK,
     memory: int = MEMORY,
     progress: bool = True,
-) -> Iterator[Moments]:
+) -> Iterator[Moments | Sketch]:
     """The moments of every layer's hidden units over the first tokens of a text, layer after layer.
 
-    A layer of N neurons takes 4·N² bytes; as many layers as fit in `memory` are recorded in one pass, one at least.
+    A layer of N neurons takes 4·N² bytes, a sketch of it from 16,384 on 4·4,096·N; as many layers as fit in `memory`
+    are recorded in one pass, one at least.
 
     Args:
         model: intact.
@@ -82,43 +89,93 @@ def moments_by_layer(
     blocks: Int[Tensor, "blocks block"],
     language: str = "",
     *,
+    of: Of = "neurons",
     memory: int = MEMORY,
+    large: int = LARGE,
+    rows: int = ROWS,
     progress: bool = True,
-) -> Iterator[Moments]:
-    """The moments of every layer over packed blocks; see `hidden_moments`."""
+) -> Iterator[Moments | Sketch]:
+    """The moments of every layer over packed blocks; see `hidden_moments`.
+
+    Args:
+        model: intact.
+        blocks: packed.
+        language: what the text is called in messages.
+        of: the hidden units of every FFN, or what the heads of every attention write.
+        memory: bytes.
+        large: units of a layer from which on they are sketched.
+        rows: of a sketch.
+        progress: show a bar.
+    """
     model.check_state(edited=False)
+    widths = model.widths if of == "neurons" else tuple(each.columns.numel() for each in model.attentions)
+    sizes = [4 * width * (rows if width >= large else width) for width in widths]
     first = 0
-    while first < model.layers:
-        last, held = first + 1, 4 * model.widths[first] ** 2
-        while last < model.layers and held + 4 * model.widths[last] ** 2 <= memory:
-            held += 4 * model.widths[last] ** 2
+    while first < len(widths):
+        last, held = first + 1, sizes[first]
+        while last < len(widths) and held + sizes[last] <= memory:
+            held += sizes[last]
             last += 1
-        yield from _recorded(model, blocks, language, range(first, last), progress)
+        sums = [_Sums(width, rows if width >= large else None) for width in widths[first:last]]
+        _read(model, blocks, language, of, range(first, last), sums, progress)
+        yield from (each.moments() for each in sums)
         first = last
 
 
+class _Sums:
+    """What is summed of one layer.
+
+    Args:
+        width: units of the layer.
+        rows: of a sketch; None for second moments.
+    """
+
+    def __init__(self, width: int, rows: int | None):
+        self.rows, self.count = rows, 0
+        self.total = torch.zeros(width, dtype=torch.float64)
+        self.squares = torch.zeros(width, dtype=torch.float64)
+        self.products = torch.zeros(width if rows is None else rows, width)
+        self.ones = torch.zeros(rows or 0)
+        self._signs = torch.Generator().manual_seed(0)
+
+    def add(self, read: Float[Tensor, "tokens width"]) -> None:
+        """The tokens of a pass."""
+        self.total += read.sum(0).double().cpu()
+        self.products = self.products.to(read.device)
+        if self.rows is None:
+            self.products.addmm_(read.T, read)
+        else:
+            places = torch.arange(self.count, self.count + len(read)) % self.rows
+            signs = torch.randint(2, (len(read),), generator=self._signs) * 2.0 - 1
+            self.products.index_add_(0, places.to(read.device), read * signs.to(read)[:, None])
+            self.ones.index_add_(0, places, signs)
+            self.squares += read.square().sum(0).double().cpu()
+        self.count += len(read)
+
+    def moments(self) -> Moments | Sketch:
+        """Of all of them."""
+        mean, products = (self.total / self.count).float(), self.products.cpu()
+        if self.rows is None:
+            return Moments(mean, products / self.count, self.count)
+        root = self.count**0.5
+        return Sketch(mean, (self.squares / self.count).float(), products / root, self.ones / root, self.count)
+
+
 @torch.no_grad()
-def _recorded(model: Model, blocks: Tensor, language: str, layers: range, progress: bool) -> list[Moments]:
-    ffns = [model.ffns[layer] for layer in layers]
-    second = [torch.zeros(ffn.neurons, ffn.neurons) for ffn in ffns]
-    total = [torch.zeros(ffn.neurons, dtype=torch.float64) for ffn in ffns]
+def _read(
+    model: Model, blocks: Tensor, language: str, of: Of, layers: range, sums: list[_Sums], progress: bool
+) -> None:
+    def add(layer: int, read: Tensor) -> None:
+        sums[layer].add(read.reshape(*batch.shape, -1)[:, model.uncounted :].flatten(0, 1).float())
 
-    def observe(layer: int, _: Tensor, hidden: Tensor) -> None:
-        rows = hidden.reshape(*batch.shape, -1)[:, model.uncounted :].flatten(0, 1).float()
-        second[layer] = second[layer].to(rows.device).addmm_(rows.T, rows)
-        total[layer] += rows.sum(0).double().cpu()
-
-    count = 0
-    with (
-        observe_ffn(ffns, observe),
-        token_progress(f"moments of layers {layers[0] + 1} to {layers[-1] + 1}", blocks.numel(), shown=progress) as go,
-    ):
+    if of == "neurons":
+        observed = observe_ffn([model.ffns[layer] for layer in layers], lambda layer, _, hidden: add(layer, hidden))
+    else:
+        observed = observe_heads([model.attentions[layer] for layer in layers], add)
+    doing = f"moments of {'layers' if of == 'neurons' else 'the heads of layers'} {layers[0] + 1} to {layers[-1] + 1}"
+    with observed, token_progress(doing, blocks.numel(), shown=progress) as advance:
         for batch in blocks.split(max(1, model.batch_tokens // blocks.shape[1])):
             model.hidden_states(batch)
-            count += len(batch) * (blocks.shape[1] - model.uncounted)
-            go(batch.numel(), language)
-    if not count:
+            advance(batch.numel(), language)
+    if not sums[0].count:
         raise NeuroglotError(f"The text in {language} has no token to count; add text.")
-    return [
-        Moments((of / count).float(), products.cpu() / count, count) for of, products in zip(total, second, strict=True)
-    ]

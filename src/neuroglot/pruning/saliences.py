@@ -1,8 +1,8 @@
-"""Which neurons cost least to lose, if the rest of their layer is re-fitted: the surgeon's order, and one budget.
+"""Which units of a layer cost least to lose, if the rest of it is re-fitted: the surgeon's order.
 
-Removing neuron j and re-fitting the others costs `‖down[:, j]‖² / inverse[j, j]`, where `inverse` is of the second
-moments (Hassibi and Stork 1993, eq. 5; Frantar and Alistarh 2023, §3). Both are brought up to date after every removal,
-here of a few neurons at once.
+A unit is a neuron or an attention head: some inputs of the layer's last projection W. Removing unit u and re-fitting
+the others costs `tr(W[:, u] · inverse[u, u]⁻¹ · W[:, u]ᵀ)`, where `inverse` is of the second moments of the inputs
+(Hassibi and Stork 1993, eq. 5; Frantar and Alistarh 2023, §3). Both are brought up to date after every removal.
 """
 
 import heapq
@@ -13,11 +13,61 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from neuroglot.artifacts.moments import Moments
+from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.errors import NeuroglotError
 from neuroglot.pruning.compensation import RIDGE
 
-__all__ = ["Order", "keep_within", "removal_order"]
+__all__ = ["Order", "Surgeon", "keep_within", "removal_order"]
+
+
+class Surgeon:
+    """A layer that loses units.
+
+    Args:
+        weight: the projection, one column an input.
+        moments: of its inputs.
+        units: which inputs are each unit's.
+        ridge: as a share of the mean second moment of an input.
+
+    Attributes:
+        loss: what was lost until now: the squared error of the re-fitted output, as a share of its mean square.
+    """
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "width inputs"],
+        moments: Moments | Sketch,
+        units: Int64[Tensor, "units inputs_of_one"],
+        *,
+        ridge: float = RIDGE,
+    ):
+        self.units, self.loss = units, 0.0
+        self._weight = weight.detach().double().cpu().clone()
+        second = moments.second.double()
+        self._energy = max(moments.energy(self._weight), torch.finfo(torch.float32).tiny)
+        inverse = second.clone()
+        inverse.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float32).tiny)
+        self._inverse = torch.linalg.inv(inverse)
+        self._alive = torch.ones(len(units), dtype=torch.bool)
+
+    def costs(self) -> Float[Tensor, " units"]:
+        """What each unit would add to the loss; infinite where it is gone."""
+        blocks = self._inverse[self.units[:, :, None], self.units[:, None, :]]  # (units, inputs, inputs) of one
+        blocks[~self._alive] = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
+        columns = self._weight.T[self.units]  # (units, inputs of one, width)
+        found: Tensor = (torch.linalg.solve(blocks, columns) * columns).sum((1, 2)).clamp_min(0) / self._energy
+        return found.masked_fill(~self._alive, torch.inf)
+
+    def remove(self, going: Int64[Tensor, " some"]) -> None:
+        """Take units out at once, and re-fit the rest."""
+        inputs = self.units[going].flatten()
+        block = torch.linalg.inv(self._inverse[inputs][:, inputs])
+        share = self._weight[:, inputs] @ block
+        self.loss += max(0.0, float((share * self._weight[:, inputs]).sum())) / self._energy
+        self._weight -= share @ self._inverse[inputs]
+        self._inverse -= self._inverse[:, inputs] @ block @ self._inverse[inputs]
+        self._inverse[inputs], self._inverse[:, inputs], self._weight[:, inputs] = 0.0, 0.0, 0.0
+        self._alive[going] = False
 
 
 @dataclass(frozen=True)
@@ -37,13 +87,13 @@ class Order:
 
 def removal_order(
     down: Float[Tensor, "width neurons"],
-    moments: Moments,
+    moments: Moments | Sketch,
     *,
     at_once: int = 32,
     most: float = 0.9,
     ridge: float = RIDGE,
 ) -> Order:
-    """The surgeon's order of one layer.
+    """The surgeon's order of one layer's neurons.
 
     Args:
         down: the down-projection, one column a neuron.
@@ -52,32 +102,18 @@ def removal_order(
         most: the largest share of the layer that may go; one neuron stays.
         ridge: as a share of the mean second moment of a unit.
     """
-    weight = down.detach().float().cpu().clone()
-    second = moments.second.float()
-    energy = max(float(((weight @ second) * weight).sum()), torch.finfo(torch.float32).tiny)
-    neurons = len(second)
-    inverse = second.clone()
-    inverse.diagonal().add_(ridge * float(second.diagonal().mean()) + torch.finfo(torch.float32).tiny)
-    inverse = torch.linalg.inv(inverse)
-    alive = torch.ones(neurons, dtype=torch.bool)
+    neurons = len(moments.mean)
+    surgeon = Surgeon(down, moments, torch.arange(neurons)[:, None], ridge=ridge)
     removed: list[int] = []
     losses: list[float] = []
-    total = 0.0
     limit = min(int(most * neurons), neurons - 1)
     while len(removed) < limit:
-        cost = weight.square().sum(0) / inverse.diagonal().clamp_min(1e-30)
-        cost[~alive] = torch.inf
-        going = cost.topk(min(at_once, limit - len(removed)), largest=False).indices
-        block = torch.linalg.inv(inverse[going][:, going])
-        share = weight[:, going] @ block
-        paid = max(0.0, float((share * weight[:, going]).sum())) / energy
-        weight -= share @ inverse[going]
-        inverse -= inverse[:, going] @ block @ inverse[going]
-        inverse[going], inverse[:, going], weight[:, going] = 0.0, 0.0, 0.0
-        alive[going] = False
+        going = surgeon.costs().topk(min(at_once, limit - len(removed)), largest=False).indices
+        before = surgeon.loss
+        surgeon.remove(going)
+        paid = surgeon.loss - before
         removed += going.tolist()
-        losses += [total + paid * (i + 1) / len(going) for i in range(len(going))]
-        total += paid
+        losses += [before + paid * (i + 1) / len(going) for i in range(len(going))]
     return Order(neurons, torch.tensor(removed, dtype=torch.int64), torch.tensor(losses))
 
 

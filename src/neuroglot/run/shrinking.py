@@ -4,87 +4,40 @@ import json
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool, Int64
-from pydantic import BaseModel, Field
-from torch import Tensor
+from pydantic import TypeAdapter
 
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.training import TuneSettings
 from neuroglot.edit.tuning import tune
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.likelihood.bits import bits_per_character
+from neuroglot.evaluate.likelihood.bits import Bits, bits_by_piece
 from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.models.vocabulary import Changed, changed
 from neuroglot.progress import status
-from neuroglot.pruning.budget import magnitudes, neurons_within, random_like, splits
-from neuroglot.pruning.checkpoint import cut, may_gain_biases
-from neuroglot.pruning.compensation import FEW_RIDGES, RIDGES, Change, compensated
-from neuroglot.pruning.gguf_export import write_gguf
-from neuroglot.pruning.moments import blocks_for_moments, check_moments, hidden_moments
+from neuroglot.pruning.gguf_export import takes_fewer_heads, write_gguf
+from neuroglot.pruning.moments import check_moments
 from neuroglot.pruning.size import size
-from neuroglot.pruning.vocabulary import TokenRanking, expected_counts, language_counts, trimmed
+from neuroglot.pruning.vocabulary import trimmed
 from neuroglot.run.shrink_cost import Cost, cost
+from neuroglot.run.shrink_plan import Ids, ShrinkSettings, plan_cut
+from neuroglot.run.shrink_tasks import TaskPair, compared, opened_tasks, scored
+from neuroglot.stats import ratio_interval
 from neuroglot.storage.atomic import read_json, save_text
 from neuroglot.tokens.packing import check_fills, pack
 
-__all__ = ["Plan", "ShrinkSettings", "Shrunk", "check_shrink", "heal", "plan_cut", "shrink"]
+__all__ = ["Shrunk", "check_shrink", "heal", "shrink"]
 
 REPORT = "neuroglot_shrink.json"
-EXPECTED = 4_096  # tokens on which tokens that did not occur are ranked
-Keep = Bool[Tensor, "layers neurons"]
-Ids = Int64[np.ndarray, " kept"]
 
 
-class ShrinkSettings(BaseModel):
-    """How a model is made smaller."""
-
-    share: float = Field(0.5, gt=0, lt=1)
-    """Of all parameters, at most."""
-    tokens: int = Field(20_000, ge=1)
-    """Fit what is left on so many tokens of the text."""
-    characters: int = Field(50_000, ge=1)
-    """Measure on so many held-out characters."""
-    even: bool = True
-    """Keep equally many neurons in every layer, so that plain transformers opens the result."""
-    heal: int = Field(0, ge=0)
-    """Train what is left on so many tokens of the text, with the intact model as teacher."""
-    learning_rate: float = Field(2e-4, gt=0)
-    """The highest of the healing."""
-    distil: float = Field(0.5, ge=0, le=1)
-    """The teacher's share of the loss."""
-    block: int = Field(512, ge=8)
-    """Tokens a block of the healing, as far as the model reads so many."""
-    batch: int = Field(16, ge=1)
-    """Blocks a step of the healing."""
-    at_once: int = Field(8, ge=1)
-    """Blocks a forward pass of the healing."""
-    save_every: int = Field(500, ge=0)
-    """Keep the state of the healing after so many steps; 0 never."""
-    seed: int = 0
-    """Of the random baseline and of the order of the healing."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be kept.
-
-    Attributes:
-        ids: the tokens that stay.
-        keep: the neurons that stay (L, N).
-        tried: what was measured to choose: tokens, neurons, and bits a character of the re-fitted model on fitted text.
-    """
-
-    ids: Ids
-    keep: Keep
-    tried: list[dict[str, float]]
+Interval = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -95,22 +48,33 @@ class Shrunk:
         parameters: intact, and after.
         vocabulary: tokens, intact and after.
         neurons: the share of FFN neurons kept.
-        bits: bits a held-out character: `intact`, `vocabulary` (trimmed alone), where neurons went as many of each
-            layer at `random` and the kept ones (`magnitude`), both without a re-fit, and `refit`; where it was healed
-            `healed`. The last one is what was written.
+        heads: query heads and key-value heads of a layer, intact and after; None where all stay.
+        bits: bits a held-out character: `intact`, `vocabulary` (trimmed alone), where neurons or heads went as many of
+            each layer at `random` and the kept ones (`magnitude`), both without a re-fit, and `refit`; where it was
+            healed `healed`. The last one is what was written.
+        intervals: of each over the intact model's: a 95 % interval of the quotient, from a bootstrap over pieces of
+            2,000 characters; None for less text.
+        characters: held-out ones that were read.
         by_language: language → bits a character intact and after, for every language of the held-out text.
+        perplexity: language → perplexity of a token, intact and after; the vocabularies differ.
         tokenised: how differently held-out documents are cut into tokens.
         costs: of the `intact` and the `shrunk` model.
+        tasks: scores before and after.
         seconds: of each step.
     """
 
     parameters: tuple[int, int]
     vocabulary: tuple[int, int]
     neurons: float
+    heads: tuple[tuple[int, int], tuple[int, int]] | None
     bits: dict[str, float]
+    intervals: dict[str, Interval]
+    characters: int
     by_language: dict[str, tuple[float, float]]
+    perplexity: dict[str, tuple[float, float]]
     tokenised: Changed
     costs: dict[str, Cost]
+    tasks: dict[str, TaskPair]
     seconds: dict[str, float]
 
 
@@ -127,9 +91,9 @@ def shrink(
 ) -> Shrunk:
     """Write the model at a share of its parameters, for one language.
 
-    The vocabulary loses what the text does not use. If that is not enough, it and the neurons are cut further, as does
-    least harm, and what is left is re-fitted. Then it may be healed. Stopped in the healing and begun again, it goes on
-    where it was.
+    The vocabulary loses what the text does not use. If that is not enough, it, the neurons and the attention heads are
+    cut further, as does least harm, and what is left is re-fitted. Then it may be healed. Stopped in the healing and
+    begun again, it goes on where it was.
 
     Args:
         model: intact; left as it was.
@@ -142,7 +106,7 @@ def shrink(
         progress: show bars.
 
     Raises:
-        NeuroglotError: the share is below what must stay, or see `prune`, `tune` and `write_gguf`.
+        NeuroglotError: the share is below what must stay, or see `prune`, `tune`, `evaluate.tasks` and `write_gguf`.
     """
     path = Path(path)
     check_shrink(model, text, language, settings, gguf)
@@ -158,66 +122,71 @@ def shrink(
     shutil.rmtree(draft, ignore_errors=True)
     model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     documents, measured = text[language], held_out[language]
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
+    tasks = opened_tasks(settings.tasks)
+    laps = _Laps()
 
-    def bits_of(some: Model) -> float:
-        return _bits(some, held_out, language, settings)
-
-    def lap(step: str) -> None:
-        nonlocal started
-        seconds[step], started = time.perf_counter() - started, time.perf_counter()
+    def read(some: Model, tag: str = language) -> Bits:
+        return bits_by_piece(some, held_out[tag], tag, characters=settings.characters)
 
     before = size(model.network)
     with status("measuring the intact model", progress):
-        whole = {tag: _bits(model, held_out, tag, settings) for tag in held_out.languages}
-        bits = {"intact": whole[language]}
+        whole = {tag: read(model, tag) for tag in held_out.languages}
+        rows = {"intact": whole[language]}
         costs = {"intact": cost(model, measured, source if gguf is not None else None)}
-    lap("intact")
-    plan = plan_cut(model, text, language, settings, progress=progress)
-    lap("plan")
-    all_neurons = bool(plan.keep[model.exists].all())
-    masks = {"vocabulary": model.exists}
-    if not all_neurons:
-        masks |= {"random": random_like(plan.keep, model.exists, settings.seed), "magnitude": plan.keep}
-    with trimmed(model, plan.ids):
-        smaller = model.tokenizer
-        for name, mask in masks.items():
-            with status(f"measuring: {name}", progress), cut(model, mask):
-                bits[name] = bits_of(model)
+        scores = scored(model, tasks)
+    laps.end("intact")
+    heads = settings.heads and (gguf is None or source is None or takes_fewer_heads(source))
+    plan = plan_cut(model, text, language, settings.model_copy(update={"heads": heads}), progress=progress)
+    laps.end("plan")
+    pruned = plan.prunes(model)
+    cuts = {"vocabulary": replace(plan, keep=model.exists, heads=None)}
+    if pruned:
+        cuts |= {"random": plan.random(model, settings.seed), "magnitude": plan}
+    for name, each in cuts.items():
+        with status(f"measuring: {name}", progress), each.cut(model):
+            rows[name] = read(model)
+            smaller = model.tokenizer
     tokenised = changed(model.tokenizer, smaller, plan.ids, measured)
-    lap("baselines")
-    changes = None if all_neurons else _refit(model, plan.keep, text, language, settings.tokens, RIDGES, progress)
+    laps.end("baselines")
+    fit = plan.fit(model, text, language, settings.tokens, progress=progress)
+    intact_heads = None if plan.heads is None else _heads(model)
     work = path.with_name(f".{path.name}.cut")
-    with cut(model, plan.keep, changes, plan.ids):
-        if not all_neurons:
-            bits["refit"] = bits_of(model)
+    with plan.cut(model, fit):
+        if pruned:
+            rows["refit"] = read(model)
         parameters = size(model.network).parameters
+        counts = None if intact_heads is None else (intact_heads, _heads(model))
         model.save(work if settings.heal else draft)
-    lap("refit")
+    laps.end("refit")
     if settings.heal:
         heal(model, work, plan.ids, documents, language, settings, draft, progress=progress)
         shutil.rmtree(work, ignore_errors=True)
-        lap("healing")
+        laps.end("healing")
     written = load_model(draft, device=str(model.device))
-    if settings.heal:
-        bits["healed"] = bits_of(written)
     with status("measuring what was written", progress):
-        after = {tag: _bits(written, held_out, tag, settings) for tag in held_out.languages}
+        after = {tag: read(written, tag) for tag in held_out.languages}
+        if settings.heal:
+            rows["healed"] = after[language]
         if gguf is not None:
             assert source is not None
             write_gguf(written, source, gguf)
         costs["shrunk"] = cost(written, measured, gguf)
-    lap("report")
+        pairs = compared(scores, scored(written, tasks))
+    laps.end("report")
     done = Shrunk(
-        (before.parameters, parameters),
-        (model.vocabulary, len(plan.ids)),
-        float(plan.keep.sum() / model.exists.sum()),
-        bits,
-        {tag: (whole[tag], after[tag]) for tag in whole},
-        tokenised,
-        costs,
-        seconds,
+        parameters=(before.parameters, parameters),
+        vocabulary=(model.vocabulary, len(plan.ids)),
+        neurons=float(plan.keep.sum() / model.exists.sum()),
+        heads=counts,
+        bits={name: each.per_character for name, each in rows.items()},
+        intervals={name: _quotient(each, rows["intact"]) for name, each in rows.items() if name != "intact"},
+        characters=rows["intact"].characters,
+        by_language={tag: (whole[tag].per_character, after[tag].per_character) for tag in whole},
+        perplexity={tag: (whole[tag].perplexity, after[tag].perplexity) for tag in whole},
+        tokenised=tokenised,
+        costs=costs,
+        tasks=pairs,
+        seconds=laps.seconds,
     )
     save_text(draft / REPORT, json.dumps({"recipe": recipe, "tried": plan.tried, **asdict(done)}, indent=1) + "\n")
     draft.rename(path)
@@ -242,59 +211,37 @@ def check_shrink(
         check_fills(reader, text.select([language]), _block(reader, settings), settings.heal)
 
 
+class _Laps:
+    """How long each step took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    def end(self, step: str) -> None:
+        """Of a step."""
+        now = time.perf_counter()
+        self.seconds[step], self._started = now - self._started, now
+
+
+def _heads(model: Model) -> tuple[int, int]:
+    """Query heads and key-value heads of a layer."""
+    config = model.text_config
+    heads = int(config.num_attention_heads)
+    return heads, int(getattr(config, "num_key_value_heads", None) or heads)
+
+
+def _quotient(after: Bits, before: Bits) -> Interval:
+    low, high = ratio_interval(after.pieces, before.pieces)
+    return None if low != low else (low, high)
+
+
 def _finished(path: Path, recipe: dict[str, Any]) -> Shrunk | None:
     """What the same command left, where it had come to its end."""
     kept = read_json(path / REPORT)
     if kept is None or kept.get("recipe") != recipe:
         return None
-    kept = {name: kept[name] for name in Shrunk.__annotations__}
-    kept |= {name: tuple(kept[name]) for name in ("parameters", "vocabulary")}
-    kept["by_language"] = {tag: tuple(both) for tag, both in kept["by_language"].items()}
-    kept["tokenised"] = Changed(**kept["tokenised"])
-    kept["costs"] = {
-        name: Cost(**{**of, "examples": list(map(tuple, of["examples"]))}) for name, of in kept["costs"].items()
-    }
-    return Shrunk(**kept)
-
-
-def plan_cut(model: Model, text: Corpus, language: str, settings: ShrinkSettings, *, progress: bool = True) -> Plan:
-    """What to keep: of the ways to share the budget between tokens and neurons the one whose re-fit is the best.
-
-    Arguments and errors are those of `shrink`.
-    """
-    documents = text[language]
-    with status("counting tokens", progress):
-        ranking = TokenRanking(model, language_counts(model, documents, language))
-    ways = splits(model, settings.share, ranking.used, ranking.least, language)
-    if ways[0].tokens > ranking.used:
-        with status("ranking tokens that did not occur", progress):
-            blocks = blocks_for_moments(model, documents, language, tokens=min(settings.tokens, EXPECTED))
-            ranking.extend(expected_counts(model, blocks))
-    total = int(model.exists.sum())
-    scores = None
-    if any(way.neurons < total for way in ways):
-        read = hidden_moments(model, documents, language, tokens=settings.tokens, progress=progress)
-        scores = magnitudes(model, read)
-    plans: list[tuple[float, Ids, Keep]] = []
-    tried: list[dict[str, float]] = []
-    for way in ways:  # measured on the text's end, as a re-fit is fitted on its beginning
-        ids = ranking.within(way.tokens)
-        keep = model.exists
-        if scores is not None and way.neurons < total:
-            keep = neurons_within(scores, model.widths, way.neurons, even=settings.even)
-        if len(ways) == 1:
-            return Plan(ids, keep, tried)
-        few = settings.tokens // 4
-        pruned = not bool(keep[model.exists].all())
-        changes = _refit(model, keep, text, language, few, FEW_RIDGES, progress) if pruned else None
-        some = settings.characters // 2
-        doing = f"measuring {len(ids):,} tokens and {int(keep.sum()):,} neurons"
-        with status(doing, progress), cut(model, keep, changes, ids):
-            bits = bits_per_character(model, _end(documents, some), language, characters=some)
-        plans.append((bits, ids, keep))
-        tried.append({"tokens": len(ids), "neurons": int(keep.sum()), "bits": bits})
-    _, ids, keep = min(plans, key=lambda one: one[0])
-    return Plan(ids, keep, tried)
+    return TypeAdapter(Shrunk).validate_python({name: kept[name] for name in Shrunk.__annotations__})
 
 
 def heal(
@@ -355,27 +302,3 @@ def heal(
 
 def _block(model: Model | TextReader, settings: ShrinkSettings) -> int:
     return min(settings.block, model.context or settings.block)
-
-
-def _bits(model: Model, text: Corpus, language: str, settings: ShrinkSettings) -> float:
-    return bits_per_character(model, text[language], language, characters=settings.characters)
-
-
-def _refit(
-    model: Model, keep: Keep, text: Corpus, language: str, tokens: int, ridges: Any, progress: bool
-) -> list[Change | None]:
-    return compensated(
-        model, keep, "refit", language, text=text, tokens=tokens, intercept=may_gain_biases(model, keep), ridges=ridges,
-        progress=progress,
-    )  # fmt: skip
-
-
-def _end(documents: Any, characters: int) -> list[str]:
-    """The last documents of a text, so many characters at least."""
-    found: list[str] = []
-    for document in reversed(list(documents)):
-        found.append(document)
-        characters -= len(document) + 1
-        if characters <= 0:
-            break
-    return found[::-1]

@@ -33,9 +33,9 @@ def test_each_piece_has_the_bits_of_its_own_tokens(bos):
     tokenizer = tiny.tokenizer(bos=bos)
     model = ng.Model(tiny.network(vocab_size=len(tokenizer)), tokenizer)
     lines = [f"{number:04d} {'x' * (number % 37)}" for number in range(300)]
-    found, length = bits_by_piece(model, lines, "en", block=32)
+    found = bits_by_piece(model, lines, "en", block=32)
     text = "\n".join(lines)
-    assert length == len(text)
+    assert found.characters == len(text)
     (ids,) = model.encode([text])
     assert len(ids) == len(text)  # a token a character
     ends = []
@@ -52,7 +52,9 @@ def test_each_piece_has_the_bits_of_its_own_tokens(bos):
             at = start + place - len(model.begin)
             piece = sum(at >= end for end in ends)
             wanted[piece] -= float(logits[0, place - 1, row[0, place]]) / math.log(2)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert found.tokens == len(ids) - (0 if bos else -(-len(ids) // 32))
+    assert found.perplexity == pytest.approx(2 ** (float(wanted.sum()) / found.tokens), rel=1e-4)
+    torch.testing.assert_close(found.pieces, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_interval_of_a_quotient_is_over_pairs():

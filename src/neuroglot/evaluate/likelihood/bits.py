@@ -2,20 +2,46 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.likelihood.perplexity import blocks_nll, finite_mean
+from neuroglot.evaluate.likelihood.perplexity import blocks_nll, finite_mean, perplexity_of
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import pieces
 
-__all__ = ["bits_by_piece", "bits_per_character"]
+__all__ = ["Bits", "bits_by_piece", "bits_per_character"]
 
 PIECE = 2_000
 """Characters of a piece at most: what an interval takes as one."""
+
+
+@dataclass(frozen=True)
+class Bits:
+    """What a model makes of a text.
+
+    Attributes:
+        pieces: bits of each piece, given what stands before it in its block.
+        characters: of the text.
+        tokens: how many were predicted.
+    """
+
+    pieces: Float64[Tensor, " pieces"]
+    characters: int
+    tokens: int
+
+    @property
+    def per_character(self) -> float:
+        """Bits a character."""
+        return float(self.pieces.sum()) / self.characters
+
+    @property
+    def perplexity(self) -> float:
+        """Of a token; it compares models of one tokenizer."""
+        return perplexity_of(float(self.pieces.sum()) * math.log(2) / self.tokens)
 
 
 def bits_per_character(
@@ -35,21 +61,17 @@ def bits_per_character(
     Raises:
         NeuroglotError: there is no text, or the model gives logits that are not numbers.
     """
-    found, length = bits_by_piece(model, documents, language, characters=characters, block=block)
-    return float(found.sum()) / length
+    return bits_by_piece(model, documents, language, characters=characters, block=block).per_character
 
 
 @torch.inference_mode()
 def bits_by_piece(
     model: Model, documents: Iterable[str], language: str, *, characters: int = 50_000, block: int = 512
-) -> tuple[Float64[Tensor, " pieces"], int]:
+) -> Bits:
     """The bits of each piece of a text: some 2,000 characters, up to a line break where there is one.
 
     Two models whose tokenizers differ have the same pieces, so that `stats.ratio_interval` compares them. Arguments and
     errors are those of `bits_per_character`.
-
-    Returns:
-        The bits of each piece, given what stands before it in its block; and how many characters all have.
     """
     parts, length = [], 0
     for document in documents:
@@ -79,4 +101,4 @@ def bits_by_piece(
         nats = torch.cat([nll[:, skip:].flatten().cpu() for nll in losses])
         found.index_add_(0, torch.cat(where), nats)
     finite_mean(model, float(found.sum()), len(text), language)
-    return found / math.log(2), len(text)
+    return Bits(found / math.log(2), len(text), sum(len(some) for _, where in groups for some in where))

@@ -19,7 +19,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.edits import Edits, at_input, at_output, at_stream
 from neuroglot.models.architecture.sites import EAGER, Edit, InlineCall, Site
 
-__all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed"]
+__all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed", "narrow_projection"]
 
 Observer = Callable[[Tensor, Tensor], None]
 
@@ -134,7 +134,7 @@ class FFN:
                 "A norm over all neurons stands before this model's down-projections, so none can be taken out alone; "
                 "deactivate them instead."
             )
-        undo = [_narrow(projection, index, side) for projection, index, side in wanted]
+        undo = [narrow_projection(projection, index, side) for projection, index, side in wanted]
         if self._gate is not None and self._gate.projection is self._up.projection:
             self._gate, self._up = (_scaled(part, len(neurons)) for part in (self._gate, self._up))
         self.neurons = len(neurons)
@@ -248,7 +248,7 @@ def _scaled(part: Rows, after: int) -> Rows:
     return Rows(part.projection, first, part.step, after)
 
 
-def _narrow(projection: nn.Module, index: Tensor, side: Literal["in", "out"]) -> Callable[[], None]:
+def narrow_projection(projection: nn.Module, index: Tensor, side: Literal["in", "out"]) -> Callable[[], None]:
     """Keep these outputs or inputs of a projection, in this order, and give a function that undoes it."""
     turned = is_transposed(projection)
     names = {"out": "nf" if turned else "out_features", "in": "nx" if turned else "in_features"}
