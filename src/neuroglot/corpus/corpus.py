@@ -1,5 +1,6 @@
 """The value: text by language."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -95,6 +96,13 @@ class Corpus:
     def select(self, languages: Sequence[str]) -> "Corpus":
         """The same text, of these languages only and in this order."""
         return Corpus({tag: self[tag] for tag in languages}, parallel=self.parallel, keys=self.keys, name=self.name)
+
+    def digest(self, language: str) -> str:
+        """A digest of all text of a language, which is read for it."""
+        found = hashlib.sha256()
+        for document in self[language]:
+            found.update(f"{len(document)} {document}".encode(errors="surrogatepass"))
+        return found.hexdigest()
 
     def split(self, every: int = 5) -> tuple["Corpus", "Corpus"]:
         """Two disjoint corpora: all but every `every`-th document, and those held out.

@@ -1,10 +1,10 @@
 """A model for one language: vocabulary and neurons cut to a size, the rest re-fitted and healed, and what that cost."""
 
-import json
+import os
 import shutil
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int64
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.edit.training import TuneSettings
 from neuroglot.edit.tuning import tune
 from neuroglot.errors import NeuroglotError
@@ -31,7 +31,9 @@ from neuroglot.pruning.moments import blocks_for_moments, hidden_moments
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import TokenRanking, expected_counts, language_counts, trimmed
 from neuroglot.run.shrink_cost import Cost, cost
-from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.atomic import atomic_path, read_json
+from neuroglot.storage.locks import drop_workplace, workplace
+from neuroglot.storage.results import load_json, save_json
 from neuroglot.tokens.packing import pack
 
 __all__ = ["Plan", "ShrinkSettings", "Shrunk", "heal", "plan_cut", "shrink"]
@@ -152,17 +154,41 @@ def shrink(
         )
     recipe: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "language": language}
     recipe |= {"text": text.name, **settings.model_dump(mode="json")}
-    if (done := _finished(path, recipe)) is not None and (gguf is None or gguf.exists()):
-        return done
-    for new in (path, gguf):
-        if new is not None and new.exists():
-            raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
-    draft = path.with_name(f".{path.name}.shrunk")  # until all of it is there
+    recipe["digests"] = [text.digest(language), *(held_out.digest(tag) for tag in held_out.languages)]
+    if (done := _finished(path, recipe)) is None:
+        for new in (path, gguf):
+            if new is not None and os.path.lexists(new):
+                raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
+        model.check_dense(
+            "its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead"
+        )
+        if settings.heal:  # before anything is written; with a smaller vocabulary a text has as many tokens or more
+            pack(model, text[language], language, block=settings.block, tokens=settings.block)
+        with workplace(path, "shrinking") as work:
+            done = _finished(path, recipe)  # by another process, while this one waited
+            if done is None:
+                if path.exists():
+                    raise NeuroglotError(f"{path} exists; choose a new place for the pruned model.")
+                done = _made(model, text, language, settings, path, work, recipe, held_out, progress)
+    drop_workplace(path, "shrinking")
+    return done if gguf is None else _with_gguf(done, model, path, source, gguf, held_out[language], progress)
+
+
+def _made(
+    model: Model,
+    text: Corpus,
+    language: str,
+    settings: ShrinkSettings,
+    path: Path,
+    work: Path,
+    recipe: dict[str, Any],
+    held_out: Corpus,
+    progress: bool,
+) -> Shrunk:
+    """Shrink, heal and measure in the workplace, and put the finished directory in its place."""
+    draft = work / "model"
     shutil.rmtree(draft, ignore_errors=True)
-    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     documents, measured = text[language], held_out[language]
-    if settings.heal:  # before anything is written; with a smaller vocabulary a text has as many tokens or more
-        pack(model, documents, language, block=settings.block, tokens=settings.block)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
 
@@ -177,7 +203,7 @@ def shrink(
     with status("measuring the intact model", progress):
         whole = {tag: _bits(model, held_out, tag, settings) for tag in held_out.languages}
         bits = {"intact": whole[language]}
-        costs = {"intact": cost(model, measured, source if gguf is not None else None)}
+        costs = {"intact": cost(model, measured, None)}
     lap("intact")
     plan = plan_cut(model, text, language, settings, progress=progress)
     lap("plan")
@@ -193,26 +219,22 @@ def shrink(
     tokenised = changed(model.tokenizer, smaller, plan.ids, measured)
     lap("baselines")
     changes = None if all_neurons else _refit(model, plan.keep, text, language, settings.tokens, RIDGES, progress)
-    work = path.with_name(f".{path.name}.cut")
+    pruned = work / "cut"
     with cut(model, plan.keep, changes, plan.ids):
         if not all_neurons:
             bits["refit"] = bits_of(model)
         parameters = size(model.network).parameters
-        model.save(work if settings.heal else draft)
+        model.save(pruned if settings.heal else draft)
     lap("refit")
     if settings.heal:
-        heal(model, work, plan.ids, documents, language, settings, draft, progress=progress)
-        shutil.rmtree(work, ignore_errors=True)
+        heal(model, pruned, plan.ids, documents, language, settings, draft, progress=progress)
         lap("healing")
     written = load_model(draft, device=str(model.device))
     if settings.heal:
         bits["healed"] = bits_of(written)
     with status("measuring what was written", progress):
         after = {tag: _bits(written, held_out, tag, settings) for tag in held_out.languages}
-        if gguf is not None:
-            assert source is not None
-            write_gguf(written, source, gguf)
-        costs["shrunk"] = cost(written, measured, gguf)
+        costs["shrunk"] = cost(written, measured, None)
     lap("report")
     done = Shrunk(
         (before.parameters, parameters),
@@ -224,8 +246,30 @@ def shrink(
         costs,
         seconds,
     )
-    save_text(draft / REPORT, json.dumps({"recipe": recipe, "tried": plan.tried, **asdict(done)}, indent=1) + "\n")
+    save_json(draft / REPORT, {"recipe": recipe, "tried": plan.tried, **asdict(done)})
     draft.rename(path)
+    return done
+
+
+def _with_gguf(
+    done: Shrunk, model: Model, path: Path, source: Path | None, gguf: Path, measured: Documents, progress: bool
+) -> Shrunk:
+    """Write what was made as a .gguf file, too, with the costs of both files in the report; done, it is taken as it is.
+
+    The report is changed before the file is there, so that a file of whose costs nothing is said is another's.
+    """
+    if gguf.is_file() and gguf.stat().st_size == done.costs["shrunk"].gguf:
+        return done
+    if os.path.lexists(gguf):
+        raise NeuroglotError(f"{gguf} exists; choose a new place for the pruned model.")
+    assert source is not None
+    with status("writing the GGUF file", progress), atomic_path(gguf) as draft:
+        written = load_model(path, device=str(model.device))
+        write_gguf(written, source, draft)
+        costs = {"intact": cost(model, measured, source), "shrunk": cost(written, measured, draft)}
+        done = replace(done, costs=costs)
+        said = load_json(path / REPORT)
+        save_json(path / REPORT, {**said, **asdict(done)})
     return done
 
 
@@ -328,7 +372,7 @@ def heal(
         seed=settings.seed,
     )
     draft = path.with_name(f".{path.name}.healed")
-    shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(draft, ignore_errors=True)  # made already, and not saved in the type wanted
     with trimmed(model, ids) if ids is not None else nullcontext():
         tune(student, blocks, draft, how, language=language, teacher=model, progress=progress)
     student.network.to(model.network.dtype)
