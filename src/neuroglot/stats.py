@@ -31,6 +31,7 @@ __all__ = [
     "mcnemar",
     "mean_interval",
     "paired",
+    "ratio_interval",
     "spearman",
     "wilson",
 ]
@@ -119,6 +120,25 @@ def mean_interval(
     ends = [interval(row, level, interpolation="nearest") if count > 1 else (math.nan, math.nan) for row in flat]
     low, high = torch.tensor(ends, dtype=torch.float64).reshape(*values.shape[:-1], 2).unbind(-1)
     return low, high
+
+
+def ratio_interval(
+    after: Float[Tensor, " pieces"], before: Float[Tensor, " pieces"], *, draws: int = 2_000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of sum(after) / sum(before): pieces are drawn in pairs.
+
+    With one piece no interval is known, and both ends are NaN.
+
+    Args:
+        after: one value a piece, such as its bits by a smaller model.
+        before: of the same pieces.
+        draws: how many.
+        seed: of the draws.
+    """
+    if len(after) < 2:
+        return math.nan, math.nan
+    weights = bootstrap_weights(len(after), draws, seed)[1:]
+    return interval((weights @ after.double()) / (weights @ before.double()))
 
 
 def bootstrap_weights(samples: int, draws: int, seed: int) -> Weights:

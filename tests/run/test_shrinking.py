@@ -1,7 +1,6 @@
 """`neuroglot shrink`: the size asked for, a model that opens, and a report that is true."""
 
 import json
-import math
 
 import gguf_files
 import pytest
@@ -52,22 +51,6 @@ def test_too_little_text_or_too_small_a_size_writes_nothing(share, heal, match, 
         shrink(tiny.model(), text, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_bits_are_the_likelihood_of_every_token_over_characters():
-    model = tiny.model()
-    texts = ["été à la mer", "ça va"]
-    (ids,) = model.encode(["\n".join(texts)])
-    tokens = torch.tensor([[*model.begin, *ids]])
-    with torch.no_grad():
-        logits = model.network(tokens).logits.double().log_softmax(-1)
-    nats = -float(logits[0, :-1].gather(1, tokens[0, 1:, None]).sum())
-    wanted = nats / math.log(2) / len("\n".join(texts))
-    assert bits_per_character(model, texts, "fr") == pytest.approx(wanted, rel=1e-4)
-    whole = bits_per_character(model, texts * 9, "fr", block=16)  # full blocks and a rest
-    assert math.isfinite(whole)
-    with pytest.raises(ng.NeuroglotError, match="nothing to predict"):
-        bits_per_character(model, [], "fr")
 
 
 def test_the_command(checkpoint, corpus, tmp_path, monkeypatch, capsys):

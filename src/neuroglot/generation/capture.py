@@ -1,8 +1,8 @@
 """Steps of a batch, one after the other: run as they are, or captured once as CUDA graphs and replayed."""
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod, ref
@@ -12,6 +12,7 @@ from torch import nn
 
 from neuroglot.edit.rows import RowEdits
 from neuroglot.generation.fused import fused
+from neuroglot.generation.fused_layers import FusedLayers
 from neuroglot.generation.state import Rows
 from neuroglot.models.model import Model
 
@@ -39,6 +40,7 @@ class Steps:
     def __init__(self, model: Model, state: Rows, edits: RowEdits, captured: bool):
         self.model, self.state, self.edits = model, state, edits
         self.captured, self.refused, self.unfused = captured, "", ""
+        self.layers = FusedLayers.of(model) if captured else None
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.pool = torch.cuda.graph_pool_handle() if captured else None
         self.key: Any = None
@@ -58,6 +60,8 @@ class Steps:
         if found is not None and found.key == key and found.hooks == hooks:
             found._bind(model)
             found.edits.refill(edits)
+            if found.layers is not None:
+                found.layers.refresh()
         else:
             del found  # before its memory is needed
             found = cls(model, make(), edits, True)
@@ -76,6 +80,16 @@ class Steps:
     def _bind(self, model: Any) -> None:
         """Whose steps these are. Between calls nobody's: what is kept by the network must not hold the network."""
         self.model = self.state.model = self.edits.model = model
+
+    @contextmanager
+    def reading(self, edits: RowEdits, rows: int) -> Iterator[None]:
+        """Put the interventions on prompts in force inside the block, and the faster parts of layers."""
+        if self.layers is None or self.refused or self.unfused:
+            with edits.applied(rows):
+                yield
+        else:
+            with self.layers.applied(edits, rows, step=False):
+                yield
 
     def run(self, rows: int, reach: int, steps: int) -> None:
         """Advance the first rows by some steps, which look at the first `reach` places of each row."""
@@ -105,11 +119,7 @@ class Steps:
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
         state, graph, stream = self.state, torch.cuda.CUDAGraph(), torch.cuda.Stream(self.model.device)
         stream.wait_stream(torch.cuda.current_stream(self.model.device))
-        with (
-            torch.cuda.stream(stream),
-            self.edits.applied(size),
-            self._quick(size) if self._proved(size) else nullcontext(),
-        ):
+        with torch.cuda.stream(stream), self._quick(size) if self._proved(size) else self.edits.applied(size):
             stream.synchronize()
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
@@ -124,7 +134,8 @@ class Steps:
         state = self.state
         done = state.done.clone()
         state.done.fill_(True)  # so that a step writes nothing but what the next one would
-        plain = state.step(size, state.length)
+        with self.edits.applied(size):
+            plain = state.step(size, state.length)
         try:
             with self._quick(size):
                 quick = state.step(size, state.length)
@@ -140,8 +151,12 @@ class Steps:
             logger.debug("%s: a step keeps the model's own parts (%s)", self.model.name, self.unfused)
         return not self.unfused
 
-    def _quick(self, size: int) -> AbstractContextManager[None]:
-        return fused(self.model, self.state, size)
+    @contextmanager
+    def _quick(self, size: int) -> Iterator[None]:
+        """The interventions on the first rows and the faster parts in force."""
+        assert self.layers is not None
+        with self.layers.applied(self.edits, size), fused(self.model, self.state, size):
+            yield
 
 
 def kept_bytes(model: Model) -> int:

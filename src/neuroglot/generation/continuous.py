@@ -6,6 +6,7 @@ choice of the next token inside it, and replayed; the host looks at the rows eve
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -60,8 +61,10 @@ def write_continuously(
     """
     if not rows:
         return []
-    queue = _Queue(model, rows, tokens, choice, batch, captured)
-    return queue.run(written, advance)
+    # kernels are launched on the device that is the current one
+    with torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
+        queue = _Queue(model, rows, tokens, choice, batch, captured)
+        return queue.run(written, advance)
 
 
 class _Queue:
@@ -121,7 +124,7 @@ class _Queue:
             recipes = self._device([self.recipe[tuple(map(id, self.rows[row].steps))] for row in some])
             self.prompt.assign(self._device(list(range(len(some)))), recipes)
             self.steps.edits.assign(slots, recipes)
-            with self.prompt.applied(len(some)):
+            with self.steps.reading(self.prompt, len(some)):
                 self.state.read(slots, [self.rows[row] for row in some])
             self.active += some
             free -= len(some)

@@ -1,12 +1,14 @@
-"""Attention of one new token a row over a cache of slots, and its rotary position, as Triton kernels."""
+"""What a layer does between its matrix products, for one new token a row or a few, as Triton kernels."""
+
+from typing import Literal
 
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["attend", "rotate"]
+__all__ = ["attend", "gated", "norm", "note", "rotate", "store"]
 
 NUMBERS = 8192  # products that a program holds at once
 
@@ -107,6 +109,196 @@ def _rotate(
     second += one * tl.load(sine + WIDTH // 2 + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(target + column, first.to(new_query.dtype.element_ty), mask=inside)
     tl.store(target + WIDTH // 2 + column, second.to(new_query.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _store(
+    key,
+    value,
+    keys,
+    values,
+    place,
+    heads,
+    key_row,
+    key_head,
+    value_row,
+    value_head,
+    WIDTH: tl.constexpr,
+    WIDTHS: tl.constexpr,
+):
+    head = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64)
+    column = tl.arange(0, WIDTHS)
+    inside = column < WIDTH
+    target = (tl.load(place + row) * heads + head) * WIDTH + column
+    tl.store(keys + target, tl.load(key + row * key_row + head * key_head + column, mask=inside), mask=inside)
+    tl.store(values + target, tl.load(value + row * value_row + head * value_head + column, mask=inside), mask=inside)
+
+
+@triton.jit
+def _edited(x, numbers, at, step, COUNT: tl.constexpr, inside, dtype):
+    # as RowEdits changes values: gain and shift, and where there are four numbers a clamp
+    if COUNT > 0:
+        gain = tl.load(numbers + at, mask=inside, other=0.0).to(tl.float32)
+        shift = tl.load(numbers + step + at, mask=inside, other=0.0).to(tl.float32)
+        x = (shift + x * gain).to(dtype).to(tl.float32)
+    if COUNT > 2:
+        low = tl.load(numbers + 2 * step + at, mask=inside, other=0.0).to(tl.float32)
+        high = tl.load(numbers + 3 * step + at, mask=inside, other=0.0).to(tl.float32)
+        x = tl.minimum(tl.maximum(x, low), high)
+    return x
+
+
+@triton.jit
+def _gated(
+    gate,
+    up,
+    out,
+    first,
+    second,
+    neurons,
+    tokens,
+    gate_row,
+    up_row,
+    first_step,
+    first_row,
+    second_step,
+    second_row,
+    KIND: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.program_id(1).to(tl.int64)
+    row = token // tokens
+    inside = column < neurons
+    dtype = out.dtype.element_ty
+    g = tl.load(gate + token * gate_row + column, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + token * up_row + column, mask=inside, other=0.0).to(tl.float32)
+    if KIND == 0:
+        g = g / (1.0 + tl.exp(-g))
+    else:  # the tanh form of GELU; tanh z is 1 - 2 / (1 + exp 2z)
+        z = 0.7978845608028654 * (g + 0.044715 * g * g * g)
+        g = 0.5 * g * (2.0 - 2.0 / (1.0 + tl.exp(2.0 * z)))
+    g = _edited(g.to(dtype).to(tl.float32), first, row * first_row + column, first_step, FIRST, inside, dtype)
+    h = (g * u).to(dtype).to(tl.float32)
+    h = _edited(h, second, row * second_row + column, second_step, SECOND, inside, dtype)
+    tl.store(out + token * neurons + column, h.to(dtype), mask=inside)
+
+
+@triton.jit
+def _norm(states, weight, out, width, eps, MORE: tl.constexpr, WIDTHS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTHS)
+    inside = column < width
+    x = tl.load(states + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32) + MORE
+    x = x * (1.0 / tl.sqrt(tl.sum(x * x, axis=0) / width + eps))
+    tl.store(out + row * width + column, (x * w).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _note(token, ends, last, position, count, done, written, tokens, ends_count, ENDS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    new = tl.load(token + row)
+    idle = tl.load(done + row) != 0
+    place = tl.arange(0, ENDS)
+    ended = tl.sum((tl.load(ends + place, mask=place < ends_count, other=-1) == new).to(tl.int32), axis=0) > 0
+    goes_on = (idle == 0) & (ended == 0)
+    before = tl.load(count + row)
+    tl.store(written + row * tokens + tl.minimum(before, tokens - 1), new, mask=goes_on)
+    after = before + goes_on.to(tl.int64)
+    finished = (goes_on == 0) | (after >= tokens)
+    tl.store(count + row, after)
+    tl.store(done + row, finished.to(tl.uint8))
+    tl.store(last + row, new, mask=idle == 0)
+    tl.store(position + row, tl.load(position + row) + (finished == 0).to(tl.int64))
+
+
+def norm(
+    states: Float[Tensor, "*tokens width"], weight: Float[Tensor, " width"], eps: float, more: int = 0
+) -> Float[Tensor, "*tokens width"]:
+    """Root-mean-square norm, times the weight and `more`."""
+    states = states.contiguous()
+    out = torch.empty_like(states)
+    width = states.shape[-1]
+    widths = triton.next_power_of_2(width)
+    warps = 1 if widths <= 256 else 4 if widths <= 4096 else 8
+    _norm[(states.numel() // width,)](states, weight, out, width, eps, MORE=more, WIDTHS=widths, num_warps=warps)
+    return out
+
+
+def note(
+    token: Int[Tensor, " rows"],
+    ends: Int[Tensor, " ends"],
+    last: Int[Tensor, " slots"],
+    position: Int[Tensor, " slots"],
+    count: Int[Tensor, " slots"],
+    done: Bool[Tensor, " slots"],
+    written: Int[Tensor, "slots tokens"],
+) -> None:
+    """Note the next token of each of the first rows, in place; see `Rows`."""
+    _note[(len(token),)](
+        token, ends, last, position, count, done.view(torch.uint8), written, written.shape[1], len(ends),
+        ENDS=triton.next_power_of_2(max(1, len(ends))), num_warps=1,
+    )  # fmt: skip
+
+
+def store(
+    key: Float[Tensor, "rows kept 1 width"],
+    value: Float[Tensor, "rows kept 1 width"],
+    keys: Float[Tensor, "slots length kept width"],
+    values: Float[Tensor, "slots length kept width"],
+    place: Int[Tensor, " rows"],
+) -> None:
+    """Put a token's keys and values at `slot * length + position`, for each row."""
+    rows, kept, _, width = key.shape
+    if key.stride(3) != 1 or value.stride(3) != 1 or key.shape != value.shape:
+        raise NotImplementedError("keys and values of this layout")
+    _store[(kept, rows)](
+        key, value, keys, values, place, kept, key.stride(0), key.stride(1), value.stride(0), value.stride(1),
+        WIDTH=width, WIDTHS=triton.next_power_of_2(width), num_warps=1,
+    )  # fmt: skip
+
+
+def gated(
+    gate: Float[Tensor, "*tokens neurons"],
+    up: Float[Tensor, "*tokens neurons"],
+    kind: Literal["silu", "gelu_tanh"],
+    rows: int,
+    activation: Float[Tensor, "numbers some neurons"] | None = None,
+    hidden: Float[Tensor, "numbers some neurons"] | None = None,
+) -> Float[Tensor, "*tokens neurons"]:
+    """A gated FFN's product: what the function gives of the gate, times up, both under the edits of each row.
+
+    Args:
+        gate: of each token of each row, the rows one after the other.
+        up: likewise.
+        kind: the function.
+        rows: how many.
+        activation: what is done to the function's values: gain and shift of every neuron, or those and two bounds, for
+            every row or once for all; see `RowEdits`.
+        hidden: what is done to the product.
+    """
+    neurons = gate.shape[-1]
+    gates, ups = gate.reshape(-1, neurons), up.reshape(-1, neurons)
+    out = torch.empty(gates.shape, dtype=gate.dtype, device=gate.device)
+    tables = [_strides(table, out) for table in (activation, hidden)]
+    block = min(1024, triton.next_power_of_2(neurons))
+    _gated[(triton.cdiv(neurons, block), len(gates))](
+        gates, ups, out, tables[0][0], tables[1][0], neurons, len(gates) // rows, gates.stride(0), ups.stride(0),
+        *tables[0][1:3], *tables[1][1:3], KIND=int(kind == "gelu_tanh"), FIRST=tables[0][3], SECOND=tables[1][3],
+        BLOCK=block, num_warps=4,
+    )  # fmt: skip
+    return out.view(gate.shape)
+
+
+def _strides(table: Tensor | None, some: Tensor) -> tuple[Tensor, int, int, int]:
+    """A table of edits, from number to number, from row to row, and how many numbers it has."""
+    if table is None:
+        return some, 0, 0, 0
+    return table, table.stride(0), table.stride(1) if table.shape[1] > 1 else 0, len(table)
 
 
 def rotate(

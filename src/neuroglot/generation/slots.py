@@ -5,7 +5,7 @@ read in one pass that fills slots (`filling`); then a step reads one token of ev
 position.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers' classes have no t
         rows: the slots that are filled (a pass over prompts), or None in a step.
         place: (rows,) of a step: `slot · length + position`, where the new token's keys and values go.
         reach: how many places of each slot a step looks at.
+        store: what puts a token's keys and values in their place, or None for torch's own.
     """
 
     def __init__(self, layers: int, slots: int, length: int):
@@ -37,6 +38,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers' classes have no t
         self.rows: Int[Tensor, " rows"] | None = None
         self.place: Int[Tensor, " rows"] | None = None
         self.reach = length
+        self.store: Callable[..., None] | None = None
 
     @contextmanager
     def filling(self, rows: Int[Tensor, " rows"]) -> Iterator[None]:
@@ -87,14 +89,20 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
                 kept[cache.rows, : states.shape[2]] = states.transpose(1, 2)
             return key_states, value_states
         assert cache.place is not None
+        if cache.store is not None:
+            cache.store(key_states, value_states, self.keys, self.values, cache.place)
+            return self._seen(key_states.shape[0])
         for kept, states in ((self.keys, key_states), (self.values, value_states)):
             new = states.transpose(1, 2).reshape(states.shape[0], -1)
             kept.view(cache.slots * cache.length, -1).index_copy_(0, cache.place, new)
-        rows = key_states.shape[0]
-        return (
-            self.keys[:rows, : cache.reach].transpose(1, 2),
-            self.values[:rows, : cache.reach].transpose(1, 2),
-        )
+        return self._seen(key_states.shape[0])
+
+    def _seen(self, rows: int) -> tuple[Tensor, Tensor]:
+        """What the first rows look at."""
+        assert self.keys is not None
+        assert self.values is not None
+        reach = self.cache.reach
+        return self.keys[:rows, :reach].transpose(1, 2), self.values[:rows, :reach].transpose(1, 2)
 
     def _room(self, states: Tensor) -> Tensor:
         _, heads, _, width = states.shape

@@ -41,6 +41,10 @@ class TextReader:
     context: int | None
     vocabulary: int
 
+    def encode(self, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
+        """The tokens of each text, at most `limit`; see `encode`."""
+        return encode(self.tokenizer, texts, limit)
+
 
 def beginning(tokenizer: Any, bos: Bos = "auto") -> tuple[int, ...]:
     """The tokens that stand before every text: BOS, as a rule, or nothing.
@@ -84,15 +88,15 @@ def encode(tokenizer: Any, texts: Iterable[str], limit: int | None = None) -> li
     return [ids[:limit] for ids in _plain(tokenizer, texts)]
 
 
-def pieces(text: str) -> Iterator[str]:
-    """A text in pieces of at most 262,144 characters; most are whole.
+def pieces(text: str, size: int | None = None) -> Iterator[str]:
+    """A text in pieces of at most so many characters, 262,144 by default; most are whole.
 
     It is cut after the last line break that a visible character follows, where every tokenizer ends a token of its own
     accord; in a text without one before a blank, and in a text without either anywhere.
     """
-    start = 0
-    while len(text) - start > PIECE:
-        end = start + PIECE
+    start, size = 0, size or PIECE
+    while len(text) - start > size:
+        end = start + size
         cut = text.rfind("\n", start, end - 1)
         while cut >= start and text[cut + 1].isspace():
             cut = text.rfind("\n", start, cut)
