@@ -40,6 +40,7 @@ KILLED = {
     "moefy": ["moefy"],
     "shrink": ["shrink", "heal"],
     "steer": ["steer", "export"],
+    "fix": "answers in cells, tables and a recipe, each whole or absent; a tiny model has none that could be judged",
     "evaluate generation": ["answer"],
     "evaluate tasks": ["tasks"],
     "report": ["report"],
@@ -62,12 +63,12 @@ WRITTEN = {
     ("steer", "save"), ("steer", "bake"), ("steer", "export"), ("evaluate generation", "save"),
     ("evaluate generation", "clas"), ("evaluate confusion", "table"), ("evaluate score", "table"),
     ("evaluate tasks", "folder"), ("study lape", "folder"), ("study babel", "folder"),
-    ("study lingua-franca", "folder"),
+    ("study lingua-franca", "folder"), ("fix", "folder"), ("fix", "bake"),
 }  # fmt: skip
 """Options of the terminal that name what is written; each is written by a step above."""
 READ = {
     ("identify", "file"), ("prune", "gguf"), ("tune", "only"), ("compare", "other"), ("compare", "tuned"),
-    ("lens", "folder"), ("steer", "recipe"), ("steer", "vector"), ("steer", "less"), ("steer", "run"),
+    ("lens", "folder"), ("steer", "recipe"), ("steer", "vector"), ("steer", "less"), ("steer", "run"), ("fix", "run"),
     ("evaluate perplexity", "neurons"), ("evaluate confusion", "completions"), ("evaluate confusion", "words"),
     ("evaluate score", "answers"), ("evaluate tasks", "data_dir"), ("merge", "runs"),
     *((f"study {name}", "settings") for name in ("lape", "babel", "lingua-franca")),

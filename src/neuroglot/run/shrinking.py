@@ -268,6 +268,24 @@ def _with_gguf(
     return done
 
 
+def check_shrink(
+    reader: Model | TextReader, text: Corpus, language: str, settings: ShrinkSettings, gguf: Path | None = None
+) -> None:
+    """Refuse what `shrink` would refuse by its tokenizer and name alone, before weights are opened; see there.
+
+    Raises:
+        NeuroglotError: the text is too short, or a .gguf file is wanted of a model that is none.
+    """
+    if gguf is not None and gguf_file(reader.name) is None:
+        raise NeuroglotError(
+            f"{reader.name} is not a GGUF file: write the checkpoint, and convert it with llama.cpp's "
+            "convert_hf_to_gguf.py."
+        )
+    check_moments(reader, text[language], language, settings.tokens)
+    if settings.heal:  # with a smaller vocabulary a text has as many tokens or more
+        check_fills(reader, text.select([language]), _block(reader, settings), settings.heal)
+
+
 def _finished(path: Path, recipe: dict[str, Any]) -> Shrunk | None:
     """What the same command left, where it had come to its end."""
     kept = read_json(path / REPORT)
