@@ -22,7 +22,7 @@ class Documents:
     def aligned(self) -> Iterator[str | None]:
         """Every sample of a parallel corpus in order, None where this language lacks it."""
         for text in self._read():
-            yield text if text and text.strip() else None
+            yield None if not text or text.isspace() else text
 
     def __iter__(self) -> Iterator[str]:
         return (text for text in self.aligned() if text is not None)
