@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import shapes
 import torch
+from breaking.attempts import WHOLE, keep_attempts
 from hypothesis import settings
 
 if "UNCHECKED_SHAPES" not in os.environ:  # `make check` does without, and is a third faster
@@ -25,9 +26,29 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("long") is not None and not {"LONG", "BREAK"} & os.environ.keys():
             item.add_marker(pytest.mark.skip(reason="long: make long"))
         real = item.get_closest_marker("real") is not None
+        if WHOLE and not real:
+            continue  # minutes each: every worker takes the next one
         item.add_marker(pytest.mark.xdist_group("real" if real else f"{item.path.parent.name}/{item.path.stem}"))
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("real") is None)
+
+
+def pytest_runtest_logreport(report):
+    """Of workers' tests, too, in the one process that hears of all of them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        keep_attempts(report)
+
+
+@pytest.fixture
+def tried(request):
+    """Say what this test tried and how often: `tried("flipped bits", 80)`."""
+    said = dict[str, int]()
+
+    def say(kind, number):
+        said[kind] = number
+        request.node.user_properties[:] = said.items()
+
+    return say
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,10 +1,11 @@
-"""Kill every command that writes, and see what comes of it: `python kills.py DIRECTORY ATTEMPTS SEED`.
+"""Kill every command that writes, and see what comes of it: `python kills.py DIRECTORY ATTEMPTS SEED PART COMMAND…`.
 
 A program of its own, single-threaded, so that it can fork. Each command is run once to count the calls with which it
 changes the disk. Then a child runs it again and kills itself at one of them, before, in the middle of or after it; the
 next child goes on in the same directory. The directory must then be that of a command which was never stopped, file by
-file, with no draft left. With ATTEMPTS 0 each call of each command is the last one once. Recording and merging have a
-program of their own, `tests/killing.py`. Prints what happened as JSON.
+file, with no draft left. Of all calls and moments ATTEMPTS are tried, of all commands together, or with 0 all of them.
+PART i/n tries every n-th. Recording and merging have a program of their own, `tests/killing.py`. Prints
+what happened as JSON.
 """
 
 import json
@@ -22,9 +23,11 @@ import safetensors.torch
 import torch
 import transformers.modeling_utils
 
-from breaking.steps import COMMANDS, NEEDS, begin, model
+from breaking.steps import COMMANDS, NEEDS, begin, imports, model
 from neuroglot.errors import NeuroglotWarning
 from neuroglot.storage.atomic import DRAFT
+
+WORKPLACES = (".tuning", ".shrinking")
 
 
 def die():
@@ -97,7 +100,7 @@ def fresh(root, name, before):
 def check(name, folder, right, volatile, about):
     """The directory is that of a command that was never stopped."""
     found = tree(folder)
-    drafts = [path for path in found if DRAFT in path or ".tuning" in path]
+    drafts = [path for path in found if DRAFT in path or any(kind in path for kind in WORKPLACES)]
     assert not drafts, f"{about}: {drafts}"
     lost, more = sorted(right.keys() - found.keys()), sorted(found.keys() - right.keys())
     assert not lost and not more, f"{about}: lost {lost}, more {more}"
@@ -105,13 +108,14 @@ def check(name, folder, right, volatile, about):
     assert not other, f"{about}: other bytes in {other}"
 
 
-def main(root, wanted, seed, only):
+def main(root, wanted, seed, part, names):
     torch.set_num_threads(1)
     dice = random.Random(seed)
+    first, step = map(int, part.split("/"))
     model.fingerprint, model.tokenizer_fingerprint  # noqa: B018 (kept for all children)
+    imports(names)
     begin(root)
     before, killed, calls = root / "before", Counter(), {}
-    names = only or list(COMMANDS)
     each = wanted and max(1, wanted // len(names))
     needed = {need for name in names for need in NEEDS.get(name, ())}
     for name in COMMANDS:
@@ -126,7 +130,8 @@ def main(root, wanted, seed, only):
         child(name, fresh(root, "now", before))
         volatile = {path for path, data in tree(folder).items() if right.get(path) != data}
         points = [(point, moment) for point in range(1, calls[name] + 1) for moment in ("before", "middle", "after")]
-        for point, moment in dice.sample(points, min(each, len(points))) if each else points:
+        chosen = dice.sample(points, min(each, len(points))) if each else points
+        for point, moment in chosen[first - 1 :: step]:
             folder = fresh(root, "now", before)
             killed[name] += child(name, folder, point, moment)
             if dice.random() < 0.3:  # and while it goes on, too
@@ -141,4 +146,4 @@ def main(root, wanted, seed, only):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5:] or list(COMMANDS))

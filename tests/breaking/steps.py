@@ -1,5 +1,9 @@
 """The commands that write, each as a step of a run, in a form small enough to be run hundreds of times."""
 
+import os
+from contextlib import contextmanager
+
+import gguf_files
 import tiny
 import torch
 
@@ -7,7 +11,10 @@ import neuroglot as ng
 from neuroglot.corpus.instructions import Pair
 from neuroglot.edit.training import TuneSettings
 from neuroglot.edit.tuning import tune
+from neuroglot.evaluate.benchmarks.harness import load_tasks
+from neuroglot.evaluate.steering.clas import write_clas
 from neuroglot.evaluate.steering.forcing import Generation
+from neuroglot.pruning.gguf import prune_gguf
 from neuroglot.report.page import report
 from neuroglot.run.alignment import align_run
 from neuroglot.run.comparison import CompareSettings, compare_run
@@ -16,8 +23,9 @@ from neuroglot.run.evolution import EvolveSettings, evolve
 from neuroglot.run.experts import record_experts
 from neuroglot.run.identification import identify_run
 from neuroglot.run.lens import lens_run
+from neuroglot.run.pair import PairSettings, pair_runs
 from neuroglot.run.perturbation import perturb_run
-from neuroglot.run.pruning import prune_run
+from neuroglot.run.pruning import prune_run, rank_experts
 from neuroglot.run.recording import record_run
 from neuroglot.run.settings import (
     AlignSettings,
@@ -27,11 +35,14 @@ from neuroglot.run.settings import (
     RunRecordSettings,
     TextSettings,
 )
-from neuroglot.run.steering import SteeringSettings, steer_run
+from neuroglot.run.shrinking import ShrinkSettings, shrink
+from neuroglot.run.steering import SteeringSettings, save_recipes, steer_run
+from neuroglot.run.tasks import tasks_of_run
 
 LAPE = {"top_fraction": 0.3, "activity_quantile": 0.5}
 MEASURED = {"tokens": 60, "block": 16, "seeds": 1}
-model = tiny.model()
+SHRUNK = {"share": 0.9, "tokens": 300, "characters": 300}
+model = tiny.model(max_position_embeddings=1024)  # which tasks' questions need
 
 
 def begin(root):
@@ -45,7 +56,35 @@ def begin(root):
     settings = RunRecordSettings(block=16, tokens=600, residual=True)
     run = Run.create(root / "before" / "run", ModelSettings(source=str(root / "model")), text, settings)
     record_run(run, model, text.load()[0], progress=False)
+    tuned = tiny.model(seed=1)
+    tuned.save(root / "tuned model")
+    other = Run.create(root / "before" / "other", ModelSettings(source=str(root / "tuned model")), text, settings)
+    record_run(other, tuned, text.load()[0], progress=False)
+    gguf_files.write(root / "tiny.gguf", "llama", gguf_files.network("llama"))
     return run
+
+
+@contextmanager
+def cache(path):
+    """Conversions are kept there."""
+    before = os.environ.get("NEUROGLOT_CACHE")
+    os.environ["NEUROGLOT_CACHE"] = str(path)
+    try:
+        yield
+    finally:
+        del os.environ["NEUROGLOT_CACHE"]
+        if before is not None:
+            os.environ["NEUROGLOT_CACHE"] = before
+
+
+def imports(names):
+    """Import here what takes a command seconds, so that the processes which are forked need not."""
+    if "report" in names:
+        import plotly  # noqa: F401
+    if {"tune", "tune adapter", "heal"} & set(names):
+        from transformers import Trainer  # noqa: F401
+    if "tasks" in names:
+        load_tasks(["smoke_xcsqa_fr"], data_dir=None)
 
 
 def identify(folder):
@@ -81,6 +120,59 @@ def prune(folder):
     prune_run(run, model, ["fr"], [("share", 0.5)], samples=2, seeds=1, path=folder / "pruned")
 
 
+def prune_gguf_file(folder):
+    keep = torch.arange(24).expand(3, 24) < 12
+    prune_gguf(folder.parent / "tiny.gguf", keep, folder / "pruned.gguf")
+
+
+def rank(folder):
+    rank_experts(Run.open(folder / "run"), model, "fr", "magnitude", folder / "ranking.jsonl")
+
+
+def write_mixture(folder):
+    text = Run.open(folder / "run").manifest.text.load()[0]
+    ng.experts.moefy(model, 3, 2, folder / "mixture", text=text, tokens=200, progress=False)
+
+
+def write_shrunk(folder):
+    text, held_out = Run.open(folder / "run").manifest.text.load()
+    shrink(model, text, "fr", ShrinkSettings(**SHRUNK), folder / "shrunk", held_out=held_out, progress=False)
+
+
+def heal(folder):
+    """Of a GGUF file, healed, and written as one."""
+    text, held_out = Run.open(folder / "run").manifest.text.load()
+    how = ShrinkSettings(**SHRUNK, heal=300, batch=2, block=32, save_every=2)
+    with cache(folder.parent / "cache"):
+        opened = ng.load_model(folder.parent / "tiny.gguf")
+        shrink(
+            opened, text, "fr", how, folder / "healed", held_out=held_out, gguf=folder / "healed.gguf", progress=False
+        )
+
+
+def convert(folder):
+    with cache(folder / "cache"):
+        ng.load_model(folder.parent / "tiny.gguf")
+
+
+def tune_adapter(folder):
+    pairs = [Pair(f"say {i}", f"le {i}") for i in range(4)]
+    how = TuneSettings(epochs=1, batch=2, adapter=2)
+    tune(tiny.model(), pairs, folder / "adapter", how, language="fr", progress=False)
+
+
+def pair(folder):
+    runs = Run.open(folder / "run"), Run.open(folder / "other")
+    how = PairSettings(budget=0.1, tokens=60, block=16, seeds=1, steer=60)
+    pair_runs(*runs, runs[1].load_model(), how, progress=False)
+
+
+def tasks(folder):
+    how = {"limit": 2, "fewshot": None, "batch_size": 8, "seed": 1234, "data_dir": None}
+    tasks_of_run(Run.open(folder / "run"), ["smoke_xcsqa_fr"], how, method="lape", off=["fr"], prune=[], rules=[],
+                 seeds=1)  # fmt: skip
+
+
 def steer(folder):
     run = Run.open(folder / "run")
     recipe = ng.steer(run.recording, run.neurons("lape"), "fr", site="hidden", method="scale", strength=2.0)
@@ -97,7 +189,9 @@ def answer(folder):
         prompts=str(folder / "asked"), sources=["en"], targets=["fr"], limit=1, conditions=("intact", "both"),
         generation=Generation(tokens=2),
     )  # fmt: skip
-    steer_run(run, run.recording, how)
+    done = steer_run(run, run.recording, how)
+    save_recipes(done, run, run.recording, "lape", folder / "recipes")
+    write_clas(done.answers, folder / "clas")
 
 
 def lens(folder):
@@ -138,13 +232,14 @@ def tune_on(folder):
 
 COMMANDS = {
     "identify": identify, "perturb": perturb, "perturb random": perturb_random, "experts": experts, "prune": prune,
-    "align": align, "compare": compare, "steer": steer, "answer": answer, "lens": lens, "export": export,
-    "prune compensated": prune_compensated, "report": write_report, "evolve": measure_evolution,
-    "tune": tune_on,
+    "rank": rank, "align": align, "compare": compare, "pair": pair, "steer": steer, "answer": answer, "lens": lens,
+    "tasks": tasks, "export": export, "prune compensated": prune_compensated, "prune gguf": prune_gguf_file,
+    "moefy": write_mixture, "shrink": write_shrunk, "heal": heal, "convert": convert, "report": write_report,
+    "evolve": measure_evolution, "tune": tune_on, "tune adapter": tune_adapter,
 }  # fmt: skip
 """In an order in which each finds what it needs."""
 
 NEEDS = {
-    "perturb": ["identify"], "prune": ["experts"], "steer": ["identify"], "answer": ["identify"],
-    "report": ["identify", "perturb", "experts"],
+    "perturb": ["identify"], "prune": ["experts"], "rank": ["experts"], "steer": ["identify"], "answer": ["identify"],
+    "tasks": ["identify"], "report": ["identify", "perturb", "experts"],
 }  # fmt: skip

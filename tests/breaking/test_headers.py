@@ -37,8 +37,9 @@ TENSORS = {
     "recipe": {"0.neurons": torch.tensor([[0, 1], [2, 3]], dtype=torch.int32)},
 }
 
+MANY = attempts(60, 5_000)
 many = settings(
-    max_examples=attempts(60, 5_000),
+    max_examples=MANY,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 anything = st.recursive(
@@ -90,7 +91,8 @@ def read(kind, path):
 @pytest.mark.parametrize("kind", LOADERS)
 @many
 @given(data=st.data())
-def test_a_header_that_says_anything(tmp_path, kind, data):
+def test_a_header_that_says_anything(tmp_path, tried, kind, data):
+    tried("headers", MANY)
     about = ABOUT[kind]
     at = data.draw(st.sampled_from([place for place in places(about) if place]))
     path = save_tensors(tmp_path / "x.safetensors", kind, 1, TENSORS[kind], put(about, at, data.draw(anything)))
@@ -100,7 +102,8 @@ def test_a_header_that_says_anything(tmp_path, kind, data):
 @pytest.mark.parametrize("kind", LOADERS)
 @many
 @given(data=st.data())
-def test_tensors_that_are_anything(tmp_path, kind, data):
+def test_tensors_that_are_anything(tmp_path, tried, kind, data):
+    tried("tensors", MANY)
     name = data.draw(st.sampled_from([*TENSORS[kind], "0.values", "activation"]))
     held = {**TENSORS[kind], name: data.draw(tensors)}
     if data.draw(st.booleans()) and len(held) > 1:
@@ -130,7 +133,8 @@ def test_widths_of_layers_are_those_of_the_table(tmp_path, kind):
 @pytest.mark.parametrize("kind", LOADERS)
 @many
 @given(data=st.binary(max_size=200), size=st.integers(0, 2**64 - 1))
-def test_bytes_that_are_anything(tmp_path, kind, data, size):
+def test_bytes_that_are_anything(tmp_path, tried, kind, data, size):
+    tried("files of random bytes", 3 * MANY)
     path = tmp_path / "x.safetensors"
     for content in (data, size.to_bytes(8, "little") + data, len(data).to_bytes(8, "little") + data):
         path.write_bytes(content)

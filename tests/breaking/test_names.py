@@ -109,3 +109,11 @@ def test_a_file_whose_name_is_code_is_not_shown(copied):
     assert "window.hacked=5" not in said
     templates = {part["props"].get("html_template", "") for part in page.get_config_file()["components"]}
     assert all(template.count("${") <= 1 and "lape" not in template for template in templates)
+
+
+def test_a_setting_of_the_pass_that_is_not_known_is_refused_by_its_name(copied):
+    manifest = json.loads((copied / "run.json").read_text(encoding="utf-8"))
+    manifest["record"]["tokenz"] = 5
+    (copied / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(ng.NeuroglotError, match=r"does not know \(record\.tokenz\)"):
+        Run.open(copied)

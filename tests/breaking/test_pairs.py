@@ -40,8 +40,9 @@ KINDS = ["entries", "rows", "whole tables"]
 
 
 @pytest.mark.parametrize("kinds", list(itertools.combinations_with_replacement(KINDS, 2)), ids="+".join)
-def test_two_processes_in_one_run(tmp_path, kinds):
+def test_two_processes_in_one_run(tmp_path, tried, kinds):
     times = attempts(20, 500)
+    tried("changes by two processes", 2 * times)
     run = Run.create(
         tmp_path / "run", ModelSettings(source="gemma3-270m"), TextSettings(source="starter"), RunRecordSettings()
     )

@@ -16,12 +16,10 @@ from pathlib import Path
 
 import torch
 
-from breaking.steps import COMMANDS, NEEDS, begin, model
+from breaking.kills import WORKPLACES
+from breaking.steps import COMMANDS, NEEDS, begin, imports, model
 from neuroglot.errors import NeuroglotWarning
 from neuroglot.storage.atomic import DRAFT
-
-ALONE = {"evolve", "tune", "prune compensated"}
-"""They write no run: two of them write two places."""
 
 
 def start(name, folder, gate=None):
@@ -49,11 +47,12 @@ def ended(pid, about):
 
 
 def tree(folder):
-    """Every file by its path; of run.json each section."""
+    """Every file by its path; of a run.json each section."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for section, value in json.loads(found.pop("run/run.json")).items():
-        parts = value if isinstance(value, dict) else {"": value}
-        found |= {f"run.json {section} {name}": part for name, part in parts.items()}
+    for run in [path for path in found if path.endswith("run.json")]:
+        for section, value in json.loads(found.pop(run)).items():
+            parts = value if isinstance(value, dict) else {"": value}
+            found |= {f"{run} {section} {name}": part for name, part in parts.items()}
     return found
 
 
@@ -85,6 +84,7 @@ def at_once(root, before, names, last=()):
 def main(root, pairs):
     torch.set_num_threads(1)
     model.fingerprint, model.tokenizer_fingerprint  # noqa: B018 (kept for all children)
+    imports({name for pair in pairs for name in pair})
     begin(root)
     bare = root / "before"
     ended(start("identify", bare), "identify")
@@ -101,7 +101,7 @@ def main(root, pairs):
                 unstable[name] = {path for path in first if first[path] != again.get(path)}
         found = at_once(root, before, pair, last)
         about = " + ".join(pair)
-        drafts = [path for path in found if DRAFT in path]
+        drafts = [path for path in found if DRAFT in path or any(kind in path for kind in WORKPLACES)]
         assert not drafts, f"{about}: {drafts}"
         assert set(found) in [set(order) for order in orders], f"{about}: {[set(found) ^ set(o) for o in orders]}"
         moving = unstable[pair[0]] | unstable[pair[1]]
@@ -111,5 +111,5 @@ def main(root, pairs):
 
 
 if __name__ == "__main__":
-    every = itertools.combinations_with_replacement([name for name in COMMANDS if name not in ALONE], 2)
+    every = itertools.combinations_with_replacement(COMMANDS, 2)
     main(Path(sys.argv[1]), [tuple(text.split("+")) for text in sys.argv[2:]] or list(every))

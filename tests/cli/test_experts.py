@@ -64,6 +64,7 @@ def test_the_model_is_written_as_a_mixture_of_the_experts_that_were_counted(tmp_
     said = neuroglot("moefy", folder, "--top", 2, "--samples", 5, "--out", out)
     assert "2 of 3 experts" in said and f"wrote {out}" in said
     assert ng.load_model(out).expert_sizes == ((3, 8),) * 3
+    assert neuroglot("moefy", folder, "--top", 2, "--samples", 5, "--out", out) == said  # it knows its own result
     assert "exists" in refused(monkeypatch, capsys, "moefy", folder, "--out", out)
 
 

@@ -99,3 +99,8 @@ print("peaks", json.dumps([count, *peaks]))
     assert count == size + 1
     assert (long - short) * 1024 < 20 * size
     assert (whole - short) * 1024 < 25 * size
+
+
+@given(st.text(st.sampled_from("a é\n\t"), max_size=60), st.integers(2, 20))
+def test_pieces_of_a_text_and_its_end_are_those_of_both_together(text, size):
+    assert list(pieces(text, size, end="\n")) == list(pieces(text + "\n", size))

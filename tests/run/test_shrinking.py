@@ -2,10 +2,11 @@
 
 import json
 
+import gguf_files
 import pytest
 import tiny
 import torch
-from commands import neuroglot, refused
+from commands import neuroglot, notes, refused
 from transformers import AutoModelForCausalLM
 
 import neuroglot as ng
@@ -154,3 +155,31 @@ def test_a_healing_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert len(seen) == 10 + 15 - 8  # of fifteen steps eight were kept
     assert again.bits["healed"] < again.bits["refit"]
     assert [file.name for file in tmp_path.iterdir()] == ["fr"]
+
+
+def test_a_gguf_file_is_written_when_all_else_is_there_and_again_when_it_is_gone(tmp_path, monkeypatch):
+    """A Llama of even width, whose re-fit gains biases, which llama.cpp's Llama may have."""
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
+    recorded, held_out = tiny.corpus(60).select(["fr"]).split()
+    model = ng.load_model(gguf_files.write(tmp_path / "tiny.gguf", "llama", gguf_files.network("llama")))
+    settings = ShrinkSettings(share=0.9, tokens=300, characters=300)
+
+    def made(gguf=None):
+        with notes():
+            return shrink(
+                model, recorded, "fr", settings, tmp_path / "fr", held_out=held_out, gguf=gguf, progress=False
+            )
+
+    first = made()
+    assert made() == first and first.costs["shrunk"].gguf is None
+    file = tmp_path / "fr.gguf"
+    whole = made(file)
+    assert whole.bits == first.bits and whole.costs["shrunk"].gguf == file.stat().st_size and made(file) == whole
+    ids = torch.tensor([[3, 5, 7]])
+    logits = [ng.load_model(path).network(ids).logits for path in (tmp_path / "fr", file)]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+    file.unlink()
+    assert made(file).costs["shrunk"].gguf == file.stat().st_size
+    (tmp_path / "other.gguf").touch()
+    with pytest.raises(ng.NeuroglotError, match="exists"):
+        made(tmp_path / "other.gguf")

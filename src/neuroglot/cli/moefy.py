@@ -35,8 +35,9 @@ def moefy(
     assert settings is not None
     if top is not None and top > settings.experts:
         raise NeuroglotError(f"--top is at most the {settings.experts} experts of a layer, not {top}.")
-    if folder.exists():
-        raise NeuroglotError(f"{folder} exists; choose another --out.")
+    from neuroglot.storage.made import check_place
+
+    check_place(folder, "mixture of experts")
     from neuroglot.run.pruning import moefy_run
 
     before, after = moefy_run(

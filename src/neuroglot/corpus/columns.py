@@ -15,6 +15,7 @@ __all__ = ["Columns", "column_named", "text_of"]
 
 VERSION = 1  # of what is kept: another way of reading has another
 BATCH = 4096
+CHARACTERS = 1 << 22  # of a batch, too: a few long documents are one, and memory holds a batch
 LINE = "\0line"
 
 Row = tuple[int, Sequence[str | None]]
@@ -97,7 +98,7 @@ def _write(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
 
     schema = pyarrow.schema([(LINE, pyarrow.int64()), *((name, pyarrow.large_string()) for name in names)])
     numbers: list[int] = []
-    cells: list[list[str | None]] = [[] for _ in names]
+    cells: list[list[str | bytes | None]] = [[] for _ in names]
 
     with pyarrow.ipc.new_file(str(path), schema) as file:
 
@@ -108,14 +109,20 @@ def _write(path: Path, names: Sequence[str], rows: Iterable[Row]) -> None:
             for values in cells:
                 values.clear()
 
+        held = 0
         for number, row in rows:
             numbers.append(number)
             for values, cell in zip(cells, row, strict=True):
-                values.append(cell)
-            if len(numbers) == BATCH:
+                held += len(cell or "")
+                # pyarrow would keep the UTF-8 of a text as a part of it
+                values.append(cell.encode() if cell and len(cell) > CHARACTERS else cell)
+            del row, cell
+            if len(numbers) == BATCH or held > CHARACTERS:
                 flush()
+                held = 0
         if numbers:
             flush()
+    pyarrow.default_memory_pool().release_unused()  # which a long text has filled
 
 
 def column_named(names: Sequence[str], wanted: str) -> str | None:

@@ -1,5 +1,6 @@
 """The value: text by language."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ class Documents:
     def aligned(self) -> Iterator[str | None]:
         """Every sample of a parallel corpus in order, None where this language lacks it."""
         for text in self._read():
-            yield text if text and text.strip() else None
+            yield None if not text or text.isspace() else text
 
     def __iter__(self) -> Iterator[str]:
         return (text for text in self.aligned() if text is not None)
@@ -107,6 +108,13 @@ class Corpus:
         )  # fmt: skip
         found._documents = {language_tag(tag): self[tag] for tag in languages}  # `mul` is of `together`
         return found
+
+    def digest(self, language: str) -> str:
+        """A digest of all text of a language, which is read for it."""
+        found = hashlib.sha256()
+        for document in self[language]:
+            found.update(f"{len(document)} {document}".encode(errors="surrogatepass"))
+        return found.hexdigest()
 
     def split(self, every: int = 5) -> tuple["Corpus", "Corpus"]:
         """Two disjoint corpora: all but every `every`-th document, and those held out.

@@ -4,6 +4,7 @@ import bz2
 import codecs
 import gzip
 import io
+import itertools
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -72,13 +73,22 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             )
         if head.startswith(codecs.BOM_UTF8):
             file.read(len(codecs.BOM_UTF8))
-        for number, raw in enumerate(file, start=1):
-            try:
-                yield number, raw.decode("utf-8")
-            except UnicodeDecodeError as bad:
-                raise NeuroglotError(
-                    f"{path}, line {number}: byte {bad.start + 1} is not UTF-8; save the file as UTF-8."
-                ) from bad
+        for number in itertools.count(1):
+            line = _decoded(path, number, file.readline())
+            if not line:
+                return
+            held = [line]  # given away: a line may be as long as memory is large, and none is kept here
+            del line
+            yield number, held.pop()
+
+
+def _decoded(path: Path, number: int, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as bad:
+        raise NeuroglotError(
+            f"{path}, line {number}: byte {bad.start + 1} is not UTF-8; save the file as UTF-8."
+        ) from bad
 
 
 def _wide_lines(path: Path, file: io.BufferedReader, encoding: str) -> Iterator[tuple[int, str]]:

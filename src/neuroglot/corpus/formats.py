@@ -21,6 +21,7 @@ FORMATS = {
 }  # fmt: skip
 
 _SEPARATORS = ",;\t"
+AT_ONCE = 1 << 24  # bytes of a Parquet file's rows
 
 
 def name_and_format(path: Path) -> tuple[str, str | None]:
@@ -83,7 +84,7 @@ class Rows:
             NeuroglotError: the file is malformed; the sentence names the line.
         """
         if self.form == "text":
-            return ((number, [_without_end(line)]) for number, line in text_lines(self.path))
+            return (_text_row(*each) for each in text_lines(self.path))
         if self.form == "json":
             return ((number, [row.get(name) for name in columns]) for number, row in json_rows(self.path))
         if self.form == "parquet":
@@ -106,7 +107,8 @@ class Rows:
 
         number = 0
         try:
-            for batch in self._parquet().iter_batches(batch_size=4096, columns=list(columns)):
+            file = self._parquet()
+            for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata), columns=list(columns)):
                 for cells in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                     number += 1
                     yield number, list(cells)
@@ -169,6 +171,13 @@ class Rows:
             yield number, [cells[place] for place in places]
 
 
+def _rows_at_once(about: Any) -> int:
+    """So many rows of a Parquet file that memory holds them, however long its texts are."""
+    groups = [about.row_group(index) for index in range(about.num_row_groups)]
+    longest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+    return int(min(4096, max(1, AT_ONCE // max(1, longest))))
+
+
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of JSON lines, or of one JSON array, with the number of the line (in an array, of the object).
 
@@ -208,6 +217,10 @@ def _object(row: Any, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise NeuroglotError(f"{place}: not a JSON object; write one {{…}} a line.")
     return row
+
+
+def _text_row(number: int, line: str) -> tuple[int, list[Any]]:
+    return number, [_without_end(line)]
 
 
 def _without_end(line: str) -> str:

@@ -5,7 +5,6 @@ too (Hinton et al. 2015, §2): so a pruned model is healed.
 """
 
 import hashlib
-import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from neuroglot.errors import NeuroglotError, NeuroglotWarning, require
 from neuroglot.models.model import Model
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path, read_json, writing
+from neuroglot.storage.locks import clear, drop_workplace, workplace
 from neuroglot.storage.results import refuse_differing, save_json
 
 __all__ = ["tune"]
@@ -87,24 +87,26 @@ def tune(
         "only": hashlib.sha256(only.cpu().numpy().tobytes()).hexdigest()[:32] if isinstance(only, Tensor) else only,
         "teacher": None if teacher is None else teacher.fingerprint,
     }
-    work = path.with_name(f".{path.name}.tuning")
     if path.exists():
         _check_made(path, about)
-        shutil.rmtree(work, ignore_errors=True)  # stopped just before this, the last time
+        drop_workplace(path, "tuning")
         return path
-    started = time.perf_counter()
-    _same_work(work, about)
     rows = _rows(model, examples, settings, language)
-    with writing(work):  # a full disk ends the saving of an epoch
-        tuned, loss = trained(model, rows, settings, work, language, only, teacher, progress)
-    about["loss"], about["seconds"] = loss, time.perf_counter() - started
-    model.weights_changed()
-    with atomic_path(path) as draft, without_bars():
-        tuned.save_pretrained(draft)
-        if settings.adapter is None:
-            model.tokenizer.save_pretrained(draft)
-        save_json(draft / "tuning.json", about)
-    shutil.rmtree(work, ignore_errors=True)
+    with workplace(path, "tuning") as work:
+        if path.exists():  # another process made it meanwhile
+            _check_made(path, about)
+            return path
+        started = time.perf_counter()
+        _same_work(work, about)
+        with writing(work):  # a full disk ends the saving of an epoch
+            tuned, loss = trained(model, rows, settings, work, language, only, teacher, progress)
+        about["loss"], about["seconds"] = loss, time.perf_counter() - started
+        model.weights_changed()
+        with atomic_path(path) as draft, without_bars():
+            tuned.save_pretrained(draft)
+            if settings.adapter is None:
+                model.tokenizer.save_pretrained(draft)
+            save_json(draft / "tuning.json", about)
     return path
 
 
@@ -148,7 +150,7 @@ def _same_work(work: Path, about: dict[str, Any]) -> None:
     """Begin anew unless what is there was begun with the same settings."""
     said = work / "about.json"
     if read_json(said) != about:
-        shutil.rmtree(work, ignore_errors=True)
+        clear(work)
         save_json(said, about)
 
 

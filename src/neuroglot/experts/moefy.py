@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,6 +18,8 @@ from neuroglot.models.architecture.hooks import observe_ffn
 from neuroglot.models.model import Model
 from neuroglot.models.moe_layouts import MoeLayout, layout_of, moe_network
 from neuroglot.progress import token_progress
+from neuroglot.storage.made import check_place, is_made
+from neuroglot.storage.results import digest_of_settings
 
 __all__ = ["moefy"]
 
@@ -53,7 +56,7 @@ def moefy(
         experts: a partition of the model into experts of one width, a multiple of 8; or how many to split each layer
             into (`experts.partition`).
         top: how many experts a token is given, from 1 to E.
-        path: a new directory.
+        path: a new directory; one that holds what the same call made is left as it is.
         text: what the routers are fitted to, each language alike; needed where `top` is less than E.
         tokens: how many are read, of all languages together.
         progress: show a bar.
@@ -70,8 +73,7 @@ def moefy(
         raise NeuroglotError(f"top must be from 1 to the {count} experts of a layer, not {top}.")
     if top < count and text is None:
         raise NeuroglotError(f"A router that chooses {top} of {count} experts is fitted to text; give text=, a corpus.")
-    if path.exists():
-        raise NeuroglotError(f"{path} exists; choose a new directory for the mixture of experts.")
+    check_place(path, "mixture of experts")
     width = _width(model, count)
     if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map.")
@@ -82,6 +84,12 @@ def moefy(
             f"The experts have from {int(split.sizes.min())} to {int(split.sizes.max())} neurons, and those of a "
             f"mixture share one width; make a partition of equal ones."
         )
+    bound: list[Any] = [model.fingerprint, str(model.network.dtype), split.digest, top]
+    if top < count and text is not None:
+        bound += [tokens, *(f"{tag} {text.digest(tag)}" for tag in text.languages)]
+    made_from = digest_of_settings(bound)
+    if is_made(path, made_from, "mixture of experts"):
+        return path
     routers = None
     if top < count:
         assert text is not None
@@ -89,7 +97,7 @@ def moefy(
     made = _filled(model, split, layout, width)
     if routers is not None:
         _choose(made, model, layout, routers, top)
-    return made.save(path)
+    return made.save(path, made_from)
 
 
 def _width(model: Model, experts: int) -> int:

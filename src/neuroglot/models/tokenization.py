@@ -88,24 +88,25 @@ def encode(tokenizer: Any, texts: Iterable[str], limit: int | None = None) -> li
     return [ids[:limit] for ids in _plain(tokenizer, texts)]
 
 
-def pieces(text: str, size: int | None = None) -> Iterator[str]:
+def pieces(text: str, size: int | None = None, end: str = "") -> Iterator[str]:
     """A text in pieces of at most so many characters, 262,144 by default; most are whole.
 
     It is cut after the last line break that a visible character follows, where every tokenizer ends a token of its own
-    accord; in a text without one before a blank, and in a text without either anywhere.
+    accord; in a text without one before a blank, and in a text without either anywhere. What it ends with, given apart
+    so that a long text is not copied, is part of it.
     """
     start, size = 0, size or PIECE
-    while len(text) - start > size:
-        end = start + size
-        cut = text.rfind("\n", start, end - 1)
+    while len(text) + len(end) - start > size:
+        stop = start + size
+        cut = text.rfind("\n", start, stop - 1)
         while cut >= start and text[cut + 1].isspace():
             cut = text.rfind("\n", start, cut)
-        cut = cut + 1 if cut >= start else text.rfind(" ", start + 1, end)
+        cut = cut + 1 if cut >= start else text.rfind(" ", start + 1, stop)
         if cut <= start:
-            cut = end
+            cut = stop
         yield text[start:cut]
         start = cut
-    yield text[start:] if start else text
+    yield (text[start:] if start else text) + end
 
 
 def _long(tokenizer: Any, text: str, limit: int | None) -> list[int]:

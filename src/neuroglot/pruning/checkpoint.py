@@ -221,10 +221,8 @@ def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:
 
 def _sources(recording: Recording | None, text: Corpus | None, language: str | None) -> list[str]:
     """Digests of what a compensation or a smaller vocabulary is made of; a text is read for it."""
-    digest = hashlib.sha256()
-    for document in text[language] if text is not None and language in text.languages else ():
-        digest.update(f"{len(document)} {document}".encode(errors="surrogatepass"))
-    parts = [digest.hexdigest()]
+    known = text is not None and language is not None and language in text.languages
+    parts = [text.digest(language) if known else hashlib.sha256().hexdigest()]  # type: ignore[union-attr, arg-type]
     for name, sums in sorted(recording.sums.items()) if recording is not None else ():
         parts.append(name + hashlib.sha256(sums.contiguous().numpy().tobytes()).hexdigest())
     return parts

@@ -24,6 +24,9 @@ ARCHITECTURES = ("llama", "deci", "qwen2", "qwen3", "gemma2", "gemma3")
 FINER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q4_1", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "Q8_K": "Q8_0"}
 WRITABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 FFN = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.(weight|bias)$")
+FFN_BIAS = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.bias$")
+BIASED = ("llama", "deci")
+"""Whose feed-forward networks may have biases in llama.cpp."""
 BLOCK = 32
 
 
@@ -156,6 +159,8 @@ def _tensors(
     model: Model, header: Header, ids: np.ndarray | None, filled: Sequence[int]
 ) -> dict[str, tuple[np.ndarray, Any]]:
     """Name → data and type of each tensor, in the file's order."""
+    import gguf
+
     config = model.text_config
     _, names = tensor_names(model.network, header.architecture, {})
     weights = {name: weight.detach() for name, weight in model.network.state_dict().items()}
@@ -177,11 +182,16 @@ def _tensors(
             values = _filled(name, values, filled[int(name.split(".")[1])])
         of_tokens = name in ("token_embd.weight", "output.weight")
         found[name] = _as_before(tensor, values, ids if of_tokens else None) or _quantised(tensor, values)
+    for name, gained in names.items():  # by a re-fit; the intact model has none
+        if header.architecture in BIASED and gained in weights.keys() - done and FFN_BIAS.match(name):
+            values = weights[gained].float().cpu().numpy()
+            found[name] = _filled(name, values, filled[int(name.split(".")[1])]), gguf.GGMLQuantizationType.F32
+            done.add(gained)
     beyond = [name for name in weights if name not in done]
     if beyond:
         raise NeuroglotError(
-            f"{model.name} has {beyond[0]}, for which {header.path} has no place; a re-fit of layers of different "
-            "widths gives such biases: keep equally many neurons in every layer."
+            f"{model.name} has {beyond[0]}, for which a GGUF file of {header.architecture} has no place; write a "
+            "checkpoint."
         )
     return found
 

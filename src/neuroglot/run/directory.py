@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.units import Units, units_of
 from neuroglot.run.settings import (
@@ -164,7 +166,16 @@ class Run:
             ) from error
         except NeuroglotError:  # which is a ValueError, too
             raise
-        except (OSError, ValueError) as error:  # of pydantic, of decoding, of a path with a zero byte
+        except ValidationError as error:
+            known = [each for each in error.errors(include_url=False) if each["type"] == "extra_forbidden"]
+            if not known:
+                raise NeuroglotError(f"{path / 'run.json'} is damaged; record again into another directory.") from error
+            name = ".".join(map(str, known[0]["loc"]))
+            raise NeuroglotError(
+                f"{path / 'run.json'} has a setting that this version does not know ({name}), so it cannot repeat the "
+                "run; use the version that made it, or take the setting out."
+            ) from error
+        except (OSError, ValueError) as error:  # of decoding, of a path with a zero byte
             raise NeuroglotError(f"{path / 'run.json'} is damaged; record again into another directory.") from error
         return cls(path, manifest, trust_remote_code=trust_remote_code)
 

@@ -182,7 +182,7 @@ class ExpertSettings(BaseModel):
     """The shares of all experts that are activated on a token, each counted on its own."""
 
 
-class RunRecordSettings(PassSettings):
+class RunRecordSettings(PassSettings, extra="forbid"):
     """How a run's pass is made."""
 
     experts: ExpertSettings | None = None

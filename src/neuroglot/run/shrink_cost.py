@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from neuroglot.errors import NeuroglotWarning
 from neuroglot.generation.engine import generate
 from neuroglot.models.model import Model
 
@@ -71,7 +73,7 @@ def cost(model: Model, documents: Iterable[str], gguf: Path | None, *, count: in
 
 
 def llama_cpp_speed(path: Path, prompt: str, tokens: int = WRITTEN) -> float | None:
-    """Tokens a second that llama.cpp writes with a GGUF file, as it says itself; None where it is not installed."""
+    """Tokens a second that llama.cpp writes with a GGUF file, as it says itself; None where there is none."""
     if find_spec("xllamacpp") is None:
         return None
     import xllamacpp
@@ -79,7 +81,11 @@ def llama_cpp_speed(path: Path, prompt: str, tokens: int = WRITTEN) -> float | N
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.warmup = str(path), 512, True
     settings.cpuparams.n_threads = torch.get_num_threads()
-    server = xllamacpp.Server(settings)
+    try:
+        server = xllamacpp.Server(settings)
+    except RuntimeError:  # it does not know the architecture, or the tokenizer
+        warnings.warn("llama.cpp cannot open this GGUF file, so its speed is left out.", NeuroglotWarning, stacklevel=3)
+        return None
     asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "timings_per_token": True}
     started = time.perf_counter()
     answer = server.handle_completions(asked)

@@ -1,6 +1,6 @@
 """A model for one language: vocabulary and neurons cut to a size, the rest re-fitted and healed, and what that cost."""
 
-import json
+import os
 import shutil
 import time
 from contextlib import nullcontext
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.edit.training import TuneSettings
 from neuroglot.edit.tuning import tune
 from neuroglot.errors import NeuroglotError
@@ -29,7 +29,9 @@ from neuroglot.run.shrink_cost import Cost, cost
 from neuroglot.run.shrink_plan import Ids, ShrinkSettings, plan_cut
 from neuroglot.run.shrink_tasks import TaskPair, compared, opened_tasks, scored
 from neuroglot.stats import ratio_interval
-from neuroglot.storage.atomic import read_json, save_text
+from neuroglot.storage.atomic import atomic_path, read_json
+from neuroglot.storage.locks import drop_workplace, workplace
+from neuroglot.storage.results import load_json, save_json
 from neuroglot.tokens.packing import check_fills, pack
 
 __all__ = ["Shrunk", "check_shrink", "heal", "shrink"]
@@ -113,14 +115,40 @@ def shrink(
     source = gguf_file(model.name)
     recipe: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "language": language}
     recipe |= {"text": text.name, **settings.model_dump(mode="json")}
-    if (done := _finished(path, recipe)) is not None and (gguf is None or gguf.exists()):
-        return done
-    for new in (path, gguf):
-        if new is not None and new.exists():
-            raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
-    draft = path.with_name(f".{path.name}.shrunk")  # until all of it is there
+    recipe["digests"] = [text.digest(language), *(held_out.digest(tag) for tag in held_out.languages)]
+    if (done := _finished(path, recipe)) is None:
+        for new in (path, gguf):
+            if new is not None and os.path.lexists(new):
+                raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
+        model.check_dense(
+            "its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead"
+        )
+        with workplace(path, "shrinking") as work:
+            done = _finished(path, recipe)  # by another process, while this one waited
+            if done is None:
+                if path.exists():
+                    raise NeuroglotError(f"{path} exists; choose a new place for the pruned model.")
+                heads = settings.heads and (gguf is None or source is None or takes_fewer_heads(source))
+                how = settings.model_copy(update={"heads": heads})
+                done = _made(model, text, language, how, path, work, recipe, held_out, progress)
+    drop_workplace(path, "shrinking")
+    return done if gguf is None else _with_gguf(done, model, path, source, gguf, held_out[language], progress)
+
+
+def _made(
+    model: Model,
+    text: Corpus,
+    language: str,
+    settings: ShrinkSettings,
+    path: Path,
+    work: Path,
+    recipe: dict[str, Any],
+    held_out: Corpus,
+    progress: bool,
+) -> Shrunk:
+    """Shrink, heal and measure in the workplace, and put the finished directory in its place."""
+    draft = work / "model"
     shutil.rmtree(draft, ignore_errors=True)
-    model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     documents, measured = text[language], held_out[language]
     tasks = opened_tasks(settings.tasks)
     laps = _Laps()
@@ -132,11 +160,10 @@ def shrink(
     with status("measuring the intact model", progress):
         whole = {tag: read(model, tag) for tag in held_out.languages}
         rows = {"intact": whole[language]}
-        costs = {"intact": cost(model, measured, source if gguf is not None else None)}
+        costs = {"intact": cost(model, measured, None)}
         scores = scored(model, tasks)
     laps.end("intact")
-    heads = settings.heads and (gguf is None or source is None or takes_fewer_heads(source))
-    plan = plan_cut(model, text, language, settings.model_copy(update={"heads": heads}), progress=progress)
+    plan = plan_cut(model, text, language, settings, progress=progress)
     laps.end("plan")
     pruned = plan.prunes(model)
     cuts = {"vocabulary": replace(plan, keep=model.exists, heads=None)}
@@ -150,27 +177,23 @@ def shrink(
     laps.end("baselines")
     fit = plan.fit(model, text, language, settings.tokens, progress=progress)
     intact_heads = None if plan.heads is None else _heads(model)
-    work = path.with_name(f".{path.name}.cut")
+    cut = work / "cut"
     with plan.cut(model, fit):
         if pruned:
             rows["refit"] = read(model)
         parameters = size(model.network).parameters
         counts = None if intact_heads is None else (intact_heads, _heads(model))
-        model.save(work if settings.heal else draft)
+        model.save(cut if settings.heal else draft)
     laps.end("refit")
     if settings.heal:
-        heal(model, work, plan.ids, documents, language, settings, draft, progress=progress)
-        shutil.rmtree(work, ignore_errors=True)
+        heal(model, cut, plan.ids, documents, language, settings, draft, progress=progress)
         laps.end("healing")
     written = load_model(draft, device=str(model.device))
     with status("measuring what was written", progress):
         after = {tag: read(written, tag) for tag in held_out.languages}
         if settings.heal:
             rows["healed"] = after[language]
-        if gguf is not None:
-            assert source is not None
-            write_gguf(written, source, gguf)
-        costs["shrunk"] = cost(written, measured, gguf)
+        costs["shrunk"] = cost(written, measured, None)
         pairs = compared(scores, scored(written, tasks))
     laps.end("report")
     done = Shrunk(
@@ -188,8 +211,30 @@ def shrink(
         tasks=pairs,
         seconds=laps.seconds,
     )
-    save_text(draft / REPORT, json.dumps({"recipe": recipe, "tried": plan.tried, **asdict(done)}, indent=1) + "\n")
+    save_json(draft / REPORT, {"recipe": recipe, "tried": plan.tried, **asdict(done)})
     draft.rename(path)
+    return done
+
+
+def _with_gguf(
+    done: Shrunk, model: Model, path: Path, source: Path | None, gguf: Path, measured: Documents, progress: bool
+) -> Shrunk:
+    """Write what was made as a .gguf file, too, with the costs of both files in the report; done, it is taken as it is.
+
+    The report is changed before the file is there, so that a file of whose costs nothing is said is another's.
+    """
+    if gguf.is_file() and gguf.stat().st_size == done.costs["shrunk"].gguf:
+        return done
+    if os.path.lexists(gguf):
+        raise NeuroglotError(f"{gguf} exists; choose a new place for the pruned model.")
+    assert source is not None
+    with status("writing the GGUF file", progress), atomic_path(gguf) as draft:
+        written = load_model(path, device=str(model.device))
+        write_gguf(written, source, draft)
+        costs = {"intact": cost(model, measured, source), "shrunk": cost(written, measured, draft)}
+        done = replace(done, costs=costs)
+        said = load_json(path / REPORT)
+        save_json(path / REPORT, {**said, **asdict(done)})
     return done
 
 
@@ -289,7 +334,7 @@ def heal(
         seed=settings.seed,
     )
     draft = path.with_name(f".{path.name}.healed")
-    shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(draft, ignore_errors=True)  # made already, and not saved in the type wanted
     with trimmed(model, ids) if ids is not None else nullcontext():
         tune(student, blocks, draft, how, language=language, teacher=model, progress=progress)
     student.network.to(model.network.dtype)

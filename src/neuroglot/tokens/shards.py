@@ -41,7 +41,7 @@ def token_rows(tokenizer: Any, documents: Iterable[str]) -> Iterator[tuple[list[
     """
     for batch in _batches(documents):
         said = batch
-        for some in _bounded(piece for document in batch for piece in pieces(document + "\n")):
+        for some in _bounded(piece for document in batch for piece in pieces(document, end="\n")):
             ids = encode(tokenizer, some)
             yield said, np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sum(map(len, ids)))
             said = []
@@ -291,6 +291,12 @@ def main() -> None:
 
 
 def _update(digest: Any, document: str) -> None:
-    text = document.encode("utf-8", "surrogatepass")
-    digest.update(len(text).to_bytes(8, "little"))
-    digest.update(text)
+    """Count a document in, a part of it at a time: in UTF-8 it may be as long again."""
+
+    def parts() -> Iterator[bytes]:
+        for start in range(0, len(document), PIECE):
+            yield document[start : start + PIECE].encode("utf-8", "surrogatepass")
+
+    digest.update(sum(map(len, parts())).to_bytes(8, "little"))
+    for part in parts():
+        digest.update(part)
