@@ -27,8 +27,8 @@ import neuroglot as ng
 from neuroglot.experts.kmeans import balanced_kmeans, inertia
 
 
-def compare(name: str, layers: int | None, seeds: int, rival: bool) -> None:
-    model = ng.load_model(name)
+def compare(name: str, layers: int | None, seeds: int, rival: bool, device: str) -> None:
+    model = ng.load_model(name, device=device)
     chosen = range(model.layers)
     if layers is not None:
         chosen = torch.linspace(0, model.layers - 1, layers).round().int().tolist()
@@ -38,6 +38,7 @@ def compare(name: str, layers: int | None, seeds: int, rival: bool) -> None:
         for seed in range(seeds):
             start = time.perf_counter()
             labels = balanced_kmeans(rows, 256, seed)
+            int(labels[0])  # of a GPU: wait for it
             ours.append(time.perf_counter() - start)
             reached = inertia(rows, labels)
             line = f"{name} layer {layer} seed {seed}: inertia {reached:.1f} in {ours[-1]:.2f} s"
@@ -67,7 +68,8 @@ def constrained(rows: torch.Tensor, seed: int) -> tuple[float, float]:
 def busy(shown: bool) -> Iterator[None]:
     """A process a core that does nothing else, while the block runs."""
     spin = [sys.executable, "-c", "while True: pass"]
-    others = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)] if shown else []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    others = [subprocess.Popen(spin) for _ in range(cores)] if shown else []
     try:
         yield
     finally:
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--busy", action="store_true", help="keep every core busy with another process")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--alone", action="store_true", help="without k-means-constrained")
     parser.add_argument("--model", nargs="+", default=["gemma3-270m", "smollm2-135m"])
     options = parser.parse_args()
@@ -100,7 +103,7 @@ def main() -> None:
         return
     with busy(options.busy):
         for name in options.model:
-            compare(name, options.layers, options.seeds, not options.alone)
+            compare(name, options.layers, options.seeds, not options.alone, options.device)
 
 
 if __name__ == "__main__":

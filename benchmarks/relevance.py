@@ -1,6 +1,7 @@
-"""What the likelihood rule says of written answers, beside what a person says of them.
+"""What the likelihood rule, or a judge in this process, says of written answers, beside what a person says of them.
 
     python benchmarks/relevance.py [--model gemma3-270m] [--chat] [--others 7]
+    python benchmarks/relevance.py --model qwen2.5-coder-1.5b.gguf --judge
 
 The answers of `relevance.jsonl` were written for this project to the built-in questions: about the question (2), about
 its subject only (1), or echoes, loops and gibberish (0). Each of the first is read once more as the answer to a
@@ -14,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 import neuroglot as ng
+from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
 from neuroglot.evaluate.steering.relevance import LikelihoodRule
 
 
@@ -39,12 +41,17 @@ def main() -> None:
     parser.add_argument("--model", default="gemma3-270m")
     parser.add_argument("--chat", action="store_true")
     parser.add_argument("--others", type=int, default=7)
+    parser.add_argument("--judge", action="store_true", help="the model is asked, as a judge is")
     asked = parser.parse_args()
     questions = ng.load_corpus("questions")
-    rule = LikelihoodRule(
-        ng.load_model(asked.model), {tag: list(questions[tag]) for tag in questions.languages},
-        others=asked.others, chat=asked.chat,
-    )  # fmt: skip
+    rule: Judge | LikelihoodRule
+    if asked.judge:
+        rule = Judge(JudgeSettings(model=asked.model, base_url="local", rubric="relevance"))
+    else:
+        rule = LikelihoodRule(
+            ng.load_model(asked.model), {tag: list(questions[tag]) for tag in questions.languages},
+            others=asked.others, chat=asked.chat,
+        )  # fmt: skip
     rated = rule.rate(written(questions), progress=False)
     table = pd.crosstab(rated["kind"], rated["relevance"]).reindex(columns=[0, 1, 2], fill_value=0)
     table["mean"] = rated.groupby("kind")["relevance"].mean().round(2)

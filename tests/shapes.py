@@ -16,6 +16,7 @@ from beartype.roar import BeartypeCallHintForwardRefException, BeartypeDecorHint
 CONFIGURATION = BeartypeConf(is_pep484_tower=True)  # an int is a float, as for mypy
 LEFT_OUT = (
     "neuroglot.recording.statistics.kernels",  # Triton compiles functions as they are written
+    "neuroglot.generation.kernels",
     "neuroglot.explorer.tabs",  # gradio asks whether a function is a generator, and a checked one looks like none
 )
 

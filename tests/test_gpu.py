@@ -139,6 +139,44 @@ def test_generation_equals_the_reference(family):
         assert ng.evaluate.generate(model, prompts, recipes=recipes, **settings) == reference
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_of_a_step_equal_torch(dtype):
+    from neuroglot.generation import kernels
+
+    def random(*shape):
+        return torch.randn(*shape, device="cuda").to(dtype)
+
+    keys, values = random(4, 5, 2, 8), random(4, 5, 2, 8)
+    expected = keys.clone(), values.clone()
+    joined, place = random(3, 1, 48), torch.tensor([1, 7, 14], device="cuda")
+    key, value = (part.view(3, 1, 2, 8).transpose(1, 2) for part in joined[..., 16:].split(16, -1))
+    kernels.store(key, value, keys, values, place)
+    for kept, before, new in zip((keys, values), expected, (key, value), strict=True):
+        assert torch.equal(kept.view(20, 16), before.view(20, 16).index_copy(0, place, new.reshape(3, 16)))
+
+    states, weight = random(3, 1, 1000), random(1000)
+    for more in (0, 1):
+        expected = torch.nn.functional.rms_norm(states.float(), (1000,), weight.float() + more, 1e-6)
+        torch.testing.assert_close(kernels.norm(states, weight, 1e-6, more), expected.to(dtype))
+
+    both, tables = random(6, 1, 4000), [random(4, 3, 2000).sort(0).values for _ in range(2)]
+    gate, up = both.split(2000, -1)
+    functions = {
+        "silu": torch.nn.functional.silu,
+        "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    }
+
+    def edited(x, table):
+        each = x.view(3, 2, 2000)
+        return torch.addcmul(table[1][:, None], each, table[0][:, None]).clamp(table[2][:, None], table[3][:, None])
+
+    for kind, function in functions.items():
+        expected = edited(edited(function(gate), tables[0]).view(6, 1, 2000) * up, tables[1])
+        made = kernels.gated(gate, up, kind, 3, *tables)
+        torch.testing.assert_close(made.view(expected.shape), expected)
+        torch.testing.assert_close(kernels.gated(gate, up, kind, 3), function(gate) * up)
+
+
 def test_steps_are_captured_and_fused():
     from neuroglot.generation import capture
 

@@ -1,5 +1,6 @@
 """Tuning some neurons only, and towards a teacher: what moves, what does not, and what is learnt."""
 
+import every_type
 import pytest
 import tiny
 import torch
@@ -125,6 +126,19 @@ def test_mixed_precision_ends_with_the_training(tmp_path, monkeypatch):
         torch.testing.assert_close(got, ng.load_model(tmp_path / "x").network(ids).logits, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+def test_routers_alone_are_trained(kind, tmp_path):
+    model = ng.Model(every_type.network(kind), tiny.tokenizer())
+    before = {name: weight.clone() for name, weight in model.network.state_dict().items()}
+    path = tune(model, blocks_of(model), tmp_path / "out", FAST, only="routers", progress=False)
+    after = ng.load_model(path, device="cpu").network.state_dict()
+    moved = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    names = {id(weight): name for name, weight in model.network.named_parameters()}
+    owners = [mixture.routing.owner for mixture in model.mixtures.values()]
+    assert moved == {names[id(weight)] for owner in owners for weight in owner.parameters(recurse=False)}
+    assert len(moved) == len(owners) * (2 if kind == "gpt_oss" else 1)
+
+
 def test_what_cannot_be_tuned_is_refused(tmp_path):
     model = tiny.model()
     text = blocks_of(model)
@@ -132,6 +146,7 @@ def test_what_cannot_be_tuned_is_refused(tmp_path):
     cases = [
         (dict(only=nothing), "no neuron to train"),
         (dict(only=nothing[:1]), "find them in this model"),
+        (dict(only="routers"), "no router to train"),
         (dict(only=~nothing, settings=TuneSettings(adapter=2)), "neurons only, or an adapter"),
         (dict(teacher=ng.Model(tiny.network(vocab_size=400), tiny.tokenizer(bos=False))), "other tokens"),
     ]

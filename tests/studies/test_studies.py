@@ -28,6 +28,15 @@ def other(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """As `neuroglot tune` leaves it: a folder a language."""
+    folder = tmp_path_factory.mktemp("tuned")
+    for seed, tag in enumerate(LANGUAGES[:4], 2):
+        tiny.model(seed=seed).save(folder / tag)
+    return folder
+
+
 def small(name, checkpoint, other, **more):
     """The quick preset, made as small as the tiny model."""
     said = tomllib.loads(preset(name, "quick"))
@@ -91,8 +100,12 @@ def test_a_settings_file_that_is_wrong_is_refused_by_its_name():
 
 @pytest.mark.filterwarnings("ignore::neuroglot.NeuroglotWarning")  # a random model: few neurons stand out
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_measures_every_item_and_is_read_when_asked_again(name, checkpoint, other, tmp_path, monkeypatch):
+def test_a_study_measures_every_item_and_is_read_when_asked_again(
+    name, checkpoint, other, tuned, tmp_path, monkeypatch
+):
     settings = small(name, checkpoint, other)
+    if name == "lape":
+        settings.identify.tuned = str(tuned)
     study = STUDIES[name](tmp_path / "study", settings)
     found = study.measure()
     items = paper(name)["items"]
@@ -111,6 +124,8 @@ def test_a_study_measures_every_item_and_is_read_when_asked_again(name, checkpoi
             assert (study.path / "study" / file).read_bytes()[:4] == b"\x89PNG"
             assert (study.path / "study" / file).with_suffix(".pdf").is_file()
     if name == "lape":
+        assert "pv" in found["figure-2"]["tables"]
+        assert any(words.startswith("PV: ") for words in found["figure-2"]["said"])
         assert "prompting I " in found["table-5"]["said"][1] and "both + prompting II " in found["table-5"]["said"][1]
     page = study_page(study).read_text(encoding="utf-8")
     for item in items:
@@ -133,6 +148,14 @@ def test_only_what_is_asked_for_is_measured(checkpoint, other, tmp_path):
     with pytest.raises(NeuroglotError, match="has no table-99; it has figure-2"):
         study.measure(["table-99"])
     assert "Not asked for yet" in study_page(study).read_text(encoding="utf-8")
+
+
+def test_parameter_variation_needs_a_model_of_each_language(checkpoint, other, tmp_path):
+    settings = small("lape", checkpoint, other)
+    settings.identify.tuned = str(tmp_path / "tuned")
+    (tmp_path / "tuned" / "zh").mkdir(parents=True)
+    (found,) = STUDIES["lape"](tmp_path / "study", settings).measure(["figure-2"]).values()
+    assert "no model tuned on en, fr, es; make them with `neuroglot tune`" in found["failed"]
 
 
 def test_the_pages_name_items_that_there_are(tmp_path):

@@ -1,7 +1,7 @@
 """`neuroglot tune`: one tuned model a language, for parameter variation or for its own sake."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,8 +42,8 @@ def tune(
     only: Annotated[
         Path | None,
         typer.Option(
-            help="Train each language's neurons only, of a file such as RUN/neurons/lape.safetensors; no other weight "
-            "moves.",
+            help="Train each language's neurons only, of a file such as RUN/neurons/lape.safetensors; or `routers`, "
+            "those of a mixture of experts. No other weight moves.",
             show_default=False,
         ),
     ] = None,
@@ -88,7 +88,8 @@ def tune(
         teaches.check_source()
     if only is not None and adapter is not None:
         raise NeuroglotError("An adapter has weights of its own; give --only or --adapter.")
-    if only is not None and not only.is_file():
+    routers = only == Path("routers")
+    if only is not None and not routers and not only.is_file():
         raise NeuroglotError(f"There is no file {only}; give the neurons that `neuroglot identify` wrote.")
     examples = load_instructions(instructions, split(languages)) if text is None else None
     corpus = None
@@ -103,13 +104,15 @@ def tune(
         at_once=at_once, max_tokens=max_tokens, adapter=adapter, distil=distil, steps=steps, save_every=save_every,
         seed=seed,
     )  # fmt: skip
-    neurons = None if only is None else NeuronSet.load(only)
+    part: NeuronSet | Literal["routers"] | None = "routers" if routers else None
+    if only is not None and not routers:
+        part = NeuronSet.load(only)
     given = corpus if examples is None else examples
     assert given is not None
     if corpus is not None:
         from neuroglot.tokens.packing import check_fills
 
         check_fills(how.reader(), corpus, block, tokens)  # before weights are opened
-    for path in tune_languages(how, given, folder, settings, tokens=tokens, block=block, only=neurons, teacher=teaches):
+    for path in tune_languages(how, given, folder, settings, tokens=tokens, block=block, only=part, teacher=teaches):
         out.print(f"wrote {path}")
     out.print(f"next: neuroglot compare RUN --tuned {folder}")

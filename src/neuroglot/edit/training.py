@@ -18,7 +18,10 @@ from neuroglot.progress import progress_bar
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.names import whole_number
 
-__all__ = ["IGNORED", "TuneSettings", "distillation_loss", "only_neurons", "trained"]
+__all__ = ["IGNORED", "Part", "TuneSettings", "distillation_loss", "only_part", "trained"]
+
+Part = Bool[Tensor, "layers neurons"] | Literal["routers"]
+"""What is trained of a model: some neurons, or the routers of its experts."""
 
 IGNORED = -100  # the label of a token whose loss does not count
 
@@ -70,7 +73,7 @@ def trained(
     settings: TuneSettings,
     work: Path,
     language: str,
-    only: Bool[Tensor, "layers neurons"] | None,
+    only: Part | None,
     teacher: Model | None,
     progress: bool,
 ) -> tuple[Any, float]:
@@ -130,7 +133,7 @@ def trained(
             return (loss, {"logits": logits}) if return_outputs else loss
 
     found = _saved_states(work)
-    with progress_bar("tuning", steps, unit="steps", shown=progress) as advance, only_neurons(model, only):
+    with progress_bar("tuning", steps, unit="steps", shown=progress) as advance, only_part(model, only):
         trainer = (Trainer if teacher is None else Taught)(
             model=network,
             args=arguments,
@@ -179,16 +182,16 @@ def distillation_loss(
 
 
 @contextmanager
-def only_neurons(model: Model, only: Bool[Tensor, "layers neurons"] | None) -> Iterator[None]:
-    """Inside the block gradients reach these neurons' weights alone: the others' are exactly 0, so Adam leaves them.
+def only_part(model: Model, only: Part | None) -> Iterator[None]:
+    """Inside the block gradients reach this part's weights alone: the others' are exactly 0, so Adam leaves them.
 
-    Weights of other modules ask for no gradient. Without neurons nothing is changed.
+    Weights of other modules ask for no gradient. Without a part nothing is changed.
     """
     if only is None:
         yield
         return
     before = {weight: weight.requires_grad for weight in model.network.parameters()}
-    masks = _weight_masks(model, only)
+    masks = _router_weights(model) if isinstance(only, str) else _weight_masks(model, only)
     hooks = []
     try:
         for weight in before:
@@ -201,6 +204,13 @@ def only_neurons(model: Model, only: Bool[Tensor, "layers neurons"] | None) -> I
             hook.remove()
         for weight, asked in before.items():
             weight.requires_grad_(asked)
+
+
+def _router_weights(model: Model) -> dict[nn.Parameter, Tensor]:
+    """The matrix of each layer's router, and its bias; all of their entries."""
+    owners = [mixture.routing.owner for mixture in model.mixtures.values()]
+    weights = [weight for owner in owners if owner is not None for weight in owner.parameters(recurse=False)]
+    return {weight: torch.ones_like(weight, dtype=torch.bool) for weight in weights}
 
 
 def _weight_masks(model: Model, only: Tensor) -> dict[nn.Parameter, Tensor]:

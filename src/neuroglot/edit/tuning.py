@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from neuroglot.corpus.instructions import Pair
-from neuroglot.edit.training import IGNORED, TuneSettings, trained
+from neuroglot.edit.training import IGNORED, Part, TuneSettings, trained
 from neuroglot.errors import NeuroglotError, NeuroglotWarning, require
 from neuroglot.models.model import Model
 from neuroglot.progress import without_bars
@@ -34,7 +34,7 @@ def tune(
     settings: TuneSettings | None = None,
     *,
     language: str = "",
-    only: Bool[Tensor, "layers neurons"] | None = None,
+    only: Part | None = None,
     teacher: Model | None = None,
     progress: bool = True,
 ) -> Path:
@@ -54,15 +54,15 @@ def tune(
             interrupted, it goes on from the last state kept.
         settings: how.
         language: said in the progress bar and kept beside the weights.
-        only: train these neurons: their rows of gate and up projection and their columns of the down-projection.
-            No other weight moves, to the bit.
+        only: train these neurons: their rows of gate and up projection and their columns of the down-projection; or
+            the `"routers"` of a mixture of experts. No other weight moves, to the bit.
         teacher: a model with the same tokens, whose distribution is learnt, too.
         progress: show a bar.
 
     Raises:
         NeuroglotError: there is nothing to learn from, none's answer is within `max_tokens`, `only` has no neuron or
-            goes with an adapter, the teacher has other tokens, peft is missing, the directory holds something else, or
-            the loss is not a number.
+            router, or goes with an adapter, the teacher has other tokens, peft is missing, the directory holds
+            something else, or the loss is not a number.
     """
     settings = settings or TuneSettings()
     path = Path(path)
@@ -84,7 +84,7 @@ def tune(
         "language": language,
         "pairs": len(examples),
         "settings": settings.model_dump(),
-        "only": None if only is None else hashlib.sha256(only.cpu().numpy().tobytes()).hexdigest()[:32],
+        "only": hashlib.sha256(only.cpu().numpy().tobytes()).hexdigest()[:32] if isinstance(only, Tensor) else only,
         "teacher": None if teacher is None else teacher.fingerprint,
     }
     work = path.with_name(f".{path.name}.tuning")
@@ -108,10 +108,13 @@ def tune(
     return path
 
 
-def _check_parts(model: Model, settings: TuneSettings, only: Tensor | None, teacher: Model | None) -> None:
-    if only is not None:
-        if settings.adapter is not None:
-            raise NeuroglotError("An adapter has weights of its own; train some neurons only, or an adapter.")
+def _check_parts(model: Model, settings: TuneSettings, only: Part | None, teacher: Model | None) -> None:
+    if only is not None and settings.adapter is not None:
+        raise NeuroglotError("An adapter has weights of its own; train some neurons only, or an adapter.")
+    if isinstance(only, str):
+        if not any(mixture.routing.owner is not None for mixture in model.mixtures.values()):
+            raise NeuroglotError(f"{model.name} has no router to train; leave --only routers out.")
+    elif only is not None:
         model.check_dense("its neurons lie in matrices of many experts", "tune all of it, or an adapter")
         if tuple(only.shape) != (model.layers, model.neurons):
             raise NeuroglotError(

@@ -88,7 +88,7 @@ class Steps:
             with edits.applied(rows):
                 yield
         else:
-            with self.layers.applied(edits, rows, adding=False):  # what a hook keeps of a stream stays as it was
+            with self.layers.applied(edits, rows, step=False):
                 yield
 
     def run(self, rows: int, reach: int, steps: int) -> None:

@@ -27,7 +27,7 @@ def fused(model: Model, state: Rows, rows: int) -> Iterator[None]:
     """The faster attention, inside the block."""
     from transformers import AttentionInterface
 
-    from neuroglot.generation.kernels import attend, store
+    from neuroglot.generation.kernels import attend, note, store
 
     position = state.position[:rows]
 
@@ -44,7 +44,7 @@ def fused(model: Model, state: Rows, rows: int) -> Iterator[None]:
     config = model.text_config
     before = config._attn_implementation
     config._attn_implementation = NAME
-    state.cache.store = store
+    state.cache.store, state.note = store, note
     rotations = _rotations(model.network)
     for home, rotation in rotations.items():
         home.apply_rotary_pos_emb = _quick_rotation(rotation)
@@ -52,7 +52,7 @@ def fused(model: Model, state: Rows, rows: int) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
-        state.cache.store = None
+        state.cache.store = state.note = None
         for home, rotation in rotations.items():
             home.apply_rotary_pos_emb = rotation
 

@@ -35,6 +35,32 @@ def alike(one: Tensor, other: Tensor) -> bool:
     return float((one.float() - other.float()).abs().max()) <= allowed * float(other.float().abs().max())
 
 
+@dataclass
+class Norm:
+    """A root-mean-square norm.
+
+    Attributes:
+        module: its module.
+        weight: what it multiplies by.
+        eps: is added to the mean square.
+        more: is added to the weight; Gemma adds one.
+    """
+
+    module: nn.Module
+    weight: Tensor
+    eps: float
+    more: int
+
+    def forward(self, step: bool) -> Callable[[Tensor], Tensor]:
+        """What takes the place of the module's own forward: torch's kernel, or for few tokens one of ours."""
+        if not step:
+            weight = self.weight + self.more if self.more else self.weight
+            return lambda states: F.rms_norm(states, weight.shape, weight, self.eps)
+        from neuroglot.generation.kernels import norm
+
+        return lambda states: norm(states, self.weight, self.eps, self.more)
+
+
 class Joined:
     """Projections of one input as one product: the first that is called computes all of them.
 
@@ -154,13 +180,13 @@ class FusedLayers:
     """The parts of a model's layers that can have fewer launches.
 
     Attributes:
-        norms: their root-mean-square norms, and what takes the place of their forwards.
+        norms: their root-mean-square norms.
         gated: their FFNs.
         joined: their projections of one input, those of attention.
         layers: those that are a norm and attention, then a norm and an FFN, each added to the stream.
     """
 
-    norms: dict[nn.Module, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    norms: list["Norm"] = field(default_factory=list)
     gated: list[GatedPart] = field(default_factory=list)
     joined: list[Joined] = field(default_factory=list)
     layers: list[nn.Module] = field(default_factory=list)
@@ -169,7 +195,7 @@ class FusedLayers:
     @torch.inference_mode()
     def of(cls, model: Model) -> "FusedLayers":
         """Those of a model, each tried."""
-        found = cls({module: quick for module in model.network.modules() if (quick := _quick_norm(module)) is not None})
+        found = cls([norm for module in model.network.modules() if (norm := _norm(module)) is not None])
         for place, ffn in enumerate(model.ffns):
             part = _gated_part(ffn, place) if type(ffn) is FFN else None
             if part is not None:
@@ -197,21 +223,22 @@ class FusedLayers:
             joined.refresh()
 
     @contextmanager
-    def applied(self, edits: RowEdits, rows: int, adding: bool = True) -> Iterator[None]:
+    def applied(self, edits: RowEdits, rows: int, step: bool = True) -> Iterator[None]:
         """Put them and the interventions on the first rows in force inside the block.
 
         Args:
             edits: of each row.
             rows: how many; a pass may read several tokens of each.
-            adding: let products add to the stream in place.
+            step: whether a step is captured. Else products do not add to the stream in place, so that what a hook
+                keeps of it stays as it was.
         """
         parts = [part for part in self.gated if not any(map(_hooked, part.passed))]
-        forwards: dict[nn.Module, Callable[..., Any]] = dict(self.norms)
+        forwards: dict[nn.Module, Callable[..., Any]] = {norm.module: norm.forward(step) for norm in self.norms}
         forwards |= {part.module: part.forward(edits, rows) for part in parts}
         joined = [joined for joined in self.joined if not any(map(_hooked, joined.parts))]
         for group in joined:
             forwards |= {part: group.forward(number) for number, part in enumerate(group.parts)}
-        if adding:
+        if step:
             for layer in self.layers:
                 forwards |= _adding(layer)
         places: set[Place] = {(part.place, site) for part in parts for site in ("activation", "hidden")}
@@ -238,22 +265,15 @@ def replaced(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
             module.forward = forward
 
 
-def _quick_norm(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """One kernel for a root-mean-square norm, if a module is one."""
+def _norm(module: nn.Module) -> Norm | None:
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, Tensor) or not isinstance(eps, float):
         return None
     states = _states((4, weight.shape[-1]), weight)
     expected = type(module).forward(module, states)
-    for more in (0, 1):  # Gemma multiplies by one more than the weight
-
-        def quick(states: Tensor, more: int = more) -> Tensor:
-            return F.rms_norm(states, weight.shape, weight + more if more else weight, eps)
-
-        if alike(quick(states), expected):
-            return quick
-    return None
+    tried = (Norm(module, weight, eps, more) for more in (0, 1))
+    return next((norm for norm in tried if alike(norm.forward(step=False)(states), expected)), None)
 
 
 def _gated_part(ffn: FFN, place: int) -> GatedPart | None:

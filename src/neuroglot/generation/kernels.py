@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["attend", "gated", "rotate", "store"]
+__all__ = ["attend", "gated", "norm", "note", "rotate", "store"]
 
 NUMBERS = 8192  # products that a program holds at once
 
@@ -185,6 +185,64 @@ def _gated(
     h = (g * u).to(dtype).to(tl.float32)
     h = _edited(h, second, row * second_row + column, second_step, SECOND, inside, dtype)
     tl.store(out + token * neurons + column, h.to(dtype), mask=inside)
+
+
+@triton.jit
+def _norm(states, weight, out, width, eps, MORE: tl.constexpr, WIDTHS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTHS)
+    inside = column < width
+    x = tl.load(states + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32) + MORE
+    x = x * (1.0 / tl.sqrt(tl.sum(x * x, axis=0) / width + eps))
+    tl.store(out + row * width + column, (x * w).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _note(token, ends, last, position, count, done, written, tokens, ends_count, ENDS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    new = tl.load(token + row)
+    idle = tl.load(done + row) != 0
+    place = tl.arange(0, ENDS)
+    ended = tl.sum((tl.load(ends + place, mask=place < ends_count, other=-1) == new).to(tl.int32), axis=0) > 0
+    goes_on = (idle == 0) & (ended == 0)
+    before = tl.load(count + row)
+    tl.store(written + row * tokens + tl.minimum(before, tokens - 1), new, mask=goes_on)
+    after = before + goes_on.to(tl.int64)
+    finished = (goes_on == 0) | (after >= tokens)
+    tl.store(count + row, after)
+    tl.store(done + row, finished.to(tl.uint8))
+    tl.store(last + row, new, mask=idle == 0)
+    tl.store(position + row, tl.load(position + row) + (finished == 0).to(tl.int64))
+
+
+def norm(
+    states: Float[Tensor, "*tokens width"], weight: Float[Tensor, " width"], eps: float, more: int = 0
+) -> Float[Tensor, "*tokens width"]:
+    """Root-mean-square norm, times the weight and `more`."""
+    states = states.contiguous()
+    out = torch.empty_like(states)
+    width = states.shape[-1]
+    widths = triton.next_power_of_2(width)
+    warps = 1 if widths <= 256 else 4 if widths <= 4096 else 8
+    _norm[(states.numel() // width,)](states, weight, out, width, eps, MORE=more, WIDTHS=widths, num_warps=warps)
+    return out
+
+
+def note(
+    token: Int[Tensor, " rows"],
+    ends: Int[Tensor, " ends"],
+    last: Int[Tensor, " slots"],
+    position: Int[Tensor, " slots"],
+    count: Int[Tensor, " slots"],
+    done: Bool[Tensor, " slots"],
+    written: Int[Tensor, "slots tokens"],
+) -> None:
+    """Note the next token of each of the first rows, in place; see `Rows`."""
+    _note[(len(token),)](
+        token, ends, last, position, count, done.view(torch.uint8), written, written.shape[1], len(ends),
+        ENDS=triton.next_power_of_2(max(1, len(ends))), num_warps=1,
+    )  # fmt: skip
 
 
 def store(

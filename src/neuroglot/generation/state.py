@@ -1,6 +1,6 @@
 """What an engine knows of every row while it writes, on the device, so that a step needs no word from the host."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,7 @@ class Rows:
         self.start = torch.arange(slots, dtype=torch.int64, device=device) * length
         penalised = choice.repetition_penalty != 1
         self.seen = torch.zeros((slots, model.vocabulary if penalised else 0), dtype=torch.bool, device=device)
+        self.note: Callable[..., None] | None = None  # what does `_write` for the first rows in one kernel
 
     def read(self, slots: Int[Tensor, " rows"], rows: Sequence[Row]) -> Float[Tensor, "rows vocabulary"]:
         """Read prompts into slots in one pass, write their first new tokens, and give the logits those came from.
@@ -92,7 +93,10 @@ class Rows:
             )  # fmt: skip
         logits: Tensor = output.logits[:, -1].float()
         token = self.choice.drawn(self.choice.penalised(logits, self.seen[:rows]), self.stream[:rows], position + 1)
-        self._write(token, torch.arange(rows, device=token.device), self.done[:rows].clone())
+        if self.note is not None and not self.seen.shape[1]:
+            self.note(token, self.ends, self.last, self.position, self.count, self.done, self.written)
+        else:
+            self._write(token, torch.arange(rows, device=token.device), self.done[:rows].clone())
         return logits
 
     def _write(self, token: Int[Tensor, " rows"], slots: Int[Tensor, " rows"], idle: Tensor) -> None:

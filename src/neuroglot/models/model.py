@@ -23,6 +23,7 @@ from neuroglot.models.architecture.body import (
     text_config,
     whole_logits,
 )
+from neuroglot.models.architecture.devices import share_copies
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.find import find_ffns
 from neuroglot.models.architecture.hooks import observe_residual
@@ -88,6 +89,7 @@ class Model:
         if self.device.type == "meta":
             raise NeuroglotError(f"{self.name} has no weights (it is on the meta device); load it from a checkpoint.")
         prove_once(network, self.ffns, cache_directory())
+        share_copies(network)
         self.prompt_tokens: int | None = None
         self._fingerprint: str | None = None
         self._fingerprint_of: tuple[Any, ...] = ()

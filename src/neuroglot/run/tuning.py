@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def tune_languages(
     *,
     tokens: int = 1_000_000,
     block: int = 512,
-    only: NeuronSet | None = None,
+    only: NeuronSet | Literal["routers"] | None = None,
     teacher: ModelSettings | None = None,
     progress: bool = True,
 ) -> Iterator[Path]:
@@ -40,7 +41,7 @@ def tune_languages(
         settings: how.
         tokens: at most so many of each language's plain text.
         block: tokens a block of plain text.
-        only: of each language its own neurons are trained.
+        only: of each language its own neurons are trained; or the routers of a mixture of experts.
         teacher: of a student with a smaller vocabulary it keeps the student's tokens only.
         progress: show bars.
 
@@ -48,7 +49,7 @@ def tune_languages(
         What was written for each language.
     """
     languages = examples.languages if isinstance(examples, Corpus) else list(examples)
-    if only is not None:
+    if isinstance(only, NeuronSet):
         only.check_languages(languages)
     teaches = teacher.load() if teacher is not None else None
     for tag in languages:
@@ -58,12 +59,12 @@ def tune_languages(
             of_language = pack(loaded, examples[tag], tag, block=block, tokens=tokens)
         else:
             of_language = examples[tag]
-        if only is not None and not bool(only[tag].any()):
+        if isinstance(only, NeuronSet) and not bool(only[tag].any()):
             raise NeuroglotError(f"No neuron is said to be {tag}'s, so there is none to train; leave out {tag}.")
         with ExitStack() as kept:
             if teaches is not None:
                 kept.enter_context(with_tokens_of(teaches, loaded))
             yield tune(
-                loaded, of_language, folder / tag, settings, language=tag, only=None if only is None else only[tag],
-                teacher=teaches, progress=progress,
+                loaded, of_language, folder / tag, settings, language=tag, teacher=teaches, progress=progress,
+                only=only[tag] if isinstance(only, NeuronSet) else only,
             )  # fmt: skip

@@ -111,7 +111,7 @@ class Babel(Study):
         return self.counted.languages
 
     def pruned(self, rules: list[tuple[str, float]]) -> pd.DataFrame:
-        """The paper's table for these choices: what is not there yet is measured, a language and a choice at a time."""
+        """The paper's table for these choices: what is not there yet is measured, a language at a time."""
         self.count()
         how, file = self.settings.prune, self.run.path / "experts" / "pruning.csv"
         names = {(rule, value): rule_name(rule, value) for rule, value in rules}
@@ -121,8 +121,8 @@ class Babel(Study):
                 table = pruning_measured(file)
                 done = set(table.choice[table.language == tag])
             missing = [rule for rule in rules if names[rule] not in done]
-            for rule in missing:
-                prune_run(self.run, self.model, [tag], [rule], samples=how.samples, seeds=how.seeds)
+            if missing:
+                prune_run(self.run, self.model, [tag], missing, samples=how.samples, seeds=how.seeds)
         table = pruning_measured(file)
         for name in ("random", "random_std"):
             table[name] = pd.to_numeric(table[name], errors="coerce")

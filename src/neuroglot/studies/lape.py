@@ -27,11 +27,12 @@ from neuroglot.figures.steering import forcing_figure
 from neuroglot.figures.words import change_text, diagonal_words, share_diagonal_dominant, target_words, thirds
 from neuroglot.generation.settings import Generation
 from neuroglot.identify.lape import lape
+from neuroglot.identify.parameter_variation import parameter_variation
 from neuroglot.identify.registry import described
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
 from neuroglot.run.directory import Run
-from neuroglot.run.identification import identify_run
+from neuroglot.run.identification import identify_run, keep_neurons
 from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
 from neuroglot.run.steering import RunAnswers, first_prompts, judge_of
@@ -53,6 +54,8 @@ class IdentifySettings(BaseModel, extra="forbid"):
     """Only neurons above this quantile of all values count."""
     lap_threshold: float = Field(0.95, ge=0, lt=1)
     """Of LAP."""
+    tuned: str | None = None
+    """What `neuroglot tune` wrote, a folder a language: with it, Figure 2 has parameter variation too."""
 
 
 class GrowthSettings(BaseModel, extra="forbid"):
@@ -124,9 +127,30 @@ class Lape(Study):
 
     def of(self, method: str) -> NeuronSet:
         """A method's neurons, by this study's settings. Random sets are as large as LAPE's."""
+        if method == "pv":
+            return self.varied
         how = self.settings.identify
         given = how.model_dump() | {"threshold": how.lap_threshold}
         return self.neurons(method, **{name: given[name] for name in described(method).settings if name in given})
+
+    @cached_property
+    def varied(self) -> NeuronSet:
+        """Parameter variation's neurons, from models tuned on each language, kept in the run as `pv`.
+
+        Raises:
+            NeuroglotError: no folder is named, or it lacks a language's.
+        """
+        how, languages = self.settings.identify, self.text[0].languages
+        if how.tuned is None:
+            raise not_asked("identify.tuned, a folder of models tuned on each language,")
+        tuned = {tag: Path(how.tuned) / tag for tag in languages}
+        if missing := [tag for tag, folder in tuned.items() if not folder.is_dir()]:
+            raise NeuroglotError(
+                f"{how.tuned} has no model tuned on {', '.join(missing)}; make them with `neuroglot tune`."
+            )
+        self.record()
+        found = parameter_variation(self.settings.model.source, tuned, top_fraction=how.top_fraction)
+        return keep_neurons(self.run, "pv", found, {"tuned": how.tuned, "top_fraction": how.top_fraction})
 
     def change(self, method: str) -> Perturbation:
         """The perplexity-change matrix of a method, beside as many random neurons as its largest set has."""
@@ -185,7 +209,11 @@ class Lape(Study):
     def figure_2(self) -> Finding:
         """The perplexity-change matrix of each method."""
         said, tables, figures, leading = [], {}, {}, {}
-        for method in self.settings.identify.methods:
+        methods = list(self.settings.identify.methods)
+        if self.settings.identify.tuned is not None:
+            self.of("pv")  # what is missing is said before anything is measured
+            methods.append("pv")
+        for method in dict.fromkeys(methods):
             result = self.change(method)
             leading[method] = share_diagonal_dominant(result)
             title = f"{method_title(method)} neurons of {self.settings.model.source} off: change of perplexity"
@@ -238,9 +266,10 @@ class Lape(Study):
     def table_1(self) -> Finding:
         """Answers with each language's neurons off."""
         answers = self.answers_off
-        rate, what = (
-            ("well_formed", "share of well-formed answers") if self.asked.judge is None else ("score", "score, 1 to 10")
-        )
+        judge = self.asked.judge
+        rate, what = ("well_formed", "share of well-formed answers")
+        if judge is not None:
+            rate, what = judge.rubric.column, f"score, {judge.rubric.lowest:g} to {judge.rubric.highest:g},"
         wide: Any = answers.assign(well_formed=well_formed(answers)).pivot_table(rate, "off", "target", sort=False)
         own = {tag: wide.loc[tag, tag] for tag in wide.columns if tag in wide.index}
         below = [tag for tag, value in own.items() if value < wide.loc["random", tag]]
@@ -249,6 +278,7 @@ class Lape(Study):
             f"ones{': ' + ', '.join(map(language_name, below)) if below else ''}.",
             f"Mean on target {pd.Series(own).mean():.2f}, random {wide.loc['random'].mean():.2f}, normal "
             f"{wide.loc['normal'].mean():.2f}, over {len(answers) // len(wide)} answers a row.",
+            *([] if judge is None else [f"Scored by {Path(judge.settings.model).name}."]),
         ]
         return Finding(said, len(below) > len(own) / 2, {"": wide.round(3).reset_index(), "answers": answers})
 

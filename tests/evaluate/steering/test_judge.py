@@ -28,7 +28,7 @@ def model_that_says(path, text: str) -> None:
 
     Attention and FFN give zero, so the last token alone decides the next one; each letter of `text` occurs once in it.
     """
-    network, tokenizer = tiny.network(hidden_size=64, head_dim=32), tiny.tokenizer()
+    network, tokenizer = tiny.network(hidden_size=64, head_dim=32, max_position_embeddings=1024), tiny.tokenizer()
     with torch.no_grad():
         for layer in network.model.layers:
             layer.self_attn.o_proj.weight.zero_()
@@ -108,7 +108,7 @@ def test_a_real_server(server, tmp_path):
     assert len(list(tmp_path.glob("*.json"))) == 2  # an empty answer is not asked for
     # nobody listens there now, and a rerun does not mind; a new answer does
     gone = judge(url, model, tmp_path)
-    gone._client = judge(f"http://localhost:{free_port()}/v1", retries=0)._client
+    gone._asked = judge(f"http://localhost:{free_port()}/v1", retries=0)._asked
     assert list(gone.rate(ANSWERS, progress=False)["score"]) == [7, 7, 1]
     with pytest.raises(ng.NeuroglotError, match="cannot be reached"):
         gone.score("another", "answer", "en")
@@ -126,6 +126,27 @@ def test_a_real_model_that_gives_no_rating(tmp_path):
     finally:
         stop(process)
     assert not list(tmp_path.glob("kept/*"))
+
+
+@pytest.mark.parametrize(("says", "scores"), [("Rating: 7", [7, 7, 1]), ("No idea!", None)])
+def test_a_model_of_this_process(tmp_path, says, scores):
+    """What its reply says, or the likeliest of the ratings; found again without asking."""
+    model_that_says(tmp_path / "m", says)
+    rater = judge("local", str(tmp_path / "m"), tmp_path / "kept")
+    found = list(rater.rate(ANSWERS, progress=False)["score"])
+    if scores is None:  # every rating follows from "\n" and "Rating: " alone, as this model is made
+        scores = [found[0], found[0], 1]
+        assert 1 <= found[0] <= 10
+    assert found == scores
+    assert len(list((tmp_path / "kept").glob("*.json"))) == 2
+    again = judge("local", str(tmp_path / "m"), tmp_path / "kept")
+    again._asked.replies = lambda questions: iter(()) if not questions else pytest.fail("asked again")
+    assert list(again.rate(ANSWERS, progress=False)["score"]) == scores
+
+
+def test_a_model_of_this_process_is_chosen_by_the_settings_alone(tmp_path):
+    with pytest.raises(ng.NeuroglotError, match="nowhere"):
+        judge("local", str(tmp_path / "nowhere.gguf"))
 
 
 def test_nobody_there(tmp_path):
@@ -202,7 +223,7 @@ def test_the_rate_is_kept(monkeypatch):
     monkeypatch.setattr(time, "sleep", slept.append)
     slow = Judge(JudgeSettings(model="m", base_url="http://localhost:1/v1", per_minute=30))
     for moment in (100.0, 100.5, 103.0):
-        slow._wait(lambda moment=moment: moment)
+        slow._asked._wait(lambda moment=moment: moment)
     assert slept == [0.0, 1.5, 0.0]
 
 
@@ -214,9 +235,9 @@ def test_relevance_is_a_rubric_of_its_own(tmp_path, monkeypatch):
 
     def ask(question):
         asked.append(question)
-        return {"score": read_rating(next(said), 0, 2)}
+        return next(said)
 
-    monkeypatch.setattr(rater, "_ask", ask)
+    monkeypatch.setattr(rater._asked, "_ask", ask)
     table = rater.rate(ANSWERS, progress=False)
     assert list(table["relevance"]) == [2, 0, 0] and "score" not in table and len(asked) == 2  # an empty answer is a 0
     assert "Chinese" not in asked[0] and "¿Qué es esto?" in asked[0] and "这是一本书。" in asked[0]

@@ -1,8 +1,8 @@
 """How likely a token of the language wanted was where an answer left it, by the logits and after every layer.
 
 The place where language confusion begins is the confusion point of Nie et al. 2025 (*Mechanistic Understanding and
-Mitigation of Language Confusion in English-Centric Large Language Models*); the states that leave each layer are read through the
-final norm and the head, as in `evaluate.lens`.
+Mitigation of Language Confusion in English-Centric Large Language Models*). The states that leave each layer are read
+through the final norm and the head, as in `evaluate.lens`.
 """
 
 from collections.abc import Sequence

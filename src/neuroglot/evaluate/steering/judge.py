@@ -1,4 +1,4 @@
-"""Content quality, 1 to 10, or relevance, 0 to 2, by a language model behind any OpenAI-compatible endpoint.
+"""Content quality, 1 to 10, or relevance, 0 to 2, by a language model: behind an OpenAI-compatible endpoint, or here.
 
 Tang et al. (2024, §3.1) have GPT-4 score answers as Zheng et al. (2023) do. The question put here is our own wording of
 that; scores of other wordings, and of other judges, are not comparable with these. The same holds for relevance, which
@@ -9,10 +9,10 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pandas as pd
 from pydantic import BaseModel, Field, SecretStr
@@ -66,6 +66,9 @@ Rating: 1"""
 _RATING = re.compile(r"rating\W{0,6}(\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?", re.IGNORECASE)
 _NUMBER = re.compile(r"[\s\[(*]*(\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?[\s\])*.]*")
 
+LOCAL = "local"
+"""In place of an endpoint: the model is opened in this process."""
+
 
 @dataclass(frozen=True)
 class Rubric:
@@ -93,7 +96,8 @@ class JudgeSettings(BaseModel):
     model: str
     """The model's name at the endpoint."""
     base_url: str | None = None
-    """The endpoint, such as http://localhost:8000/v1; by default OPENAI_BASE_URL, or OpenAI's own."""
+    """The endpoint, such as http://localhost:8000/v1; by default OPENAI_BASE_URL, or OpenAI's own. `local`: `model` is
+    opened in this process, as `load_model` takes it, and asked in its chat template."""
     api_key: SecretStr | None = Field(None, exclude=True)
     """By default OPENAI_API_KEY. It is never written anywhere."""
     rubric: Literal["quality", "relevance"] = "quality"
@@ -108,6 +112,17 @@ class JudgeSettings(BaseModel):
     """Of the judge's answer."""
 
 
+class Asked(Protocol):
+    """Who replies to a judge's questions."""
+
+    where: str
+    """What tells it from others: the endpoint's address, or what the model of this process is."""
+
+    def replies(self, questions: Sequence[str]) -> Iterator[str]:
+        """A reply to each question, in order."""
+        ...
+
+
 class Judge:
     """Asks a model how good an answer is, never twice the same.
 
@@ -117,29 +132,26 @@ class Judge:
             is there costs nothing. Questions and answers are kept beside it; the key is not.
 
     Raises:
-        NeuroglotError: the openai client is not installed, or there is no key for OpenAI's own endpoint.
+        NeuroglotError: the openai client is not installed, there is no key for OpenAI's own endpoint, or the model of
+            this process cannot be opened.
     """
 
     def __init__(self, settings: JudgeSettings, directory: str | Path | None = None):
-        openai = require("openai", "judge", needed_by="A judge")
         self.settings = settings
         self.rubric = RUBRICS[settings.rubric]
         self.name = f"{settings.model} as judge"
         self._cache = ResultCache(directory)
-        url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
-        key = settings.api_key.get_secret_value() if settings.api_key else os.environ.get("OPENAI_API_KEY")
-        if not key and url is None:
-            raise NeuroglotError(
-                "The judge needs a key: set OPENAI_API_KEY, or give the address of an endpoint that needs none "
-                "(base_url, or OPENAI_BASE_URL)."
+        self._asked: Asked
+        if settings.base_url == LOCAL:
+            from neuroglot.evaluate.steering.local_judge import LocalModel
+
+            ratings = [f"Rating: {rating}" for rating in range(int(self.rubric.lowest), int(self.rubric.highest) + 1)]
+            self._asked = LocalModel(
+                settings.model, settings.max_tokens, ratings, lambda said: self._rating(said) is not None
             )
-        self.url = url or "https://api.openai.com/v1"
-        self._errors = (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError)
-        self._unreachable = openai.APIConnectionError
-        self._client = openai.OpenAI(
-            base_url=url, api_key=key or "none", max_retries=settings.retries, timeout=settings.timeout
-        )
-        self._next = 0.0
+        else:
+            self._asked = Endpoint(settings)
+        self.url = self._asked.where
 
     def score(self, prompt: str, answer: str, language: str) -> float:
         """How good an answer is, by the rubric. An empty answer has the least score, and nobody is asked.
@@ -152,12 +164,7 @@ class Judge:
         Raises:
             NeuroglotError: the endpoint cannot be reached, fails, or says something that cannot be read as a rating.
         """
-        if not answer.strip():
-            return float(self.rubric.lowest)
-        question = self.rubric.question.format(prompt=prompt, answer=answer, language=language_name(language))
-        digest = digest_of_settings([self.settings.model, self.url, question])
-        found = self._cache.find(digest, lambda kept: isinstance(kept.get("score"), int | float))
-        return float((found or self._cache.keep(digest, self._ask(question)))["score"])
+        return next(self._scores([(prompt, answer, language)]))
 
     def rate(self, answers: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
         """A table of answers with a column more, `score` or by the other rubric `relevance`.
@@ -171,14 +178,87 @@ class Judge:
         Raises:
             NeuroglotError: as `score`; what was scored before is kept in the directory.
         """
+        rows = [(str(row.prompt), str(row.answer), str(row.target)) for row in answers.itertuples()]
         scores = []
-        with token_progress("judged", len(answers), shown=progress) as advance:
-            for row in answers.itertuples():
-                scores.append(self.score(str(row.prompt), str(row.answer), str(row.target)))
-                advance(1, f"→ {row.target}")
+        with token_progress("judged", len(rows), shown=progress) as advance:
+            for (_, _, target), score in zip(rows, self._scores(rows), strict=True):
+                scores.append(score)
+                advance(1, f"→ {target}")
         return answers.assign(**{self.rubric.column: scores})
 
-    def _ask(self, question: str) -> dict[str, Any]:
+    def _scores(self, rows: Sequence[tuple[str, str, str]]) -> Iterator[float]:
+        """The score of each prompt, answer and language, in order."""
+        questions = [self._question(*row) for row in rows]
+        missing = [text for text in dict.fromkeys(questions) if text is not None and self._kept(text) is None]
+        replies = zip(missing, self._asked.replies(missing), strict=True)
+        for text in questions:
+            if text is None:
+                yield float(self.rubric.lowest)
+                continue
+            while (kept := self._kept(text)) is None:
+                question, said = next(replies)
+                self._cache.keep(self._digest(question), self._read(question, said))
+            yield float(kept["score"])
+
+    def _question(self, prompt: str, answer: str, language: str) -> str | None:
+        if not answer.strip():
+            return None
+        return self.rubric.question.format(prompt=prompt, answer=answer, language=language_name(language))
+
+    def _digest(self, question: str) -> str:
+        return digest_of_settings([self.settings.model, self.url, question])
+
+    def _kept(self, question: str) -> dict[str, Any] | None:
+        return self._cache.find(self._digest(question), lambda kept: isinstance(kept.get("score"), int | float))
+
+    def _rating(self, said: str) -> float | None:
+        return read_rating(said, self.rubric.lowest, self.rubric.highest)
+
+    def _read(self, question: str, said: str) -> dict[str, Any]:
+        """What is kept of a reply."""
+        score = self._rating(said)
+        if score is None:
+            lowest, highest, shown = self.rubric.lowest, self.rubric.highest, " ".join(said.split())[:120]
+            raise NeuroglotError(
+                f"The judge {self.settings.model} gave no rating from {lowest:g} to {highest:g} but {shown!r}; take a "
+                "model that follows instructions. Scores so far are kept."
+            )
+        return {"model": self.settings.model, "question": question, "said": said, "score": score}
+
+
+class Endpoint:
+    """A model behind an OpenAI-compatible endpoint, asked one question after the other.
+
+    Args:
+        settings: which model, where, and how often.
+
+    Raises:
+        NeuroglotError: the openai client is not installed, or there is no key for OpenAI's own endpoint.
+    """
+
+    def __init__(self, settings: JudgeSettings):
+        openai = require("openai", "judge", needed_by="A judge")
+        self.settings = settings
+        url = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+        key = settings.api_key.get_secret_value() if settings.api_key else os.environ.get("OPENAI_API_KEY")
+        if not key and url is None:
+            raise NeuroglotError(
+                "The judge needs a key: set OPENAI_API_KEY, or give the address of an endpoint that needs none "
+                "(base_url, or OPENAI_BASE_URL)."
+            )
+        self.where = url or "https://api.openai.com/v1"
+        self._errors = (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError)
+        self._unreachable = openai.APIConnectionError
+        self._client = openai.OpenAI(
+            base_url=url, api_key=key or "none", max_retries=settings.retries, timeout=settings.timeout
+        )
+        self._next = 0.0
+
+    def replies(self, questions: Sequence[str]) -> Iterator[str]:
+        """A reply to each question, in order, each when it is asked for."""
+        return map(self._ask, questions)
+
+    def _ask(self, question: str) -> str:
         self._wait()
         try:
             reply: Any = self._client.chat.completions.create(
@@ -187,27 +267,18 @@ class Judge:
                 temperature=0.0,
                 max_tokens=self.settings.max_tokens,
             )
-            said = reply.choices[0].message.content or ""
+            return reply.choices[0].message.content or ""
         except self._unreachable as error:
             raise NeuroglotError(
-                f"The judge at {self.url} cannot be reached ({error}); check the address and that it is running. "
+                f"The judge at {self.where} cannot be reached ({error}); check the address and that it is running. "
                 "Scores so far are kept."
             ) from error
         except self._errors as error:
             reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
             raise NeuroglotError(
-                f"The judge at {self.url} did not answer as an OpenAI-compatible endpoint does ({reason}); check the "
+                f"The judge at {self.where} did not answer as an OpenAI-compatible endpoint does ({reason}); check the "
                 "address, the key and the model's name. Scores so far are kept."
             ) from error
-        lowest, highest = self.rubric.lowest, self.rubric.highest
-        score = read_rating(said, lowest, highest)
-        if score is None:
-            shown = " ".join(said.split())[:120]
-            raise NeuroglotError(
-                f"The judge {self.settings.model} gave no rating from {lowest:g} to {highest:g} but {shown!r}; take a "
-                "model that follows instructions. Scores so far are kept."
-            )
-        return {"model": self.settings.model, "question": question, "said": said, "score": score}
 
     def _wait(self, now: Callable[[], float] = time.monotonic) -> None:
         """Keep to the rate."""
