@@ -102,7 +102,7 @@ def fix(
         text: that was not recorded, in the languages of the recording: the cost, and the threshold of drift.
         tokens_of: whose each token is, for the rows of the head.
         avoided: languages that answers are kept from; by default those recorded that at least a tenth of the wrong
-            lines are in.
+            lines are in, or where there are none, English.
         methods: of `METHODS`.
         max_cost: perplexity may rise by this share in each of the languages wanted.
         tokens: of held-out text in each language, at most.
@@ -151,6 +151,7 @@ def fix(
         near = [(closest(tag, known), share) for tag, share in slips.items()]
         total = sum(slips.values())
         avoided = [tag for tag, share in near if tag and tag not in wanted and share >= SLIPS * total]
+        avoided = avoided or [tag for tag in ("en", *known) if tag in known and tag not in wanted][:1]
     avoided = work.avoided = tuple(language_tag(tag) for tag in avoided)
     rows = [work.row("development", 0, None, intact, {}, intact)]
     best: dict[str, _Best] = {}
