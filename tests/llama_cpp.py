@@ -26,7 +26,7 @@ class Batch(Structure):
 
 
 class Vector(Structure):
-    """A file of a control vector, and how many times it is added. A C++ string of the old kind points to its letters."""
+    """A file of a control vector, and how many times it is added. An old C++ string is a pointer to its letters."""
 
     _fields_ = [("strength", c_float), ("path", c_void_p)]
 

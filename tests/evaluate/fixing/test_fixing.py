@@ -1,10 +1,9 @@
-"""`fix`: what it tries, what it lets through, and what it chooses, with a writer that tells how the model was changed."""
+"""`fix`: what it tries, what it lets through and what it chooses; a writer stands in that knows what is in force."""
 
 import pandas as pd
 import pytest
 import tiny
 import torch
-from commands import neuroglot, refused
 
 import neuroglot as ng
 from neuroglot.edit.drift import AddOnDrift
@@ -120,49 +119,3 @@ def test_rows_of_the_head_are_their_logits_times_the_factor():
 def test_what_cannot_be_fixed_is_refused(material, settings, said):
     with pytest.raises(NeuroglotError, match=said):
         fixed(material, **settings)
-
-
-def test_the_command_writes_a_recipe_that_steer_takes(checkpoint, recorded, corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(trials, "generate", Writer(ng.Deactivate))
-    prompts = tmp_path / "prompts"
-    prompts.mkdir()
-    (prompts / "fr.txt").write_text("\n".join(PROMPTS["own"]["fr"]), encoding="utf-8")
-    folder, baked = tmp_path / "out", tmp_path / "baked"
-    command = (
-        "fix",
-        checkpoint,
-        "--to",
-        "fr",
-        "--run",
-        recorded,
-        "--prompts",
-        prompts,
-        "--out",
-        folder,
-        "--max-cost",
-        1,
-    )
-    said = neuroglot(*command, "--methods", "ablation,head rows", "--bake", baked)
-    assert "chosen: ablation" in said and "100% of what was missing" in said
-    recipe, model = ng.Recipe.load(folder / "recipe.safetensors"), ng.load_model(checkpoint)
-    recipe.check(model)
-    with torch.no_grad(), recipe.applied(model):
-        expected = model.network(torch.tensor([[5, 9, 77]])).logits
-    torch.testing.assert_close(ng.load_model(baked).network(torch.tensor([[5, 9, 77]])).logits, expected)
-    assert {"ablation", "head rows", "intact"} == {*pd.read_csv(folder / "remedies.csv")["method"]}
-    assert "as it is" in neuroglot("steer", checkpoint, "çà", "--recipe", folder / "recipe.safetensors", "--tokens", 3)
-    monkeypatch.setattr(trials, "generate", Writer(None))
-    said = neuroglot(
-        "fix", checkpoint, "--languages", "en", "--keep", "fr", *command[4:], "--methods", "head rows", "--limit", 7
-    )
-    assert "no recipe is written" in said and not (folder / "recipe.safetensors").exists()
-    for more, sentence in (
-        ((), "one of the two"),
-        (("--to", "fr", "--languages", "en"), "one of the two"),
-        (("--to", "fr", "--keep", "en"), "--keep goes with"),
-        (("--to", "fr", "--methods", "magic"), "--methods takes"),
-        (("--to", "fr", "--prompts", tmp_path / "nothing"), "no corpus at"),
-        (("--to", "de", "--run", recorded, "--prompts", prompts), "de was not recorded"),
-        (("--to", "fr", "--run", recorded, "--bake", folder), "exists; choose"),
-    ):
-        assert sentence in refused(monkeypatch, capsys, "fix", checkpoint, *more)

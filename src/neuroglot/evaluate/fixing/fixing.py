@@ -11,7 +11,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.recipes import Recipe
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.fixing.remedies import METHODS, Remedies, Remedy, RemedyMethod
+from neuroglot.evaluate.fixing.remedies import METHODS, Remedies, Remedy
 from neuroglot.evaluate.fixing.trials import INTACT, Trials
 from neuroglot.evaluate.likelihood.perplexity import held_out_blocks
 from neuroglot.evaluate.steering.confusion import Identify
@@ -79,7 +79,7 @@ def fix(
     tokens_of: TokenLanguages,
     *,
     avoided: Sequence[str] | None = None,
-    methods: Sequence[RemedyMethod] = METHODS,
+    methods: Sequence[str] = METHODS,
     max_cost: float = 0.02,
     tokens: int = 4_000,
     block: int | None = None,

@@ -141,7 +141,7 @@ class Remedies:
         found = [projections(self.model, self.texts[tag], self.way) < self.threshold for tag in self.avoided]
         return torch.stack([each.double().mean(0) for each in found]).mean(0)
 
-    def all(self, methods: Sequence[RemedyMethod] = METHODS) -> list[Remedy]:
+    def all(self, methods: Sequence[str] = METHODS) -> list[Remedy]:
         """Every candidate of these methods, method by method."""
         makers = {
             "ablation": self._ablations, "direction": self._directions, "drift": self._drifts,
