@@ -97,7 +97,7 @@ def projections(
     return torch.cat(kept)
 
 
-def thresholds(found: Sequence[Float64[Tensor, "tokens layers"]], false_alarms: float) -> Float64[Tensor, " layers"]:
+def thresholds(found: Sequence[Float64[Tensor, "_ layers"]], false_alarms: float) -> Float64[Tensor, " layers"]:
     """Below what a state has drifted, after every layer, so that text in a language wanted seldom does.
 
     Args:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neuroglot.edit.drift import AddOnDrift
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, of_columns
 from neuroglot.models.architecture.sites import Edit, Site
 from neuroglot.models.model import Model
@@ -21,17 +22,33 @@ from neuroglot.models.model import Model
 __all__ = ["Place", "RowEdits", "in_rows"]
 
 Part = Literal["prompt", "generated"]
-Place = tuple[int, Site]
-"""A layer, and a site of it."""
+Place = tuple[int, Site | Literal["drift"]]
+"""A layer, and a site of it, or what acts there on drift."""
 
 AT_ONCE = 64
 """Recipes that are folded together: four numbers a neuron of each are held while they are."""
 FOLDED = (Deactivate, Replace, Raise, Add, Scale)
 
 
+DRIFT: Literal["drift"] = "drift"
+"""The place of what acts on the residual stream after the constants there, only on drift."""
+
+
 def in_rows(steps: Iterable[Any]) -> bool:
-    """Whether these steps can differ from row to row: what somebody else wrote, and zeroed weights, cannot."""
-    return all(type(step) in FOLDED for step in steps)
+    """Whether these steps can differ from row to row: what somebody else wrote, and zeroed weights, cannot.
+
+    Nor can what follows a step on drift in the stream of its layer.
+    """
+    drifting: set[int] = set()
+    for step in steps:
+        if type(step) not in (*FOLDED, AddOnDrift):
+            return False
+        if step.site == "residual":
+            layers = {layer for layer, some in enumerate(step.neurons.any(1).tolist()) if some}
+            if layers & drifting:
+                return False
+            drifting |= layers if isinstance(step, AddOnDrift) else set()
+    return True
 
 
 class Affine:
@@ -91,7 +108,11 @@ def folded(model: Model, recipes: Sequence[Sequence[Intervention]], part: Part) 
     """What recipes do to the tokens of the prompt, or to those generated; those alike together, in few operations."""
     groups: dict[tuple[Any, ...], list[tuple[int, list[Intervention]]]] = {}
     for number, steps in enumerate(recipes):
-        some = [of_columns(step, model) for step in steps if step.when in ("both", part)]
+        some = [
+            of_columns(step, model)
+            for step in steps
+            if step.when in ("both", part) and not isinstance(step, AddOnDrift)
+        ]
         kinds = tuple((type(step), step.site, torch.as_tensor(getattr(step, "values", 0.0)).ndim) for step in some)
         groups.setdefault(kinds, []).append((number, some))
     return [
@@ -115,6 +136,20 @@ def _together(model: Model, group: Sequence[tuple[int, Sequence[Intervention]]])
     return found
 
 
+def drifts(model: Model, steps: Sequence[Intervention], part: Part) -> dict[int, Float[Tensor, "numbers width"]]:
+    """What steps on drift do to the tokens of the prompt, or to those generated: layer → (shift, probe, threshold)."""
+    found = {}
+    for step in steps:
+        if isinstance(step, AddOnDrift) and step.when in ("both", part):
+            shift = torch.as_tensor(step.values, dtype=torch.float64).cpu() * step.strength
+            shift = torch.where(step.neurons.cpu(), shift, 0.0)
+            for layer in step.neurons.any(1).nonzero().flatten().tolist():
+                threshold = step.threshold[layer].cpu().expand(shift.shape[1])
+                numbers = torch.stack([shift[layer], step.probe[layer].cpu().double(), threshold.double()])
+                found[layer] = numbers.to(model.device, torch.float32)
+    return found
+
+
 class RowEdits:
     """The tables of a batch: row r of each does to row r of the batch what that row's recipe says.
 
@@ -123,9 +158,17 @@ class RowEdits:
         recipes: what the different recipes do that rows may have; see `folded`.
         count: of recipes.
         rows: how many rows the tables have. With one recipe a single row does for all.
+        drifting: what each of them does on drift; see `drifts`.
     """
 
-    def __init__(self, model: Model, recipes: Sequence[Alike], count: int, rows: int):
+    def __init__(
+        self,
+        model: Model,
+        recipes: Sequence[Alike],
+        count: int,
+        rows: int,
+        drifting: Sequence[dict[int, Tensor]] = (),
+    ):
         self.model = model
         self.shared = count == 1
         self._recipes: dict[Place, Tensor] = {}
@@ -141,16 +184,23 @@ class RowEdits:
             for layer in sorted({layer for _, each in some for layer in each.layers}):
                 self._recipes[layer, site] = own = table[:, :, layer, : _width(model, layer, site)]
                 self._tables[layer, site] = own[:, [0] * (1 if self.shared else rows)].clone()
+        for layer in sorted({layer for each in drifting for layer in each}):
+            like = next(each[layer] for each in drifting if layer in each)
+            never = torch.zeros_like(like)
+            never[2] = -inf
+            self._recipes[layer, DRIFT] = own = torch.stack([each.get(layer, never) for each in drifting], 1)
+            self._tables[layer, DRIFT] = own[:, [0] * (1 if self.shared else rows)].clone()
 
     @classmethod
     def of_parts(
         cls, model: Model, recipes: Sequence[Sequence[Intervention]], rows: int
     ) -> tuple["RowEdits", "RowEdits"]:
         """The tables for the tokens of the prompts, and for those generated. Equal recipes are given once."""
-        prompt = folded(model, recipes, "prompt")
         alike = all(step.when == "both" for steps in recipes for step in steps)
-        generated = prompt if alike else folded(model, recipes, "generated")
-        return cls(model, prompt, len(recipes), rows), cls(model, generated, len(recipes), rows)
+        parts: tuple[Part, ...] = ("prompt",) if alike else ("prompt", "generated")
+        made = [(folded(model, recipes, part), [drifts(model, steps, part) for steps in recipes]) for part in parts]
+        one, two = (cls(model, alone, len(recipes), rows, drifting) for alone, drifting in (made[0], made[-1]))
+        return one, two
 
     @property
     def structure(self) -> tuple[Any, ...]:
@@ -187,8 +237,22 @@ class RowEdits:
             for (layer, site), table in self._tables.items():
                 if (layer, site) in but:
                     continue
-                stack.enter_context(self.model.parts(site)[layer].edit(site, self._edit(table, rows)))
+                if site == "drift":
+                    stack.enter_context(self.model.ffns[layer].edit("residual", self._on_drift(table, rows)))
+                else:
+                    stack.enter_context(self.model.parts(site)[layer].edit(site, self._edit(table, rows)))
             yield
+
+    def _on_drift(self, table: Tensor, rows: int) -> Edit:
+        numbers = table if self.shared else table[:, :rows]
+
+        def change(values: Tensor) -> Tensor:
+            each = values.view(numbers.shape[1] if not self.shared else 1, -1, values.shape[-1])
+            shift, probe, threshold = numbers[0][:, None], numbers[1][:, :, None], numbers[2][:, None, :1]
+            drifted = torch.matmul(each.float(), probe) < threshold
+            return torch.where(drifted, each + shift.to(each), each).view(values.shape)
+
+        return change
 
     def _edit(self, table: Tensor, rows: int) -> Edit:
         numbers = table if self.shared else table[:, :rows]

@@ -43,6 +43,8 @@ from neuroglot.evaluate.steering.clas import write_clas as write_clas
 from neuroglot.evaluate.steering.confusion import LanguageConfusion as LanguageConfusion
 from neuroglot.evaluate.steering.confusion import confusion_table as confusion_table
 from neuroglot.evaluate.steering.confusion import language_confusion as language_confusion
+from neuroglot.evaluate.steering.confusion_points import confusion_points as confusion_points
+from neuroglot.evaluate.steering.confusion_points import points_by_layer as points_by_layer
 from neuroglot.evaluate.steering.continuations import beginnings as beginnings
 from neuroglot.evaluate.steering.continuations import continuations as continuations
 from neuroglot.evaluate.steering.forcing import Steering as Steering

@@ -1,6 +1,7 @@
 """The Lab tab: a prompt, languages to silence and to raise, and both answers as they are written."""
 
 import math
+import re
 import time
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
@@ -12,15 +13,18 @@ import torch
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
+from neuroglot.edit.directions import DIRECTIONS, Direction
 from neuroglot.edit.interventions import Deactivate, UnitChange
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.steering import Method, steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import perplexity_of
 from neuroglot.evaluate.steering.answers import answer_nll
+from neuroglot.evaluate.steering.beginning import AROUND
 from neuroglot.explorer.run_view import drawn
 from neuroglot.generation.engine import generate
 from neuroglot.languages.detection import LanguageIdentifier
+from neuroglot.languages.tags import closest
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 
@@ -49,6 +53,8 @@ class Answer:
     """Whether it took too long and was ended."""
     undetermined: str = ""
     """Why no language was detected."""
+    marked: tuple[tuple[str, bool], ...] = ()
+    """The text in pieces, and which of them are words of another language than the one raised; nothing if none was."""
 
 
 def lab_recipe(
@@ -57,12 +63,14 @@ def lab_recipe(
     silence: Sequence[str],
     higher: Sequence[str],
     *,
-    method: Method = "replace",
+    method: Method | Direction = "replace",
     strength: float = 1.0,
     layers: Sequence[int] | None = None,
     site: Site = "activation",
 ) -> Recipe:
     """Several languages off, several raised; a neuron of both is left to the raised.
+
+    With a direction the stream is moved to the raised, and neurons are changed only to silence.
 
     Args:
         recording: of the model.
@@ -84,7 +92,10 @@ def lab_recipe(
     if both := [tag for tag in silence if tag in higher]:
         raise NeuroglotError(f"{', '.join(both)} cannot be silenced and raised at once.")
     raised = [
-        steer(recording, neurons, to=tag, method=method, strength=strength, layers=layers, site=site) for tag in higher
+        steer(recording, to=tag, method=method, strength=strength, layers=layers)
+        if method in DIRECTIONS
+        else steer(recording, neurons, to=tag, method=method, strength=strength, layers=layers, site=site)
+        for tag in higher
     ]
     steps: list[UnitChange] = [step for recipe in raised for step in recipe.steps]
     if silence:
@@ -174,7 +185,9 @@ def answers(
                 perplexity = perplexity_of(nats / predicted) if predicted else math.nan
                 language, undetermined = _language(text, languages)
                 done = replace(start, text=text, done=True, seconds=took, tokens=count, perplexity=perplexity, cut=cut)
-                queue.put((place, replace(done, language=language, undetermined=undetermined)))
+                raised = recipe.about.get("to")
+                marked = _marked(text, raised[0], languages) if isinstance(raised, list) and len(raised) == 1 else ()
+                queue.put((place, replace(done, language=language, undetermined=undetermined, marked=marked)))
             queue.put(None)
         except BaseException as error:
             queue.put(error)
@@ -208,6 +221,23 @@ def _language(text: str, languages: Sequence[str]) -> tuple[str | None, str]:
         return LanguageIdentifier(languages)(text), ""
     except NeuroglotError as error:
         return None, str(error)
+
+
+def _marked(text: str, tag: str, languages: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    """The words of a text, each read with two on either side of it in its line: is that another language?"""
+    try:
+        identify = LanguageIdentifier(languages)
+    except NeuroglotError:
+        return ()
+    parts: list[tuple[str, bool]] = []
+    for line in re.split("(\n)", text):
+        pieces = re.split(r"(\s+)", line)  # words at even places, what is between them at odd ones
+        words = pieces[::2]
+        for place, piece in enumerate(pieces):
+            near = words[max(0, place // 2 - AROUND) : place // 2 + AROUND + 1]
+            found = identify(" ".join(near)) if place % 2 == 0 and piece.strip() else None
+            parts.append((piece, found is not None and closest(found, [tag]) is None))
+    return tuple(parts)
 
 
 def answer_panel(answer: Answer) -> str:

@@ -35,6 +35,11 @@ class FastTextIdentifier:
             return None
         return str(labels[0].removeprefix("__label__"))
 
+    def probability(self, line: str, tag: str) -> float:
+        """How probable the language is, of all 176."""
+        labels, scores = self._model.predict(" ".join(line.split("\n")), k=-1)
+        return float(dict(zip(labels, scores, strict=True)).get(f"__label__{tag}", 0.0))
+
 
 @cache
 def _model() -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
@@ -40,7 +40,12 @@ class FixSettings(BaseModel, frozen=True):
     """Ask the built-in questions in English, too, for an answer in the language wanted."""
     limit: int = Field(24, ge=2)
     """At most so many prompts of each language and source."""
-    methods: tuple[str, ...] = ("ablation", "direction", "drift", "head rows")
+    methods: tuple[Literal["ablation", "direction", "drift", "head rows"], ...] = (
+        "ablation",
+        "direction",
+        "drift",
+        "head rows",
+    )
     """What is tried."""
     max_cost: float = Field(0.02, gt=0)
     """Perplexity may rise by this share in each language wanted."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.steering.beginning import beginning
 from neuroglot.evaluate.steering.confusion import confusion_table, english_words, language_confusion, read_completions
 from neuroglot.languages.fasttext import FastTextIdentifier
 
@@ -49,6 +50,33 @@ def test_an_english_word_fails_only_where_the_script_shows_it_and_only_by_word()
     french = FRENCH.replace("jardin", "garden")
     assert one(french, "fr").passes
     assert language_confusion([french], "fr").word_pass_rate is None
+
+
+def beginning_of(text, language, **more):
+    begins = one(text, language, **more).begins
+    return None if begins is None else (begins.line, begins.word, text[begins.character :].split()[0])
+
+
+def test_where_confusion_begins_is_a_place_in_the_text_as_it_was_written():
+    assert beginning_of(FRENCH, "fr") is None and beginning_of("Oui.", "en") is None
+    assert beginning_of(f"  \n«{FRENCH}», dit-il.\n\n({ENGLISH})", "fr") == (3, 0, "The")
+    assert beginning_of(RUSSIAN.replace("старым", "(garden)"), "ru") == (0, 8, "garden)")
+    assert beginning_of(CHINESE.replace("花园", " garden "), "zh")[2].startswith("garden")
+    result = language_confusion([FRENCH, ENGLISH], "fr").frame()
+    assert result["line"].tolist()[1] == 0 and result["text"].tolist()[1] == "The"
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_a_line_leaves_its_language_where_its_words_do(before, after):
+    words = [f"a{i}" for i in range(before)] + [f"b{i}" for i in range(after)]
+
+    def identify(text):  # a word of two words is of the first's language: as sure as can be, with neighbours
+        kinds = [word[0] for word in text.split()]
+        return "fr" if kinds.count("a") > kinds.count("b") else "en"
+
+    begins = beginning(" ".join(words), words, "fr", identify)
+    assert abs(begins.word - before) <= 1 or len(words) < 5
+    assert begins.text == words[begins.word]
 
 
 def test_lines_of_fewer_than_five_words_and_new_questions_are_not_judged():

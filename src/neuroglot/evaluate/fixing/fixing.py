@@ -1,33 +1,25 @@
 """Keep answers in their language at a bounded cost: remedies tried on half of the prompts, measured on the other."""
 
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.edit.positions import prompt_length
 from neuroglot.edit.recipes import Recipe
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.fixing.remedies import METHODS, Remedies, Remedy, RemedyMethod
-from neuroglot.evaluate.likelihood.perplexity import held_out_blocks, increase_of, mean_nll
-from neuroglot.evaluate.steering.answers import degenerate
-from neuroglot.evaluate.steering.confusion import WORD_LEVEL, Identify, language_confusion
-from neuroglot.generation.engine import generate
+from neuroglot.evaluate.fixing.remedies import METHODS, Remedies, Remedy
+from neuroglot.evaluate.fixing.trials import INTACT, Trials
+from neuroglot.evaluate.likelihood.perplexity import held_out_blocks
+from neuroglot.evaluate.steering.confusion import Identify
 from neuroglot.generation.settings import Generation
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
-from neuroglot.stats import wilson
-from neuroglot.storage.results import ResultCache, digest_of_settings
+from neuroglot.storage.results import ResultCache
 from neuroglot.tokens.counts import TokenLanguages
 
 __all__ = ["Fixed", "fix"]
@@ -35,13 +27,8 @@ __all__ = ["Fixed", "fix"]
 FirstOf = Mapping[str, Mapping[str, Sequence[str]]]
 """Source of prompts → language that answers should be in → prompts."""
 
-INTACT = "intact"
 SLIPS = 0.1
 """Of the wrong lines, the share from which a language counts as one that answers slip into."""
-SHORTER = 0.9
-"""Answers that can be judged, as a share of those of the intact model, at least: silence is no cure."""
-REPETITION = 0.1
-"""By so much the share of degenerate answers may rise."""
 KEPT = 3
 """Of each method, one in so many goes on from a third of the development half to all of it."""
 
@@ -92,7 +79,7 @@ def fix(
     tokens_of: TokenLanguages,
     *,
     avoided: Sequence[str] | None = None,
-    methods: Sequence[RemedyMethod] = METHODS,
+    methods: Sequence[str] = METHODS,
     max_cost: float = 0.02,
     tokens: int = 4_000,
     block: int | None = None,
@@ -115,7 +102,7 @@ def fix(
         text: that was not recorded, in the languages of the recording: the cost, and the threshold of drift.
         tokens_of: whose each token is, for the rows of the head.
         avoided: languages that answers are kept from; by default those recorded that at least a tenth of the wrong
-            lines are in.
+            lines are in, or where there are none, English.
         methods: of `METHODS`.
         max_cost: perplexity may rise by this share in each of the languages wanted.
         tokens: of held-out text in each language, at most.
@@ -148,7 +135,7 @@ def fix(
     if missing := [tag for tag in wanted if tag not in known]:
         raise NeuroglotError(f"There is no recorded and held-out text in {missing[0]}; there is in {', '.join(known)}.")
     blocks = held_out_blocks(model, text.select(known), tokens=tokens, block=block)
-    work = _Work(
+    work = Trials(
         model, {tag: blocks[tag] for tag in wanted}, generation or Generation(tokens=100, repetition_penalty=1.0),
         identify, words, ResultCache(directory), max_cost, progress,
     )  # fmt: skip
@@ -156,14 +143,15 @@ def fix(
     intact = work.answers(None, develop)
     if not intact["judged"].any():
         raise NeuroglotError(
-            "No answer of the intact model has a line of five words, so none can be judged; ask for more tokens, or give "
-            "other prompts."
+            "No answer of the intact model has a line of five words, so none can be judged; ask for more tokens, or "
+            "give other prompts."
         )
     slips = _slips(intact)
     if avoided is None:
         near = [(closest(tag, known), share) for tag, share in slips.items()]
         total = sum(slips.values())
         avoided = [tag for tag, share in near if tag and tag not in wanted and share >= SLIPS * total]
+        avoided = avoided or [tag for tag in ("en", *known) if tag in known and tag not in wanted][:1]
     avoided = work.avoided = tuple(language_tag(tag) for tag in avoided)
     rows = [work.row("development", 0, None, intact, {}, intact)]
     best: dict[str, _Best] = {}
@@ -214,143 +202,6 @@ def _halves(prompts: FirstOf) -> list[dict[str, dict[str, list[str]]]]:
     return halves
 
 
-@dataclass
-class _Work:
-    """What all remedies share: the model, the prompts' settings, and what was measured before."""
-
-    model: Model
-    blocks: Mapping[str, Int[Tensor, "blocks block"]]
-    generation: Generation
-    identify: Identify | None
-    words: Sequence[str] | None
-    cache: ResultCache
-    max_cost: float
-    progress: bool
-    avoided: tuple[str, ...] = ()
-
-    def asked(self, half: Mapping[str, Mapping[str, Sequence[str]]]) -> pd.DataFrame:
-        """A row a prompt: source, language, prompt; the first of every source and language come first."""
-        rows = [
-            {"place": place, "source": source, "language": tag, "prompt": text}
-            for source, languages in half.items()
-            for tag, texts in languages.items()
-            for place, text in enumerate(texts)
-        ]
-        table = pd.DataFrame(rows).sort_values("place", kind="stable")
-        return table.drop(columns="place").reset_index(drop=True)
-
-    def answers(self, remedy: Remedy | None, asked: pd.DataFrame) -> pd.DataFrame:
-        """The prompts with answers and what language confusion says of each."""
-        about = {
-            "model": self.model.fingerprint,
-            "dtype": str(self.model.network.dtype),
-            "remedy": None if remedy is None else remedy.digest,
-            "prompts": list(asked["prompt"]),
-            "generation": self.generation.model_dump(),
-        }
-        digest = digest_of_settings(about)
-        kept = self.cache.find(digest, lambda found: "answers" in found)
-        if kept is None:
-            with nullcontext() if remedy is None else remedy.applied(self.model):
-                made = generate(self.model, list(asked["prompt"]), **self.generation.model_dump())
-            kept = self.cache.keep(digest, {**about, "answers": made})
-        return self.judged(asked.assign(answer=kept["answers"]))
-
-    def judged(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """The same with judged, line_pass, word_pass (None where not defined), lines, detected and degenerate."""
-        parts = []
-        for tag, group in answers.groupby("language", sort=False):
-            result = language_confusion(list(group["answer"]), str(tag), words=self.words, identify=self.identify)
-            parts.append(
-                group.assign(
-                    judged=[check.judged for check in result.checks],
-                    line_pass=[check.judged and not check.wrong_lines for check in result.checks],
-                    word_pass=[check.passes if tag in WORD_LEVEL else None for check in result.checks],
-                    lines=[check.lines for check in result.checks],
-                    detected=[[found or "" for found in check.detected] for check in result.checks],
-                    degenerate=[degenerate(answer) for answer in group["answer"]],
-                )
-            )
-        return pd.concat(parts).sort_index()
-
-    def costs(self, tried: Sequence[Remedy]) -> dict[str, dict[str, float]]:
-        """Of each remedy, by digest, the relative change of perplexity in each language wanted."""
-        before = {tag: self._nats(None, tag) for tag in self.blocks}
-        found: dict[str, dict[str, float]] = {}
-        with token_progress("costs", len(tried), shown=self.progress) as advance:
-            for remedy in tried:
-                found[remedy.digest] = {tag: increase_of(self._nats(remedy, tag) - before[tag]) for tag in self.blocks}
-                advance(1, remedy.method)
-        return found
-
-    def perplexity(self) -> dict[str, float]:
-        """Of the intact model."""
-        return {tag: math.exp(self._nats(None, tag)) for tag in self.blocks}
-
-    def _nats(self, remedy: Remedy | None, tag: str) -> float:
-        blocks = self.blocks[tag]
-        about = {
-            "model": self.model.fingerprint,
-            "dtype": str(self.model.network.dtype),
-            "remedy": None if remedy is None else remedy.digest,
-            "text": [list(blocks.shape), int(blocks.long().sum()), blocks[0].tolist()],
-        }
-        digest = digest_of_settings(about)
-        kept = self.cache.find(digest, lambda found: "nats" in found)
-        if kept is None:
-            # a step for generated tokens alone would cost nothing on text that nobody wrote
-            with prompt_length(self.model, 0), nullcontext() if remedy is None else remedy.applied(self.model):
-                kept = self.cache.keep(digest, {**about, "nats": mean_nll(self.model, blocks, tag)})
-        return float(kept["nats"])
-
-    def row(
-        self,
-        half: str,
-        rung: int,
-        remedy: Remedy | None,
-        answers: pd.DataFrame,
-        cost: Mapping[str, float],
-        intact: pd.DataFrame,
-    ) -> dict[str, Any]:
-        """A row of the table; `intact` are the intact model's answers to the same prompts."""
-        costliest = max(cost, key=lambda tag: cost[tag], default="")
-        change = cost.get(costliest, 0.0)
-        rates = _rates(answers, self.avoided)
-        within = (
-            change <= self.max_cost
-            and rates["judged"] >= SHORTER * int(intact["judged"].sum())
-            and rates["degenerate"] <= float(intact["degenerate"].mean()) + REPETITION
-        )
-        named = {"half": half, "rung": rung, "method": INTACT if remedy is None else remedy.method}
-        named |= {"setting": "" if remedy is None else remedy.words}
-        return named | rates | {"perplexity_change": change, "costliest": costliest, "within": within}
-
-    def by_language(self, answers: pd.DataFrame) -> pd.DataFrame:
-        """Rates by condition, source and language."""
-        rows = [
-            dict(zip(("condition", "source", "language"), key, strict=True)) | _rates(group, self.avoided)
-            for key, group in answers.groupby(["condition", "source", "language"], sort=False)
-        ]
-        return pd.DataFrame(rows)
-
-
-def _rates(answers: pd.DataFrame, avoided: Sequence[str]) -> dict[str, Any]:
-    judged, passes = int(answers["judged"].sum()), int(answers["line_pass"].sum())
-    low, high = wilson(torch.tensor(passes), torch.tensor(judged)) if judged else (math.nan, math.nan)
-    words = answers.loc[answers["line_pass"].astype(bool), "word_pass"].dropna()
-    return {
-        "answers": len(answers),
-        "judged": judged,
-        "line_passes": passes,
-        "line_pass_rate": passes / judged if judged else math.nan,
-        "line_low": float(low),
-        "line_high": float(high),
-        "word_pass_rate": float(words.astype(float).mean()) if len(words) else math.nan,
-        "slipped": float(answers["detected"].map(lambda found: bool({*found} & {*avoided})).mean()),
-        "degenerate": float(answers["degenerate"].mean()),
-    }
-
-
 def _slips(answers: pd.DataFrame) -> dict[str, float]:
     """Of all judged lines the share that is in each other language, the most frequent first."""
     found = answers["detected"].explode().dropna()
@@ -370,7 +221,7 @@ _Best = tuple[Remedy, dict[str, Any]]
 
 
 def _develop(
-    work: _Work,
+    work: Trials,
     tried: Sequence[Remedy],
     costs: Mapping[str, Mapping[str, float]],
     asked: pd.DataFrame,
@@ -387,26 +238,34 @@ def _develop(
                 {"half": "development", "rung": 0, "method": remedy.method, "setting": remedy.words, "answers": 0,
                  "perplexity_change": cost[costliest], "costliest": costliest, "within": False}
             )  # fmt: skip
-    best: dict[str, _Best] = {}
-    few = -(-len(asked) // 3)
+    left = cheap
+    found: dict[Remedy, dict[str, Any]] = {}
     with token_progress("remedies", len(cheap), shown=work.progress) as advance:
-        for method in dict.fromkeys(remedy.method for remedy in cheap):
-            left = [remedy for remedy in cheap if remedy.method == method]
-            advance(len(left), method)
-            for rung, count in ((1, few), (2, len(asked))):
-                found = {
-                    remedy: work.row(
-                        "development", rung, remedy, work.answers(remedy, asked.iloc[:count]), costs[remedy.digest],
-                        intact.iloc[:count],
-                    )
-                    for remedy in left
-                }  # fmt: skip
-                rows += found.values()
-                left = sorted(left, key=lambda remedy: _order(found[remedy]), reverse=True)
-                if rung == 1:
-                    left = left[: -(-len(left) // KEPT)]
-            best[method] = left[0], found[left[0]]
+        for rung, count in ((1, -(-len(asked) // 3)), (2, len(asked))):
+            some = asked.iloc[:count]
+            written = work.written(left, some)
+            found = {
+                remedy: work.row(
+                    "development", rung, remedy, work.judged(some.assign(answer=answers)), costs[remedy.digest],
+                    intact.iloc[:count],
+                )
+                for remedy, answers in zip(left, written, strict=True)
+            }  # fmt: skip
+            rows += found.values()
+            left = _ahead(found, KEPT if rung == 1 else len(found))
+            advance(len(found) - len(left), f"{count} prompts")
+    best: dict[str, _Best] = {remedy.method: (remedy, found[remedy]) for remedy in left}
     return rows, best
+
+
+def _ahead(found: Mapping[Remedy, Mapping[str, Any]], every: int) -> list[Remedy]:
+    """Of each method the best, one in so many."""
+    ahead = []
+    for method in dict.fromkeys(remedy.method for remedy in found):
+        some = [remedy for remedy in found if remedy.method == method]
+        order = sorted(some, key=lambda remedy: _order(found[remedy]), reverse=True)
+        ahead += order[: -(-len(some) // every)]
+    return ahead
 
 
 def _chosen(intact: Mapping[str, Any], best: Mapping[str, _Best]) -> Remedy | None:

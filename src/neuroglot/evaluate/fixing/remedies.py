@@ -141,7 +141,7 @@ class Remedies:
         found = [projections(self.model, self.texts[tag], self.way) < self.threshold for tag in self.avoided]
         return torch.stack([each.double().mean(0) for each in found]).mean(0)
 
-    def all(self, methods: Sequence[RemedyMethod] = METHODS) -> list[Remedy]:
+    def all(self, methods: Sequence[str] = METHODS) -> list[Remedy]:
         """Every candidate of these methods, method by method."""
         makers = {
             "ablation": self._ablations, "direction": self._directions, "drift": self._drifts,
@@ -157,14 +157,14 @@ class Remedies:
 
     @cached_property
     def late_layers(self) -> list[int]:
-        """Layers where drift is seen: half-way, the first that catches nearly all of it, and between that and the last."""
+        """Where drift is seen: half-way, where nearly all is caught first, and between that and the last layer."""
         depth, most = self.recording.layers, float(self.caught.max())
         first = max(1, next(layer for layer, share in enumerate(self.caught.tolist()) if share >= 0.95 * most))
         return sorted({min(spot, depth - 1) for spot in (depth // 2, first, (first + depth) // 2)})
 
     def _recipe(self, method: str, step: UnitChange, **about: Any) -> Recipe:
         assert self.recording.provenance is not None
-        said = {"model": self.recording.provenance.model, "made by": "fix", "method": method}
+        said: dict[str, Any] = {"model": self.recording.provenance.model, "made by": "fix", "method": method}
         said |= {"wanted": list(self.wanted), "avoided": list(self.avoided)}
         return Recipe([step], self.model.fingerprint, said | about)
 

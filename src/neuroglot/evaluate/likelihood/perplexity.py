@@ -79,7 +79,7 @@ def held_out_blocks(
     """The packed blocks of each language; see `perplexity` for the arguments and what is raised."""
     if block is None:
         shortest = min(len(tokenize(model, corpus[tag], 4 * AUTO_BLOCKS[0])) for tag in corpus.languages)
-        limit = model.context or AUTO_BLOCKS[0]
+        limit = min(model.context or AUTO_BLOCKS[0], tokens)  # a block of more than was asked for is refused
         fitting = [size for size in AUTO_BLOCKS if size <= limit and shortest >= 4 * size]
         block = fitting[0] if fitting else AUTO_BLOCKS[-1]
     check_fills(model, corpus, block, tokens)

@@ -2,7 +2,7 @@
 
 import logging
 import string
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from neuroglot.corpus.columns import column_named, text_of
 from neuroglot.corpus.formats import Rows, name_and_format
 from neuroglot.errors import NeuroglotError, require
+from neuroglot.evaluate.steering.beginning import Beginning, Identify, beginning
 from neuroglot.languages.fasttext import FastTextIdentifier
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import wilson
@@ -21,6 +22,7 @@ from neuroglot.stats import wilson
 __all__ = [
     "WORD_LEVEL",
     "CompletionCheck",
+    "Identify",
     "LanguageConfusion",
     "confusion_table",
     "english_words",
@@ -34,7 +36,6 @@ WORD_LEVEL = ("ar", "hi", "ja", "ko", "ru", "zh")
 SHORTEST = 5
 """Words that a line needs to be judged."""
 
-Identify = Callable[[str], str | None]
 _NO_PUNCTUATION = str.maketrans({**dict.fromkeys(string.punctuation, ""), "—": " ", "،": ""})
 
 
@@ -48,12 +49,14 @@ class CompletionCheck:
         first_wrong_word: the line's place, the word's place in it and the word: the first English word of a text whose
             lines all passed; None if there is none, or its language is not one of `WORD_LEVEL`.
         detected: what the wrong lines were identified as; None where the identifier was not sure.
+        begins: where confusion begins, in the text as it was written; None if it passes or cannot be judged.
     """
 
     lines: int
     wrong_lines: tuple[int, ...]
     first_wrong_word: tuple[int, int, str] | None
     detected: tuple[str | None, ...]
+    begins: Beginning | None = None
 
     @property
     def judged(self) -> bool:
@@ -78,10 +81,12 @@ class LanguageConfusion:
     Attributes:
         language: the wanted one.
         checks: one a completion, in their order.
+        completions: what was checked.
     """
 
     language: str
     checks: tuple[CompletionCheck, ...]
+    completions: tuple[str, ...] = ()
 
     @property
     def judged(self) -> int:
@@ -131,7 +136,9 @@ class LanguageConfusion:
         return float(low), float(high)
 
     def frame(self) -> pd.DataFrame:
-        """A row a completion: judged, line_pass, word_pass, line_accuracy, first_wrong_line, first_wrong_word."""
+        """A row a completion: judged, line_pass, word_pass, line_accuracy, first_wrong_line, detected (its language),
+        first_wrong_word; and where confusion begins: line, word (places from 0), character (in the text) and text.
+        """
         return pd.DataFrame(
             [
                 {
@@ -142,6 +149,7 @@ class LanguageConfusion:
                     "first_wrong_line": check.wrong_lines[0] if check.wrong_lines else None,
                     "detected": check.detected[0] if check.detected else None,
                     "first_wrong_word": check.first_wrong_word[2] if check.first_wrong_word else None,
+                    **{name: getattr(check.begins, name, None) for name in ("line", "word", "character", "text")},
                 }
                 for check in self.checks
             ]
@@ -173,13 +181,16 @@ def language_confusion(
     tag = language_tag(language).split("-")[0]
     identify = FastTextIdentifier() if identify is None else identify
     listed = _countable(english_words() if words is None else words) if tag in WORD_LEVEL else frozenset()
-    return LanguageConfusion(tag, tuple(_check(text, tag, listed, identify) for text in completions))
+    checks = tuple(_check(text, tag, listed, identify) for text in completions)
+    return LanguageConfusion(tag, checks, tuple(completions))
 
 
 def _check(text: str, tag: str, words: frozenset[str], identify: Identify) -> CompletionCheck:
     cut = text.split("\nQ:")[0]
-    before = cut[: len(cut) - len(cut.lstrip())].count("\n")
-    lines = cut.strip().translate(_NO_PUNCTUATION).split("\n")
+    lead = len(cut) - len(cut.lstrip())
+    before = cut[:lead].count("\n")
+    written = cut.strip().split("\n")
+    lines = [line.translate(_NO_PUNCTUATION) for line in written]
     tokens = {place: _tokens(line, tag) for place, line in enumerate(lines)}
     judged = [place for place in tokens if len(tokens[place]) >= SHORTEST]
     found = {place: identify(lines[place]) for place in judged}
@@ -193,8 +204,16 @@ def _check(text: str, tag: str, words: frozenset[str], identify: Identify) -> Co
             if token.strip() in words
         )
         word = next(english, None)
+    begins = None
+    if wrong or word is not None:
+        place = wrong[0] if word is None else word[0] - before
+        start = lead + sum(len(line) + 1 for line in written[:place])
+        kept = [at for at, letter in enumerate(written[place]) for _ in letter.translate(_NO_PUNCTUATION)]
+        begins = beginning(lines[place], tokens[place], tag, identify, known=None if word is None else word[1]).moved(
+            place + before, start, kept
+        )
     return CompletionCheck(
-        len(judged), tuple(place + before for place in wrong), word, tuple(found[place] for place in wrong)
+        len(judged), tuple(place + before for place in wrong), word, tuple(found[place] for place in wrong), begins
     )
 
 

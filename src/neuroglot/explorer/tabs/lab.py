@@ -5,6 +5,7 @@ from contextlib import closing
 from html import escape
 from typing import Any
 
+from neuroglot.artifacts.recording import RESIDUAL
 from neuroglot.edit.interventions import described
 from neuroglot.edit.steering import METHODS, layer_numbers
 from neuroglot.errors import NeuroglotError
@@ -19,6 +20,7 @@ def _lab(gr: Any, run_view: RunView) -> None:
         return
     recording = run_view.recording
     methods = _methods(run_view.neurons)
+    ways = [*METHODS, *(("diffmean", "sparse") if RESIDUAL in recording.sums else ())]
     tags = _languages(recording.languages)
     hint = "To be continued, or answered"
     prompt = gr.Textbox(label="Prompt", lines=3, elem_id="prompt", placeholder=hint, max_length=PROMPT)
@@ -27,7 +29,7 @@ def _lab(gr: Any, run_view: RunView) -> None:
         higher = gr.CheckboxGroup(tags, label="Raise", elem_id="raise")
     with gr.Row():
         found = gr.Dropdown(methods, value=methods[0][1], label="Neurons of")
-        method = gr.Dropdown(list(METHODS), value="replace", label="Raised by")
+        method = gr.Dropdown(ways, value="replace", label="Raised by")
         strength = gr.Slider(0.0, 10.0, value=1.0, step=0.1, label="Strength")
         layers = gr.Textbox(label="Layers", placeholder="all, or such as 1-3,16")
     with gr.Accordion("How it writes", open=False), gr.Row():
