@@ -1,5 +1,7 @@
 """A paper's study on several models, side by side."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import tiny
@@ -33,7 +35,7 @@ def test_models_stand_side_by_side_item_by_item(two, tmp_path):
     assert set(row[first]) | set(row[second]) <= {"agrees", "does not agree", "no verdict", "not measured"}
     page = (folder / "models.html").read_text(encoding="utf-8")
     for model, path in model_folders(folder, [first, second]).items():
-        assert model in page and f'{path.name}/study.html#table-8"' in page
+        assert f">{Path(model).name}</a>" in page and model not in page and f'{path.name}/study.html#table-8"' in page
         assert (path / "study.html").is_file() and (path / "study" / "table-8.csv").is_file()
     assert "is there" not in printed
     again = neuroglot(*asked, "--models", f"{first},{second}")  # the other way to say it; everything is read
