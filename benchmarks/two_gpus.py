@@ -126,7 +126,7 @@ def split_model(shape: str) -> ng.Model:
         module = network.get_submodule(name).to_empty(device=f"cuda:{place}")
         for weight in module.parameters():
             torch.nn.init.normal_(weight, std=0.02) if weight.ndim > 1 else torch.nn.init.ones_(weight)
-    network.model.rotary_emb = type(network.model.rotary_emb)(settings, device="cuda:0")
+    network.model.rotary_emb = type(network.model.rotary_emb)(settings).to("cuda:0")
     return ng.Model(dispatch_model(network, places).eval(), tiny.tokenizer(), name=f"random {shape}")
 
 

@@ -13,6 +13,7 @@ from neuroglot.artifacts.samples import Samples as Samples
 from neuroglot.corpus.corpus import Corpus as Corpus
 from neuroglot.corpus.load import load_corpus as load_corpus
 from neuroglot.edit.baking import bake as bake
+from neuroglot.edit.drift import AddOnDrift as AddOnDrift
 from neuroglot.edit.interventions import Add as Add
 from neuroglot.edit.interventions import Deactivate as Deactivate
 from neuroglot.edit.interventions import Intervention as Intervention

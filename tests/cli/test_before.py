@@ -37,6 +37,15 @@ def short(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def parallel(tmp_path_factory):
+    """Samples of which one is longer than the model's context, and too few to hold a block out."""
+    folder = tmp_path_factory.mktemp("parallel")
+    for tag, text in {"en": "the cats sat " * 99 + "\ncat" * 9, "fr": "été\n" * 10, "ru": "раз\n" * 10}.items():
+        (folder / f"{tag}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def reader_of_images(tmp_path_factory, checkpoint):
     """A checkpoint whose config.json is of no language model."""
     folder = shutil.copytree(checkpoint, tmp_path_factory.mktemp("vit") / "model")
@@ -57,8 +66,17 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("compare {run} --methods lape --block 5000", "block must be from"),
         ("evaluate perplexity {model} {short}", "ru has 14 tokens"),
         ("evaluate perplexity {vit} {short}", "no causal language model"),
+        ("lens {model} --corpus {short} --out x --block 64", "ru has 0 tokens"),
+        ("lens {run} --block 5000", "block must be from"),
+        ("compare {run} {run} --block 5000", "block must be from"),
+        ("shrink {model} -l ru --text {short} --hold-out 2", "ru has 7 tokens"),
+        ("shrink {model} -l ru --text {short} --heal 9 --hold-out 5", "too few for one block of"),
+        ("shrink {model} -l fr --text {short} --gguf x.gguf", "is not a GGUF file"),
+        ("evolve {model} --corpus {parallel} --out x --max-tokens 20 --block 64", "the first since: en has"),
+        ("evolve {model} --corpus {parallel} --out x --max-tokens 500 --block 8", "cut samples with max_tokens=127"),
+        ("align {run} --corpus {parallel} --max-tokens 500", "cut samples with max_tokens=127"),
         ("align {run}", "is not a parallel corpus"),
-        ("align {run} --corpus starter --block 5000", "block must be from"),
+        ("align {run} --corpus starter --max-tokens 20 --block 5000", "block must be from"),
         ("perturb {bare}", "run `neuroglot identify {bare} --method lape`"),
         ("prune {bare} --share 0.5", "run `neuroglot experts {bare}`"),
         ("identify {bare} --method experts", "`neuroglot experts`"),
@@ -79,6 +97,7 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("prune {run} -l sw", "has not counted experts in sw; it has en, fr, ru"),
         ("prune {run} -l fr --share 0.5 --out {run}", "exists; choose a new directory for the pruned model"),
         ("prune {run} -l fr --share 0.5 --gguf {run}/none.gguf", "There is no file"),
+        ("prune {run} -l fr --share 0.5 --out x.gguf", "is not a GGUF file"),
         ("evaluate tasks {run} --tasks smoke_xcsqa_fr --off sw", "have no sw"),
         ("evaluate tasks {run} --tasks smoke_xcsqa_fr --prune sw --share 0.5", "has not counted experts in sw"),
         ("evaluate generation {run} --prompts nowhere.txt", "There is no corpus at nowhere.txt"),
@@ -93,10 +112,18 @@ def reader_of_images(tmp_path_factory, checkpoint):
     ],
 )
 def test_it_is_said_before_a_model_is_opened(
-    run, bare, short, reader_of_images, checkpoint, command, said, tmp_path, monkeypatch, capsys
+    run, bare, short, parallel, reader_of_images, checkpoint, command, said, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ModelSettings, "load", lambda *_, **__: pytest.fail("the model was opened"))
-    places = {"run": run, "bare": bare, "short": short, "vit": reader_of_images, "model": checkpoint}
+    monkeypatch.setattr("neuroglot.run.evolution.load_model", None)
+    places = {
+        "run": run,
+        "bare": bare,
+        "short": short,
+        "parallel": parallel,
+        "vit": reader_of_images,
+        "model": checkpoint,
+    }
     assert said.format(**places) in refused(monkeypatch, capsys, *command.format(**places).split())
     assert not (tmp_path / "runs").exists()

@@ -1,12 +1,14 @@
 """A run whose tokens are raised: what was found in fewer goes, the rest stays, and the end is that of one pass."""
 
 import shutil
+from contextlib import suppress
 
 import pytest
 from commands import neuroglot, refused
 
 import neuroglot as ng
 from neuroglot.errors import NeuroglotWarning
+from neuroglot.recording.shard_store import ShardStore
 from neuroglot.run.directory import Run
 from neuroglot.run.recording import begin_run
 from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
@@ -85,6 +87,35 @@ def test_it_ends_as_one_pass_and_drops_what_was_found_in_less(run, record, tmp_p
     once, again = held(tmp_path / "once"), held(run)
     for name in ("neurons/lape.safetensors", "experts/recording/recording.safetensors"):
         assert once[name] == again[name]
+
+
+def test_a_dry_run_forecasts_the_rest_and_changes_nothing(run, record, tmp_path, monkeypatch):
+    def forecast(folder, tokens):
+        before = held(folder)
+        said = record(folder, tokens, "--dry-run")
+        assert held(folder) == before
+        return said
+
+    rest = f"recorded already: {3 * 2 * SHARD:,} tokens"
+    said = forecast(run, 4 * SHARD)
+    assert rest in said and "shards: 6 (en 2, fr 2, ru 2)" in said and f"of {3 * 2 * 256:,} tokens" in said
+    assert "has all of it, 1,488 tokens: nothing is left" in forecast(run, 2 * SHARD)
+    put = ShardStore.put
+
+    def three(self, *shard):  # an interrupted raise
+        if len(list((run / "recording").glob("shards/*.safetensors"))) == 3:
+            raise KeyboardInterrupt
+        put(self, *shard)
+
+    with monkeypatch.context() as patched, suppress(AssertionError):
+        patched.setattr(ShardStore, "put", three)
+        record(run, 4 * SHARD)
+    said = forecast(run, 4 * SHARD)
+    assert f"recorded already: {(3 * 2 + 3) * SHARD:,} tokens" in said and "shards: 3 (en 0, fr 1, ru 2)" in said
+    record(run, 4 * SHARD)
+    record(tmp_path / "once", 4 * SHARD)
+    file = "recording/recording.safetensors"
+    assert (run / file).read_bytes() == (tmp_path / "once" / file).read_bytes()
 
 
 def test_what_is_refused_changes_nothing(run, record, checkpoint, corpus, monkeypatch, capsys):

@@ -58,9 +58,12 @@ def align(
         max_tokens=max_tokens,
         threshold=threshold,
     )
-    check_align(current, settings)
+    parallel = check_align(current, settings)
+    reader = current.reader()
+    from neuroglot.recording.record_samples import check_samples
+
+    check_samples(reader, parallel, samples=samples, max_tokens=max_tokens, missing="drop")
     if measure:
-        reader = current.reader()
         from neuroglot.evaluate.likelihood.perplexity import check_held_out
 
         check_held_out(reader, measured_text(current), tokens=tokens, block=block)

@@ -159,9 +159,10 @@ def _pair(
         run.check_recorded()
     tuned.check_model()
     from neuroglot.figures.pair import pair_findings
-    from neuroglot.run.pair import PairSettings, pair_runs
+    from neuroglot.run.pair import PairSettings, check_pair, pair_runs
 
     settings = checked(PairSettings, method=method, budget=budget, tokens=tokens, block=block, seeds=seeds)
+    check_pair(base, tuned, tuned.reader(), settings)
     table, _ = pair_runs(base, tuned, tuned.load_model(), settings)
     shown = {
         "neurons": [f"{value:,}" for value in table["second"]],

@@ -92,8 +92,9 @@ def prune(
         raise NeuroglotError("--out writes one model: give one language and one choice of experts.")
     if ranking is not None and len(chosen) != 1:
         raise NeuroglotError("--ranking writes one language's order; give one language.")
-    from neuroglot.run.pruning import prune_run, rank_experts
+    from neuroglot.run.pruning import intact_file, prune_run, rank_experts
 
+    intact_file(current, folder, gguf)
     model = current.load_model()
     table, written = prune_run(
         current, model, chosen, rules, limit=max_perplexity_increase, salience=salience, samples=samples, seeds=seeds,

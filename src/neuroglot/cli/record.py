@@ -1,5 +1,6 @@
 """`neuroglot record`: one pass over the corpus."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -143,10 +144,10 @@ def record(
     model_settings.check_source()
     text.check_source()
     cluster = engine_of(engine, model_settings, workers=workers, gpus_per_worker=gpus_per_worker, address=address)
-    if dry_run:
-        print_forecast(model_settings, text, recording, part[1] * workers)
-        return
     where = folder or default_folder(model, corpus)
+    if dry_run:
+        print_forecast(where, model_settings, text, recording, part[1] * workers)
+        return
     run, _, made = begin_run(
         where, model_settings, text, recording,
         part=part, engine=cluster, workers=1 if cluster else workers, readers=readers,
@@ -190,22 +191,25 @@ def part_of(shard: str | None) -> tuple[int, int]:
 
 
 def print_forecast(
-    model_settings: "ModelSettings", text: "TextSettings", recording: "RunRecordSettings", workers: int
+    folder: Path, model_settings: "ModelSettings", text: "TextSettings", recording: "RunRecordSettings", workers: int
 ) -> None:
-    """Say what a recording would take."""
+    """Say what a recording would take, or what is left of one."""
     from datetime import timedelta
 
     from neuroglot.experts.moefication import partition
     from neuroglot.progress import status
     from neuroglot.recording.forecast import forecast
-    from neuroglot.run.recording import languages_to_record
+    from neuroglot.run.recording import check_record
 
-    to_record = languages_to_record(text)
+    run, to_record = check_record(folder, model_settings, text, recording)
     model = model_settings.load(trust_remote_code=model_settings.trust_remote_code)
     # how neurons are grouped changes neither bytes nor time
     grouped = partition(model, recording.experts.experts, kind="contiguous") if recording.experts else None
     with status("reading the corpus and timing one shard"):
-        said = forecast(model, to_record, **recording.arguments(), partition=grouped)
+        said = forecast(model, to_record, **recording.arguments(), partition=grouped, directory=run.path / "recording")
+    if not said.total:
+        out.print(f"{run.path} has all of it, {said.recorded:,} tokens: nothing is left to record", soft_wrap=True)
+        return
     size = said.footprint
     time = timedelta(seconds=round(said.seconds(workers)))
     lines = {
@@ -219,6 +223,8 @@ def print_forecast(
         "time": f"{time} on {workers} worker{'s' if workers > 1 else ''} at {said.rate:,.0f} tokens/s each "
         f"(timed on {said.timed:,} of {said.total:,} tokens)",
     }
+    if said.recorded:
+        lines = {"recorded already": f"{said.recorded:,} tokens in {run.path}; what follows is the rest"} | lines
     for what, value in lines.items():
         out.print(f"{what}: {value}", highlight=False, soft_wrap=True)
     out.print("nothing was written; leave out --dry-run to record")

@@ -66,13 +66,14 @@ def shrink(
     )  # fmt: skip
     source.check_source()
     fitted, held_out = source.load()
-    from neuroglot.run.shrinking import ShrinkSettings
+    from neuroglot.run.shrinking import ShrinkSettings, check_shrink
     from neuroglot.run.shrinking import shrink as run
 
     settings = checked(
         ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heal=heal,
         learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
+    check_shrink(how.reader(), fitted, tag, settings, gguf)
     done = run(how.load(), fitted, tag, settings, folder, held_out=held_out, gguf=gguf)
     intact = done.bits["intact"]
     columns = {

@@ -1,6 +1,5 @@
 """`neuroglot steer`: a model's answer in the language of choice, beside the one it gives by itself."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.cli.app import app, checked, err, out
+from neuroglot.cli.app import app, checked, out
+from neuroglot.cli.built_in import built_in_run
 from neuroglot.cli.identify import print_neurons
 from neuroglot.cli.options import (
     DeviceOption,
@@ -21,7 +21,6 @@ from neuroglot.cli.options import (
     TrustOption,
     WhenOption,
 )
-from neuroglot.cli.record import print_recorded
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.made import check_place
 
@@ -283,8 +282,6 @@ def _built_in(
     from neuroglot.corpus.load import load_corpus
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import closest, language_tag
-    from neuroglot.run.built_in import finished_run, prepare_built_in
-    from neuroglot.run.recording import record_run
 
     available = load_corpus("starter").languages
     languages = [to]
@@ -293,24 +290,7 @@ def _built_in(
         languages += [spoken] if spoken and closest(spoken, available) else []
     elif source != "none":
         languages.append(language_tag(source))
-    if there := finished_run(settings.source, languages, available):
-        return there, None
-    run = prepare_built_in(settings, languages, available)
-    text = run.manifest.text.load()[0]
-    most = len(text.languages) * run.manifest.record.tokens
-    err.print(
-        f"{run.path} is not there: recording up to {most:,} tokens of the built-in corpus with this model, once "
-        f"({', '.join(text.languages)}). With --run RUN a run of your own is taken.",
-        highlight=False, soft_wrap=True, markup=False,
-    )  # fmt: skip
-    model = run.load_model()
-    steering_settings(layers, model.layers, **how)
-    from neuroglot.recording.forecast import forecast
-
-    said = forecast(model, text, **run.manifest.record.arguments() | {"shard_tokens": 256})
-    err.print(f"{said.total:,} tokens, about {math.ceil(said.seconds())} s", highlight=False, soft_wrap=True)
-    print_recorded(run, record_run(run.begin(), model, text))
-    return run.path, model
+    return built_in_run(settings, languages, lambda model: steering_settings(layers, model.layers, **how))
 
 
 def steering_settings(layers: str | None, depth: int | None, *, method: str, **how: Any) -> "Steering":

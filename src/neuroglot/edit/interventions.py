@@ -53,6 +53,10 @@ class Intervention(ABC):
     def change(self, current: Chosen, given: Tensor | float) -> Tensor | float:
         """What to put in the place of the chosen neurons' `current` values; `given` are their `strength · values`."""
 
+    def gate(self, layer: int) -> Callable[[Tensor], Tensor] | None:
+        """Which tokens of a layer it acts on, from all that the site holds of each; None for all of them."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class Deactivate(Intervention):
@@ -268,6 +272,7 @@ def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Te
     given = given * getattr(intervention, "strength", 1.0)
 
     blind = type(intervention).change in (Deactivate.change, Replace.change)  # the current values need not be read
+    gate = intervention.gate(layer)
 
     def edit(values: Tensor) -> Tensor:
         nonlocal index, given
@@ -279,6 +284,8 @@ def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Te
         changed = values.clone() if torch.is_grad_enabled() or intervention.site == "residual" else values
         current = values.new_empty(0) if blind else values.index_select(-1, index)
         new = intervention.change(current, given)
+        if gate is not None:
+            new = torch.where(gate(values)[..., None], new, values.index_select(-1, index))
         if isinstance(new, Tensor):
             changed.index_copy_(-1, index, new.expand(*values.shape[:-1], len(index)))
         else:

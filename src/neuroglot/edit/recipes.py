@@ -16,6 +16,7 @@ from torch import Tensor
 from neuroglot.edit.baking import bake
 from neuroglot.edit.conditions import digest_of_steps, plain_steps
 from neuroglot.edit.control_vector import export
+from neuroglot.edit.drift import AddOnDrift
 from neuroglot.edit.interventions import MASKS, Add, Deactivate, Raise, Replace, Scale, UnitChange, described, intervene
 from neuroglot.edit.positions import When
 from neuroglot.edit.routing import DeactivateExperts, FavourExperts
@@ -35,8 +36,11 @@ KINDS: dict[str, type[Any]] = {
     "raise": Raise,
     "add": Add,
     "scale": Scale,
+    "addondrift": AddOnDrift,
     **ROUTING,
 }
+DRIFT = ("probe", "threshold")
+"""What a step that acts on drift says besides."""
 SITES, WHEN = get_args(Site), get_args(When)
 
 
@@ -138,7 +142,12 @@ class Recipe:
         tensors, header = load_tensors(path, KIND, VERSION)
         with whole(path, KIND):
             steps = [
-                _step(said, tensors[f"{number}.neurons"], tensors.get(f"{number}.values"))
+                _step(
+                    said,
+                    tensors[f"{number}.neurons"],
+                    tensors.get(f"{number}.values"),
+                    {name: tensors[f"{number}.{name}"] for name in DRIFT if said["kind"] == "addondrift"},
+                )
                 for number, said in enumerate(header["steps"])
             ]
             shapes = {(MASKS.get(step.site, "neurons"), step.units.shape) for step in steps}
@@ -149,8 +158,8 @@ class Recipe:
             return cls(steps, header["fingerprint"], dict(header["about"]))
 
 
-def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> UnitChange:
-    """One step of a file.
+def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None, drift: Mapping[str, Tensor]) -> UnitChange:
+    """One step of a file; `drift` says when it acts, of one that does so only then.
 
     Raises:
         ValueError: a shape, an index or a number is none.
@@ -177,7 +186,7 @@ def _step(said: Mapping[str, Any], index: Tensor, values: Tensor | None) -> Unit
         return DeactivateExperts(mask)
     if said["kind"] == "favourexperts":
         return FavourExperts(mask, strength=_number(said["strength"]), when=said["when"])
-    named: dict[str, Any] = {"site": said["site"], "when": said["when"]}
+    named: dict[str, Any] = {"site": said["site"], "when": said["when"], **drift}
     if said["strength"] is not None:
         named["strength"] = _number(said["strength"])
     if values is not None:

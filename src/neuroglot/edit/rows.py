@@ -24,6 +24,8 @@ Part = Literal["prompt", "generated"]
 Place = tuple[int, Site]
 """A layer, and a site of it."""
 
+AT_ONCE = 64
+"""Recipes that are folded together: four numbers a neuron of each are held while they are."""
 FOLDED = (Deactivate, Replace, Raise, Add, Scale)
 
 
@@ -33,66 +35,83 @@ def in_rows(steps: Iterable[Any]) -> bool:
 
 
 class Affine:
-    """clamp(gain · x + shift, low, high) for every neuron (layers, N) of a site, on the device."""
+    """clamp(gain · x + shift, low, high) for every neuron of a site, on the device: (recipes, layers, N)."""
 
-    def __init__(self, shape: tuple[int, int], device: torch.device):
+    def __init__(self, shape: tuple[int, int, int], device: torch.device):
         self.gain, self.shift, self.low, self.high = (
             torch.full(shape, value, device=device) for value in (1.0, 0.0, -inf, inf)
         )
         self.layers: set[int] = set()
         self.clamps = False
 
-    def then(self, step: Intervention, layers: list[int]) -> None:
-        """Follow it by an intervention on these layers."""
-        device = self.gain.device
+    def then(self, steps: Sequence[Intervention], layers: list[int]) -> None:
+        """Follow each recipe by an intervention on these layers, all of one kind."""
+        device, kind = self.gain.device, type(steps[0])
         chosen = torch.zeros_like(self.gain, dtype=torch.bool)
-        chosen[layers] = step.neurons[layers].to(device)
-        given = torch.as_tensor(getattr(step, "values", 0.0)).to(device, torch.float64)
-        given = (given * getattr(step, "strength", 1.0)).to(self.gain.dtype)
-        new = self._after(step, given)
+        chosen[:, layers] = torch.stack([step.neurons[layers] for step in steps]).to(device)
+        values = [
+            torch.as_tensor(getattr(step, "values", 0.0)).to(torch.float64) * getattr(step, "strength", 1.0)
+            for step in steps
+        ]
+        given = torch.stack(values).to(device, self.gain.dtype)
+        given = given if given.ndim == 3 else given[:, None, None]
+        new = self._after(kind, given)
         self.gain, self.shift, self.low, self.high = (
             torch.where(chosen, after, before)
             for after, before in zip(new, (self.gain, self.shift, self.low, self.high), strict=True)
         )
         self.layers |= set(layers)
-        self.clamps |= isinstance(step, Raise)
+        self.clamps |= issubclass(kind, Raise)
 
-    def _after(self, step: Intervention, given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _after(self, kind: type[Intervention], given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four numbers after a step on all neurons."""
         gain, shift, low, high = self.gain, self.shift, self.low, self.high
         free = torch.full_like(low, inf)
-        if isinstance(step, Raise):
+        if kind is Raise:
             return gain, shift, low.maximum(given), high.maximum(given)
-        if isinstance(step, Add):
+        if kind is Add:
             return gain, shift + given, low + given, high + given
-        if isinstance(step, Scale):
+        if kind is Scale:
             ends = torch.stack([low * given, high * given])
             none = (given == 0).expand_as(low)  # 0 · ∞ has no value, and nothing is left to clamp
             return gain * given, shift * given, ends.amin(0).where(~none, -free), ends.amax(0).where(~none, free)
-        number = torch.zeros_like(gain) if isinstance(step, Deactivate) else given.expand_as(gain)
+        number = torch.zeros_like(gain) if kind is Deactivate else given.expand_as(gain)
         return torch.zeros_like(gain), number, -free, free
 
-    def stacked(self, kept: int, dtype: torch.dtype) -> Float[Tensor, "numbers layers neurons"]:
+    def stacked(self, kept: int, dtype: torch.dtype) -> Float[Tensor, "numbers recipes layers neurons"]:
         """The first of its numbers."""
         return torch.stack([self.gain, self.shift, self.low, self.high][:kept]).to(dtype)
 
 
-def folded(model: Model, steps: Sequence[Intervention], part: Part) -> dict[Site, Affine]:
-    """What steps do to the tokens of the prompt, or to those generated, by site."""
+Alike = tuple[list[int], dict[Site, Affine]]
+"""Recipes whose steps are of the same kinds, by number, and what they do at each site."""
+
+
+def folded(model: Model, recipes: Sequence[Sequence[Intervention]], part: Part) -> list[Alike]:
+    """What recipes do to the tokens of the prompt, or to those generated; those alike together, in few operations."""
+    groups: dict[tuple[Any, ...], list[tuple[int, list[Intervention]]]] = {}
+    for number, steps in enumerate(recipes):
+        some = [of_columns(step, model) for step in steps if step.when in ("both", part)]
+        kinds = tuple((type(step), step.site, torch.as_tensor(getattr(step, "values", 0.0)).ndim) for step in some)
+        groups.setdefault(kinds, []).append((number, some))
+    return [
+        ([number for number, _ in group[first : first + AT_ONCE]], _together(model, group[first : first + AT_ONCE]))
+        for group in groups.values()
+        for first in range(0, len(group), AT_ONCE)
+    ]
+
+
+def _together(model: Model, group: Sequence[tuple[int, Sequence[Intervention]]]) -> dict[Site, Affine]:
     found: dict[Site, Affine] = {}
-    for step in steps:
-        if step.when not in ("both", part):
-            continue
-        step = of_columns(step, model)
+    for steps in zip(*(steps for _, steps in group), strict=True):
+        site, shape = steps[0].site, tuple(steps[0].neurons.shape)
         layers: dict[Site, list[int]] = {}
-        for layer, some in enumerate(step.neurons.any(1).tolist()):
+        for layer, some in enumerate(torch.stack([step.neurons.any(1).cpu() for step in steps]).any(0).tolist()):
             if some:
-                one = step.site in ("activation", "hidden") and model.ffns[layer].one_site
-                site: Site = "activation" if one else step.site
-                layers.setdefault(site, []).append(layer)
-        for site, where in layers.items():
-            shape = (step.neurons.shape[0], step.neurons.shape[1])
-            found.setdefault(site, Affine(shape, model.device)).then(step, where)
+                one = site in ("activation", "hidden") and model.ffns[layer].one_site
+                layers.setdefault("activation" if one else site, []).append(layer)
+        for place, where in layers.items():
+            found.setdefault(place, Affine((len(steps), *shape), model.device)).then(steps, where)
     return found
 
 
@@ -102,33 +121,36 @@ class RowEdits:
     Args:
         model: whose neurons.
         recipes: what the different recipes do that rows may have; see `folded`.
+        count: of recipes.
         rows: how many rows the tables have. With one recipe a single row does for all.
     """
 
-    def __init__(self, model: Model, recipes: Sequence[dict[Site, Affine]], rows: int):
+    def __init__(self, model: Model, recipes: Sequence[Alike], count: int, rows: int):
         self.model = model
-        self.shared = len(recipes) == 1
+        self.shared = count == 1
         self._recipes: dict[Place, Tensor] = {}
         self._tables: dict[Place, Tensor] = {}
-        for site in sorted({site for each in recipes for site in each}):
-            some = [each[site] for each in recipes if site in each]
-            kept = 4 if any(each.clamps for each in some) else 2
-            none = Affine((some[0].gain.shape[0], some[0].gain.shape[1]), model.device)
-            numbers = torch.stack([each.get(site, none).stacked(kept, model.network.dtype) for each in recipes], 1)
-            for layer in sorted({layer for each in some for layer in each.layers}):
-                width = _width(model, layer, site)
-                self._recipes[layer, site] = table = numbers[:, :, layer, :width]  # (4 or 2, recipes, neurons)
-                self._tables[layer, site] = table[:, [0] * (1 if self.shared else rows)].clone()
+        for site in sorted({site for _, each in recipes for site in each}):
+            some = [(numbers, each[site]) for numbers, each in recipes if site in each]
+            kept = 4 if any(each.clamps for _, each in some) else 2
+            _, layers, width = some[0][1].gain.shape
+            nothing = torch.tensor([1.0, 0.0, -inf, inf][:kept], dtype=model.network.dtype, device=model.device)
+            table = nothing[:, None, None, None].repeat(1, count, layers, width)
+            for numbers, each in some:
+                table[:, numbers] = each.stacked(kept, table.dtype)
+            for layer in sorted({layer for _, each in some for layer in each.layers}):
+                self._recipes[layer, site] = own = table[:, :, layer, : _width(model, layer, site)]
+                self._tables[layer, site] = own[:, [0] * (1 if self.shared else rows)].clone()
 
     @classmethod
     def of_parts(
         cls, model: Model, recipes: Sequence[Sequence[Intervention]], rows: int
     ) -> tuple["RowEdits", "RowEdits"]:
         """The tables for the tokens of the prompts, and for those generated. Equal recipes are given once."""
-        prompt = [folded(model, steps, "prompt") for steps in recipes]
+        prompt = folded(model, recipes, "prompt")
         alike = all(step.when == "both" for steps in recipes for step in steps)
-        generated = prompt if alike else [folded(model, steps, "generated") for steps in recipes]
-        return cls(model, prompt, rows), cls(model, generated, rows)
+        generated = prompt if alike else folded(model, recipes, "generated")
+        return cls(model, prompt, len(recipes), rows), cls(model, generated, len(recipes), rows)
 
     @property
     def structure(self) -> tuple[Any, ...]:

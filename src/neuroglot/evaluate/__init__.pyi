@@ -21,6 +21,8 @@ from neuroglot.evaluate.benchmarks.harness import TaskScore as TaskScore
 from neuroglot.evaluate.benchmarks.harness import tasks as tasks
 from neuroglot.evaluate.benchmarks.table import TaskTable as TaskTable
 from neuroglot.evaluate.benchmarks.table import measure_tasks as measure_tasks
+from neuroglot.evaluate.fixing.fixing import Fixed as Fixed
+from neuroglot.evaluate.fixing.fixing import fix as fix
 from neuroglot.evaluate.likelihood.lens import Lens as Lens
 from neuroglot.evaluate.likelihood.lens import lens as lens
 from neuroglot.evaluate.likelihood.perplexity import block_losses as block_losses

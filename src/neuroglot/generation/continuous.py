@@ -6,6 +6,7 @@ choice of the next token inside it, and replayed; the host looks at the rows eve
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -60,8 +61,10 @@ def write_continuously(
     """
     if not rows:
         return []
-    queue = _Queue(model, rows, tokens, choice, batch, captured)
-    return queue.run(written, advance)
+    # kernels are launched on the device that is the current one
+    with torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
+        queue = _Queue(model, rows, tokens, choice, batch, captured)
+        return queue.run(written, advance)
 
 
 class _Queue:

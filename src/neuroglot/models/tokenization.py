@@ -41,6 +41,10 @@ class TextReader:
     context: int | None
     vocabulary: int
 
+    def encode(self, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
+        """The tokens of each text, at most `limit`; see `encode`."""
+        return encode(self.tokenizer, texts, limit)
+
 
 def beginning(tokenizer: Any, bos: Bos = "auto") -> tuple[int, ...]:
     """The tokens that stand before every text: BOS, as a rule, or nothing.

@@ -10,12 +10,17 @@ from neuroglot.artifacts.moments import Moments
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.hooks import observe_ffn
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
 from neuroglot.tokens.packing import blocks_of, text_of_block, tokenize
 from neuroglot.tokens.shards import too_short
 
-__all__ = ["blocks_for_moments", "hidden_moments", "moments_by_layer"]
+__all__ = ["blocks_for_moments", "check_moments", "hidden_moments", "moments_by_layer"]
 
+BLOCK = 512
+"""Tokens a block, where the text fills so many of them as are enough."""
+ENOUGH = 8
+"""Blocks."""
 MEMORY = 1 << 30
 """Bytes of second moments held at once: a wide model is read several times, a few layers each."""
 
@@ -26,7 +31,7 @@ def hidden_moments(
     language: str,
     *,
     tokens: int = 20_000,
-    block: int = 512,
+    block: int = BLOCK,
     memory: int = MEMORY,
     progress: bool = True,
 ) -> Iterator[Moments]:
@@ -50,13 +55,22 @@ def hidden_moments(
     return moments_by_layer(model, blocks, language, memory=memory, progress=progress)
 
 
+def check_moments(reader: Model | TextReader, documents: Iterable[str], language: str, tokens: int) -> None:
+    """Refuse text that `hidden_moments` would refuse as too short, before weights are opened.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    blocks_for_moments(reader, documents, language, tokens=min(tokens, ENOUGH * BLOCK))  # more does not matter
+
+
 def blocks_for_moments(
-    model: Model, documents: Iterable[str], language: str, *, tokens: int, block: int = 512
+    model: Model | TextReader, documents: Iterable[str], language: str, *, tokens: int, block: int = BLOCK
 ) -> Int[Tensor, "blocks block"]:
     """The blocks that `hidden_moments` reads; shorter ones where the text fills no long one."""
     limit = min(block, model.context or block)
     row = tokenize(model, documents, tokens)
-    while limit >= 64 and len(row) < 8 * text_of_block(model, limit):
+    while limit >= 64 and len(row) < ENOUGH * text_of_block(model, limit):
         limit //= 2
     if len(row) < text_of_block(model, limit):
         raise too_short(language, len(row), tokens, limit)

@@ -14,7 +14,7 @@ residual stream:
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +26,10 @@ from neuroglot.errors import validated
 from neuroglot.models.model import Model
 from neuroglot.recording.recorder import readings_of, work_of
 from neuroglot.recording.settings import RecordSettings, keywords
+from neuroglot.recording.shard_store import recorded_text
 from neuroglot.recording.worker import Work, record_shard
+from neuroglot.storage.digests import shard_name
+from neuroglot.tokens.packing import text_of_block
 from neuroglot.tokens.shard_stream import PackedText, Shard
 
 __all__ = ["Footprint", "Forecast", "forecast"]
@@ -105,22 +108,26 @@ class Forecast:
     footprint: Footprint
     """Bytes."""
     shards: dict[str, int]
-    """How many, by language."""
+    """How many are to be recorded, by language."""
     timed: int
     """Tokens that were run to know the rate."""
     rate: float
     """Tokens a second, of one worker."""
     total: int
     """Tokens to run, BOS among them."""
+    recorded: int = 0
+    """Tokens of text that are recorded already, in all languages."""
 
     def seconds(self, workers: int = 1) -> float:
         """How long it will take so many workers like this one."""
-        return self.total / self.rate / workers
+        return self.total / self.rate / workers if self.total else 0.0
 
 
 @keywords(RecordSettings)
 def forecast(model: Model, corpus: Corpus, **settings: Any) -> Forecast:
     """Read the text, time the first shard (or half a minute of it), and keep nothing.
+
+    What `directory` holds already, finished or interrupted, is not counted. Nothing in it is changed.
 
     Args:
         model: as for `record`.
@@ -134,11 +141,26 @@ def forecast(model: Model, corpus: Corpus, **settings: Any) -> Forecast:
     work = work_of(model, asked, model.batch_tokens)
     with TemporaryDirectory(prefix="neuroglot-") as folder:
         readings = readings_of(model, corpus, Path(folder) / "text", asked, only=1)
+        before = {} if asked.directory is None else recorded_text(Path(asked.directory))
+        readings = [replace(reading, earlier=before.get(reading.language)) for reading in readings]
         with PackedText(readings, model.begin, 0) as text:
-            first = next(text.shards())
+            first = next(text.shards(), None)
             read = text.wait()
             total = text.total
-    timed, spent = _time(model, work, first)
+    left = {reading.language: read[reading.language].shards[reading.recorded_earlier :] for reading in readings}
+    new = {tag: read[tag].tokens - (before[tag].tokens if tag in before else 0) for tag in left}
+    size = asked.blocks_of_shard * text_of_block(model, asked.block)
+    if asked.directory is not None:  # of a pass that was interrupted
+        store = Path(asked.directory) / "shards"
+        for reading in readings:
+            tag, begun = reading.language, reading.recorded_earlier
+            names = [shard_name(tag, begun + index, digest) for index, digest in enumerate(left[tag])]
+            there = [name for name in names if (store / f"{name}.safetensors").is_file()]
+            left[tag] = left[tag][len(there) :]
+            rest = max(0, new[tag] - size * len(there)) if left[tag] else 0
+            total -= (new[tag] - rest) // reading.text * reading.block
+            new[tag] = rest
+    timed, spent = (0, 1.0) if first is None else _time(model, work, first)
     footprint = Footprint(
         model.layers,
         model.neurons,
@@ -147,13 +169,14 @@ def forecast(model: Model, corpus: Corpus, **settings: Any) -> Forecast:
         work.partition.experts if work.partition else 0,
         len(work.top),
         work.examples,
-        sum(len(each.shards) for each in read.values()),
-        sum(each.tokens for each in read.values()),
+        sum(map(len, left.values())),
+        sum(new.values()),
         work.batch_tokens,
         int(model.text_config.hidden_size),
     )
-    shards = {tag: len(each.shards) for tag, each in read.items()}
-    return Forecast(footprint, shards, timed, timed / spent, total)
+    shards = {tag: len(each) for tag, each in left.items()}
+    recorded = sum(each.tokens for each in read.values()) - sum(new.values())
+    return Forecast(footprint, shards, timed, timed / spent, total, recorded)
 
 
 def _time(model: Model, work: Work, shard: Shard) -> tuple[int, float]:

@@ -15,14 +15,16 @@ from neuroglot.artifacts.samples import Samples, read_header
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.recording.sample_pass import Rows, fill
 from neuroglot.recording.statistics.own import check_statistics
 from neuroglot.recording.statistics.sums import STATISTICS
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.results import refuse_differing
 
-__all__ = ["record_samples"]
+__all__ = ["check_samples", "record_samples"]
 
+Missing = Literal["error", "drop"]
 IN_MEMORY = 1 << 30  # bytes; larger arrays live in a file
 
 
@@ -33,7 +35,7 @@ def record_samples(
     samples: int | None = None,
     seed: int | None = None,
     max_tokens: int | None = None,
-    missing: Literal["error", "drop"] = "error",
+    missing: Missing = "error",
     states: bool = True,
     statistics: Sequence[str] = (),
     batch_tokens: int | None = None,
@@ -115,8 +117,22 @@ def record_samples(
     return Samples.load(path, check=False)
 
 
+def check_samples(
+    reader: Model | TextReader, corpus: Corpus, *, samples: int | None, max_tokens: int | None, missing: Missing
+) -> None:
+    """Refuse samples that `record_samples` would refuse, before weights are opened; arguments are as there.
+
+    Raises:
+        NeuroglotError: a sample is missing, empty or too long.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NeuroglotWarning)  # said when they are read
+        keys, texts = _choose(corpus, samples, None, missing)
+    _tokens(reader, texts, corpus.languages, keys, max_tokens)
+
+
 def _choose(
-    corpus: Corpus, samples: int | None, seed: int | None, missing: str
+    corpus: Corpus, samples: int | None, seed: int | None, missing: Missing
 ) -> tuple[list[str], list[dict[str, str | None]]]:
     """The keys and texts of the samples to read."""
     if samples is not None and samples < 1:
@@ -151,7 +167,7 @@ def _choose(
 
 
 def _tokens(
-    model: Model,
+    model: Model | TextReader,
     texts: Sequence[dict[str, str | None]],
     languages: Sequence[str],
     keys: Sequence[str],

@@ -23,7 +23,7 @@ from neuroglot.storage.names import check_name
 from neuroglot.storage.results import load_json, refuse_differing, save_json
 from neuroglot.tokens.shards import TextOfLanguage
 
-__all__ = ["ShardStore", "merge"]
+__all__ = ["ShardStore", "merge", "recorded_text"]
 
 PATIENCE = 5.0  # seconds that a part waits for another to look whether all parts are being recorded
 
@@ -282,6 +282,15 @@ class ShardStore:
     def text(self, language: str) -> TextOfLanguage | None:
         """What was read of a language, if that was finished."""
         return _read_text(self._text / f"{language}.json")
+
+
+def recorded_text(directory: Path) -> dict[str, TextOfLanguage]:
+    """What a finished recording was read from, by language, or the one that is being extended; nothing is changed."""
+    for folder in (directory, directory / "earlier"):
+        if (folder / "plan.json").is_file() and (folder / "recording.safetensors").is_file():
+            found = {path.stem: _read_text(path) for path in (folder / "text").glob("*.json")}
+            return {tag: text for tag, text in found.items() if text is not None}
+    return {}
 
 
 def _read_text(path: Path) -> TextOfLanguage | None:

@@ -19,12 +19,12 @@ from pydantic import BaseModel, Field
 from neuroglot.alignment import scores
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.evaluate.likelihood.perplexity import perplexity
+from neuroglot.evaluate.likelihood.perplexity import check_held_out, perplexity
 from neuroglot.identify.key_regions import check_threshold, key_regions
-from neuroglot.models.loading import load_model
+from neuroglot.models.loading import load_model, load_reader
 from neuroglot.models.model import Model
 from neuroglot.models.sources import Dtype
-from neuroglot.recording.record_samples import record_samples
+from neuroglot.recording.record_samples import check_samples, record_samples
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.names import whole_number
 from neuroglot.storage.results import refuse_differing, save_json
@@ -148,19 +148,29 @@ def evolve(
     if not listed or len(set(listed)) < len(listed):
         raise NeuroglotError("evolve needs a list of different checkpoints; one is there twice, or there is none.")
     asked = _asked(corpus, held_out, settings, list(tasks or {}))
+    paths = [Path(out) / "checkpoints" / checkpoint.file for checkpoint in listed]
+    results = [_finished(path, asked) for path in paths]
+
+    def failed(checkpoint: Checkpoint, error: BaseException) -> dict[str, Any]:
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        say(f"{checkpoint.name} failed: {reason}")
+        return {"row": {"error": reason}, "regions": None, "layers": None}
+
+    for index, checkpoint in enumerate(listed):  # of all of them, before the first is measured
+        if results[index] is None:
+            try:
+                _check(checkpoint, corpus, held_out, settings)
+            except FAILURES as error:
+                results[index] = failed(checkpoint, error)
     done: list[dict[str, Any]] = []
-    for index, checkpoint in enumerate(listed):
-        path = Path(out) / "checkpoints" / checkpoint.file
-        result = _finished(path, asked)
+    for index, (checkpoint, path, result) in enumerate(zip(listed, paths, results, strict=True)):
         if result is None:
             say(f"{index + 1} of {len(listed)}: {checkpoint.name}")
             try:
                 result = _measure(checkpoint, corpus, held_out, settings, tasks or {}, done)
             except FAILURES as error:  # with one of them, the others go on
-                lines = str(error).strip().splitlines()
-                reason = lines[0] if lines else type(error).__name__
-                result = {"row": {"error": reason}, "regions": None, "layers": None}
-                say(f"{checkpoint.name} failed: {reason}")
+                result = failed(checkpoint, error)
             else:
                 save_json(path, {"asked": asked, **result})  # a full disk is no fault of the checkpoint
             gc.collect()
@@ -213,6 +223,18 @@ def _finished(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     refuse_differing(f"{path} was measured", before, asked, "choose another --out, or delete it")
     return found
+
+
+def _check(checkpoint: Checkpoint, corpus: Corpus, held_out: Corpus | None, settings: EvolveSettings) -> None:
+    """What tokenizer and config of a checkpoint say of the text, before weights are opened.
+
+    Raises:
+        NeuroglotError: a sample is empty or too long, a language is too short, or the checkpoint cannot be opened.
+    """
+    reader = load_reader(checkpoint.source, revision=checkpoint.revision)
+    check_samples(reader, corpus, samples=settings.samples, max_tokens=settings.max_tokens, missing="drop")
+    if held_out is not None:
+        check_held_out(reader, held_out, tokens=settings.tokens, block=settings.block)
 
 
 def _measure(

@@ -16,20 +16,21 @@ from neuroglot.edit.steering import steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.ablation.comparison import ALL, Ablation, Comparison, measure_conditions
 from neuroglot.evaluate.likelihood.lens import owner_mass
-from neuroglot.evaluate.likelihood.perplexity import held_out_blocks
+from neuroglot.evaluate.likelihood.perplexity import check_held_out, held_out_blocks
 from neuroglot.identify.overlap import compare as agreement
 from neuroglot.identify.random_neurons import random
 from neuroglot.identify.ranking import rank
 from neuroglot.identify.registry import find
 from neuroglot.identify.selection import Evidence, select_top
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import progress_bar
 from neuroglot.run.directory import Run
 from neuroglot.stats import mean_interval
 from neuroglot.storage.tables import save_table
 from neuroglot.tokens.counts import TokenLanguages, token_counts
 
-__all__ = ["BASE", "PairSettings", "pair_runs"]
+__all__ = ["BASE", "PairSettings", "check_pair", "pair_runs"]
 
 BASE = "base"
 """The part of the evidence that is the first run's."""
@@ -81,6 +82,36 @@ def pair_runs(
             method needs more than a recording.
     """
     tuned.check(model)
+    read, held_out = check_pair(base, tuned, model, settings)
+    first, second, tags = base.recording, tuned.recording, held_out.languages
+    sets = {part: _top(recording.select(tags), settings) for part, recording in ((BASE, first), (ALL, second))}
+    draws = {f"seed {seed}" if seed else ALL: random(sets[ALL], seed=seed) for seed in range(settings.seeds)}
+    conditions = [Ablation(settings.method, settings.budget, part, each) for part, each in sets.items()]
+    conditions += [Ablation("random", settings.budget, part, each) for part, each in draws.items()]
+    result = measure_conditions(
+        model, held_out, conditions, tokens=settings.tokens, block=settings.block,
+        directory=tuned.path / "pair" / "cells", progress=progress,
+    )  # fmt: skip
+    result.save(tuned.path / "pair" / "comparison.json")
+    table = agreement(sets[BASE], sets[ALL]).join(_ablated(result, settings))
+    if settings.steer:
+        owners = TokenLanguages.of(token_counts(model, read, 200_000), tags)
+        choices = {"own": sets[ALL], "base": sets[BASE], "random": draws[ALL]}
+        table = table.join(_steered(model, held_out, second, choices, owners, settings, progress))
+    layers = _layers(sets[BASE], sets[ALL])
+    save_table(tuned.path / "tables" / "pair.csv", table.reset_index())
+    save_table(tuned.path / "tables" / "pair-layers.csv", layers.reset_index())
+    with tuned.changing() as manifest:
+        manifest.pair = settings.model_dump() | {"base": str(Path(base.path).resolve())}
+    return table, layers
+
+
+def check_pair(base: Run, tuned: Run, reader: Model | TextReader, settings: PairSettings) -> tuple[Corpus, Corpus]:
+    """The text of the languages in common, recorded and held out, as far as it can be refused without weights.
+
+    Raises:
+        NeuroglotError: see `pair_runs`; or a language's held-out text is too short.
+    """
     first, second = base.recording, tuned.recording
     if first.widths != second.widths:
         raise NeuroglotError(
@@ -96,28 +127,11 @@ def pair_runs(
         raise NeuroglotError(
             f"{settings.method} needs {', '.join(more)}, and two runs are compared by their recordings; choose another."
         )
-    sets = {part: _top(recording.select(tags), settings) for part, recording in ((BASE, first), (ALL, second))}
-    draws = {f"seed {seed}" if seed else ALL: random(sets[ALL], seed=seed) for seed in range(settings.seeds)}
-    conditions = [Ablation(settings.method, settings.budget, part, each) for part, each in sets.items()]
-    conditions += [Ablation("random", settings.budget, part, each) for part, each in draws.items()]
-    read, held_out = tuned.manifest.text.load()
-    held_out = held_out.select(tags)
-    result = measure_conditions(
-        model, held_out, conditions, tokens=settings.tokens, block=settings.block,
-        directory=tuned.path / "pair" / "cells", progress=progress,
-    )  # fmt: skip
-    result.save(tuned.path / "pair" / "comparison.json")
-    table = agreement(sets[BASE], sets[ALL]).join(_ablated(result, settings))
-    if settings.steer:
-        owners = TokenLanguages.of(token_counts(model, read.select(tags), 200_000), tags)
-        choices = {"own": sets[ALL], "base": sets[BASE], "random": draws[ALL]}
-        table = table.join(_steered(model, held_out, second, choices, owners, settings, progress))
-    layers = _layers(sets[BASE], sets[ALL])
-    save_table(tuned.path / "tables" / "pair.csv", table.reset_index())
-    save_table(tuned.path / "tables" / "pair-layers.csv", layers.reset_index())
-    with tuned.changing() as manifest:
-        manifest.pair = settings.model_dump() | {"base": str(Path(base.path).resolve())}
-    return table, layers
+    read, held_out = (part.select(tags) for part in tuned.manifest.text.load())
+    check_held_out(
+        reader, held_out, tokens=min(settings.tokens, settings.steer or settings.tokens), block=settings.block
+    )
+    return read, held_out
 
 
 def _top(recording: Recording, settings: PairSettings) -> NeuronSet:

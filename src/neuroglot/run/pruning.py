@@ -32,7 +32,7 @@ from neuroglot.run.directory import Run
 from neuroglot.storage.locks import locked
 from neuroglot.storage.tables import csv_text, load_table, save_table
 
-__all__ = ["RULES", "expert_scores", "moefy_run", "prune_run", "pruning_measured", "rank_experts"]
+__all__ = ["RULES", "expert_scores", "intact_file", "moefy_run", "prune_run", "pruning_measured", "rank_experts"]
 
 Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
 
@@ -80,19 +80,7 @@ def prune_run(
     partition = None if model.mixtures else run.partition
     if partition is not None:
         partition.check(model)
-    elif path is not None and path.suffix == ".gguf":
-        raise NeuroglotError("The experts of a mixture in a GGUF file cannot be pruned; give a directory as --out.")
-    gguf = gguf or gguf_file(run.manifest.model.source)
-    if path is not None and path.suffix == ".gguf" and gguf is None:
-        raise NeuroglotError(
-            f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
-            "convert_hf_to_gguf.py, and give the file by --gguf."
-        )
-    if path is not None and path.suffix == ".gguf" and path.exists():
-        from neuroglot.pruning.gguf import made_from
-
-        if made_from(path) is None:
-            raise NeuroglotError(f"{path} exists; choose a new file for the pruned model.")
+    gguf = intact_file(run, path, gguf)
     scores = expert_scores(run, model)
     recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
     keep: dict[str, dict[str, Kept]] = {}
@@ -112,6 +100,30 @@ def prune_run(
         return table, []
     (only,) = (kept for of in keep.values() for kept in of.values())
     return table, _write(model, only if partition is None else partition.neurons(only), path, gguf)
+
+
+def intact_file(run: Run, path: Path | None, gguf: Path | None) -> Path | None:
+    """The intact model's .gguf file, if there is one. What is wrong with a .gguf file to be written is said.
+
+    Raises:
+        NeuroglotError: a .gguf file is to be written where another is, or of a mixture, or without the intact file.
+    """
+    gguf = gguf or gguf_file(run.manifest.model.source)
+    if path is None or path.suffix != ".gguf":
+        return gguf
+    if run.native_experts():
+        raise NeuroglotError("The experts of a mixture in a GGUF file cannot be pruned; give a directory as --out.")
+    if gguf is None:
+        raise NeuroglotError(
+            f"{run.manifest.model.source} is not a GGUF file: convert the intact model with llama.cpp's "
+            "convert_hf_to_gguf.py, and give the file by --gguf."
+        )
+    if path.exists():
+        from neuroglot.pruning.gguf import made_from
+
+        if made_from(path) is None:
+            raise NeuroglotError(f"{path} exists; choose a new file for the pruned model.")
+    return gguf
 
 
 def _chosen(model: Model, rule: str, scores: Float64[Tensor, "layers experts"], value: float) -> Kept:

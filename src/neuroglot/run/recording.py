@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they need torch, and what is wrong with the text or a run s
 
 __all__ = [
     "begin_run",
+    "check_record",
     "languages_to_record",
     "make_partition",
     "merge_runs",
@@ -35,6 +36,24 @@ def languages_to_record(text: TextSettings) -> Corpus:
             f"{text.source} gives only {to_record.languages[0]}; every method compares languages, so give at least two."
         )
     return to_record
+
+
+def check_record(
+    folder: Path, model_settings: ModelSettings, text: TextSettings, recording: RunRecordSettings
+) -> tuple[Run, Corpus]:
+    """The run and the text to record, as far as they can be refused before weights are opened. Nothing is written.
+
+    Raises:
+        NeuroglotError: see `begin_run`.
+    """
+    model_settings.check_source()
+    run = Run.prepare(folder, model_settings, text, recording, extend=True)
+    to_record = languages_to_record(text)
+    reader = model_settings.reader(trust_remote_code=model_settings.trust_remote_code)
+    from neuroglot.tokens.packing import check_fills
+
+    check_fills(reader, to_record, recording.block, recording.tokens)
+    return run, to_record
 
 
 def begin_run(
@@ -55,17 +74,11 @@ def begin_run(
             before the model is opened; or, which is said before its weights are, it cannot read blocks so long, has no
             neurons, or a language is too short for one block.
     """
-    model_settings.check_source()
-    run = Run.prepare(folder, model_settings, text, recording, extend=True)
-    to_record = languages_to_record(text)
+    run, to_record = check_record(folder, model_settings, text, recording)
     local = model_settings
     if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
         narrow = "bfloat16" if engine.gpus and local.dtype == "auto" else local.dtype
         local = local.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
-    reader = model_settings.reader(trust_remote_code=local.trust_remote_code)
-    from neuroglot.tokens.packing import check_fills
-
-    check_fills(reader, to_record, recording.block, recording.tokens)
     model = local.load(trust_remote_code=local.trust_remote_code, workers=workers)
     if recording.experts is not None:
         model.check_dense("its neurons are in experts already", "leave --experts out, and see neuroglot experts")

@@ -21,20 +21,21 @@ from neuroglot.evaluate.likelihood.bits import bits_per_character
 from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.models.vocabulary import Changed, changed
 from neuroglot.progress import status
 from neuroglot.pruning.budget import magnitudes, neurons_within, random_like, splits
 from neuroglot.pruning.checkpoint import cut, may_gain_biases
 from neuroglot.pruning.compensation import FEW_RIDGES, RIDGES, Change, compensated
 from neuroglot.pruning.gguf_export import write_gguf
-from neuroglot.pruning.moments import blocks_for_moments, hidden_moments
+from neuroglot.pruning.moments import blocks_for_moments, check_moments, hidden_moments
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import TokenRanking, expected_counts, language_counts, trimmed
 from neuroglot.run.shrink_cost import Cost, cost
 from neuroglot.storage.atomic import read_json, save_text
-from neuroglot.tokens.packing import pack
+from neuroglot.tokens.packing import check_fills, pack
 
-__all__ = ["Plan", "ShrinkSettings", "Shrunk", "heal", "plan_cut", "shrink"]
+__all__ = ["Plan", "ShrinkSettings", "Shrunk", "check_shrink", "heal", "plan_cut", "shrink"]
 
 REPORT = "neuroglot_shrink.json"
 EXPECTED = 4_096  # tokens on which tokens that did not occur are ranked
@@ -60,7 +61,7 @@ class ShrinkSettings(BaseModel):
     distil: float = Field(0.5, ge=0, le=1)
     """The teacher's share of the loss."""
     block: int = Field(512, ge=8)
-    """Tokens a block of the healing."""
+    """Tokens a block of the healing, as far as the model reads so many."""
     batch: int = Field(16, ge=1)
     """Blocks a step of the healing."""
     at_once: int = Field(8, ge=1)
@@ -144,12 +145,8 @@ def shrink(
         NeuroglotError: the share is below what must stay, or see `prune`, `tune` and `write_gguf`.
     """
     path = Path(path)
+    check_shrink(model, text, language, settings, gguf)
     source = gguf_file(model.name)
-    if gguf is not None and source is None:
-        raise NeuroglotError(
-            f"{model.name} is not a GGUF file: write the checkpoint, and convert it with llama.cpp's "
-            "convert_hf_to_gguf.py."
-        )
     recipe: dict[str, Any] = {"model": model.name, "fingerprint": model.fingerprint, "language": language}
     recipe |= {"text": text.name, **settings.model_dump(mode="json")}
     if (done := _finished(path, recipe)) is not None and (gguf is None or gguf.exists()):
@@ -161,8 +158,6 @@ def shrink(
     shutil.rmtree(draft, ignore_errors=True)
     model.check_dense("its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead")
     documents, measured = text[language], held_out[language]
-    if settings.heal:  # before anything is written; with a smaller vocabulary a text has as many tokens or more
-        pack(model, documents, language, block=settings.block, tokens=settings.block)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
 
@@ -227,6 +222,24 @@ def shrink(
     save_text(draft / REPORT, json.dumps({"recipe": recipe, "tried": plan.tried, **asdict(done)}, indent=1) + "\n")
     draft.rename(path)
     return done
+
+
+def check_shrink(
+    reader: Model | TextReader, text: Corpus, language: str, settings: ShrinkSettings, gguf: Path | None = None
+) -> None:
+    """Refuse what `shrink` would refuse by its tokenizer and name alone, before weights are opened; see there.
+
+    Raises:
+        NeuroglotError: the text is too short, or a .gguf file is wanted of a model that is none.
+    """
+    if gguf is not None and gguf_file(reader.name) is None:
+        raise NeuroglotError(
+            f"{reader.name} is not a GGUF file: write the checkpoint, and convert it with llama.cpp's "
+            "convert_hf_to_gguf.py."
+        )
+    check_moments(reader, text[language], language, settings.tokens)
+    if settings.heal:  # with a smaller vocabulary a text has as many tokens or more
+        check_fills(reader, text.select([language]), _block(reader, settings), settings.heal)
 
 
 def _finished(path: Path, recipe: dict[str, Any]) -> Shrunk | None:
@@ -313,13 +326,14 @@ def heal(
         The healed model.
     """
     student = load_model(pruned, dtype="float32", device=str(model.device))
-    blocks = pack(student, documents, language, block=settings.block, tokens=settings.heal)
+    block = _block(student, settings)
+    blocks = pack(student, documents, language, block=block, tokens=settings.heal)
     batch = min(settings.batch, len(blocks))
     at_once = min(settings.at_once, batch)
     how = TuneSettings(
         batch=batch,
         at_once=at_once,
-        steps=max(1, settings.heal // (at_once * (batch // at_once) * settings.block)),
+        steps=max(1, settings.heal // (at_once * (batch // at_once) * block)),
         learning_rate=settings.learning_rate,
         schedule="cosine",
         warm_up=0.05,
@@ -337,6 +351,10 @@ def heal(
     shutil.rmtree(draft, ignore_errors=True)
     kind: Any = str(model.network.dtype).removeprefix("torch.")
     return load_model(path, dtype=kind, device=str(model.device))
+
+
+def _block(model: Model | TextReader, settings: ShrinkSettings) -> int:
+    return min(settings.block, model.context or settings.block)
 
 
 def _bits(model: Model, text: Corpus, language: str, settings: ShrinkSettings) -> float:

@@ -129,7 +129,7 @@ class Reading:
     blocks: int
     """Blocks a shard."""
     only: int | None = None
-    """Write the tokens of so many shards only, and the digests of all; by default of all."""
+    """Write the tokens of so many new shards only, and the digests of all; by default of all."""
     earlier: TextOfLanguage | None = None
     """What a finished pass over fewer tokens has recorded; the text after it is cut into shards whose numbers go on."""
 
@@ -271,7 +271,7 @@ class Reading:
         if {*recorded, *waiting} - {digest}:  # left by an earlier run: the model may have begun on it by now
             raise self._changed()
         path = self.tokens_path(index, digest)
-        if not recorded and not path.is_file() and (self.only is None or index < self.only):
+        if not recorded and not path.is_file() and (self.only is None or index < self.recorded_earlier + self.only):
             with atomic_path(path) as draft:
                 draft.write_bytes(row.tobytes())
         return digest

@@ -1,0 +1,1 @@
+"""Language confusion prevented: candidates, what each brings and costs, and the best of them."""

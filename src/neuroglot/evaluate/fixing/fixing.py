@@ -1,0 +1,425 @@
+"""Keep answers in their language at a bounded cost: remedies tried on half of the prompts, measured on the other."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neuroglot.artifacts.recording import Recording
+from neuroglot.corpus.corpus import Corpus
+from neuroglot.edit.positions import prompt_length
+from neuroglot.edit.recipes import Recipe
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.fixing.remedies import METHODS, Remedies, Remedy, RemedyMethod
+from neuroglot.evaluate.likelihood.perplexity import held_out_blocks, increase_of, mean_nll
+from neuroglot.evaluate.steering.answers import degenerate
+from neuroglot.evaluate.steering.confusion import WORD_LEVEL, Identify, language_confusion
+from neuroglot.generation.engine import generate
+from neuroglot.generation.settings import Generation
+from neuroglot.languages.tags import closest, language_tag
+from neuroglot.models.model import Model
+from neuroglot.progress import token_progress
+from neuroglot.stats import wilson
+from neuroglot.storage.results import ResultCache, digest_of_settings
+from neuroglot.tokens.counts import TokenLanguages
+
+__all__ = ["Fixed", "fix"]
+
+FirstOf = Mapping[str, Mapping[str, Sequence[str]]]
+"""Source of prompts → language that answers should be in → prompts."""
+
+INTACT = "intact"
+SLIPS = 0.1
+"""Of the wrong lines, the share from which a language counts as one that answers slip into."""
+SHORTER = 0.9
+"""Answers that can be judged, as a share of those of the intact model, at least: silence is no cure."""
+REPETITION = 0.1
+"""By so much the share of degenerate answers may rise."""
+KEPT = 3
+"""Of each method, one in so many goes on from a third of the development half to all of it."""
+
+
+@dataclass
+class Fixed:
+    """What was found.
+
+    Attributes:
+        wanted: languages that answers should be in.
+        avoided: languages that they are kept from.
+        slips: into which languages wrong lines of the intact model's answers are, as shares of the lines that were
+            judged, on the development half.
+        chosen: the best within the bounds that is a recipe; None if nothing helps, or nothing is confused.
+        best: of each method the best on the development half, by method.
+        table: a row a remedy and rung on the development half, then on the other one (`reported`): see `fix`.
+        by_language: the reported half by condition, source and language.
+        answers: those of the reported half.
+        perplexity: of the intact model on the held-out text in each language wanted.
+    """
+
+    wanted: tuple[str, ...]
+    avoided: tuple[str, ...]
+    slips: dict[str, float]
+    chosen: Remedy | None
+    best: dict[str, Remedy]
+    table: pd.DataFrame
+    by_language: pd.DataFrame = field(repr=False)
+    answers: pd.DataFrame = field(repr=False)
+    perplexity: dict[str, float] = field(repr=False)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """That of what was chosen."""
+        return None if self.chosen is None or not isinstance(self.chosen.change, Recipe) else self.chosen.change
+
+    def reported(self, method: str) -> "pd.Series[Any] | None":
+        """The row of a method, or of `intact`, on the reported half."""
+        rows = self.table[(self.table["half"] == "reported") & (self.table["method"] == method)]
+        return None if rows.empty else rows.iloc[0]
+
+
+def fix(
+    model: Model,
+    recording: Recording,
+    prompts: FirstOf,
+    text: Corpus,
+    tokens_of: TokenLanguages,
+    *,
+    avoided: Sequence[str] | None = None,
+    methods: Sequence[RemedyMethod] = METHODS,
+    max_cost: float = 0.02,
+    tokens: int = 4_000,
+    block: int | None = None,
+    generation: Generation | None = None,
+    identify: Identify | None = None,
+    words: Sequence[str] | None = None,
+    directory: str | Path | None = None,
+    progress: bool = True,
+) -> Fixed:
+    """What keeps answers in their language, by the line pass rate, at a bounded cost of perplexity.
+
+    Every remedy's cost is measured first, on held-out text that is read as if the model had written it. Those within
+    the bounds answer a third of the development half (the first, third … prompt of each source and language), the best
+    third of each method all of it. The best of each method is then measured on the other half.
+
+    Args:
+        model: intact.
+        recording: of it, with `active` and `residual`, in the languages wanted and those avoided.
+        prompts: source → language that the answer should be in → prompts, two at least.
+        text: that was not recorded, in the languages of the recording: the cost, and the threshold of drift.
+        tokens_of: whose each token is, for the rows of the head.
+        avoided: languages that answers are kept from; by default those recorded that at least a tenth of the wrong
+            lines are in.
+        methods: of `METHODS`.
+        max_cost: perplexity may rise by this share in each of the languages wanted.
+        tokens: of held-out text in each language, at most.
+        block: tokens a block of it; see `perplexity`.
+        generation: how prompts are answered.
+        identify: tells the language of a line; fastText by default, as the benchmark has it.
+        words: English words; see `language_confusion`.
+        directory: keep answers and costs here, each by what it depends on, and go on with what is there.
+        progress: show a bar.
+
+    Returns:
+        See `Fixed`. Its table has half, rung, method, setting; answers, judged, line_passes, line_pass_rate with its
+        95 % interval (line_low, line_high), word_pass_rate (of the answers that pass by line, in languages that it is
+        defined for), slipped (answers with a line in an avoided language, a share), degenerate; perplexity_change, the
+        largest over the languages wanted, and in which (costliest); within: the change is at most `max_cost`, at least
+        0.9 times as many answers can be judged as of the intact model, and the share of degenerate ones rises by at
+        most 0.1.
+
+    Raises:
+        NeuroglotError: too few prompts, an unknown method, a language that was not recorded or has no text, or what
+            generation raises.
+    """
+    halves = _halves(prompts)
+    wanted = tuple(dict.fromkeys(tag for languages in halves[0].values() for tag in languages))
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise NeuroglotError(f"There is no method {unknown[0]!r}; choose among {', '.join(METHODS)}.")
+    if not max_cost > 0:
+        raise NeuroglotError(f"The bound on perplexity is a share above 0, not {max_cost:g}.")
+    known = [tag for tag in recording.languages if tag in text.languages]
+    if missing := [tag for tag in wanted if tag not in known]:
+        raise NeuroglotError(f"There is no recorded and held-out text in {missing[0]}; there is in {', '.join(known)}.")
+    blocks = held_out_blocks(model, text.select(known), tokens=tokens, block=block)
+    work = _Work(
+        model, {tag: blocks[tag] for tag in wanted}, generation or Generation(tokens=100, repetition_penalty=1.0),
+        identify, words, ResultCache(directory), max_cost, progress,
+    )  # fmt: skip
+    develop, report = (work.asked(half) for half in halves)
+    intact = work.answers(None, develop)
+    if not intact["judged"].any():
+        raise NeuroglotError(
+            "No answer of the intact model has a line of five words, so none can be judged; ask for more tokens, or give "
+            "other prompts."
+        )
+    slips = _slips(intact)
+    if avoided is None:
+        near = [(closest(tag, known), share) for tag, share in slips.items()]
+        total = sum(slips.values())
+        avoided = [tag for tag, share in near if tag and tag not in wanted and share >= SLIPS * total]
+    avoided = work.avoided = tuple(language_tag(tag) for tag in avoided)
+    rows = [work.row("development", 0, None, intact, {}, intact)]
+    best: dict[str, _Best] = {}
+    costs: dict[str, dict[str, float]] = {}
+    if avoided and _confused(intact):
+        tried = Remedies(model, recording, tokens_of, blocks, wanted, avoided).all(methods)
+        costs = work.costs(tried)
+        more, best = _develop(work, tried, costs, develop, intact)
+        rows += more
+    chosen = _chosen(rows[0], best)
+    intact = work.answers(None, report)
+    answers = [intact.assign(condition=INTACT)]
+    rows.append(work.row("reported", 0, None, intact, {}, intact))
+    for method, (remedy, _) in best.items():
+        found = work.answers(remedy, report)
+        rows.append(work.row("reported", 0, remedy, found, costs[remedy.digest], intact))
+        answers.append(found.assign(condition=method))
+    everything = pd.concat(answers, ignore_index=True)
+    return Fixed(
+        wanted,
+        avoided,
+        slips,
+        chosen,
+        {name: remedy for name, (remedy, _) in best.items()},
+        pd.DataFrame(rows),
+        work.by_language(everything),
+        everything.drop(columns="detected"),
+        work.perplexity(),
+    )
+
+
+def _halves(prompts: FirstOf) -> list[dict[str, dict[str, list[str]]]]:
+    """The prompts that develop (the first, third …) and those that report."""
+    halves: list[dict[str, dict[str, list[str]]]] = [
+        {
+            source: {language_tag(tag): list(texts)[part::2] for tag, texts in languages.items()}
+            for source, languages in prompts.items()
+        }
+        for part in (0, 1)
+    ]
+    if not any(languages for languages in prompts.values()):
+        raise NeuroglotError("There are no prompts; give some in each language that answers should be in.")
+    for source, languages in halves[1].items():
+        if short := [tag for tag, texts in languages.items() if not texts]:
+            raise NeuroglotError(
+                f"Half of the prompts develop and half report: {source} needs at least two prompts in {short[0]}."
+            )
+    return halves
+
+
+@dataclass
+class _Work:
+    """What all remedies share: the model, the prompts' settings, and what was measured before."""
+
+    model: Model
+    blocks: Mapping[str, Int[Tensor, "blocks block"]]
+    generation: Generation
+    identify: Identify | None
+    words: Sequence[str] | None
+    cache: ResultCache
+    max_cost: float
+    progress: bool
+    avoided: tuple[str, ...] = ()
+
+    def asked(self, half: Mapping[str, Mapping[str, Sequence[str]]]) -> pd.DataFrame:
+        """A row a prompt: source, language, prompt; the first of every source and language come first."""
+        rows = [
+            {"place": place, "source": source, "language": tag, "prompt": text}
+            for source, languages in half.items()
+            for tag, texts in languages.items()
+            for place, text in enumerate(texts)
+        ]
+        table = pd.DataFrame(rows).sort_values("place", kind="stable")
+        return table.drop(columns="place").reset_index(drop=True)
+
+    def answers(self, remedy: Remedy | None, asked: pd.DataFrame) -> pd.DataFrame:
+        """The prompts with answers and what language confusion says of each."""
+        about = {
+            "model": self.model.fingerprint,
+            "dtype": str(self.model.network.dtype),
+            "remedy": None if remedy is None else remedy.digest,
+            "prompts": list(asked["prompt"]),
+            "generation": self.generation.model_dump(),
+        }
+        digest = digest_of_settings(about)
+        kept = self.cache.find(digest, lambda found: "answers" in found)
+        if kept is None:
+            with nullcontext() if remedy is None else remedy.applied(self.model):
+                made = generate(self.model, list(asked["prompt"]), **self.generation.model_dump())
+            kept = self.cache.keep(digest, {**about, "answers": made})
+        return self.judged(asked.assign(answer=kept["answers"]))
+
+    def judged(self, answers: pd.DataFrame) -> pd.DataFrame:
+        """The same with judged, line_pass, word_pass (None where not defined), lines, detected and degenerate."""
+        parts = []
+        for tag, group in answers.groupby("language", sort=False):
+            result = language_confusion(list(group["answer"]), str(tag), words=self.words, identify=self.identify)
+            parts.append(
+                group.assign(
+                    judged=[check.judged for check in result.checks],
+                    line_pass=[check.judged and not check.wrong_lines for check in result.checks],
+                    word_pass=[check.passes if tag in WORD_LEVEL else None for check in result.checks],
+                    lines=[check.lines for check in result.checks],
+                    detected=[[found or "" for found in check.detected] for check in result.checks],
+                    degenerate=[degenerate(answer) for answer in group["answer"]],
+                )
+            )
+        return pd.concat(parts).sort_index()
+
+    def costs(self, tried: Sequence[Remedy]) -> dict[str, dict[str, float]]:
+        """Of each remedy, by digest, the relative change of perplexity in each language wanted."""
+        before = {tag: self._nats(None, tag) for tag in self.blocks}
+        found: dict[str, dict[str, float]] = {}
+        with token_progress("costs", len(tried), shown=self.progress) as advance:
+            for remedy in tried:
+                found[remedy.digest] = {tag: increase_of(self._nats(remedy, tag) - before[tag]) for tag in self.blocks}
+                advance(1, remedy.method)
+        return found
+
+    def perplexity(self) -> dict[str, float]:
+        """Of the intact model."""
+        return {tag: math.exp(self._nats(None, tag)) for tag in self.blocks}
+
+    def _nats(self, remedy: Remedy | None, tag: str) -> float:
+        blocks = self.blocks[tag]
+        about = {
+            "model": self.model.fingerprint,
+            "dtype": str(self.model.network.dtype),
+            "remedy": None if remedy is None else remedy.digest,
+            "text": [list(blocks.shape), int(blocks.long().sum()), blocks[0].tolist()],
+        }
+        digest = digest_of_settings(about)
+        kept = self.cache.find(digest, lambda found: "nats" in found)
+        if kept is None:
+            # a step for generated tokens alone would cost nothing on text that nobody wrote
+            with prompt_length(self.model, 0), nullcontext() if remedy is None else remedy.applied(self.model):
+                kept = self.cache.keep(digest, {**about, "nats": mean_nll(self.model, blocks, tag)})
+        return float(kept["nats"])
+
+    def row(
+        self,
+        half: str,
+        rung: int,
+        remedy: Remedy | None,
+        answers: pd.DataFrame,
+        cost: Mapping[str, float],
+        intact: pd.DataFrame,
+    ) -> dict[str, Any]:
+        """A row of the table; `intact` are the intact model's answers to the same prompts."""
+        costliest = max(cost, key=lambda tag: cost[tag], default="")
+        change = cost.get(costliest, 0.0)
+        rates = _rates(answers, self.avoided)
+        within = (
+            change <= self.max_cost
+            and rates["judged"] >= SHORTER * int(intact["judged"].sum())
+            and rates["degenerate"] <= float(intact["degenerate"].mean()) + REPETITION
+        )
+        named = {"half": half, "rung": rung, "method": INTACT if remedy is None else remedy.method}
+        named |= {"setting": "" if remedy is None else remedy.words}
+        return named | rates | {"perplexity_change": change, "costliest": costliest, "within": within}
+
+    def by_language(self, answers: pd.DataFrame) -> pd.DataFrame:
+        """Rates by condition, source and language."""
+        rows = [
+            dict(zip(("condition", "source", "language"), key, strict=True)) | _rates(group, self.avoided)
+            for key, group in answers.groupby(["condition", "source", "language"], sort=False)
+        ]
+        return pd.DataFrame(rows)
+
+
+def _rates(answers: pd.DataFrame, avoided: Sequence[str]) -> dict[str, Any]:
+    judged, passes = int(answers["judged"].sum()), int(answers["line_pass"].sum())
+    low, high = wilson(torch.tensor(passes), torch.tensor(judged)) if judged else (math.nan, math.nan)
+    words = answers.loc[answers["line_pass"].astype(bool), "word_pass"].dropna()
+    return {
+        "answers": len(answers),
+        "judged": judged,
+        "line_passes": passes,
+        "line_pass_rate": passes / judged if judged else math.nan,
+        "line_low": float(low),
+        "line_high": float(high),
+        "word_pass_rate": float(words.astype(float).mean()) if len(words) else math.nan,
+        "slipped": float(answers["detected"].map(lambda found: bool({*found} & {*avoided})).mean()),
+        "degenerate": float(answers["degenerate"].mean()),
+    }
+
+
+def _slips(answers: pd.DataFrame) -> dict[str, float]:
+    """Of all judged lines the share that is in each other language, the most frequent first."""
+    found = answers["detected"].explode().dropna()
+    counts = found[found != ""].value_counts()
+    total = max(1, int(answers["lines"].sum()))
+    return {str(tag): int(count) / total for tag, count in counts.items()}
+
+
+def _order(row: Mapping[str, Any]) -> tuple[bool, float, float, float]:
+    """What is best is largest: within the bounds the most passes by line, then by word, then the least cost."""
+    word = row["word_pass_rate"]
+    return bool(row["within"]), float(row["line_passes"]), word if word == word else 0.0, -row["perplexity_change"]
+
+
+_Best = tuple[Remedy, dict[str, Any]]
+"""A remedy, and its row for the whole development half."""
+
+
+def _develop(
+    work: _Work,
+    tried: Sequence[Remedy],
+    costs: Mapping[str, Mapping[str, float]],
+    asked: pd.DataFrame,
+    intact: pd.DataFrame,
+) -> tuple[list[dict[str, Any]], dict[str, _Best]]:
+    """The rows of the development half, and the best of each method."""
+    cheap = [remedy for remedy in tried if max(costs[remedy.digest].values()) <= work.max_cost]
+    rows: list[dict[str, Any]] = []
+    for remedy in tried:
+        if remedy not in cheap:  # it is not asked anything
+            cost = costs[remedy.digest]
+            costliest = max(cost, key=lambda tag: cost[tag])
+            rows.append(
+                {"half": "development", "rung": 0, "method": remedy.method, "setting": remedy.words, "answers": 0,
+                 "perplexity_change": cost[costliest], "costliest": costliest, "within": False}
+            )  # fmt: skip
+    best: dict[str, _Best] = {}
+    few = -(-len(asked) // 3)
+    with token_progress("remedies", len(cheap), shown=work.progress) as advance:
+        for method in dict.fromkeys(remedy.method for remedy in cheap):
+            left = [remedy for remedy in cheap if remedy.method == method]
+            advance(len(left), method)
+            for rung, count in ((1, few), (2, len(asked))):
+                found = {
+                    remedy: work.row(
+                        "development", rung, remedy, work.answers(remedy, asked.iloc[:count]), costs[remedy.digest],
+                        intact.iloc[:count],
+                    )
+                    for remedy in left
+                }  # fmt: skip
+                rows += found.values()
+                left = sorted(left, key=lambda remedy: _order(found[remedy]), reverse=True)
+                if rung == 1:
+                    left = left[: -(-len(left) // KEPT)]
+            best[method] = left[0], found[left[0]]
+    return rows, best
+
+
+def _chosen(intact: Mapping[str, Any], best: Mapping[str, _Best]) -> Remedy | None:
+    """The recipe that is best on the whole development half, if it is within the bounds and better than nothing."""
+    able = [
+        (_order(row), remedy)
+        for remedy, row in best.values()
+        if isinstance(remedy.change, Recipe) and row["within"] and _order(row)[1:3] > _order(intact)[1:3]
+    ]
+    return max(able, key=lambda pair: pair[0])[1] if able else None
+
+
+def _confused(answers: pd.DataFrame) -> bool:
+    """Whether an answer fails by line or by word."""
+    failed = answers["judged"] & ~(answers["line_pass"] & (answers["word_pass"] != False))  # noqa: E712
+    return bool(failed.any())
