@@ -69,6 +69,8 @@ def preset(study: str, name: str) -> str:
     """
     file = files("neuroglot.studies") / "presets" / f"{study}-{name}.toml"
     if not file.is_file():
+        if not file.with_name(f"{study}-quick.toml").is_file():
+            raise NeuroglotError(f"There is no study {study}; studies are lape, babel and lingua-franca.")
         raise NeuroglotError(f"There is no preset {name} of {study}; presets are quick, evidence and paper.")
     return file.read_text(encoding="utf-8")
 
