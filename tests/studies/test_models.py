@@ -55,3 +55,20 @@ def test_what_cannot_be_laid_side_by_side_is_said(two, tmp_path, monkeypatch, ca
         monkeypatch, capsys, "study", "lape", first, "--corpus", "starter", "--out", tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_opened_is_said_once_and_nothing_is_written(two, tmp_path, monkeypatch, capsys):
+    """Of every model, before the first is measured."""
+    first, _, settings = two
+    asked = ["study", "lape", "--settings", settings, "--out", tmp_path / "out"]
+    gone = tmp_path / "gone.gguf"
+    assert "gone.gguf" in refused(monkeypatch, capsys, *asked, "--models", first, gone)
+    assert "'xx'" in refused(monkeypatch, capsys, *asked, "-l", "en,xx", first)
+    assert "no study foo" in refused(monkeypatch, capsys, "study", "settings", "foo")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_measured_is_a_refusal(two, tmp_path, monkeypatch, capsys):
+    first, _, _ = two
+    said = refused(monkeypatch, capsys, "study", "babel", first, "--only", "table-4", "--out", tmp_path / "out")
+    assert "Nothing was measured" in said and "mgsm.names" in said
