@@ -1,5 +1,7 @@
 """A paper's study on several models, side by side."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import tiny
@@ -33,7 +35,7 @@ def test_models_stand_side_by_side_item_by_item(two, tmp_path):
     assert set(row[first]) | set(row[second]) <= {"agrees", "does not agree", "no verdict", "not measured"}
     page = (folder / "models.html").read_text(encoding="utf-8")
     for model, path in model_folders(folder, [first, second]).items():
-        assert model in page and f'{path.name}/study.html#table-8"' in page
+        assert f">{Path(model).name}</a>" in page and model not in page and f'{path.name}/study.html#table-8"' in page
         assert (path / "study.html").is_file() and (path / "study" / "table-8.csv").is_file()
     assert "is there" not in printed
     again = neuroglot(*asked, "--models", f"{first},{second}")  # the other way to say it; everything is read
@@ -53,3 +55,20 @@ def test_what_cannot_be_laid_side_by_side_is_said(two, tmp_path, monkeypatch, ca
         monkeypatch, capsys, "study", "lape", first, "--corpus", "starter", "--out", tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_opened_is_said_once_and_nothing_is_written(two, tmp_path, monkeypatch, capsys):
+    """Of every model, before the first is measured."""
+    first, _, settings = two
+    asked = ["study", "lape", "--settings", settings, "--out", tmp_path / "out"]
+    gone = tmp_path / "gone.gguf"
+    assert "gone.gguf" in refused(monkeypatch, capsys, *asked, "--models", first, gone)
+    assert "'xx'" in refused(monkeypatch, capsys, *asked, "-l", "en,xx", first)
+    assert "no study foo" in refused(monkeypatch, capsys, "study", "settings", "foo")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_measured_is_a_refusal(two, tmp_path, monkeypatch, capsys):
+    first, _, _ = two
+    said = refused(monkeypatch, capsys, "study", "babel", first, "--only", "table-4", "--out", tmp_path / "out")
+    assert "Nothing was measured" in said and "mgsm.names" in said

@@ -28,7 +28,11 @@ def score(
     ] = None,
     judge_url: Annotated[
         str | None,
-        typer.Option(help="Its endpoint. [default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]", show_default=False),
+        typer.Option(
+            help="Its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
+            "[default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]",
+            show_default=False,
+        ),
     ] = None,
     reader: Annotated[
         str | None,

@@ -178,7 +178,7 @@ def study_run(
     from neuroglot.studies.models import model_folders, models_page, models_table
     from neuroglot.studies.page import agreement, study_page
     from neuroglot.studies.registry import STUDIES
-    from neuroglot.studies.study import Study
+    from neuroglot.studies.study import Study, check_begun
 
     def settings_of_model(model: str | None) -> "StudySettings":
         of_model = {**instead["model"], **({} if model is None else {"source": model})}
@@ -192,6 +192,9 @@ def study_run(
     if folder is None:
         where = where.with_name(f"{name}-{where.name}")
     folders: dict[Any, Path] = model_folders(where, list(map(str, models))) if several else {models[0]: where}
+    for model, its in said.items():  # of all, before the first is measured
+        if not (folders[model] / "run.json").is_file():
+            check_begun(its)
     studies: dict[str, Study] = {}
     for model, its in said.items():
         if several:
@@ -213,6 +216,9 @@ def study_run(
         columns_shown = {"": [agreement(found[item.key]) for item in items]}
     print_table(columns_shown, one.paper["venue"], [f"{item.name}, {item.title}" for item in items])
     out.print(f"wrote {where if several else where / 'study'}, {page}")
+    failures = [kept["failed"] for one in studies.values() for item in items if (kept := one.found(item, failed=True))]
+    if failures and all(failures):
+        raise NeuroglotError(f"Nothing was measured: {failures[0]}")
 
 
 def _settings_text(name: str, preset: str, settings: Path | None) -> tuple[str, str]:

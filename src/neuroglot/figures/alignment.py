@@ -247,8 +247,10 @@ def sizes_figure(table: pd.DataFrame, tasks: Sequence[str], title: str = "", *, 
 
 
 def _layer_axis(axes: Axes) -> None:
+    """Whole numbers from 1: there is no layer 0."""
     axes.set_xlabel("layer")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))
 
 
 def _line(axes: Axes, table: pd.DataFrame, name: str, colour: str, label: str) -> None:

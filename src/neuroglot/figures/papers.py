@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from neuroglot.figures.style import STYLE, surface, whole
+from neuroglot.figures.words import change_text
 from neuroglot.languages.tags import language_name
 
 __all__ = ["growth_figure", "region_figure", "share_figure"]
@@ -39,13 +39,22 @@ def growth_figure(table: pd.DataFrame, language: str, title: str = "", *, ax: Ax
         axes.set_yscale("symlog", linthresh=0.1)
         lowest, highest = float(table.to_numpy().min()), float(table.to_numpy().max())
         axes.set_ylim(min(-0.05, 1.5 * lowest), max(0.05, 1.5 * highest))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _change_axis(axes, highest)
         axes.axhline(0, color=GREY, lw=0.6)
         axes.set_xlabel("neurons of the model that count as language-specific")
         axes.set_ylabel("change of perplexity")
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
         figure.suptitle(title, fontsize=10)
     return whole(figure)
+
+
+def _change_axis(axes: Axes, highest: float) -> None:
+    """Ticks of a change that may be of many orders: 0%, +10%, +100%, then ×10, ×100 … in few enough steps."""
+    orders = range(1, max(2, int(np.log10(highest + 1)) + 1)) if highest > 9 else range(0)
+    orders = orders[:: max(1, -(-len(orders) // 6))]
+    small = {change: change_text(change) for change in (0.0, 0.1, 1.0)}
+    large = {10.0**order - 1: f"×{10**order:,}" if order < 4 else f"×1e{order}" for order in orders}
+    axes.set_yticks(list(small | large), list((small | large).values()))
 
 
 def share_figure(table: pd.DataFrame, title: str = "", *, ax: Axes | None = None) -> Figure:

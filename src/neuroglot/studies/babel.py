@@ -23,7 +23,7 @@ from neuroglot.run.settings import ExpertSettings
 from neuroglot.run.tasks import pruned_conditions
 from neuroglot.stats import mantel
 from neuroglot.studies.settings import StudySettings, TaskSettings
-from neuroglot.studies.study import Finding, Study, not_asked
+from neuroglot.studies.study import Finding, Study, not_asked, short_name
 
 __all__ = ["Babel", "BabelSettings"]
 
@@ -152,9 +152,7 @@ class Babel(Study):
         table = pd.DataFrame({"layer": self.layers, "spread": spread.numpy()})
         for tag, matrix in zip(tags, frequency, strict=True):
             table[tag] = matrix.mean(1).numpy()
-        figure = pattern_figure(
-            frequency, tags, f"Activation patterns of {self.settings.model.source}", layers=self.experts.layers
-        )
+        figure = pattern_figure(frequency, tags, f"Activation patterns of {self.of_model}", layers=self.experts.layers)
         return Finding(said, agrees, {"": table}, {"": figure})
 
     def figure_2(self) -> Finding:
@@ -164,9 +162,7 @@ class Babel(Study):
             name: pd.DataFrame(getattr(similarity, name).numpy(), tags, tags).rename_axis("language").reset_index()
             for name in ("euclidean", "kl", "pearson")
         }
-        figure = expert_similarity_figure(
-            similarity, tags, f"Similarity of activation patterns in {self.settings.model.source}"
-        )
+        figure = expert_similarity_figure(similarity, tags, f"Similarity of activation patterns in {self.of_model}")
         distance = similarity.euclidean.clone().fill_diagonal_(float("inf"))
         nearest = ", ".join(f"{tag} – {tags[int(row.argmin())]}" for tag, row in zip(tags, distance, strict=True))
         said, agrees = [f"Nearest by Euclidean distance: {nearest}."], None
@@ -194,7 +190,7 @@ class Babel(Study):
         table = pd.DataFrame({"layer": self.layers, "shared_by_all": share.numpy()})
         figure = shared_figure(
             self.frequency,
-            f"High-frequency experts of {self.settings.model.source}",
+            f"High-frequency experts of {self.of_model}",
             self.experts.high,
             layers=self.experts.layers,
         )
@@ -215,7 +211,7 @@ class Babel(Study):
                 f"the last by {float(moved[-1]):.4f}; median of the layers {float(moved.median()):.4f}."]  # fmt: skip
         table = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags))
         table.insert(0, "layer", self.layers)
-        title = f"{self.settings.tuned} less {self.settings.model.source}"
+        title = f"{short_name(self.settings.tuned)} less {self.of_model}"
         figure = change_figure(change, tags, title, layers=self.experts.layers)
         return Finding(said, most == counted.layers, {"": table}, {"": figure})
 
@@ -239,7 +235,7 @@ class Babel(Study):
         mean = table.groupby("choice", sort=False).experts.median()
         falls = bool((mean.diff().dropna() <= 0).all())
         said.append("Median perplexity over languages: " + ", ".join(f"{n} {v:,.0f}" for n, v in mean.items()) + ".")
-        figure = share_figure(table, f"{self.settings.model.source}, the same share of every layer kept")
+        figure = share_figure(table, f"{self.of_model}, the same share of every layer kept")
         return Finding(said, falls and better > 0.5, {"": table}, {"": figure})
 
     def table_3(self) -> Finding:

@@ -216,7 +216,7 @@ class Lape(Study):
         for method in dict.fromkeys(methods):
             result = self.change(method)
             leading[method] = share_diagonal_dominant(result)
-            title = f"{method_title(method)} neurons of {self.settings.model.source} off: change of perplexity"
+            title = f"{method_title(method)} neurons of {self.of_model} off: change of perplexity"
             figures[method] = perturbation_figure(result, title)
             tables[method] = result.frame()
             said.append(f"{method_title(method)}: {diagonal_words(result)}; {target_words(result)}.")
@@ -234,7 +234,12 @@ class Lape(Study):
     def figure_3(self) -> Finding:
         """LAPE on other models."""
         if not self.settings.models:
-            raise not_asked("models = [...]")
+            alone = self.change("lape")
+            said = [
+                f"This model alone: {diagonal_words(alone)}; {target_words(alone)}. Others are measured beside it with "
+                "models = [...] in the settings, or each on a page of its own with --models."
+            ]
+            return Finding(said, share_diagonal_dominant(alone) > 0.5, {self.of_model: alone.frame()})
         how, measure = self.settings.identify, self.settings.perturb
         said, tables, figures, leading = [], {}, {}, []
         for source in self.settings.models:
@@ -260,7 +265,7 @@ class Lape(Study):
         if {"zh", "ja"} <= set(neurons.languages):
             shared = int(neurons.intersection("zh", "ja").sum())
             said.append(f"Chinese and Japanese share {shared} of {int(neurons['zh'].sum())} and "
-                        f"{int(neurons['ja'].sum())} neurons in {self.settings.model.source}.")  # fmt: skip
+                        f"{int(neurons['ja'].sum())} neurons in {self.of_model}.")  # fmt: skip
         return Finding(said, all(share > 0.5 for share in leading), tables, figures)
 
     def table_1(self) -> Finding:
@@ -333,7 +338,7 @@ class Lape(Study):
         if "es" in others and how.language == "fr":
             agrees = agrees and others.loc[last].idxmax() == "es"
         table.insert(0, "neurons", pd.Series(sizes))
-        title = f"{name} LAPE neurons of {self.settings.model.source} off"
+        title = f"{name} LAPE neurons of {self.of_model} off"
         figure = growth_figure(table.drop(columns="neurons"), how.language, title)
         return Finding(said, agrees, {"": table.reset_index()}, {"": figure})
 
@@ -346,14 +351,14 @@ class Lape(Study):
         counts = neurons.union().sum(1)
         fullest = ", ".join(f"layer {i + 1} ({int(counts[i])})" for i in counts.argsort(descending=True)[:3].tolist())
         said.append(f"Most neurons: {fullest} of {len(counts)} layers.")
-        figure = layer_figure(neurons, f"LAPE neurons of {self.settings.model.source}, by layer")
+        figure = layer_figure(neurons, f"LAPE neurons of {self.of_model}, by layer")
         return Finding(said, first > middle < last, {"": neurons.counts().reset_index()}, {"": figure})
 
     def table_8(self) -> Finding:
         """The counts behind Figure 5."""
         neurons = self.of("lape")
         first, middle, last = thirds(neurons)
-        said = [f"{self.settings.model.source}: first third {first:.1%}, middle {middle:.1%}, last third {last:.1%}."]
+        said = [f"{self.of_model}: first third {first:.1%}, middle {middle:.1%}, last third {last:.1%}."]
         return Finding(said, None, {"": neurons.counts().reset_index()})
 
     def figure_6(self) -> Finding:
@@ -370,7 +375,7 @@ class Lape(Study):
             f"{layers['ses_margin'].max():.3f} (layer {int(layers['ses_margin'].idxmax())}): where that is small, "
             "states are alike whatever they mean.",
         ]  # fmt: skip
-        title = f"SES over LAPE neurons, {self.settings.model.source}"
+        title = f"SES over LAPE neurons, {self.of_model}"
         agrees = peak not in (ses.index[0], ses.index[-1]) and rank < 0
         return Finding(said, agrees, {"": layers.reset_index()}, {"": ses_figure(layers, neurons, "LAPE", title)})
 
@@ -380,7 +385,7 @@ class Lape(Study):
         mean = table.mean().sort_values(ascending=False)
         said = ["Dominance, mean over layers: " + ", ".join(f"{tag} {value:.3f}" for tag, value in mean.items()) + "."]
         agrees = str(mean.index[0]) == "en" if "en" in mean else None
-        figure = dominance_figure(table, f"Dominance in {self.settings.model.source}")
+        figure = dominance_figure(table, f"Dominance in {self.of_model}")
         return Finding(said, agrees, {"": table.reset_index()}, {"": figure})
 
     def table_4(self) -> Finding:

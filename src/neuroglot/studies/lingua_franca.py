@@ -104,7 +104,7 @@ class LinguaFranca(Study):
     def what(self) -> str:
         """The model and the samples, for titles."""
         samples = self.verses
-        return f"{self.settings.model.source}: {len(samples)} samples in each of {len(samples.languages)} languages"
+        return f"{self.of_model}: {len(samples)} samples in each of {len(samples.languages)} languages"
 
     def evolved(self, models: list[str], *, sizes: bool) -> Evolution:
         """The measures of every model of a list."""
@@ -149,7 +149,7 @@ class LinguaFranca(Study):
             for name, values in (("LRDS", lrds), ("SADS", sads))
         ]
         agrees = sads[1] > max(sads[0], sads[2]) and lrds[1] < min(lrds[0], lrds[2])
-        figure = score_figure(layers, f"Alignment of {self.settings.model.source} by layer")
+        figure = score_figure(layers, f"Alignment of {self.of_model} by layer")
         return Finding(said, agrees, {"": layers.reset_index()}, {"": figure})
 
     def table_1(self) -> Finding:
@@ -177,7 +177,7 @@ class LinguaFranca(Study):
         ).loc[list(own.index)]
         table["share"] = (table["neurons"] / regions.total).map("{:.1%}".format)
         wide = change.T.map(change_text).rename_axis("language measured").reset_index()
-        title = f"Key regions of {self.settings.model.source} off: change of perplexity"
+        title = f"Key regions of {self.of_model} off: change of perplexity"
         agrees = share_diagonal_dominant(result) > 0.5 and len(above) > len(own) / 2
         tables = {"": table.rename_axis("language").reset_index(), "all": wide}
         return Finding(said, agrees, tables, {"": perturbation_figure(result, title)})
@@ -198,7 +198,7 @@ class LinguaFranca(Study):
             said = [f"One checkpoint only. Of its key neurons {first:.0%} are in the first third of the layers, "
                     f"{middle:.0%} "
                     f"in the middle, {last:.0%} in the last."]  # fmt: skip
-            figure = layer_figure(self.regions, f"Key regions of {self.settings.model.source}, by layer")
+            figure = layer_figure(self.regions, f"Key regions of {self.of_model}, by layer")
             return Finding(said, first > middle < last, {"": self.regions.counts().reset_index()}, {"": figure})
         counts = self.evolved(self.settings.checkpoints, sizes=False).regions
         shares = {}
@@ -227,7 +227,7 @@ class LinguaFranca(Study):
             f"{language_name(str(sizes.idxmin()))} ({sizes.min():,}).",
             f"Above the median of the others ({median:,.0f}): {', '.join(large) or 'none'} of {', '.join(far)}.",
         ]  # fmt: skip
-        figure = region_figure(sizes, total, f"Key regions of {self.settings.model.source}")
+        figure = region_figure(sizes, total, f"Key regions of {self.of_model}")
         table = sizes.rename("neurons").rename_axis("language").reset_index()
         return Finding(said, len(large) == len(far) if far and len(others) else None, {"": table}, {"": figure})
 

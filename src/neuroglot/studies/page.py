@@ -17,6 +17,8 @@ __all__ = ["TEMPLATES", "agreement", "study_page"]
 
 ROWS = 24
 """Longer tables are linked and not shown."""
+TEXTS = 6
+"""Rows of a table of texts that are shown; the rest is in its file."""
 NARROW = 64
 """Letters a line: wider tables do not fit beside the other side's words."""
 
@@ -61,8 +63,10 @@ def _shown(study: Study, item: Item) -> dict[str, Any]:
         small = len(table) <= ROWS and suffix != "answers"
         table = table.map(_cell) if small else table
         texts = bool({"normal", "prompt", "question"} & set(table.columns))
+        more = max(0, len(table) - TEXTS) if texts else 0
+        table = table.iloc[:TEXTS] if texts else table.rename(columns=lambda column: str(column).replace("_", " "))
         shown["tables"].append(
-            {"suffix": suffix, "name": name, "table": table if small else None, "texts": texts,
+            {"suffix": suffix, "name": name, "table": table if small else None, "texts": texts, "more": more,
              "beside": small and not texts and (item.key.startswith("table") or not kept["figures"])
              and suffix == "" and _width(table) <= NARROW}
         )  # fmt: skip

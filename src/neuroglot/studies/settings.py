@@ -67,8 +67,11 @@ def preset(study: str, name: str) -> str:
     Raises:
         NeuroglotError: there is none of this name.
     """
-    file = files("neuroglot.studies") / "presets" / f"{study}-{name}.toml"
+    folder = files("neuroglot.studies") / "presets"
+    file = folder / f"{study}-{name}.toml"
     if not file.is_file():
+        if not (folder / f"{study}-quick.toml").is_file():
+            raise NeuroglotError(f"There is no study {study}; studies are lape, babel and lingua-franca.")
         raise NeuroglotError(f"There is no preset {name} of {study}; presets are quick, evidence and paper.")
     return file.read_text(encoding="utf-8")
 

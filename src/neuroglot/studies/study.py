@@ -31,7 +31,7 @@ from neuroglot.recording.record_samples import record_samples
 from neuroglot.run.directory import Run
 from neuroglot.run.identification import identify_run
 from neuroglot.run.perturbation import perturb_run
-from neuroglot.run.recording import record_run
+from neuroglot.run.recording import languages_to_record, record_run
 from neuroglot.run.tasks import measure_and_keep
 from neuroglot.storage.atomic import read_json, save_text
 from neuroglot.storage.names import is_name
@@ -40,7 +40,7 @@ from neuroglot.storage.tables import save_table
 from neuroglot.studies.paper import Item, choose, paper
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
 
-__all__ = ["Finding", "Study", "not_asked"]
+__all__ = ["Finding", "Study", "check_begun", "not_asked", "short_name"]
 
 
 @dataclass
@@ -91,6 +91,11 @@ class Study:
         save_text(kept, json.dumps(now, indent=2, ensure_ascii=False))
         self._neurons: dict[str, NeuronSet] = {}
         self._identified: dict[str, dict[str, Any]] = {}  # with which settings
+
+    @property
+    def of_model(self) -> str:
+        """The model, as titles name it."""
+        return short_name(self.settings.model.source)
 
     # --- what items ask for -------------------------------------------------------------------------------------------
 
@@ -215,6 +220,24 @@ def _names_files(kept: dict[str, Any]) -> bool:
     """Whether what is kept of an item names its tables and figures by names of files, and no other paths."""
     parts = [kept.get(part) for part in ("tables", "figures")]
     return all(isinstance(part, dict) and all(map(is_name, part.values())) for part in parts)
+
+
+def check_begun(settings: StudySettings) -> None:
+    """Refuse a model or a text that cannot be opened, before weights are and before anything is written.
+
+    Raises:
+        NeuroglotError: the model is not there, cannot be read or has no neurons; or the text is not there or lacks a
+            language.
+    """
+    settings.model.check_source()
+    languages_to_record(settings.text)
+    settings.model.reader(trust_remote_code=settings.model.trust_remote_code)
+
+
+def short_name(source: str) -> str:
+    """A model by a name that says nothing of where its file lies: a hub id as it is, of a path the last part."""
+    path = Path(source)
+    return path.name if path.is_absolute() or path.suffix == ".gguf" or source.startswith(".") else source
 
 
 def not_asked(what: str) -> NeuroglotError:
