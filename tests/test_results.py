@@ -159,7 +159,7 @@ def test_our_own_claims():
             continue
         found = read(target.removeprefix("results/"))
         if "shrink" in target:
-            times = {row["what"].split()[0].rstrip(","): row["times"] for row in found}
+            times = {row["what"].removesuffix(", uneven"): row["times"] for row in found}
             values = [times["refit"], times["magnitude"], times["random"]]
         elif "kmeans" in target:
             seconds = [float(row["seconds"]) for row in found]
@@ -227,18 +227,18 @@ def test_shrinking():
         tag: {row["what"]: row for row in read(f"shrink/gemma3-270m-{tag}-sizes.csv")} for tag in ("fr", "zh", "hi")
     }
     for share, tokens, _, what, bits, times, _ in sizes[3:]:
-        name = "random neurons" if not what else what.split()[0].replace("re-fit", "refit")
+        name = "random" if not what else what.split()[0].replace("re-fit", "refit")
         row = found["fr"][name]
         assert share == "33 %" and numbers(tokens) == [float(row["tokens"])]
         assert rounded(bits, row["bits"]) and rounded(times, row["times"])
     for (tag, rows), (_, tokens, _, intact, *times) in zip(found.items(), languages[1:], strict=True):
         assert numbers(tokens) == [float(rows["refit"]["tokens"])]
         assert rounded(intact, rows["intact"]["bits"]), tag
-        for name, cell in zip(("refit", "magnitude", "random neurons"), times, strict=True):
+        for name, cell in zip(("refit", "magnitude", "random"), times, strict=True):
             assert rounded(cell, rows[name]["times"]), (tag, name)
     alone = {row["what"]: row for row in read("shrink/gemma3-270m-fr-ffn.csv")}
     for (_, perplexity, times), name in zip(
-        ffn[1:], ("intact", "refit, uneven", "magnitude, uneven", "random"), strict=True
+        ffn[1:], ("intact", "refit, uneven", "magnitude, uneven", "random, uneven"), strict=True
     ):
         assert rounded(perplexity, alone[name]["perplexity"])
         assert rounded(times, alone[name]["times"])
@@ -272,3 +272,51 @@ def test_a_number_that_is_not_in_its_file_would_be_seen():
     assert rounded("1.38", "1.3847")
     assert not rounded("1.39", "1.3847")
     assert not rounded("-0.62", "0.62")
+
+
+def interval(row, decimals):
+    times, low, high = (f"{float(row[name]):.{decimals}f}" for name in ("times", "low", "high"))
+    return f"{times} ({low} to {high})"
+
+
+def test_healing():
+    sizes, ffn, only = tables("howto/shrink.md", "Healing")
+    files = {"Gemma 3 270M": "gemma3-270m", "Qwen2.5-Coder 0.5B": "qwen2.5-coder-0.5b"}
+    tags = {"French": "fr", "Chinese": "zh", "Hindi": "hi"}
+    for name, size, *cells in sizes[1:]:
+        model, language = name.split(", ")
+        rows = [
+            row
+            for row in read(f"shrink/{files[model]}-{tags[language]}-sizes.csv")
+            if row["share"] and float(row["share"]) == float(size.split()[0]) / 100
+        ]
+        found = {row["what"]: interval(row, 3) for row in rows if row["times"]}
+        before = found.get("refit", found.get("vocabulary"))
+        assert cells == [before, found.get("healed", ""), found.get("healed, teacher alone", "")], name
+    alone = {row["what"]: row for row in read("shrink/gemma3-270m-fr-ffn.csv")}
+    for cells, kind in zip(ffn[1:], ("even", "uneven"), strict=True):
+        assert cells[1:] == [interval(alone[f"{name}, {kind}"], 2) for name in ("magnitude", "refit", "healed")]
+    for cells, row in zip(only[1:], read("shrink/gemma3-270m-fr-only.csv")[1:], strict=True):
+        assert cells == [
+            row["what"],
+            *(f"{float(row[f'{tag} times']):.3f}" for tag in "fr en de es zh hi ru ja".split()),
+        ]
+
+
+def test_units():
+    """Every method on neurons and on heads, at equal budgets; a cell is selectivity with its interval."""
+    (shown,) = tables("results.md", "Neurons and heads on real text")
+    names = ("selectivity", "selectivity_low", "selectivity_high")
+    files = [read(f"units/{model}.csv") for model in ("gemma3-270m", "qwen2.5-coder-0.5b")]
+    for method, *cells in shown[1:]:
+        places = [(rows, budget) for rows in files for budget in ("0.01", "0.001")]
+        for cell, (rows, budget) in zip(cells, places, strict=True):
+            found = [r for r in rows if (r["method"], r["budget"], r["part"]) == (method, budget, "all")]
+            (row,) = found
+            value, low, high = (f"{float(row[name]):.1f}" for name in names)
+            assert cell == f"{value} ({low} to {high})", method
+
+
+def test_the_middle_layers():
+    (shown,) = tables("results.md", "Which language the middle layers speak")
+    assert shown[1:] == [list(row.values()) for row in read("units/lens-middle.csv")]

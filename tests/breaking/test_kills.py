@@ -61,7 +61,8 @@ WRITTEN = {
     ("record", "folder"), ("demo", "folder"), ("merge", "folder"), ("evolve", "folder"), ("prune", "folder"),
     ("prune", "ranking"), ("tune", "folder"), ("moefy", "folder"), ("shrink", "folder"), ("shrink", "gguf"),
     ("steer", "save"), ("steer", "bake"), ("steer", "export"), ("evaluate generation", "save"),
-    ("evaluate generation", "clas"), ("evaluate confusion", "table"), ("evaluate score", "table"),
+    ("evaluate generation", "clas"), ("evaluate confusion", "table"),
+    ("evaluate confusion", "starts"), ("evaluate score", "table"),
     ("evaluate tasks", "folder"), ("study lape", "folder"), ("study babel", "folder"),
     ("study lingua-franca", "folder"), ("fix", "folder"), ("fix", "bake"),
 }  # fmt: skip

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuroglot.cli.app import app, checked, out, print_table, split
-from neuroglot.cli.options import DeviceOption, DtypeOption, ModelArgument, TextColumnOption, TrustOption
+from neuroglot.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    LanguageColumnOption,
+    ModelArgument,
+    TextColumnOption,
+    TrustOption,
+)
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.made import check_place
 
@@ -42,6 +49,7 @@ def fix(
         ),
     ] = None,
     text_column: TextColumnOption = "text",
+    language_column: LanguageColumnOption = None,
     crosslingual: Annotated[
         bool, typer.Option(help="Ask the built-in questions in English, too, with «Answer in X».")
     ] = True,
@@ -104,8 +112,8 @@ def fix(
     tags = {name: tuple(map(language_tag, split(text) or ())) for name, text in (("off", languages), ("keep", keep))}
     settings = checked(
         FixSettings, to=to and language_tag(to), avoided=tags["off"], keep=tags["keep"], prompts=tuple(prompts or ()),
-        text_column=text_column, crosslingual=crosslingual, limit=limit, methods=tuple(tried), max_cost=max_cost,
-        tokens=held_out,
+        text_column=text_column, language_column=language_column, crosslingual=crosslingual, limit=limit,
+        methods=tuple(tried), max_cost=max_cost, tokens=held_out,
         generation=checked(Generation, tokens=tokens, repetition_penalty=repetition_penalty, batch=batch, chat=chat),
     )  # fmt: skip
     from neuroglot.corpus.load import check_corpus

@@ -93,8 +93,8 @@ def compensated(
 
 @torch.no_grad()
 def refits(
-    weights: Sequence[Float[Tensor, "width units"]],
-    masks: Sequence[Bool[Tensor, " units"]],
+    weights: Sequence[Float[Tensor, "width _"]],
+    masks: Sequence[Bool[Tensor, " _"]],
     model: Model,
     blocks: Int[Tensor, "blocks block"],
     language: str,

@@ -36,6 +36,8 @@ class FixSettings(BaseModel, frozen=True):
     """Prompts by the language that the answer should be in; by default the built-in ones."""
     text_column: str = "text"
     """The column of the prompts."""
+    language_column: str | None = None
+    """The column of their language."""
     crosslingual: bool = True
     """Ask the built-in questions in English, too, for an answer in the language wanted."""
     limit: int = Field(24, ge=2)
@@ -93,7 +95,7 @@ def fix_prompts(settings: FixSettings, wanted: Sequence[str]) -> dict[str, dict[
     )
     found: dict[str, dict[str, list[str]]] = {}
     for spec in named:
-        corpus = load_corpus(spec, text_column=settings.text_column)
+        corpus = load_corpus(spec, text_column=settings.text_column, language_column=settings.language_column)
         tags = {tag: tag_there for tag in wanted if (tag_there := closest(tag, corpus.languages))}
         texts = {tag: list(corpus[there])[: settings.limit] for tag, there in tags.items()}
         found[spec] = {tag: some for tag, some in texts.items() if some}
