@@ -43,7 +43,7 @@ def by_brute_force(model: ng.Model, corpus: ng.Corpus, block: int, tokens: int =
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "gemma3_text", "phi3"])
-@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("bos", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_equals_brute_force(family, bos):
     model, corpus = tiny.model(family, bos=bos), tiny.corpus()
     recording = ng.record(model, corpus, block=16, batch_tokens=64, progress=False)

@@ -224,7 +224,7 @@ def damage(path, how):
     path.write_bytes({"truncated": whole[: len(whole) // 2], "flipped": whole[:-1] + bytes([whole[-1] ^ 1])}[how])
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped"])
+@pytest.mark.parametrize("how", [pytest.param("truncated", marks=pytest.mark.long), "flipped"])
 @pytest.mark.parametrize("what", ["shards/*.safetensors", "text/fr-*.i32", "text/fr.json"])
 def test_a_damaged_file_is_repaired_by_the_next_run(tmp_path, monkeypatch, what, how):
     record(tmp_path / "whole")
