@@ -17,7 +17,7 @@ from neuroglot.edit.rows import Place, RowEdits
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.model import Model
 
-__all__ = ["FusedLayers", "alike"]
+__all__ = ["FusedLayers"]
 
 JOINED_SHARE = 0.03
 """Of the device's memory, that the copies of weights may take which are read as one matrix."""
