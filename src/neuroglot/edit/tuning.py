@@ -98,7 +98,7 @@ def tune(
             return path
         started = time.perf_counter()
         _same_work(work, about)
-        with writing(work):  # a full disk ends the saving of an epoch
+        with writing(work), without_bars():  # a full disk ends the saving of an epoch
             tuned, loss = trained(model, rows, settings, work, language, only, teacher, progress)
         about["loss"], about["seconds"] = loss, time.perf_counter() - started
         model.weights_changed()

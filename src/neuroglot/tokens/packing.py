@@ -68,7 +68,7 @@ def blocks_of(row: Int[Tensor, " tokens"], text: int, begin: Sequence[int]) -> I
 
 
 def pack(
-    model: Model, documents: Iterable[str], language: str, *, block: int, tokens: int
+    model: Model | TextReader, documents: Iterable[str], language: str, *, block: int, tokens: int
 ) -> Int[Tensor, "blocks block"]:
     """At most `tokens` tokens of the documents, cut into full blocks; what is left over at the end is dropped.
 
