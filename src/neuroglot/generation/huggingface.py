@@ -12,8 +12,9 @@ from neuroglot.edit.interventions import intervene
 from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotError
 from neuroglot.generation.choice import Choice
-from neuroglot.generation.prompts import Row, end_tokens, padding_token
+from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import padding_token
 
 __all__ = ["checkpoint_defaults", "write_plainly"]
 

@@ -33,7 +33,7 @@ from neuroglot.models.architecture.proof import prove_heads, prove_once
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.crew import Crew
 from neuroglot.models.sources import Bos
-from neuroglot.models.tokenization import beginning, encode
+from neuroglot.models.tokenization import beginning, known_tokens
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
@@ -245,7 +245,7 @@ class Model:
 
     def encode(self, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
         """The tokens of each text, at most `limit`, without `begin`; nothing that a text spells is special."""
-        return encode(self.tokenizer, texts, limit)
+        return known_tokens(self, texts, limit)
 
     @property
     def vocabulary(self) -> int:

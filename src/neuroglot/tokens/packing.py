@@ -10,8 +10,8 @@ from torch import Tensor
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.models.tokenization import TextReader
-from neuroglot.tokens.shards import check_vocabulary, token_rows, too_short
+from neuroglot.models.tokenization import TextReader, check_vocabulary
+from neuroglot.tokens.shards import token_rows, too_short
 
 __all__ = ["blocks_of", "check_fills", "pack", "text_of_block", "tokenize"]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotWarning, require
 from neuroglot.generation.huggingface import checkpoint_defaults
-from neuroglot.generation.prompts import padding_token
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import padding_token
 
 __all__ = ["cuts_are_said", "harness", "wrap"]
 
