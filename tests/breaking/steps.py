@@ -240,14 +240,14 @@ def fix(folder):
         return [sentences[place % 3 == 0 or recipe is not None] for place, recipe in enumerate(recipes)]
 
     trials.generate = write  # the process ends with this step
-    (folder / "openings").mkdir(exist_ok=True)
-    (folder / "openings" / "fr.txt").write_text("\n".join(f"le chat {i}" for i in range(6)), encoding="utf-8")
+    (folder / "asked to fix").mkdir(exist_ok=True)
+    (folder / "asked to fix" / "fr.txt").write_text("\n".join(f"le chat {i}" for i in range(6)), encoding="utf-8")
     run = Run.open(folder / "run")
     how = FixSettings(
-        to="fr", avoided=("en",), prompts=(str(folder / "openings"),), methods=("ablation", "head rows"), max_cost=1,
-        tokens=60, counted=200,
+        to="fr", avoided=("en",), prompts=(str(folder / "asked to fix"),), methods=("ablation", "head rows"),
+        max_cost=1, tokens=60, counted=200,
     )  # fmt: skip
-    fix_run(run, model, how, folder / "fixed", progress=False)[0].recipe.bake(model, folder / "fixed and baked")
+    fix_run(run, model, how, folder / "fixed", progress=False)[0].recipe.bake(model, folder / "remedied")
 
 
 COMMANDS = {
