@@ -255,7 +255,6 @@ def _adapted(model: Model, settings: TuneSettings) -> Any:
         task_type="CAUSAL_LM",
         fan_in_fan_out=any(is_transposed(part) for part in model.ffns[0].projections),
     )
-    config.base_model_name_or_path = model.name
     return get_peft_model(model.network, config)
 
 
