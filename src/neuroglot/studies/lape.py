@@ -143,10 +143,11 @@ class Lape(Study):
         how, languages = self.settings.identify, self.text[0].languages
         if how.tuned is None:
             raise not_asked("identify.tuned, a folder of models tuned on each language,")
-        tuned = {tag: Path(how.tuned) / tag for tag in languages}
+        where = Path(self.of_each(how.tuned))
+        tuned = {tag: where / tag for tag in languages}
         if missing := [tag for tag, folder in tuned.items() if not folder.is_dir()]:
             raise NeuroglotError(
-                f"{how.tuned} has no model tuned on {', '.join(missing)}; make them with `neuroglot tune`."
+                f"{where} has no model tuned on {', '.join(missing)}; make them with `neuroglot tune`."
             )
         self.record()
         found = parameter_variation(self.settings.model.source, tuned, top_fraction=how.top_fraction)

@@ -8,10 +8,9 @@ import pandas as pd
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import save_text
-from neuroglot.storage.names import check_name
 from neuroglot.storage.tables import save_table
 from neuroglot.studies.page import TEMPLATES, agreement
-from neuroglot.studies.study import Study
+from neuroglot.studies.study import Study, folder_name
 
 __all__ = ["model_folders", "models_page", "models_table"]
 
@@ -22,7 +21,7 @@ def model_folders(folder: Path, models: list[str]) -> dict[str, Path]:
     Raises:
         NeuroglotError: one is given twice, or the names of two end alike.
     """
-    named = {model: check_name(Path(model.split("?")[0]).name.removesuffix(".gguf")) for model in models}
+    named = {model: folder_name(model) for model in models}
     if len(set(named.values())) < len(models):
         raise NeuroglotError(
             f"Two of the models have one name ({', '.join(named.values())}): each is kept under the end of its name."
