@@ -12,7 +12,7 @@ from neuroglot.storage.tables import save_table
 from neuroglot.studies.page import TEMPLATES, agreement
 from neuroglot.studies.study import Study, folder_name
 
-__all__ = ["model_folders", "models_page", "models_table"]
+__all__ = ["model_folders", "models_items", "models_page", "models_table"]
 
 
 def model_folders(folder: Path, models: list[str]) -> dict[str, Path]:
@@ -46,8 +46,23 @@ def models_table(studies: Mapping[str, Study]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def models_items(studies: Mapping[str, Study]) -> pd.DataFrame:
+    """One row an item and a model: `item`, `model`, `verdict`, and `measured`, the sentences of the model's own page.
+
+    Args:
+        studies: model → its study, all of one paper.
+    """
+    rows = [
+        {"item": item.name, "model": model, "verdict": agreement(kept), "measured": " ".join(kept["said"])}
+        for item in next(iter(studies.values())).paper["items"]
+        for model, study in studies.items()
+        if (kept := study.found(item)) is not None
+    ]
+    return pd.DataFrame(rows, columns=["item", "model", "verdict", "measured"])
+
+
 def models_page(folder: Path, studies: Mapping[str, Study]) -> Path:
-    """Write `models.csv` and `models.html` in `folder`, and give the page's path.
+    """Write `models.csv`, `items.csv` and `models.html` in `folder`, and give the page's path.
 
     The page is one section an item: the paper's words and test, then each model's verdict, sentences and first figure,
     which links to the model's own page.
@@ -58,6 +73,7 @@ def models_page(folder: Path, studies: Mapping[str, Study]) -> Path:
     """
     table = models_table(studies)
     save_table(folder / "models.csv", table)
+    save_table(folder / "items.csv", models_items(studies))
     first = next(iter(studies.values()))
     items = [
         {"item": item, "models": {model: _shown(folder, study, item) for model, study in studies.items()}}

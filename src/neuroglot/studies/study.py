@@ -150,7 +150,7 @@ class Study:
 
     def tasks(self, names: Sequence[str], how: TaskSettings, conditions: Sequence[Condition] = ()) -> pd.DataFrame:
         """Benchmarks, intact and in other conditions, in the papers' shape."""
-        asked = {"limit": how.limit, "fewshot": how.fewshot, "data_dir": how.data_dir}
+        asked = how.model_dump(exclude={"names"})
         table = measure_and_keep(self.model, list(names), list(conditions), asked, self.path)
         return table.summary()
 
