@@ -23,6 +23,7 @@ from neuroglot.models.architecture.edits import Edits, at_input
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.architecture.sites import EAGER, Edit
 from neuroglot.models.architecture.trace import Step, trace
+from neuroglot.models.architecture.weights import is_readable
 
 __all__ = ["Attention", "find_attentions"]
 
@@ -54,17 +55,11 @@ class Attention:
             NeuroglotError: it is packed or elsewhere.
         """
         weight: Any = self.projection.weight
-        if weight.device.type == "meta" or not weight.is_floating_point():
+        if not is_readable(weight):
             raise NeuroglotError(
                 "The weights of this model's attention are quantised or offloaded, so the share of a head cannot be "
                 "computed; load it whole, or leave heads out."
             )
-        return self.stored
-
-    @property
-    def stored(self) -> Float[Tensor, "out in"]:
-        """The same whatever it is: packed, or without values."""
-        weight: Any = self.projection.weight
         rows: Tensor = weight.T if is_transposed(self.projection) else weight
         return rows
 
