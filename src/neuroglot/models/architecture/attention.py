@@ -21,7 +21,7 @@ from neuroglot.models.architecture.body import body, few_tokens, has_encoder, la
 from neuroglot.models.architecture.discovery import ACTIVATIONS, CONSTANT, MOVES, OTHERS, layer_of
 from neuroglot.models.architecture.edits import Edits, at_input
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
-from neuroglot.models.architecture.sites import EAGER, Edit
+from neuroglot.models.architecture.sites import EAGER, UNWATCHED, Edit
 from neuroglot.models.architecture.trace import Step, trace
 from neuroglot.models.architecture.weights import is_readable
 
@@ -100,7 +100,8 @@ class Attention:
 
         def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if module is self.projection and threading.get_ident() == thread:
-                observer(inputs[0])
+                with UNWATCHED():
+                    observer(inputs[0])
 
         handle = self.projection.register_forward_pre_hook(read)
         EAGER.__enter__()

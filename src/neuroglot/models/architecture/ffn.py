@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.edits import Edits, at_input, at_output, at_stream
-from neuroglot.models.architecture.sites import EAGER, Edit, InlineCall, Site
+from neuroglot.models.architecture.sites import EAGER, UNWATCHED, Edit, InlineCall, Site
 from neuroglot.models.architecture.weights import is_readable
 
 __all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed", "narrow_projection"]
@@ -194,7 +194,8 @@ class FFN:
 
         def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if module is self.down and threading.get_ident() == thread:
-                observer(kept.pop(), inputs[0])
+                with UNWATCHED():
+                    observer(kept.pop(), inputs[0])
 
         handles: list[Any] = [self.activation.register_forward_hook(keep)]
         if not self.one_site:

@@ -232,7 +232,8 @@ class _Check:
     def what_failed(self) -> str | None:
         """In words; None if all holds."""
         ffn = self.ffn
-        needed = ["activation", "entered", "output", "read", "up", *([] if ffn.one_site else ["hidden"])]
+        needed = ["activation", "entered", "output", "read", "up"]
+        needed += (["gate"] if ffn.gated else []) + ([] if ffn.one_site else ["hidden"])
         passed = {name: len(self.seen[name]) for name in needed}
         if set(passed.values()) != {1}:
             name = next(name for name, times in passed.items() if times != 1)
