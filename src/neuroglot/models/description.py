@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from neuroglot.models.architecture.families import declared, own_families
+from neuroglot.models.architecture.families import declaration
 from neuroglot.models.architecture.find import left_out
 from neuroglot.models.architecture.proof import prove
 from neuroglot.models.gguf_keys import ARCHITECTURES
@@ -22,7 +22,7 @@ class Description:
     Attributes:
         name: of the model.
         architecture: its `model_type`.
-        found: how its FFNs were found: `declared`, `declared by you` (`--family`) or `discovered`.
+        found: how its FFNs were found: `declared`, `declared by you` (`--family`) or by a package, or `discovered`.
         layers: how many layers have an FFN.
         widths: neurons of each.
         gated: whether a gate is multiplied into the activation.
@@ -95,9 +95,8 @@ def describe(model: Model) -> Description:
 
 
 def _found(kind: str) -> str:
-    if any(kind in family.types for family in own_families()):
-        return "declared by you"
-    return "declared" if declared(kind) is not None else "discovered"
+    found = declaration(kind)
+    return "discovered" if found is None else "declared" if found[1] == "Neuroglot" else f"declared by {found[1]}"
 
 
 def _baking(model: Model) -> tuple[str, dict[str, list[str]]]:

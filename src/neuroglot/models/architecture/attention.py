@@ -138,7 +138,7 @@ def find_attentions(network: nn.Module) -> list[Attention]:
                 found.append(Attention(layer_of(step.module, names), step.module, columns))
     if not found:
         raise NeuroglotError(
-            f"No attention with an output projection was found in {kind}, so it has no heads; leave heads out."
+            f"No attention whose heads enter an output projection one by one was found in {kind}; leave heads out."
         )
     return found
 
