@@ -7,6 +7,7 @@ from torch import nn
 
 from neuroglot.models.architecture.families import declaration
 from neuroglot.models.architecture.find import left_out
+from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.proof import prove
 from neuroglot.models.gguf_keys import ARCHITECTURES
 from neuroglot.models.layer_widths import can_be_narrowed, width_name
@@ -83,15 +84,31 @@ def describe(model: Model) -> Description:
         gated=first.gated,
         sites=sites,
         left_out=left_out(model.network),
-        proof=f"{model.layers} of {model.layers} layers: passed once, hidden is "
-        f"{'activation × up' if first.gated else 'the activation'}{' and a norm' if first.layout.normed else ''}, "
-        "a zeroed neuron is a zeroed column, and nothing else reads it",
+        proof=_proof(model),
         bake=bake,
         bakes=bakes,
         prune=prune,
         opens=opens,
         gguf=_gguf(model, opens),
     )
+
+
+def _proof(model: Model) -> str:
+    """What a short forward pass has shown, in words."""
+    first, experts = model.ffns[0], len(model.mixtures)
+    dense = next((ffn for ffn in model.ffns if not isinstance(ffn, Mixture)), first)
+    hidden = ("activation × up" if dense.gated else "the activation") + (" and a norm" if dense.layout.normed else "")
+    parts = [f"{model.layers} of {model.layers} layers"]
+    if experts:
+        parts.append(f"{experts} of experts, which give what their weights give on the tokens that reach them")
+    if experts < model.layers:
+        parts.append(
+            f"{'the others ' if experts else ''}passed once, hidden is {hidden}, a zeroed neuron is a zeroed column, and "
+            "nothing else reads it"
+        )
+    if not all(ffn.readable for ffn in model.ffns):
+        parts.append("quantised or offloaded weights are not multiplied again")
+    return f"{parts[0]}: " + "; ".join(parts[1:])
 
 
 def _found(kind: str) -> str:
@@ -103,6 +120,8 @@ def _baking(model: Model) -> tuple[str, dict[str, list[str]]]:
     """What interventions weights can hold: in words, and for each kind the sites."""
     if model.shared is not None:
         return "no: layers share one set of weights", {}
+    if not all(ffn.readable for ffn in model.ffns):
+        return "no: its weights are quantised or offloaded", {}
     either, hidden = ["activation", "hidden"], ["hidden"]
     gains = hidden if model.ffns[0].layout.normed else either
     biased = all(getattr(ffn.down, "bias", None) is not None for ffn in model.ffns)
@@ -118,6 +137,7 @@ def _pruning(model: Model) -> tuple[str, list[str]]:
     """What pruning can do: in words, and what opens a model whose layers keep the same number."""
     reasons = {
         "layers share one set of weights": model.shared is not None,
+        "its weights are quantised or offloaded": not all(ffn.readable for ffn in model.ffns),
         "a norm over all neurons follows them": any(ffn.layout.normed for ffn in model.ffns),
     }
     if reason := next((reason for reason, holds in reasons.items() if holds), None):
