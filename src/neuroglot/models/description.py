@@ -102,10 +102,8 @@ def _proof(model: Model) -> str:
     if experts:
         parts.append(f"{experts} of experts, which give what their weights give on the tokens that reach them")
     if experts < model.layers:
-        parts.append(
-            f"{'the others ' if experts else ''}passed once, hidden is {hidden}, a zeroed neuron is a zeroed column, and "
-            "nothing else reads it"
-        )
+        which = "the others passed" if experts else "passed"
+        parts.append(f"{which} once, hidden is {hidden}, a zeroed neuron is a zeroed column, and nothing else reads it")
     if not all(ffn.readable for ffn in model.ffns):
         parts.append("quantised or offloaded weights are not multiplied again")
     return f"{parts[0]}: " + "; ".join(parts[1:])
