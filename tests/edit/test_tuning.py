@@ -156,3 +156,11 @@ def test_what_cannot_be_tuned_is_refused(tmp_path):
     with pytest.raises(NeuroglotError, match="nothing|no text"):
         tune(model, text[:0], tmp_path / "x", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_diverges_is_refused_and_nothing_is_written(tmp_path):
+    """Its loss is not a number at some steps only: the trainer's mean leaves those out unless it is told not to."""
+    model = tiny.model()
+    with pytest.raises(NeuroglotError, match="diverged"):
+        tune(model, blocks_of(model), tmp_path / "out", FAST.model_copy(update={"learning_rate": 1e30}), progress=False)
+    assert not (tmp_path / "out").exists()

@@ -31,9 +31,9 @@ def other(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """As `neuroglot tune` leaves it: a folder a language."""
-    folder = tmp_path_factory.mktemp("tuned")
+def tuned(checkpoint, tmp_path_factory):
+    """As `neuroglot tune` leaves it, a folder a language, in a folder named as the model."""
+    folder = tmp_path_factory.mktemp("tuned") / checkpoint.name
     for seed, tag in enumerate(LANGUAGES[:4], 2):
         tiny.model(seed=seed).save(folder / tag)
     return folder
@@ -107,7 +107,7 @@ def test_a_study_measures_every_item_and_is_read_when_asked_again(
 ):
     settings = small(name, checkpoint, other)
     if name == "lape":
-        settings.identify.tuned = str(tuned)
+        settings.identify.tuned = str(tuned.parent / "{model}")
     study = STUDIES[name](tmp_path / "study", settings)
     found = study.measure()
     items = paper(name)["items"]

@@ -1,5 +1,6 @@
 """The training itself, by transformers' `Trainer`: of all weights, an adapter, or some neurons."""
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ def trained(
         save_steps=settings.save_every or 500,
         save_total_limit=1,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # by default the mean loss leaves out what is not a number
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -151,9 +153,10 @@ def trained(
         trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     loss = float(result.training_loss)
     network.eval()
-    if loss != loss:
+    if not math.isfinite(loss) or not all(bool(weight.isfinite().all()) for weight in network.parameters()):
         raise NeuroglotError(
-            f"Tuning on {language or 'these examples'} diverged (its loss is not a number); lower the rate."
+            f"Tuning on {language or 'these examples'} diverged (its loss, or a weight, is not a number); lower the "
+            "learning rate, or let it rise (--warm-up)."
         )
     return network, loss
 
@@ -255,7 +258,6 @@ def _adapted(model: Model, settings: TuneSettings) -> Any:
         task_type="CAUSAL_LM",
         fan_in_fan_out=any(is_transposed(part) for part in model.ffns[0].projections),
     )
-    config.base_model_name_or_path = model.name
     return get_peft_model(model.network, config)
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from neuroglot.edit.interventions import Intervention
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 
-__all__ = ["Row", "check_lengths", "end_tokens", "padding_token", "prompt_tokens", "stretched"]
+__all__ = ["Row", "check_lengths", "end_tokens", "padding_token", "prompt_tokens", "said_around", "stretched"]
 
 PLACE = "\ue000\ue001"
 """Stands for the question in a chat template: no text has these characters."""
@@ -57,6 +58,11 @@ def prompt_tokens(model: Model, prompts: Sequence[str], chat: bool) -> list[tupl
                 "write it otherwise."
             )
     return rows
+
+
+def said_around(model: Model, chat: bool) -> dict[str, Any]:
+    """What answers depend on beside prompts and weights, for the digest that they are kept by: the chat template."""
+    return {"template": model.tokenizer.chat_template} if chat else {}
 
 
 def _in_template(model: Model, prompt: str) -> list[int]:

@@ -81,7 +81,7 @@ def _beside(path: Path) -> Path:
 
 def _digests(path: Path) -> list[str]:
     try:
-        return _beside(path).read_text(encoding="ascii").split()
+        return [line for line in _beside(path).read_bytes().decode("ascii", "replace").split("\n") if line]
     except (FileNotFoundError, NotADirectoryError):
         return []
 

@@ -208,7 +208,11 @@ def score_task(
                 wrap(model, batch_size), {"tasks": {name: task}, "groups": {}}, limit=limit, log_samples=True
             )
         except AssertionError as error:
-            raise NeuroglotError(f"{name} does not fit {model.name} ({error}); give fewer examples.") from error
+            reason = f" ({str(error).strip()})" if str(error).strip() else ""
+            raise NeuroglotError(
+                f"{name} does not fit {model.name}{reason}: an answer is empty, or the model reads too few tokens "
+                f"({model.context}); give fewer examples, or leave the task out."
+            ) from error
     values = result["results"][name]
     named = {key: value for key, value in values.items() if "," in key and isinstance(value, int | float)}
     metrics = {key: float(value) for key, value in named.items() if "_stderr," not in key}
