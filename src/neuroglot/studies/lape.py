@@ -162,6 +162,7 @@ class Lape(Study):
     @cached_property
     def sentences(self) -> Samples:
         """Sentences of one meaning in every language."""
+        assert self.model.stream_width  # says why, where no stream is the state of a token
         return self.samples(self.settings.parallel)
 
     @cached_property
