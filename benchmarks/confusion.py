@@ -12,6 +12,7 @@ corpus, perplexity from what it held out. Written under --out, after each target
     answers.csv      its answers
     summary.csv      a row a target: line pass rate before and after, the share of what was missing, perplexity
     confusion.json   settings, seconds, device
+    kept/            answers and costs as they are measured, so that a second call goes on
 """
 
 import argparse
@@ -114,6 +115,7 @@ def main() -> None:
             methods=asked.methods.split(","), max_cost=asked.max_cost, tokens=asked.held_out,
             generation=Generation(tokens=asked.tokens, repetition_penalty=1.0, chat=asked.chat),
             words=None if asked.words is None else sorted(english_words(asked.words)), progress=False,
+            directory=asked.out / "kept",
         )  # fmt: skip
         seconds[name] = round(time.perf_counter() - start, 1)
         tables["remedies"].append(found.table.assign(target=name))

@@ -10,7 +10,7 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import RESIDUAL, ROUTED, Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.edit.directions import DIRECTIONS, Direction, diffmean, lda, probe, sparse_dimensions
+from neuroglot.edit.directions import DIRECTIONS, SAMPLED, Direction, diffmean, lda, probe, sparse_dimensions
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, UnitChange
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
@@ -181,7 +181,7 @@ def _direction_step(
 ) -> Intervention:
     """What is done to the residual stream."""
     tag = _as_tagged(to, recording.languages)
-    if method in ("probe", "lda"):
+    if method in SAMPLED:
         if samples is None:
             raise NeuroglotError(f"{method} is found in samples: give samples=, recorded with states=True.")
         theirs = samples.provenance
