@@ -51,9 +51,10 @@ def _lab(gr: Any, run_view: RunView) -> None:
         stop = gr.Button("Stop")
     state = _text(gr, elem_id="lab-state")
     panels = []
+    empty = dict(zip(PANELS, _panels(blank_answers("", "none", None, (), chat=False)), strict=True))
     for pair in (PANELS[:2], PANELS[2:]):
         with gr.Row():
-            panels += [_text(gr, elem_id=name) for name in pair]
+            panels += [_text(gr, empty[name], elem_id=name) for name in pair]
 
     def write(
         prompt: str, silence: list[str], higher: list[str], found: str, method: Any, strength: float, layers: str,
