@@ -70,6 +70,8 @@ class Steering(BaseModel, frozen=True):
     """On which tokens."""
     raised: Method | None = None
     """With a direction: what is done to the target's neurons besides, if anything."""
+    dimensions: int | None = None
+    """How many dimensions a layer `sparse` changes; see `steer`."""
 
     def recipe(
         self,
@@ -91,13 +93,14 @@ class Steering(BaseModel, frozen=True):
         if self.method not in DIRECTIONS or (to is not None and self.raised is not None):
             return steer(
                 recording, neurons, to, source=source, method=self.method, site=self.site, strength=self.strength,
-                layers=self.layers, when=self.when, samples=samples, raised=self.raised or "replace",
+                layers=self.layers, when=self.when, samples=samples, dimensions=self.dimensions,
+                raised=self.raised or "replace",
             )  # fmt: skip
         moved = None
         if to is not None:
             moved = steer(
                 recording, to=to, method=self.method, strength=self.strength, layers=self.layers, when=self.when,
-                samples=samples,
+                samples=samples, dimensions=self.dimensions,
             )  # fmt: skip
             if source is None:
                 return moved
@@ -109,8 +112,9 @@ class Steering(BaseModel, frozen=True):
         layers = "" if self.layers is None else f", {_span(self.layers)}"
         when = "" if self.when == "both" else f", {self.when} tokens"
         site = "residual" if self.method in DIRECTIONS else ROUTER if self.method == ROUTER else self.site
+        few = "" if self.dimensions is None else f", {self.dimensions} dimensions"
         besides = f"{self.raised} at {self.site} + " if self.raised else ""
-        return f"{besides}{self.method} × {self.strength:g} at {site}{layers}{when}"
+        return f"{besides}{self.method} × {self.strength:g} at {site}{layers}{few}{when}"
 
 
 def _span(layers: Sequence[int]) -> str:
