@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Queue
 from threading import Event, Thread
 from typing import Any
@@ -167,7 +168,7 @@ def answers(
         try:
             for place, start in enumerate(group):
                 with recipe.applied(model) if place % 2 else nullcontext():
-                    done = _written(model, start, how, seconds, lambda grown, place=place: show(place, grown))
+                    done = _written(model, start, how, seconds, partial(show, place))
                 nats, predicted = answer_nll(model, [done.text])[0]
                 language, undetermined = _language(done.text, languages)
                 marked = () if target is None else _marked(done.text, target, languages)

@@ -32,14 +32,14 @@ def _lab(gr: Any, run_view: RunView) -> None:
     with gr.Row():
         silence = gr.CheckboxGroup(tags, label="Silence", elem_id="silence")
         higher = gr.CheckboxGroup(tags, label="Raise", elem_id="raise")
+        asking = gr.Radio(list(PROMPTINGS), value="none", label="Prompting beside it", elem_id="asking")
     with gr.Row():
         found = gr.Dropdown(methods, value=methods[0][1], label="Neurons of")
         method = gr.Dropdown(ways, value="replace", label="Raised by")
         strength = gr.Slider(0.0, 10.0, value=1.0, step=0.1, label="Strength")
-        layers = gr.Textbox(label="Layers", placeholder="all, or such as 1-3,16")
+        layers = gr.Textbox(label="Layers", placeholder="all, or 1-3,16")
         middle = max(1, recording.layers // 2)
-        after = gr.Slider(1, recording.layers, value=middle, step=1, label="Direction after layer", visible=False)
-        asking = gr.Radio(list(PROMPTINGS), value="none", label="Prompting beside it", elem_id="asking")
+        after = gr.Slider(1, recording.layers, value=middle, step=1, label="After layer", visible=False)
     with gr.Accordion("How it writes", open=False), gr.Row():
         site = gr.Dropdown(["activation", "hidden"], value="activation", label="Site")
         tokens = gr.Slider(1, 256, value=48, step=1, label="Tokens at most")
