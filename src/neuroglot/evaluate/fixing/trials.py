@@ -20,7 +20,7 @@ from neuroglot.evaluate.steering.confusion import WORD_LEVEL, Identify, language
 from neuroglot.generation.engine import generate
 from neuroglot.generation.settings import Generation
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.stats import wilson
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
@@ -118,7 +118,7 @@ class Trials:
         """Of each remedy, by digest, the relative change of perplexity in each language wanted."""
         before = {tag: self._nats(None, tag) for tag in self.blocks}
         found: dict[str, dict[str, float]] = {}
-        with token_progress("costs", len(tried), shown=self.progress) as advance:
+        with progress_bar("costs", len(tried), unit="remedies", shown=self.progress) as advance:
             for remedy in tried:
                 found[remedy.digest] = {tag: increase_of(self._nats(remedy, tag) - before[tag]) for tag in self.blocks}
                 advance(1, remedy.method)

@@ -35,7 +35,7 @@ from neuroglot.languages.identifiers import Identification, Identifier, identifi
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
 __all__ = ["CONDITIONS", "Cell", "Forced", "Forcing", "Prompts", "Steering", "condition_name", "deactivated", "force"]
@@ -269,7 +269,9 @@ class Forcing:
         if not cells:
             raise NeuroglotError("There is nothing to ask: give prompts, targets and conditions.")
         tables = []
-        with token_progress("answers", sum(len(cell.prompts) for cell in cells), shown=self.progress) as advance:
+        with progress_bar(
+            "answers", sum(len(cell.prompts) for cell in cells), unit="answers", shown=self.progress
+        ) as advance:
             for first in range(0, len(cells), CELLS):
                 some = cells[first : first + CELLS]
                 known: dict[Any, Condition] = {}
@@ -424,7 +426,7 @@ def deactivated(
     masks = {tag: neurons[tag] for tag in neurons.languages} | {"random": random(neurons)[largest]}
     conditions = [Condition("normal"), *(Condition(tag, (Deactivate(mask),)) for tag, mask in masks.items())]
     cells = [(condition, texts) for condition in conditions for texts in sources.values()]
-    with token_progress("answers", sum(len(texts) for _, texts in cells), shown=progress) as advance:
+    with progress_bar("answers", sum(len(texts) for _, texts in cells), unit="answers", shown=progress) as advance:
         made.write(cells, advance)
     tables = [
         made.described(condition, texts, tag, identify).assign(off=condition.name, source=tag, target=tag, prompt=texts)
