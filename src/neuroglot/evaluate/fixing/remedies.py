@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal
@@ -89,6 +89,13 @@ class Remedy:
     def applied(self, model: Model) -> AbstractContextManager[None]:
         """Put it in force inside the block."""
         return self.change.applied(model)
+
+    def on_every_token(self) -> "Remedy":
+        """The same, whatever it acts on: prompts, generated tokens or both."""
+        if isinstance(self.change, HeadRows):
+            return self
+        steps = [replace(step, when="both") for step in self.change.steps]
+        return replace(self, change=Recipe(steps, self.change.fingerprint, self.change.about))
 
 
 class Remedies:
