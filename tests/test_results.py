@@ -248,6 +248,29 @@ def test_shrinking():
     assert all(rounded(row[2], value) for row, value in zip(liu[1:], wanted, strict=True))
 
 
+# --- mixtures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_quarter_of_the_experts():
+    (perplexities, items) = tables("experts.md", "A quarter of the experts")
+    steps = {row["step"].removeprefix("routers "): row for row in read("moefied/perplexity.csv")}
+    for tag, *cells in perplexities[1:]:
+        values = [float(steps[name][tag]) for name in perplexities[0][1:]]
+        assert all(rounded(*pair) for pair in zip(cells, values, strict=True)), tag
+        assert values[2] < values[1] and float(steps["of random rows"][tag]) > 1e7
+    assert {row[0] for row in perplexities[1:]} == set(steps["dense"]) - {"step"}
+    spread = [float(row["spread"]) for row in read("moefied/figure-1.csv")]
+    shared = [float(row["shared_by_all"]) for row in read("moefied/figure-3.csv")]
+    parts = [(spread[:12], spread[12:]), None, (shared, shared[:2], shared[6:12], shared[-3:])]
+    for (_, cell), part in zip(items[1:], parts, strict=True):
+        if part is not None:
+            shown = re.findall(r"0\.\d+|\d+(?= %)", cell)
+            means = [
+                statistics.fmean(each) * (1 if "." in number else 100) for each, number in zip(part, shown, strict=True)
+            ]
+            assert all(rounded(*pair) for pair in zip(shown, means, strict=True)), cell
+
+
 # --- the files -------------------------------------------------------------------------------------------------------
 
 
