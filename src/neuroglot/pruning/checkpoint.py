@@ -72,8 +72,8 @@ def prune(
 
     Raises:
         NeuroglotError: `keep` is not a boolean (L, N) of this model or keeps nothing in a layer, a compensation is
-            asked for of a mixture, `heads` is not one of heads or its architecture's config cannot say it, the weights are
-            not all in memory, what a compensation or a smaller vocabulary is made of was not given, the tokenizer
+            asked for of a mixture, `heads` is not one of heads or its architecture's config cannot say it, the weights
+            are not all in memory, what a compensation or a smaller vocabulary is made of was not given, the tokenizer
             cannot be rewritten, or `path` exists or cannot be written.
     """
     if model.mixtures and keep.shape != (model.layers, model.neurons):
