@@ -1,5 +1,7 @@
 """The continuous engine writes what transformers' `generate` writes, token by token, whatever the rows beside a row."""
 
+import gc
+
 import pytest
 import shapes
 import tiny
@@ -7,11 +9,14 @@ import torch
 
 import neuroglot as ng
 from neuroglot.edit.conditions import Condition
+from neuroglot.generation.capture import Steps
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.continuous import reason_against, write_continuously
 from neuroglot.generation.engine import generate
 from neuroglot.generation.huggingface import write_plainly
 from neuroglot.generation.prompts import Row, prompt_tokens
+from neuroglot.generation.slots import SlotCache
+from neuroglot.generation.state import Rows
 
 PROMPTS = ["the cats sat", "a much longer prompt, so that the first one is padded", "x", "dogs", "çà et là", "and"]
 ONE_EACH = [*PROMPTS, "but"]  # a prompt for each of `conditions`
@@ -256,3 +261,17 @@ def test_nothing_is_left_behind():
     training.network.train()
     with pytest.raises(ng.NeuroglotError, match="training mode"):
         generate(training, PROMPTS)
+
+
+def test_keys_and_values_are_freed_as_soon_as_nobody_writes():
+    """Not when Python next looks for garbage: on a GPU a few calls would fill its memory."""
+    model = tiny.model("llama")
+    generate(model, ["abc"], tokens=2, engine="continuous")  # what is tried once
+    gc.collect()
+    gc.disable()
+    try:
+        for recipe in conditions(model)[:2]:
+            generate(model, ["abc"], recipes=[recipe], tokens=3, engine="continuous")
+            assert not [kept for kept in gc.get_objects() if type(kept) in (SlotCache, Rows, Steps)]
+    finally:
+        gc.enable()

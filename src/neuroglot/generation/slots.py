@@ -8,6 +8,7 @@ position.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import proxy
 
 import torch
 from jaxtyping import Float, Int
@@ -74,7 +75,8 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, cache: SlotCache):
         super().__init__()
-        self.cache = cache
+        # weakly, so that gigabytes of keys and values are freed with their last user, not when garbage is looked for
+        self.cache: SlotCache = proxy(cache)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep new keys and values, and give those that attention looks at."""
