@@ -8,7 +8,7 @@ position.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import proxy
+from weakref import ref
 
 import torch
 from jaxtyping import Float, Int
@@ -76,7 +76,14 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, cache: SlotCache):
         super().__init__()
         # weakly, so that gigabytes of keys and values are freed with their last user, not when garbage is looked for
-        self.cache: SlotCache = proxy(cache)
+        self._cache = ref(cache)
+
+    @property
+    def cache(self) -> SlotCache:
+        """The cache that it is a layer of."""
+        found = self._cache()
+        assert found is not None
+        return found
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep new keys and values, and give those that attention looks at."""
