@@ -9,14 +9,12 @@ import torch
 
 import neuroglot as ng
 from neuroglot.edit.conditions import Condition
-from neuroglot.generation.capture import Steps
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.continuous import reason_against, write_continuously
 from neuroglot.generation.engine import generate
 from neuroglot.generation.huggingface import write_plainly
 from neuroglot.generation.prompts import Row, prompt_tokens
 from neuroglot.generation.slots import SlotCache
-from neuroglot.generation.state import Rows
 
 PROMPTS = ["the cats sat", "a much longer prompt, so that the first one is padded", "x", "dogs", "çà et là", "and"]
 ONE_EACH = [*PROMPTS, "but"]  # a prompt for each of `conditions`
@@ -263,15 +261,30 @@ def test_nothing_is_left_behind():
         generate(training, PROMPTS)
 
 
-def test_keys_and_values_are_freed_as_soon_as_nobody_writes():
-    """Not when Python next looks for garbage: on a GPU a few calls would fill its memory."""
+def test_what_a_queue_held_is_let_go_at_its_end_and_not_when_python_looks_for_circles():
     model = tiny.model("llama")
-    generate(model, ["abc"], tokens=2, engine="continuous")  # what is tried once
+    generate(model, PROMPTS[:2], tokens=2)
     gc.collect()
     gc.disable()
     try:
-        for recipe in conditions(model)[:2]:
-            generate(model, ["abc"], recipes=[recipe], tokens=3, engine="continuous")
-            assert not [kept for kept in gc.get_objects() if type(kept) in (SlotCache, Rows, Steps)]
+        for batch in (1, 2):
+            generate(model, PROMPTS[:2], tokens=2, batch=batch)
+        assert not any(type(value) is SlotCache for value in gc.get_objects())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_one_after_the_other_hold_the_memory_of_one_on_a_gpu():
+    model = tiny.model("llama", max_position_embeddings=4096)
+    model.network.cuda()
+    gc.disable()
+    try:
+        held = []
+        for batch in (64, 32, 64, 32, 64):
+            generate(model, PROMPTS[:2] * 32, tokens=1024, batch=batch)
+            held.append(torch.cuda.memory_allocated())
+        assert held[-1] <= 1.05 * held[0], held
     finally:
         gc.enable()

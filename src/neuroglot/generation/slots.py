@@ -75,15 +75,16 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, cache: SlotCache):
         super().__init__()
-        # weakly, so that gigabytes of keys and values are freed with their last user, not when garbage is looked for
+        # weakly: a circle would keep the keys and values of every call until Python looks for circles, and it does not
+        # look because a GPU is full
         self._cache = ref(cache)
 
     @property
     def cache(self) -> SlotCache:
-        """The cache that it is a layer of."""
-        found = self._cache()
-        assert found is not None
-        return found
+        """The one it is a layer of."""
+        cache = self._cache()
+        assert cache is not None
+        return cache
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep new keys and values, and give those that attention looks at."""
