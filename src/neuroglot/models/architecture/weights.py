@@ -31,4 +31,5 @@ def column_norms(columns: Float[Tensor, "width neurons"], readable: bool) -> Flo
             "The down-projections are quantised or offloaded, so what a neuron writes cannot be computed; load the "
             "model whole."
         )
-    return columns.detach().float().norm(dim=0).cpu()
+    norms: Tensor = columns.detach().float().norm(dim=0)
+    return norms.cpu()
