@@ -34,7 +34,7 @@ from neuroglot.models.architecture.sites import Site
 from neuroglot.models.crew import Crew
 from neuroglot.models.fingerprint import digest_of_weights
 from neuroglot.models.sources import Bos
-from neuroglot.models.tokenization import beginning, encode
+from neuroglot.models.tokenization import beginning, known_tokens
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
@@ -246,7 +246,7 @@ class Model:
 
     def encode(self, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
         """The tokens of each text, at most `limit`, without `begin`; nothing that a text spells is special."""
-        return encode(self.tokenizer, texts, limit)
+        return known_tokens(self, texts, limit)
 
     @property
     def vocabulary(self) -> int:

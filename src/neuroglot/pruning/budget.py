@@ -68,7 +68,7 @@ def splits(model: Model, share: float, used: int, least: int, language: str) -> 
         if max(most, least) <= tokens and FEWEST * total <= neurons < total:
             found.append(Split(tokens, neurons))
     if not found:
-        smallest = (fixed + row * least + FEWEST * whole.ffn_parameters) / whole.parameters
+        smallest = (fixed + _gained(model) + row * least + FEWEST * whole.ffn_parameters) / whole.parameters
         raise NeuroglotError(
             f"{share:.0%} of {model.name} is below what must stay for {language}: attention, the tokens that any text "
             f"needs and a tenth of the neurons are {smallest:.1%}."

@@ -140,7 +140,7 @@ def read_families(path: str | Path) -> list[Family]:
         NeuroglotError: it cannot be read, or a table lacks a field or has an unknown one.
     """
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("family", [])
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8-sig")).get("family", [])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise NeuroglotError(f"{path} cannot be read as TOML ({error}).") from error
     known = [field.name for field in fields(Family)]
