@@ -95,7 +95,8 @@ class Bypass:
         Most, not alone: a sparse activation function has a cut-off that all neurons of a token set.
         """
         part, neuron = self.ffn.layout.gate or self.ffn.layout.up, self.ffn.neurons // 2
-        place, after = part.first + part.step * neuron, []
+        place = part.first + part.step * neuron
+        after: list[Tensor] = []
 
         def raised(_: Any, __: Any, output: Tensor) -> Tensor:
             with UNWATCHED():
