@@ -174,7 +174,7 @@ def steer(
     if bake is not None:
         out.print(f"wrote {made.bake(loaded, bake)}")
     if export is not None:
-        out.print(f"wrote {made.export(export)}")
+        out.print(f"wrote {made.export(export, loaded)}")
 
 
 def _pairs(text: str | None) -> list[tuple[int, int]]:
