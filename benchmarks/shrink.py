@@ -1,15 +1,14 @@
-"""A model for one language, measured: cut to sizes, healed, and its rivals; and training only a language's neurons.
+"""A model for one language, measured: cut to sizes, healed, and its rivals.
 
-    python benchmarks/shrink.py --model gemma3-270m --language fr --text texts/ --out out/ [--parts sizes,ffn,only]
+    python benchmarks/shrink.py --model gemma3-270m --language fr --text texts/ --out out/ [--parts sizes,ffn]
 
 Parts, a table each, written after every row as CSV and JSON:
 
 - `sizes`: bits a character on held-out text at shares of all parameters: vocabulary, neurons, re-fit, healing.
 - `ffn`: perplexity with 75 % of the neurons, the vocabulary untouched.
-- `only`: perplexity by language after tuning on one: its neurons alone, as many random ones, an adapter, all weights.
 
 `low` and `high` are the 95 % interval of `times`, the quotient with the intact model: a bootstrap over pieces of 2,000
-characters, or over blocks.
+characters, or over blocks. `benchmarks/healing.py` has the controls of healing.
 
 No row is begun after --seconds; the most important ones come first.
 """
@@ -19,9 +18,7 @@ import json
 import shutil
 import tempfile
 import time
-import warnings
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,20 +27,16 @@ import torch
 
 import neuroglot as ng
 from neuroglot.artifacts.widths import padded
-from neuroglot.edit.training import TuneSettings
-from neuroglot.edit.tuning import tune
 from neuroglot.evaluate.likelihood.bits import bits_by_piece
-from neuroglot.models.architecture.ffn import is_matrix
 from neuroglot.pruning.budget import magnitudes, neurons_within, random_like
 from neuroglot.pruning.checkpoint import cut
 from neuroglot.pruning.moments import hidden_moments
-from neuroglot.pruning.saliences import Order, keep_within, removal_order
+from neuroglot.pruning.saliences import keep_within, removal_order
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import language_counts
 from neuroglot.run.shrink_plan import Fit, Plan, ShrinkSettings, plan_cut
 from neuroglot.run.shrinking import heal
 from neuroglot.stats import mean_interval, ratio_interval
-from neuroglot.tokens.packing import pack
 
 
 class Table:
@@ -162,7 +155,7 @@ class Bench:
             plan = plan_cut(self.model, self.fitted, self.language, settings, progress=False)
             for tried in plan.tried:
                 table.add(share=share, what="tried on fitted text", **tried)
-            kept = _kept(plan)
+            kept = kept_by(plan)
             if plan.prunes(self.model):
                 row(share, "random", plan.random(self.model, 0), None, kept)
                 row(share, "magnitude", plan, None, kept)
@@ -176,14 +169,14 @@ class Bench:
         for share, plan, fit, kept in done:  # learns the intact model alone, and not the text
             if not table.late:
                 heal_row(share, "healed, teacher alone", plan, fit, self.settings(share, distil=1.0), kept)
-        for share, plan, fit, kept in done:
+        for share, plan, _, kept in done:
             settings = self.settings(share)
             if plan.heads is not None and not table.late:
                 other = plan_cut(self.model, self.fitted, self.language, self.settings(share, heads=False),
                                  progress=False)  # fmt: skip
                 refitted = self.fit(other)
-                row(share, "refit, all heads", other, refitted, _kept(other))
-                heal_row(share, "healed, all heads", other, refitted, settings, _kept(other))
+                row(share, "refit, all heads", other, refitted, kept_by(other))
+                heal_row(share, "healed, all heads", other, refitted, settings, kept_by(other))
             if plan.prunes(self.model) and not table.late:
                 drawn = plan.random(self.model, 0)
                 refitted = self.fit(drawn)
@@ -197,19 +190,15 @@ class Bench:
                 refitted = self.fit(other)
                 row(share, "refit, uneven widths", other, refitted, kept)
                 heal_row(share, "healed, uneven widths", other, refitted, settings, kept)
-            if not table.late:
-                heal_row(share, "healed, text alone", plan, fit, self.settings(share, distil=0.0), kept)
-        if done and not table.late:  # what the text alone teaches, nothing being cut
-            heal_row(1.0, "intact, trained the same", self.whole_plan(self.model.exists), None, self.whole(), {})
 
     def scores(self) -> torch.Tensor:
         """Magnitudes on the fitted text."""
         read = hidden_moments(self.model, self.documents, self.language, tokens=self.options.tokens, progress=False)
         return magnitudes(self.model, read)
 
-    def losses(self, model: ng.Model, languages: list[str]) -> dict[str, torch.Tensor]:
-        """By language, of blocks of held-out text."""
-        corpus = self.held_out.select(languages)
+    def losses(self, model: ng.Model, languages: list[str], corpus: ng.Corpus | None = None) -> dict[str, torch.Tensor]:
+        """By language, of blocks of held-out text, or of another."""
+        corpus = (self.held_out if corpus is None else corpus).select(languages)
         found = ng.evaluate.block_losses(
             model, corpus, tokens=self.options.measured, block=self.options.block, progress=False
         )
@@ -225,7 +214,7 @@ class Bench:
 
         def add(what: str, some: ng.Model) -> None:
             found = self.losses(some, [self.language])[self.language]
-            table.add(what=what, perplexity=float(found.mean().exp()), **_times(found, intact), blocks=len(intact))
+            table.add(what=what, perplexity=float(found.mean().exp()), **times(found, intact), blocks=len(intact))
 
         def refitted(what: str, keep: torch.Tensor, *, heal: bool) -> None:
             plan = self.whole_plan(keep)
@@ -254,8 +243,8 @@ class Bench:
                 add(name, model)
             refitted(name, keep, heal=False)
         orders = [removal_order(ffn.down_columns, of) for ffn, of in zip(model.ffns, moments, strict=True)]
-        refitted("surgeon, uneven", keep_within(orders, count / int(exists.sum())), heal=False)
-        places = padded([_places(order) for order in orders])  # the last to go is the highest
+        refitted("surgeon, uneven", keep_within(orders, count), heal=False)
+        places = padded([order.places() for order in orders])  # the last to go is the highest
         refitted("surgeon, even", neurons_within(places, model.widths, count, even=True), heal=False)
 
     def frequent(self, count: int) -> dict[str, torch.Tensor]:
@@ -272,109 +261,30 @@ class Bench:
             "frequent experts of each layer": partition.neurons(ng.experts.keep_share(frequency, share)),
         }
 
-    def only(self) -> None:
-        """Perplexity by language after tuning on one."""
-        table = self.table("only")
-        o, model = self.options, self.model
-        languages = [tag for tag in o.others.split(",") if tag in self.fitted.languages]
-        languages = [self.language, *(tag for tag in languages if tag != self.language)]
-        recording = ng.record(model, self.fitted.select(languages), tokens=o.recorded, block=o.block, progress=False)
-        weights = sum(ffn.down_columns.shape[0] * (3 if ffn.gated else 2) for ffn in model.ffns) / model.layers
-        before = self.losses(model, languages)
-        blocks = pack(model, self.documents, self.language, block=o.block, tokens=min(o.tuned, self.available))
 
-        def add(what: str, rate: float, neurons: int, trained: float, some: ng.Model) -> None:
-            after = self.losses(some, languages)
-            row: dict[str, object] = {"what": what, "rate": rate, "neurons": neurons, "trained": trained}
-            for tag in languages:
-                row[tag] = float(after[tag].mean().exp())
-                row |= {f"{tag} {name}": value for name, value in _times(after[tag], before[tag]).items()}
-            table.add(**row)
-
-        add("intact", 0.0, 0, 0.0, model)
-        for place in (0, 1):
-            for wanted in o.only_shares:
-                best = _language_neurons(recording, self.language, int(wanted * self.parameters / weights))
-                count = int(best.sum())
-                share = count * weights / self.parameters
-                rank = max(1, round(count * weights / _adapter_row(model)))
-                every = {
-                    "its neurons": {"only": best},
-                    "random neurons": {"only": random_like(best, model.exists, 0)},
-                    "all weights": {},
-                    "adapter": {"adapter": rank},
-                }
-                rates = {"all weights": [1e-4, 3e-4]}
-                for name, how in every.items():
-                    if table.late:
-                        return
-                    if (name == "adapter" and find_spec("peft") is None) or (not how and wanted != o.only_shares[0]):
-                        continue
-                    rate = rates.get(name, [1e-3, 3e-4])[place]
-                    tuned = self.tuned(blocks, rate, **how)
-                    add(name, rate, count if "only" in how else 0, share if how else 1.0, tuned)
-
-    def tuned(self, blocks: torch.Tensor, rate: float, *, only: torch.Tensor | None = None,
-              adapter: int | None = None) -> ng.Model:  # fmt: skip
-        """The model after training on blocks."""
-        o = self.options
-        device = str(self.model.device)
-        fresh = ng.load_model(o.model, dtype="float32", device=device)
-        settings = TuneSettings(epochs=1, batch=o.batch, at_once=o.at_once_whole, learning_rate=rate, schedule="cosine",
-                                warm_up=0.05, save_every=0, adapter=adapter)  # fmt: skip
-        path = self.scratch / "tuned"
-        shutil.rmtree(path, ignore_errors=True)
-        tune(fresh, blocks, path, settings, language=self.language, only=only, progress=False)
-        return fresh if adapter is None else ng.load_model(path, dtype="float32", device=device)
-
-
-def _kept(plan: Plan) -> dict[str, object]:
+def kept_by(plan: Plan) -> dict[str, object]:
     """What a plan leaves."""
     heads = {} if plan.heads is None else {"heads": int(plan.heads[0].sum())}
     return {"tokens": len(plan.ids), "neurons": int(plan.keep.sum()), **heads}
 
 
-def _times(after: torch.Tensor, before: torch.Tensor) -> dict[str, float]:
+def times(after: torch.Tensor, before: torch.Tensor) -> dict[str, float]:
     """Of perplexities, with an interval over blocks."""
     low, high = mean_interval(after - before)
     return {"times": float((after - before).mean().exp()), "low": float(low.exp()), "high": float(high.exp())}
 
 
-def _places(order: Order) -> torch.Tensor:
-    """When each neuron goes; those that stay are last."""
-    places = torch.full((order.neurons,), float(order.neurons))
-    places[order.removed] = torch.arange(len(order.removed), dtype=torch.float32)
-    return places
-
-
-def _language_neurons(recording: ng.Recording, language: str, wanted: int) -> torch.Tensor:
-    """A language's by LAPE, about so many of them: the share of all neurons that LAPE is asked for is bisected."""
-    low, high = 0.0, 0.3
-    with warnings.catch_warnings(action="ignore"):  # of a share that finds fewer
-        for _ in range(10):
-            middle = (low + high) / 2
-            mask = ng.identify.lape(recording, top_fraction=middle)[language]
-            low, high = (middle, high) if int(mask.sum()) < wanted else (low, middle)
-    return mask
-
-
-def _adapter_row(model: ng.Model) -> int:
-    """Parameters of an adapter of rank 1."""
-    found = {id(m): m for ffn in model.ffns for m in ffn.layer.modules() if is_matrix(m)}
-    return sum(sum(m.weight.shape) for m in found.values())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(about: str, parts: str, *, sizes: list[float]) -> argparse.ArgumentParser:
+    """What every part takes, with the parts and sizes of one benchmark."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--model", default="gemma3-270m")
     parser.add_argument("--language", default="fr")
     parser.add_argument("--text", required=True, help="a directory of {language}.txt")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", default="sizes,ffn,only")
-    parser.add_argument("--sizes", type=float, nargs="*", default=[0.33, 0.4, 0.5])
+    parser.add_argument("--parts", default=parts)
+    parser.add_argument("--sizes", type=float, nargs="*", default=sizes)
     parser.add_argument("--seconds", type=float, default=100, help="begin no row of a part later than this")
     parser.add_argument("--heal", type=int, default=1_500_000, help="tokens")
-    parser.add_argument("--heal-ffn", type=int, default=500_000, help="tokens, with all of the vocabulary")
     parser.add_argument("--epochs", type=int, default=4, help="times through the text at most")
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--batch", type=int, default=16, help="blocks a step")
@@ -384,23 +294,30 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=60_000, help="of the re-fit")
     parser.add_argument("--characters", type=int, default=200_000, help="held out, for bits a character")
     parser.add_argument("--measured", type=int, default=30_000, help="held-out tokens, for perplexity")
-    parser.add_argument("--recorded", type=int, default=200_000, help="tokens a language, to find neurons")
-    parser.add_argument("--tuned", type=int, default=300_000, help="tokens")
-    parser.add_argument("--experts", type=int, default=256, help="a layer, for the rows of frequent ones")
-    parser.add_argument("--only-shares", type=float, nargs="*", default=[0.01, 0.002], help="of all parameters")
-    parser.add_argument("--others", default="en,fr,de,es,zh,hi,ru,ja")
     parser.add_argument("--device")
     parser.add_argument("--scratch", help="where checkpoints are written and removed")
-    options = parser.parse_args()
+    return parser
+
+
+def work(kind: type[Bench], options: argparse.Namespace) -> None:
+    """Measure the parts that were asked for."""
     options.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    bench = Bench(options)
+    bench = kind(options)
     print(f"opened in {time.perf_counter() - began:.1f} s: {bench.about}", flush=True)
     try:
         for part in options.parts.split(","):
             getattr(bench, part)()
     finally:
         shutil.rmtree(bench.scratch, ignore_errors=True)
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0], "sizes,ffn", sizes=[0.33, 0.4, 0.5])
+    parser.add_argument("--heal-ffn", type=int, default=500_000, help="tokens, with all of the vocabulary")
+    parser.add_argument("--recorded", type=int, default=200_000, help="tokens, to count experts")
+    parser.add_argument("--experts", type=int, default=256, help="a layer, for the rows of frequent ones")
+    work(Bench, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -165,16 +165,20 @@ def steer(
         made = off if made is None else made + off
     assert made is not None
     made.check(loaded)
+    wrote = _written(made, loaded, bake, export, save)  # what weights or a vector cannot hold is said before the answer
     _show(
         loaded, made, prompt, tokens=tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed,
         chat=chat,
     )  # fmt: skip
-    if save is not None:
-        out.print(f"wrote {made.save(save)}: neuroglot steer {model} --recipe {save} PROMPT")
-    if bake is not None:
-        out.print(f"wrote {made.bake(loaded, bake)}")
-    if export is not None:
-        out.print(f"wrote {made.export(export, loaded)}")
+    for path in wrote:
+        out.print(f"wrote {path}" + (f": neuroglot steer {model} --recipe {save} PROMPT" if path == save else ""))
+
+
+def _written(recipe: "Recipe", model: "Model", bake: Path | None, export: Path | None, save: Path | None) -> list[Path]:
+    """Write the recipe in the ways that were asked for, those that may be refused first."""
+    wrote = [] if bake is None else [recipe.bake(model, bake)]
+    wrote += [] if export is None else [recipe.export(export, model)]
+    return wrote if save is None else [*wrote, recipe.save(save)]
 
 
 def _pairs(text: str | None) -> list[tuple[int, int]]:

@@ -1,12 +1,14 @@
 """Figures and sentences of the lens: which language a model's layers speak."""
 
-from typing import Literal
+from itertools import cycle
+from typing import Any, Literal
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from neuroglot.evaluate.likelihood.lens import Lens
 from neuroglot.figures.style import STYLE, surface, whole
@@ -15,7 +17,14 @@ from neuroglot.tokens.counts import SHARED, UNSEEN
 
 __all__ = ["lens_curve_figure", "lens_figure", "lens_findings"]
 
-GREYS = {SHARED: "#8a94a6", UNSEEN: "#c4c9d4"}
+GREYS = {SHARED: "#6b7280", UNSEEN: "#b4bac6"}
+UNREAD = 0.75
+"""Of the probability: with more of it on tokens of no counted text, a layer says little of languages."""
+WORDS = {SHARED: "several languages", UNSEEN: "no text that was counted"}
+TEN, TWENTY = (matplotlib.colormaps[name].colors for name in ("tab10", "tab20"))  # type: ignore[attr-defined]
+GREY = 7  # of the ten, which would look like the greys of tokens of no language
+PALETTE = [colour for at, colour in enumerate(TEN) if at != GREY]
+PALETTE += [colour for at, colour in enumerate(TWENTY[1::2]) if at != GREY]  # the same hues, pale
 
 
 def lens_figure(
@@ -33,11 +42,11 @@ def lens_figure(
         ax: a place in a figure of one's own.
     """
     table = lens.frame()
-    colours = dict(zip(lens.owners, matplotlib.colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]
+    colours: dict[str, Any] = {**_colours(lens), **GREYS}
     columns = min(4, len(lens.languages))
     rows = -(-len(lens.languages) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = surface((2.5 * columns + 1.4, 2.1 * rows + 0.6), ax)
+        figure = surface((2.5 * columns + 2.0, 2.1 * rows + 0.6), ax)
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for panel in panels.flat[len(lens.languages) :]:
             panel.set_visible(False)
@@ -45,81 +54,132 @@ def lens_figure(
             of_text = table[table.language == tag]
             for owner in lens.owners:
                 rows_of = of_text[of_text.tokens_of == owner]
-                colour = GREYS.get(owner) or colours.get(owner, "black")
-                panel.plot(
-                    rows_of.layer, rows_of[measure], color=colour, lw=2.4 if owner == tag else 1.1,
-                    ls="--" if owner in GREYS else "-", label=owner if owner in GREYS else language_name(owner),
-                )  # fmt: skip
-                panel.fill_between(
-                    rows_of.layer, rows_of[f"{measure}_low"], rows_of[f"{measure}_high"], color=colour, alpha=0.2, lw=0
-                )
+                _line(panel, rows_of, measure, colours[owner], thick=owner == tag, dashed=owner in GREYS)
                 if owner == tag:
-                    panel.axhline(float(rows_of.text.iloc[0]), color=colour, lw=0.8, ls=":")
+                    panel.axhline(float(rows_of.text.iloc[0]), color=colours[owner], lw=0.8, ls=":")
             panel.set_title(f"text in {language_name(tag)}", fontsize=9)
             panel.set_ylim(0, 1)
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            _count_layers(panel, lens)
         for panel in panels[:, 0]:
             panel.set_ylabel("probability" if measure == "mass" else "share of the likeliest")
         for panel in panels[-1]:
             panel.set_xlabel("layer")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8, title="tokens of")
+        handles = [
+            Line2D([], [], color=colours[owner], lw=1.4, ls="--" if owner in GREYS else "-",
+                   label=WORDS.get(owner) or language_name(owner))
+            for owner in lens.owners
+        ]  # fmt: skip
+        handles += [
+            Line2D([], [], color="black", lw=2.4, label="the text's language"),
+            Line2D([], [], color="black", lw=0.8, ls=":", label="its share in the text"),
+        ]
+        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8, title="tokens of",
+                      alignment="left")  # fmt: skip
         figure.suptitle(title, fontsize=10)
     return whole(figure)
 
 
 def lens_curve_figure(lens: Lens, title: str = "", *, ax: Axes | None = None) -> Figure:
-    """Entropy, own tokens' probability, and the loss of the next token by layer, a line for each language of text."""
+    """Entropy, own tokens' probability, and the loss of the next token by layer, a line for each language of text.
+
+    Bands are 95 % intervals over blocks. The loss has a log scale: the first layers are far from any prediction.
+    """
     table = lens.curve()
-    colours = matplotlib.colormaps["tab10"]
-    names = {"entropy": "entropy (nats)", "own": "probability of own tokens", "nats": "loss of the next token (nats)"}
+    colours = _colours(lens)
+    names = {
+        "entropy": "entropy (nats)",
+        "own": "probability of the text's language",
+        "nats": "loss of the next token (nats, log scale)",
+    }
     with matplotlib.rc_context(STYLE):
-        figure = surface((9.4, 3.0), ax)
+        figure = surface((9.8, 3.0), ax)
         panels = figure.subplots(1, len(names))
         for panel, (name, label) in zip(panels, names.items(), strict=True):
-            for number, tag in enumerate(lens.languages):
-                rows = table[table.language == tag]
-                panel.plot(rows.layer, rows[name], color=colours(number % 10), lw=1.3, label=language_name(tag))
-                panel.fill_between(
-                    rows.layer, rows[f"{name}_low"], rows[f"{name}_high"], color=colours(number % 10), alpha=0.2, lw=0
-                )
+            for tag in lens.languages:
+                _line(panel, table[table.language == tag], name, colours[tag])
             panel.set_title(label, loc="left", fontsize=9)
             panel.set_xlabel("layer")
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8, title="text in")
+            _count_layers(panel, lens)
+        panels[-1].set_yscale("log")
+        panels[-1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[-1].yaxis.set_major_formatter("{x:g}")
+        panels[-1].yaxis.set_minor_locator(NullLocator())
+        handles = [Line2D([], [], color=colours[tag], lw=1.4, label=language_name(tag)) for tag in lens.languages]
+        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8, title="text in",
+                      alignment="left")  # fmt: skip
         figure.suptitle(title, fontsize=10)
     return whole(figure)
 
 
+def _colours(lens: Lens) -> dict[str, tuple[float, float, float]]:
+    """Of each language, the same in every figure of a lens."""
+    tags = dict.fromkeys([*(owner for owner in lens.owners if owner not in GREYS), *lens.languages])
+    return dict(zip(tags, cycle(PALETTE), strict=False))
+
+
+def _line(
+    panel: Axes, rows: pd.DataFrame, name: str, colour: Any, *, thick: bool = False, dashed: bool = False
+) -> None:
+    """A curve over the layers with its band."""
+    panel.plot(rows.layer, rows[name], color=colour, lw=2.4 if thick else 1.2, ls="--" if dashed else "-")
+    panel.fill_between(rows.layer, rows[f"{name}_low"], rows[f"{name}_high"], color=colour, alpha=0.2, lw=0)
+
+
+def _count_layers(panel: Axes, lens: Lens) -> None:
+    """Ticks from layer 1 to the last."""
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    panel.set_xlim(0.5, lens.layers + 0.5)
+
+
 def lens_findings(lens: Lens) -> list[str]:
-    """What the curves show, in sentences that hold whatever they show."""
+    """What the curves show, in sentences that hold whatever they show.
+
+    Layers whose probability is nearly all on tokens that no counted text has (`UNREAD`) are left out: what is left to
+    the languages there is noise.
+    """
     table = lens.frame()
+    unseen = table[table.tokens_of == UNSEEN].set_index(["language", "layer"])["mass"]
     table = table[~table.tokens_of.isin([SHARED, UNSEEN])]
-    middle = _middle(table, lens.layers)
-    said = []
+    said, left_out = [], set()
     for tag in lens.languages:
-        of_text = middle[middle.language == tag].groupby("tokens_of", sort=False)["mass"].mean()
-        if tag not in of_text or len(of_text) < 2:
+        read = unseen[tag].index[unseen[tag] <= UNREAD]
+        of_text = table[table.language == tag]
+        mass, low, high = (of_text.pivot(index="layer", columns="tokens_of", values=name)
+                           for name in ("mass", "mass_low", "mass_high"))  # fmt: skip
+        if tag not in mass or mass.shape[1] < 2:
             continue
-        own, other = float(of_text[tag]), str(of_text.drop(tag).idxmax())
-        curves = table[table.language == tag].pivot(index="layer", columns="tokens_of", values="mass")
-        lowest = table[table.language == tag].pivot(index="layer", columns="tokens_of", values="mass_low")
-        highest = table[table.language == tag].pivot(index="layer", columns="tokens_of", values="mass_high")
-        ahead = curves.index[lowest[other] > highest[tag]]
-        where = f" (more, beyond both intervals, in {_ranges(list(ahead))})" if len(ahead) else ""
+        left_out |= {*mass.index} - {*read}
+        others = mass.columns.drop(tag)
+        beyond = mass[others].sub(mass[tag], axis=0).where(low[others].gt(high[tag], axis=0))  # of both intervals
+        said.append(_finding(tag, mass, beyond.loc[read]))
+    if left_out and said:
         said.append(
-            f"Text in {language_name(tag)}: in the middle third of the layers tokens of its own have "
-            f"{own:.1%} of the probability and those of {language_name(other)}, the next, {of_text[other]:.1%}{where}; "
-            f"after the last layer {curves[tag].iloc[-1]:.1%} and {curves[other].iloc[-1]:.1%}."
+            f"Left out, for some or all texts: {_ranges(sorted(left_out))}, where more than {UNREAD:.0%} of the "
+            "probability is on tokens that no counted text has."
         )
     return said
 
 
-def _middle(table: pd.DataFrame, layers: int) -> pd.DataFrame:
-    third = max(1, layers // 3)
-    inside = table[(table.layer > third) & (table.layer <= layers - third)]
-    return inside if len(inside) else table
+def _finding(tag: str, mass: pd.DataFrame, beyond: pd.DataFrame) -> str:
+    """Which other language is ahead of the text's own, and where.
+
+    Args:
+        tag: of the text.
+        mass: layer × language of the tokens.
+        beyond: of some layers, by how much another language is ahead; NaN where it is not beyond both intervals.
+    """
+    name, last = language_name(tag), mass.index[-1]
+    if beyond.isna().to_numpy().all():
+        return (
+            f"Text in {name}: no other language's tokens are likelier than its own ({mass[tag][last]:.1%} at the end)."
+        )
+    other = str(beyond.max().idxmax())
+    most: Any = beyond[other].idxmax()
+    return (
+        f"Text in {name}: tokens of {language_name(other)} are likelier than its own after "
+        f"{_ranges([*beyond[other].dropna().index])}, most so after layer {most} ({mass[other][most]:.1%} against "
+        f"{mass[tag][most]:.1%}); at the end they have {mass[other][last]:.1%} against {mass[tag][last]:.1%}."
+    )
 
 
 def _ranges(layers: list[int]) -> str:

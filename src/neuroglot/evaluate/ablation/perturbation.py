@@ -25,14 +25,16 @@ from neuroglot.identify.random_neurons import random
 from neuroglot.identify.units import Units
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
 from neuroglot.stats import Contrast, contrast, mean_interval
 from neuroglot.storage.results import JsonResult, refuse_differing
 
-__all__ = ["Perturbation", "RandomRow", "perturb", "random_neurons"]
+__all__ = ["Perturbation", "RandomRow", "check_resumable", "perturb", "random_neurons"]
 
 RandomRow = Literal["largest", "next percent"]
+AGAIN = "delete it to measure again, or name another file"
 
 
 @dataclass
@@ -414,10 +416,29 @@ def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
     except NeuroglotError as error:
         warnings.warn(f"{error} This is done now.", NeuroglotWarning, stacklevel=3)
         return fresh
-    refuse_differing(
-        f"{resume} was measured", old.settings, fresh.settings, "delete it to measure again, or name another file"
-    )
+    refuse_differing(f"{resume} was measured", _settings(old), _settings(fresh), AGAIN)
     return old
+
+
+def check_resumable(
+    reader: Model | TextReader, corpus: Corpus, *, tokens: int, block: int | None, resume: str | Path
+) -> None:
+    """Refuse a file of other text before weights are opened; for the arguments and what is raised see `perturb`."""
+    try:
+        old = Perturbation.load(resume)
+    except NeuroglotError:  # a damaged one is measured again
+        return
+    blocks = held_out_blocks(reader, corpus, tokens=tokens, block=block)
+    refuse_differing(f"{resume} was measured", _settings(old), _settings(old) | _said_of(blocks), AGAIN)
+
+
+def _settings(result: Perturbation) -> dict[str, object]:
+    return {**result.settings, "block": result.block, "tokens": sum(result.tokens.values())}
+
+
+def _said_of(blocks: Mapping[str, Tensor]) -> dict[str, object]:
+    counted = sum(piece[:, 1:].numel() for piece in blocks.values())
+    return {"text": _digest(*blocks.values()), "block": next(iter(blocks.values())).shape[1], "tokens": counted}
 
 
 def _digest(*values: "torch.Tensor | NeuronSet") -> str:

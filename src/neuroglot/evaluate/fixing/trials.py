@@ -17,11 +17,13 @@ from neuroglot.evaluate.likelihood.perplexity import increase_of, mean_nll
 from neuroglot.evaluate.steering.answers import degenerate
 from neuroglot.evaluate.steering.confusion import WORD_LEVEL, Identify, language_confusion
 from neuroglot.generation.engine import generate
+from neuroglot.generation.prompts import said_around
 from neuroglot.generation.settings import Generation
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
 from neuroglot.stats import wilson
 from neuroglot.storage.results import ResultCache, digest_of_settings
+from neuroglot.storage.sealed import digest_of_bytes
 
 __all__ = ["INTACT", "Trials"]
 
@@ -94,6 +96,7 @@ class Trials:
             "remedy": None if remedy is None else remedy.digest,
             "prompts": list(prompts),
             "generation": self.generation.model_dump(),
+            **said_around(self.model, self.generation.chat),
         }
 
     def judged(self, answers: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +142,7 @@ class Trials:
             "model": self.model.fingerprint,
             "dtype": str(self.model.network.dtype),
             "remedy": None if remedy is None else remedy.digest,
-            "text": [list(blocks.shape), int(blocks.long().sum()), blocks[0].tolist()],
+            "text": digest_of_bytes(f"{tuple(blocks.shape)}".encode(), blocks.contiguous().numpy().tobytes()),
         }
         digest = digest_of_settings(about)
         kept = self.cache.find(digest, lambda found: "nats" in found)

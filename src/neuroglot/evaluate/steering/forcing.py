@@ -28,6 +28,7 @@ from neuroglot.edit.steering import ROUTER, Method, Routed, steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import answer_nll, describe
 from neuroglot.generation.engine import generate
+from neuroglot.generation.prompts import said_around
 from neuroglot.generation.settings import Generation
 from neuroglot.identify.random_neurons import random
 from neuroglot.languages.detection import LanguageIdentifier
@@ -382,6 +383,7 @@ class _Answers:
             "prompts": list(prompts),
             "generation": self.generation.model_dump(),
         }
+        about |= said_around(self.model, self.generation.chat)
         return about, digest_of_settings(about)
 
 

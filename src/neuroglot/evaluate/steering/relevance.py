@@ -15,7 +15,7 @@ import pandas as pd
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import degenerate, nll_after
-from neuroglot.generation.prompts import prompt_tokens
+from neuroglot.generation.prompts import prompt_tokens, said_around
 from neuroglot.languages.detection import letters
 from neuroglot.languages.tags import closest
 from neuroglot.models.architecture.body import has_encoder
@@ -109,6 +109,7 @@ class LikelihoodRule:
     def _scores(self, rows: Sequence[tuple[str, str, str, str]]) -> list[int]:
         beside = [self._beside(source, prompt) for source, _, prompt, _ in rows]
         about = [self.model.fingerprint, str(self.model.network.dtype), self.chat, [list(row) for row in rows], beside]
+        about += said_around(self.model, self.chat).values()
         digest = digest_of_settings(["likelihood rule", 1, about])
         kept = self._cache.find(digest, lambda kept: len(kept.get("scores", ())) == len(rows))
         if kept is None:
