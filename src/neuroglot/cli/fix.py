@@ -176,7 +176,7 @@ def _show(found: "Fixed", max_cost: float) -> None:
     if found.chosen is None:
         said = (
             "Nothing to fix: every answer passes."
-            if not found.best and before["line_pass_rate"] == 1
+            if (found.table["method"] == "intact").all() and before["line_pass_rate"] == 1
             else (f"Nothing that was tried helps at under {max_cost:.0%} of perplexity; no recipe is written.")
         )
         out.print(said, highlight=False)

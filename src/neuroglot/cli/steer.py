@@ -182,7 +182,7 @@ def steer(
 def _written(recipe: "Recipe", model: "Model", bake: Path | None, export: Path | None, save: Path | None) -> list[Path]:
     """Write the recipe in the ways that were asked for, those that may be refused first."""
     wrote = [] if bake is None else [recipe.bake(model, bake)]
-    wrote += [] if export is None else [recipe.export(export)]
+    wrote += [] if export is None else [recipe.export(export, model)]
     return wrote if save is None else [*wrote, recipe.save(save)]
 
 
