@@ -3,7 +3,8 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.evaluate.ablation.whole import check_losses, check_perplexities, check_sizes
 from neuroglot.evaluate.likelihood.perplexity import block_nll, held_out_blocks, perplexity_of
 from neuroglot.identify.random_neurons import random
 from neuroglot.identify.units import Units
@@ -65,6 +67,20 @@ class Perturbation(JsonResult):
     settings: dict[str, str] = field(default_factory=dict)
     matched: dict[str, dict[str, float]] = field(default_factory=dict)
     losses: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+
+    def check_whole(self) -> None:
+        """Refuse what cannot have been measured; rows may be missing, as they are while it is measured."""
+        check_perplexities(INTACT, self.intact, self.tokens)
+        check_sizes("sizes", self.sizes, (*self.off, "random"))
+        if not self.intact or {*self.intact} != {*self.tokens} or min(self.tokens.values()) < 1 or self.block < 1:
+            raise ValueError("it does not say how much text of each language was read")
+        for name, rows in (("off", self.off), ("random", self.random), ("matched", self.matched)):
+            for key, row in rows.items():
+                check_perplexities(f"{name} {key}", row, self.intact)
+        intact = self.losses.get(INTACT, {}).get("", {})
+        for name, kept in self.losses.items():
+            for key, cells in kept.items():
+                check_losses(f"{name} {key}", cells, intact)
 
     @property
     def units(self) -> str:
@@ -253,6 +269,7 @@ def perturb(
     units: Units = "neurons",
     batch_tokens: int | None = None,
     resume: str | Path | None = None,
+    beside: Iterable[str | Path] = (),
     progress: bool = True,
 ) -> Perturbation:
     """The perplexity-change matrix (Tang et al. 2024, §3.2 and Figure 2), with a random baseline.
@@ -274,6 +291,7 @@ def perturb(
         units: what the sets are of; random rows are of the same.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         resume: a file that is written after every row, and whose rows are not measured again.
+        beside: such files of other neurons; where the model and the text are the same, the intact row is theirs.
         progress: show a bar.
 
     Raises:
@@ -302,6 +320,8 @@ def perturb(
     )
     result = _resumed(fresh, resume)
     rows = _rows(neurons, list(blocks), size, seeds, matched, site)
+    if not result.intact and (losses := _intact(result, beside)):
+        rows[0].keep(result, losses)
     cost = {tag: piece.numel() for tag, piece in blocks.items()}
     with token_progress("perturbing", sum(cost[tag] for row in rows for tag in row.conditions), shown=progress) as say:
         worth = {row.name: (sum(cost[tag] for tag in row.conditions), row.name) for row in rows}
@@ -406,6 +426,16 @@ def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
         return largest
     percent = min(100, 100 * largest // neurons.total + 1)
     return round(percent * neurons.total / 100)
+
+
+def _intact(result: Perturbation, beside: Iterable[str | Path]) -> dict[str, list[float]]:
+    """The losses of the intact model that another file has of the same text, or none."""
+    for path in filter(Path.is_file, map(Path, beside)):
+        with suppress(NeuroglotError):  # a file that cannot be read is spoken of by whom it is for
+            other = Perturbation.load(path)
+            if all(other.settings.get(name) == result.settings[name] for name in ("model", "text")):
+                return other.losses.get(INTACT, {}).get("", {})
+    return {}
 
 
 def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
