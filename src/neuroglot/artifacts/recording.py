@@ -171,9 +171,8 @@ class Recording:
         """
         for statistic in statistics:
             if statistic not in self.sums:
-                raise NeuroglotError(
-                    f"The recording has no {statistic!r}, only {', '.join(self.sums)}; record again with it."
-                )
+                dense = "it is of a dense model, which has no router" if statistic == ROUTED else "record again with it"
+                raise NeuroglotError(f"The recording has no {statistic!r}, only {', '.join(self.sums)}; {dense}.")
 
     def mean(self, statistic: str) -> Float64[Tensor, "layers *rest languages"]:
         """The mean over tokens of a statistic (`active`: the activation probability); a maximum stays as it is.

@@ -91,7 +91,7 @@ class Babel(Study):
             NeuroglotError: the model is a native mixture of experts, whose neurons no partition groups.
         """
         self.model.check_dense(
-            "its experts are not pruned as the paper's are", "take them out of its router's choice instead"
+            "its experts are not pruned as the paper's are", "see `neuroglot prune RUN --share`, which takes them out"
         )
         return self.counted
 
