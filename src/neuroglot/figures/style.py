@@ -98,6 +98,8 @@ def save_figure(figure: Figure, directory: str | Path, name: str) -> list[Path]:
     Raises:
         NeuroglotError: the directory cannot be written.
     """
+    for title in (*figure.texts, *(axes.title for axes in figure.axes)):
+        title.set_wrap(True)  # a model may be a long path, and the figure of few layers narrow
     paths = []
     for kind in ("png", "pdf"):
         path = Path(directory) / f"{name}.{kind}"
