@@ -3,6 +3,7 @@
 import click
 import pandas as pd
 import pytest
+import tiny
 import typer
 from commands import neuroglot, refused
 
@@ -88,6 +89,20 @@ def test_steering_to_a_language_finds_its_region(chinese, checkpoint, capsys):
     assert "note:" not in capsys.readouterr().err
     neuroglot("steer", checkpoint, "Кошка спит на диване, а собака лежит на полу", *how)
     assert "The prompt is in Russian (ru), and there are neurons of fr, pt-BR, zh-CN" in capsys.readouterr().err
+
+
+def test_a_run_says_what_begins_a_prompt(tmp_path, corpus):
+    """A tokenizer that only names a BOS: recorded with it, steered with it, unless something else is asked for."""
+    tokenizer = tiny.tokenizer(bos=False)
+    tokenizer.bos_token = "<s>"
+    model = ng.Model(tiny.network(), tokenizer).save(tmp_path / "m")
+    neuroglot("record", model, corpus, "--out", tmp_path / "run", "--block", 32, "--tokens", 400, "--bos", "always")
+    steer = ("steer", model, "the cats sat", "--to", "fr", "--from", "none", "--method", "random", "--tokens", 8)
+    default, always, never = (
+        neuroglot(*steer, "--run", tmp_path / "run", *how) for how in ((), ("--bos", "always"), ("--bos", "never"))
+    )
+    shown = [said[said.index("as it is") :] for said in (default, always, never)]
+    assert shown[0] == shown[1] != shown[2]
 
 
 def test_brackets_in_a_name_are_no_style(tmp_path, checkpoint, monkeypatch, capsys):
