@@ -83,6 +83,17 @@ def test_neurons_of_a_region_are_those_of_a_prompt(chinese, checkpoint, prompt, 
     assert len(recipe.steps) == 2  # one language off, another raised
 
 
+def test_text_of_a_language_is_measured_for_the_tag_that_the_run_has(chinese, tmp_path):
+    text = tmp_path / "t.csv"
+    text.write_text(
+        "zh,pt,ru\n" + "今天天气很好我们去公园玩,o menino comeu um bolo,кошка спит на диване\n" * 40, "utf-8"
+    )
+    how = ("perturb", chinese, "--corpus", text, "--block", 16, "--tokens", 100, "--seeds", 1)
+    said = neuroglot(*how)
+    assert said.splitlines()[0].split()[-3:] == ["zh-CN", "pt-BR", "ru"]
+    assert "Chinese (China)" in said and "Portuguese (Brazil)" in said  # on target
+
+
 def test_steering_to_a_language_finds_its_region(chinese, checkpoint, capsys):
     how = ("--to", "zh", "--run", chinese, "--tokens", 2)
     assert "steered to zh" in neuroglot("steer", checkpoint, "le chat dort sur la table de la cuisine", *how)

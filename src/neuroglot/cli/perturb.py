@@ -69,6 +69,7 @@ def perturb(
     if corpus is not None:
         check_corpus(corpus)
     text = measured_text(current, corpus, text_column=text_column, language_column=language_column)
+    text = text.tagged_as(current.neurons(method, of).languages)
     reader = current.reader()
     from neuroglot.evaluate.likelihood.perplexity import check_held_out
 
