@@ -72,8 +72,9 @@ def steer(
             "--method",
             "-m",
             help="Which neurons: a method of `neuroglot identify --help`; or instead of neurons the residual stream: "
-            "diffmean (the language's direction) or sparse (its dimensions that differ most); or router, of a native "
-            "mixture of experts: a bonus of --strength for the language's experts, and those of --from taken out.",
+            "diffmean (the language's direction), probe or lda (of samples that `neuroglot align` records), or sparse "
+            "(its dimensions that differ most); or router, of a native mixture of experts: a bonus of --strength for "
+            "the language's experts, and those of --from taken out.",
         ),
     ] = "lape",
     steer: SteerOption = "replace",
@@ -133,9 +134,7 @@ def steer(
         raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
     to = to and language_tag(to)
     pairs = _pairs(experts_off)
-    if method in ("probe", "lda"):
-        raise NeuroglotError(f"{method} is found in samples; make it from Python: ng.steer(…, samples=samples).")
-    if method in ("diffmean", "sparse") and source not in (None, "none"):
+    if method in ("diffmean", "probe", "lda", "sparse") and source not in (None, "none"):
         raise NeuroglotError(f"--from ablates a language's neurons, which {method} has none of; leave it out.")
     if not prompt.strip():
         raise NeuroglotError("The prompt is empty; give it some text.")
@@ -229,15 +228,18 @@ def _from_run(
     how: dict[str, Any],
 ) -> "tuple[Recipe, Model | None, ModelSettings]":
     """The recipe from a run, and how that opened the model; from one on the built-in corpus if none is named."""
-    from neuroglot.edit.directions import DIRECTIONS
+    from neuroglot.edit.directions import DIRECTIONS, SAMPLED
     from neuroglot.edit.steering import ROUTER
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import closest
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import beyond_recording, identify_run
+    from neuroglot.run.steering import samples_for
 
     folder, loaded = run, None
     if folder is None:
+        if method in SAMPLED:
+            raise NeuroglotError(f"{method} is found in samples: record a run with --residual, align it, give --run.")
         lack = None if method in (*DIRECTIONS, ROUTER) else beyond_recording(method)
         if lack:
             raise NeuroglotError(
@@ -258,7 +260,7 @@ def _from_run(
         if how["site"] != "activation" or how["method"] != "replace":
             raise NeuroglotError(f"--steer and --site are about neurons, which {method} has none of; leave them out.")
         asked = how_raised.model_copy(update={"method": method})
-        return asked.recipe(recording, None, to, None), loaded, opened
+        return asked.recipe(recording, None, to, None, samples_for(found, method)), loaded, opened
     if not found.neurons_path(method).is_file() and beyond_recording(method) is None:  # it takes milliseconds
         print_neurons(found, method, identify_run(found, method, {}))
     neurons = found.neurons(method)
@@ -304,10 +306,11 @@ def _built_in(
 
 def steering_settings(layers: str | None, depth: int | None, *, method: str, **how: Any) -> "Steering":
     """How the target is raised, from the options of that; `depth` is the model's number of layers, if that is known."""
+    from neuroglot.edit.directions import DIRECTIONS
     from neuroglot.edit.steering import METHODS, ROUTER, layer_numbers
     from neuroglot.evaluate.steering.forcing import Steering
 
-    known = (*METHODS, "diffmean", "sparse", ROUTER)
+    known = (*METHODS, *DIRECTIONS, ROUTER)
     if method not in known:
         raise NeuroglotError(f"--steer takes {', '.join(known)}, not {method!r}.")
     return checked(Steering, method=method, layers=layer_numbers(layers, depth or 1_000_000), **how)

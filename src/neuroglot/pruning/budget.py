@@ -10,6 +10,7 @@ from torch import Tensor
 from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.weights import column_norms
 from neuroglot.models.model import Model
 from neuroglot.pruning.biases import plain_biases
 from neuroglot.pruning.size import size
@@ -86,7 +87,7 @@ def _gained(model: Model) -> int:
 def magnitudes(model: Model, moments: Iterable[Moments | Sketch]) -> Tensor:
     """What each neuron writes on a text (L, N): the root mean square of its hidden unit times its column's norm."""
     sizes = [of.squares.sqrt() for of in moments]
-    norms = [ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns]
+    norms = [column_norms(ffn.down_columns, ffn.readable) for ffn in model.ffns]
     return padded([norm * size for norm, size in zip(norms, sizes, strict=True)]).masked_fill(~model.exists, -1.0)
 
 
