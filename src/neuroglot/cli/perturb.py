@@ -22,7 +22,7 @@ from neuroglot.cli.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from neuroglot.evaluate.ablation.perturbation import Perturbation
+    from neuroglot.evaluate.ablation.matrix import Perturbation
     from neuroglot.run.directory import Run
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from neuroglot.corpus.corpus import Corpus
-    from neuroglot.evaluate.ablation.perturbation import Perturbation
+    from neuroglot.evaluate.ablation.matrix import Perturbation
     from neuroglot.models.model import Model
     from neuroglot.run.directory import Run
 
