@@ -1,5 +1,7 @@
 """Whether the numbers of a weight can be read and written as they are."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ __all__ = ["column_norms", "is_readable"]
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def is_readable(weight: Tensor) -> bool:
+def is_readable(weight: Any) -> bool:
     """Whether a weight's numbers are here and are what the model computes with.
 
     They are not where it is offloaded (on the meta device) or quantised: of integers, of 8-bit floats that a scale
