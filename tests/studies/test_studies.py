@@ -191,9 +191,9 @@ def test_the_pages_name_items_that_there_are(tmp_path):
 def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp_path):
     from neuroglot.run.directory import Run
 
-    settings = small("lape", checkpoint, other)
+    settings = small("lape", checkpoint, other, models=[str(checkpoint)])
     study = STUDIES["lape"](tmp_path / "study", settings)
-    study.measure(["table-3", "figure-2"])
+    study.measure(["table-3", "figure-2", "figure-3"])
     run = Run.open(study.path)
     neurons = ng.identify.lape(run.recording, top_fraction=0.2, activity_quantile=0.5)
     assert neurons == run.neurons("lape")
@@ -204,6 +204,9 @@ def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp
     kept = pd.read_csv(study.path / "study" / "figure-2-lape.csv", keep_default_na=False)
     pd.testing.assert_series_equal(kept.perplexity, measured.table().perplexity.reset_index(drop=True))
     said = json.loads((study.path / "study" / "figure-2.json").read_text())
+    third = pd.read_csv(study.path / "study" / f"figure-3-{checkpoint.name}.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(third, kept)  # its own model is not measured again
+    assert not (study.path / "models").exists()
     diagonal_dominant = measured.diagonal_dominant.drop("en")
     assert f"for {int(diagonal_dominant.sum())} of {len(diagonal_dominant)} languages" in said["said"][0]
 

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -253,6 +254,7 @@ def perturb(
     units: Units = "neurons",
     batch_tokens: int | None = None,
     resume: str | Path | None = None,
+    beside: Iterable[str | Path] = (),
     progress: bool = True,
 ) -> Perturbation:
     """The perplexity-change matrix (Tang et al. 2024, §3.2 and Figure 2), with a random baseline.
@@ -274,6 +276,7 @@ def perturb(
         units: what the sets are of; random rows are of the same.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         resume: a file that is written after every row, and whose rows are not measured again.
+        beside: such files of other neurons; where the model and the text are the same, the intact row is theirs.
         progress: show a bar.
 
     Raises:
@@ -302,6 +305,8 @@ def perturb(
     )
     result = _resumed(fresh, resume)
     rows = _rows(neurons, list(blocks), size, seeds, matched, site)
+    if not result.intact and (losses := _intact(result, beside)):
+        rows[0].keep(result, losses)
     cost = {tag: piece.numel() for tag, piece in blocks.items()}
     with token_progress("perturbing", sum(cost[tag] for row in rows for tag in row.conditions), shown=progress) as say:
         worth = {row.name: (sum(cost[tag] for tag in row.conditions), row.name) for row in rows}
@@ -406,6 +411,16 @@ def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
         return largest
     percent = min(100, 100 * largest // neurons.total + 1)
     return round(percent * neurons.total / 100)
+
+
+def _intact(result: Perturbation, beside: Iterable[str | Path]) -> dict[str, list[float]]:
+    """The losses of the intact model that another file has of the same text, or none."""
+    for path in filter(Path.is_file, map(Path, beside)):
+        with suppress(NeuroglotError):  # a file that cannot be read is spoken of by whom it is for
+            other = Perturbation.load(path)
+            if all(other.settings.get(name) == result.settings[name] for name in ("model", "text")):
+                return other.losses.get(INTACT, {}).get("", {})
+    return {}
 
 
 def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
