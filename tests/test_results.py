@@ -154,7 +154,7 @@ def test_our_own_claims():
     differences = {row["model"]: row for row in read("steering/differences.csv")}
     for claim, command, cell, _ in table[1:]:
         ((_, target, _),) = LINK.findall(cell)
-        shown = re.findall(r"[-−]?\d[\d,.]*\d|\d", LINK.sub(r"\1", cell))
+        shown = re.findall(r"[-−]?\d[\d,.]*\d|\d", LINK.sub(r"\1", cell).replace("− ", "−"))
         if target.endswith(".md"):
             assert set(numbers(cell)) <= set(numbers((DOCS / target).read_text(encoding="utf-8"))), claim
             continue
@@ -166,7 +166,7 @@ def test_our_own_claims():
             seconds = [float(row["seconds"]) for row in found]
             values = [statistics.median(seconds), min(seconds), max(seconds)]
         else:
-            (model,) = [model for model in MODELS if model in command] or MODELS[:1]
+            (model,) = [model for model in differences if model in command] or MODELS[:1]
             values = [differences[model][name] for name in ("difference", "low", "high")]
         assert [rounded(*pair) for pair in zip(shown, values, strict=True)] == [True] * 3, claim
 
@@ -210,7 +210,7 @@ def test_steering_scores():
 def test_confusion():
     """By model: what was chosen beside the intact model; then the best of each method."""
     share = lambda value, decimals=1: f"{100 * float(value):.{decimals}f} %" if value else "–"  # noqa: E731
-    *by_model, methods = tables("howto/confusion.md", "Measured")
+    *by_model, methods, together = tables("howto/confusion.md", "Measured")
     files = sorted((RESULTS / "steering").glob("*-confusion.csv"))
     assert len(by_model) == len(files) > 0
     for place, (table, file) in enumerate(zip(by_model, files, strict=True)):
@@ -228,9 +228,19 @@ def test_confusion():
                                100 * float(row[f"{method}_cost"]))  # fmt: skip
                 assert float(row[f"{method}_cost"]) <= 0.02
             names = ["before", *(f"{name}_after" for name in ("ablation", "direction", "drift", "head_rows"))]
-            (found,) = [line for line in methods[1:] if line[0] == row["target"]]
+            if not (found := [line for line in methods[1:] if line[0] == row["target"]]):
+                continue  # of one model only
+            (found,) = found
             cells = [cell.removesuffix(" †") for cell in found[5 * place + 1 : 5 * place + 6]]
             assert cells == [share(row[name], 0) for name in names], row["target"]
+        alone = [row for row in rows if " " not in row["target"]]
+        weights = [float(row["judged"]) for row in alone]
+        fixed = [row[f"{row['chosen'].replace(' ', '_')}_after"] if row["chosen"] else row["before"] for row in alone]
+        before, after = (
+            sum(w * float(value) for w, value in zip(weights, values, strict=True)) / sum(weights)
+            for values in ([row["before"] for row in alone], fixed)
+        )
+        assert together[1 + place][1:] == [share(before), share(after), share((after - before) / (1 - before), 0)]
 
 
 # --- shrinking -------------------------------------------------------------------------------------------------------
