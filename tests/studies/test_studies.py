@@ -136,6 +136,10 @@ def test_a_study_measures_every_item_and_is_read_when_asked_again(
     again = STUDIES[name](tmp_path / "study", settings)
     monkeypatch.setattr(type(settings.model), "load", lambda self: pytest.fail("the model was opened again"))
     assert again.measure() == found
+    said = json.loads((study.path / "study.json").read_text(encoding="utf-8"))
+    assert said["model"].pop("revision") is None  # as a version wrote it that did not know revisions
+    (study.path / "study.json").write_text(json.dumps(said), encoding="utf-8")
+    assert STUDIES[name](tmp_path / "study", settings).measure() == found
     with pytest.raises(NeuroglotError, match=r"other settings: record.tokens \(was 600, now 700\)"):
         changed = settings.model_copy(update={"record": settings.record.model_copy(update={"tokens": 700})})
         STUDIES[name](tmp_path / "study", changed)
