@@ -31,7 +31,7 @@ from neuroglot.evaluate.likelihood.bits import bits_by_piece
 from neuroglot.pruning.budget import magnitudes, neurons_within, random_like
 from neuroglot.pruning.checkpoint import cut
 from neuroglot.pruning.moments import hidden_moments
-from neuroglot.pruning.saliences import Order, keep_within, removal_order
+from neuroglot.pruning.saliences import keep_within, removal_order
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import language_counts
 from neuroglot.run.shrink_plan import Fit, Plan, ShrinkSettings, plan_cut
@@ -243,8 +243,8 @@ class Bench:
                 add(name, model)
             refitted(name, keep, heal=False)
         orders = [removal_order(ffn.down_columns, of) for ffn, of in zip(model.ffns, moments, strict=True)]
-        refitted("surgeon, uneven", keep_within(orders, count / int(exists.sum())), heal=False)
-        places = padded([_places(order) for order in orders])  # the last to go is the highest
+        refitted("surgeon, uneven", keep_within(orders, count), heal=False)
+        places = padded([order.places() for order in orders])  # the last to go is the highest
         refitted("surgeon, even", neurons_within(places, model.widths, count, even=True), heal=False)
 
     def frequent(self, count: int) -> dict[str, torch.Tensor]:
@@ -272,13 +272,6 @@ def times(after: torch.Tensor, before: torch.Tensor) -> dict[str, float]:
     """Of perplexities, with an interval over blocks."""
     low, high = mean_interval(after - before)
     return {"times": float((after - before).mean().exp()), "low": float(low.exp()), "high": float(high.exp())}
-
-
-def _places(order: Order) -> torch.Tensor:
-    """When each neuron goes; those that stay are last."""
-    places = torch.full((order.neurons,), float(order.neurons))
-    places[order.removed] = torch.arange(len(order.removed), dtype=torch.float32)
-    return places
 
 
 def options(about: str, parts: str, *, sizes: list[float]) -> argparse.ArgumentParser:

@@ -305,18 +305,34 @@ def test_healing():
 
 def test_units():
     """Every method on neurons and on heads, at equal budgets; a cell is selectivity with its interval."""
-    (shown,) = tables("results.md", "Neurons and heads on real text")
+    shown, more = tables("results.md", "Neurons and heads on real text")
     names = ("selectivity", "selectivity_low", "selectivity_high")
     files = [read(f"units/{model}.csv") for model in ("gemma3-270m", "qwen2.5-coder-0.5b")]
+    found = [{(row["method"], row["budget"]): row for row in rows if row["part"] == "all"} for rows in files]
     for method, *cells in shown[1:]:
-        places = [(rows, budget) for rows in files for budget in ("0.01", "0.001")]
+        places = [(rows, budget) for rows in found for budget in ("0.05", "0.01", "0.001")]
         for cell, (rows, budget) in zip(cells, places, strict=True):
-            found = [r for r in rows if (r["method"], r["budget"], r["part"]) == (method, budget, "all")]
-            (row,) = found
-            value, low, high = (f"{float(row[name]):.1f}" for name in names)
+            value, low, high = (f"{float(rows[method, budget][name]):.1f}" for name in names)
             assert cell == f"{value} ({low} to {high})", method
+    for method, *cells in more[1:]:
+        for effect, half, seconds, rows in zip(cells[::3], cells[1::3], cells[2::3], found, strict=True):
+            row = rows[method, "0.01"]
+            assert effect == f"{float(row['on_target']):.2f}, {float(row['off_target']):.2f}"
+            assert half == (f"{float(row['split_half']):.2f}" if row["split_half"] else "")
+            assert seconds == f"{float(row['seconds']):.0f}"
 
 
 def test_the_middle_layers():
-    (shown,) = tables("results.md", "Which language the middle layers speak")
-    assert shown[1:] == [list(row.values()) for row in read("units/lens-middle.csv")]
+    middle, ahead = tables("results.md", "Which language the middle layers speak")
+    assert middle[1:] == [list(row.values()) for row in read("units/lens-middle.csv")]
+    found = []
+    for model, name in (("gemma3-270m", "Gemma 3 270M"), ("qwen2.5-coder-0.5b", "Qwen2.5-Coder 0.5B")):
+        cells = {(row["language"], int(row["layer"]), row["tokens_of"]): row for row in read(f"units/{model}-lens.csv")}
+        for tag in [row[1] for row in ahead[1:] if row[0] == name]:
+            layers = [layer for text, layer, of in cells if (text, of) == (tag, "en") and float(
+                cells[tag, layer, "unseen"]["mass"]) <= 0.75 and float(cells[tag, layer, "en"]["mass_low"]) > float(
+                cells[tag, layer, tag]["mass_high"])]  # fmt: skip
+            mass = {layer: [float(cells[tag, layer, of]["mass"]) for of in ("en", tag)] for layer in layers}
+            most = max(layers, key=lambda layer: mass[layer][0] - mass[layer][1])
+            found.append([name, tag, ", ".join(map(str, layers)), str(most), *(f"{100 * x:.1f}" for x in mass[most])])
+    assert ahead[1:] == found

@@ -56,12 +56,13 @@ def test_neurons_in_another_order_go_in_the_same_one(layer):
 def test_one_budget_takes_where_it_costs_least():
     cheap = Order(4, torch.tensor([3, 1, 0]), torch.tensor([0.0, 0.1, 0.3]))
     dear = Order(3, torch.tensor([2, 0]), torch.tensor([0.15, 0.9]))
-    keep = keep_within([cheap, dear], 4 / 7)
+    keep = keep_within([cheap, dear], 4)
     assert keep.tolist() == [[True, False, True, False], [True, True, False, False]]
-    assert keep_within([cheap, dear], 1.0).sum() == 7
-    for share in (0.0, 1.5, 0.2):
-        with pytest.raises(ng.NeuroglotError, match="share"):
-            keep_within([cheap, dear], share)
+    assert keep_within([cheap, dear], 7).sum() == 7
+    assert cheap.places().tolist() == [2, 1, 4, 0]  # the third stays
+    for count in (0, 1, 8):
+        with pytest.raises(ng.NeuroglotError, match="2 to 7 neurons can be kept"):
+            keep_within([cheap, dear], count)
 
 
 def test_a_neuron_that_others_say_goes_first():

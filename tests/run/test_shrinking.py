@@ -24,13 +24,13 @@ def test_a_shrunk_model_has_the_size_and_the_bits_that_the_report_says(heal, eve
     model, text = tiny.model(), tiny.corpus(60)
     recorded, held_out = text.select(["fr"]).split()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    settings = ShrinkSettings(share=0.9, heal=heal, batch=2, block=64, even=even)
+    settings = ShrinkSettings(share=0.9, heal=heal, batch=2, block=64, even=even, salience="loss")
     done = shrink(model, recorded, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
     assert all(torch.equal(before[name], value) for name, value in model.network.state_dict().items())
     opened = ng.load_model(tmp_path / "fr")
     assert done.parameters == (size(model.network).parameters, size(opened.network).parameters)
     assert 0.85 < done.parameters[1] / done.parameters[0] <= 0.9
-    assert list(done.bits) == ["intact", "vocabulary", "random", "magnitude", "refit", *(["healed"] if heal else [])]
+    assert list(done.bits) == ["intact", "vocabulary", "random", "loss", "refit", *(["healed"] if heal else [])]
     assert bits_per_character(opened, held_out["fr"], "fr") == pytest.approx(list(done.bits.values())[-1])
     assert not heal or done.bits["healed"] < done.bits["refit"]
     assert [file.name for file in tmp_path.iterdir()] == ["fr"]  # no draft is left

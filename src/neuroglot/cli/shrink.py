@@ -29,6 +29,13 @@ def shrink(
         bool,
         typer.Option(help="As many neurons in every layer, which plain transformers opens; or the best of all layers."),
     ] = True,
+    salience: Annotated[
+        str,
+        typer.Option(
+            help="Which neurons go: those that write least on the text (magnitude), or those that the re-fitted layer "
+            "misses least (loss)."
+        ),
+    ] = "magnitude",
     heads: Annotated[
         bool, typer.Option(help="Try fewer attention heads, too, where the model's config can say how many there are.")
     ] = True,
@@ -96,8 +103,8 @@ def shrink(
     if wanted is None:
         wanted = [name for each in tags for name in built_in_tasks(each)]
     settings = checked(
-        ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, heads=heads,
-        heal=heal, learning_rate=learning_rate, seed=seed, tasks=wanted,
+        ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, salience=salience,
+        heads=heads,        heal=heal, learning_rate=learning_rate, seed=seed, tasks=wanted,
     )  # fmt: skip
     check_shrink(how.reader(), fitted, tag, settings, gguf)
     done = run(how.load(), fitted, tag, settings, folder, held_out=held_out, gguf=gguf)

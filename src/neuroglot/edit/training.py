@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import padding_token
 from neuroglot.progress import progress_bar
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.names import whole_number
@@ -140,7 +141,7 @@ def trained(
             model=network,
             args=arguments,
             train_dataset=rows,
-            data_collator=lambda some: _padded(some, model.tokenizer.pad_token_id or 0),
+            data_collator=lambda some: _padded(some, padding_token(model)),
             callbacks=[Shown()],
         )
         trainer.pop_callback(_printer())

@@ -84,6 +84,12 @@ class Order:
     removed: Int64[Tensor, " removable"]
     losses: Float[Tensor, " removable"]
 
+    def places(self) -> Float[Tensor, " neurons"]:
+        """When each neuron goes, from 0; those that stay are last."""
+        places = torch.full((self.neurons,), float(self.neurons))
+        places[self.removed] = torch.arange(len(self.removed), dtype=torch.float32)
+        return places
+
 
 def removal_order(
     down: Float[Tensor, "width neurons"],
@@ -117,18 +123,17 @@ def removal_order(
     return Order(neurons, torch.tensor(removed, dtype=torch.int64), torch.tensor(losses))
 
 
-def keep_within(orders: Sequence[Order], share: float) -> Bool[Tensor, "layers neurons"]:
-    """Keep this share of all neurons: at each step the layer that the next removal costs least loses a neuron.
+def keep_within(orders: Sequence[Order], count: int) -> Bool[Tensor, "layers neurons"]:
+    """Keep so many neurons of all layers: at each step the layer that the next removal costs least loses one.
 
     Raises:
-        NeuroglotError: the share is not above 0 and at most 1, or less than what the orders leave.
+        NeuroglotError: there are not so many, or the orders leave more.
     """
     total = sum(order.neurons for order in orders)
-    going = total - round(share * total)
-    removable = sum(len(order.removed) for order in orders)
-    if not 0 < share <= 1 or going > removable:
-        least = 1 - removable / total
-        raise NeuroglotError(f"A share of the neurons to keep is from {least:.3g} to 1, not {share:g}.")
+    going = total - count
+    least = total - sum(len(order.removed) for order in orders)
+    if not least <= count <= total:
+        raise NeuroglotError(f"Of these layers {least:,} to {total:,} neurons can be kept, not {count:,}.")
     keep = torch.zeros(len(orders), max(order.neurons for order in orders), dtype=torch.bool)
     for layer, order in enumerate(orders):
         keep[layer, : order.neurons] = True

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.artifacts.widths import padded
+from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.bits import bits_per_character
 from neuroglot.models.architecture.head_groups import HeadGroups, head_groups
@@ -21,11 +23,13 @@ from neuroglot.pruning.checkpoint import cut, may_gain_biases
 from neuroglot.pruning.compensation import FEW_RIDGES, RIDGES, Change, compensated
 from neuroglot.pruning.heads import HeadCut, cheapest_heads, random_heads, refitted_heads
 from neuroglot.pruning.moments import blocks_for_moments, hidden_moments
+from neuroglot.pruning.saliences import keep_within, removal_order
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import TokenRanking, expected_counts, language_counts, row_parameters
 
 __all__ = ["Fit", "Plan", "ShrinkSettings", "groups_of", "plan_cut"]
 
+MOST = 0.95  # of a layer's neurons that may go, below the fewest that any budget leaves
 EXPECTED = 4_096  # tokens on which tokens that did not occur are ranked
 Keep = Bool[Tensor, "layers neurons"]
 Heads = Bool[Tensor, "attentions heads"]
@@ -43,6 +47,8 @@ class ShrinkSettings(BaseModel):
     """Measure on so many held-out characters."""
     even: bool = True
     """Keep equally many neurons in every layer, so that plain transformers opens the result."""
+    salience: Literal["magnitude", "loss"] = "magnitude"
+    """Which neurons go: those that write least, or those that the re-fitted layer misses least (surgeon's order)."""
     heads: bool = True
     """Try fewer attention heads, too, where the config can say how many there are."""
     heal: int = Field(0, ge=0)
@@ -179,11 +185,10 @@ def plan_cut(model: Model, text: Corpus, language: str, settings: ShrinkSettings
     total = int(model.exists.sum())
     if ways[0].neurons == total and len(ways) == 1:
         return Plan(ranking.within(ways[0].tokens), model.exists, None, [])
-    scores = magnitudes(model, hidden_moments(model, documents, language, tokens=settings.tokens, progress=progress))
+    neurons_of = _by_salience(model, documents, language, settings, progress)
 
     def planned(tokens: int, neurons: int, heads: Heads | None = None) -> Plan:
-        keep = neurons_within(scores, model.widths, neurons, even=settings.even)
-        return Plan(ranking.within(tokens), keep, heads, trial.tried)
+        return Plan(ranking.within(tokens), neurons_of(neurons), heads, trial.tried)
 
     trial = _Trial(model, text, language, settings, progress)
     plans = [planned(way.tokens, way.neurons) for way in ways]
@@ -193,6 +198,21 @@ def plan_cut(model: Model, text: Corpus, language: str, settings: ShrinkSettings
     measured = [trial.bits(plan) for plan in plans]
     bits, best = min(zip(measured, range(len(ways)), strict=True))
     return plans[best] if whole is None else _fewer_heads(trial, plans[best], bits, ways[best], whole, planned)
+
+
+def _by_salience(
+    model: Model, documents: Documents, language: str, settings: ShrinkSettings, progress: bool
+) -> Callable[[int], Keep]:
+    """A function from how many neurons stay to which."""
+    moments = hidden_moments(model, documents, language, tokens=settings.tokens, progress=progress)
+    if settings.salience == "magnitude":
+        scores = magnitudes(model, moments)
+    else:
+        orders = [removal_order(ffn.down_columns, of, most=MOST) for ffn, of in zip(model.ffns, moments, strict=True)]
+        if not settings.even:
+            return partial(keep_within, orders)
+        scores = padded([order.places() for order in orders])
+    return lambda count: neurons_within(scores, model.widths, count, even=settings.even)
 
 
 def _fewer_heads(

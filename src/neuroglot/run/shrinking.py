@@ -52,8 +52,8 @@ class Shrunk:
         neurons: the share of FFN neurons kept.
         heads: query heads and key-value heads of a layer, intact and after; None where all stay.
         bits: bits a held-out character: `intact`, `vocabulary` (trimmed alone), where neurons or heads went as many of
-            each layer at `random` and the kept ones (`magnitude`), both without a re-fit, and `refit`; where it was
-            healed `healed`. The last one is what was written.
+            each layer at `random` and the kept ones (`magnitude` or `loss`), both without a re-fit, and `refit`; where
+            it was healed `healed`. The last one is what was written.
         intervals: of each over the intact model's: a 95 % interval of the quotient, from a bootstrap over pieces of
             2,000 characters; None for less text.
         characters: held-out ones that were read.
@@ -168,7 +168,7 @@ def _made(
     pruned = plan.prunes(model)
     cuts = {"vocabulary": replace(plan, keep=model.exists, heads=None)}
     if pruned:
-        cuts |= {"random": plan.random(model, settings.seed), "magnitude": plan}
+        cuts |= {"random": plan.random(model, settings.seed), settings.salience: plan}
     for name, each in cuts.items():
         with status(f"measuring: {name}", progress), each.cut(model):
             rows[name] = read(model)

@@ -162,6 +162,7 @@ class Lape(Study):
     @cached_property
     def sentences(self) -> Samples:
         """Sentences of one meaning in every language."""
+        assert self.model.stream_width  # says why, where no stream is the state of a token
         return self.samples(self.settings.parallel)
 
     @cached_property
@@ -194,6 +195,22 @@ class Lape(Study):
         work, how = self.asked, self.settings.steer
         return work.judged(work.forced(prompts, targets, how.how, conditions, how.seeds, prompting))
 
+    def of_another(self, source: str) -> Perturbation:
+        """What `change` gives for LAPE, of another model; in a run of its own."""
+        how, measure = self.settings.identify, self.settings.perturb
+        run = Run.create(
+            self.path / "models" / Path(source).name, self.settings.model.model_copy(update={"source": source}),
+            self.settings.text, self.settings.record,
+        )  # fmt: skip
+        run.workers = self.run.workers
+        model = run.load_model()
+        record_run(run, model, self.text[0])
+        identify_run(run, "lape", {"top_fraction": how.top_fraction, "activity_quantile": how.activity_quantile})
+        return perturb_run(
+            run, model, "lape", tokens=measure.tokens, block=measure.block, seeds=measure.seeds, corpus=measure.corpus,
+            languages=self.settings.text.languages,
+        )  # fmt: skip
+
     def grown(self, fraction: float) -> Perturbation:
         """Figure 4's language with this share of all neurons counted as language-specific, that language's off."""
         language, measure = self.settings.growth.language, self.settings.perturb
@@ -204,6 +221,7 @@ class Lape(Study):
             self.model, self.other_corpus(measure.corpus) or self.text[1], neurons.select([language]),
             tokens=measure.tokens, block=measure.block, seeds=0,
             resume=self.path / "perturbation" / f"lape-{language}-{fraction:g}.json",
+            beside=[self.run.perturbation_path("lape")],
         )  # fmt: skip
 
     # --- the paper's tables and figures -------------------------------------------------------------------------------
@@ -242,23 +260,10 @@ class Lape(Study):
                 "models = [...] in the settings, or each on a page of its own with --models."
             ]
             return Finding(said, share_diagonal_dominant(alone) > 0.5, {self.of_model: alone.frame()})
-        how, measure = self.settings.identify, self.settings.perturb
         said, tables, figures, leading = [], {}, {}, []
         for source in self.settings.models:
-            run = Run.create(
-                self.path / "models" / Path(source).name, self.settings.model.model_copy(update={"source": source}),
-                self.settings.text, self.settings.record,
-            )  # fmt: skip
-            run.workers = self.run.workers
-            model = run.load_model()
-            record_run(run, model, self.text[0])
-            identify_run(run, "lape", {"top_fraction": how.top_fraction, "activity_quantile": how.activity_quantile})
-            result = perturb_run(
-                run, model, "lape", tokens=measure.tokens, block=measure.block, seeds=measure.seeds,
-                corpus=measure.corpus, languages=self.settings.text.languages,
-            )  # fmt: skip
-            del model
-            name = Path(source).name
+            own = source == self.settings.model.source
+            result, name = self.change("lape") if own else self.of_another(source), Path(source).name
             tables[name] = result.frame()
             figures[name] = perturbation_figure(result, f"LAPE neurons of {name} off: change of perplexity")
             said.append(f"{name}: {diagonal_words(result)}; {target_words(result)}.")

@@ -155,7 +155,7 @@ class Study:
         """One vector a sample of the parallel corpus."""
         return record_samples(
             self.model, self.other_corpus(how.corpus) or self.text[0], samples=how.samples, max_tokens=how.max_tokens,
-            missing="drop", directory=self.run.samples_path,
+            missing="drop", states=self.model.one_stream, directory=self.run.samples_path,
         )  # fmt: skip
 
     def tasks(self, names: Sequence[str], how: TaskSettings, conditions: Sequence[Condition] = ()) -> pd.DataFrame:

@@ -10,18 +10,42 @@ import tiny
 import neuroglot as ng
 from neuroglot.recording.engines.ray_cluster import RayEngine
 from neuroglot.recording.shard_store import ShardStore
+from neuroglot.recording.statistics import own
 
 pytestmark = pytest.mark.slow
 
 ray = pytest.importorskip("ray")
 SETTINGS = {"block": 16, "shard_tokens": 128, "progress": False}
+STATISTICS = ("active", "hidden", "squares", "highest")  # two of one's own, which no worker can import
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    before = dict(own._registered)
+
+    @ng.recording.statistic("squares")
+    def squares(activation, hidden):
+        return hidden.double().square().sum((0, 1))
+
+    @ng.recording.statistic("highest", merge="max")
+    def highest(activation, hidden):
+        return activation.amax((0, 1))
+
+    yield
+    own._registered.clear()
+    own._registered.update(before)
+
+
+def recorded(checkpoint, directory, engine=None):
+    """With the statistics of one's own; its bytes."""
+    ng.record(ng.load_model(checkpoint), tiny.corpus(40), directory=directory, engine=engine, statistics=STATISTICS,
+              **SETTINGS)  # fmt: skip
+    return (directory / "recording.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory, checkpoint):
-    path = tmp_path_factory.mktemp("reference")
-    ng.record(ng.load_model(checkpoint), tiny.corpus(40), directory=path, **SETTINGS)
-    return (path / "recording.safetensors").read_bytes()
+def reference(tmp_path_factory, checkpoint, registered):
+    return recorded(checkpoint, tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +84,7 @@ def workers():
 
 def test_two_workers_make_the_same_bytes(tmp_path, cluster, checkpoint, reference):
     engine = RayEngine(workers=2, cpus_per_worker=1, gpus_per_worker=0)
-    ng.record(ng.load_model(checkpoint), tiny.corpus(40), directory=tmp_path, engine=engine, **SETTINGS)
-    assert (tmp_path / "recording.safetensors").read_bytes() == reference
+    assert recorded(checkpoint, tmp_path, engine) == reference
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds workers in /proc")
@@ -77,10 +100,26 @@ def test_the_shards_of_a_killed_worker_are_recorded_elsewhere(tmp_path, monkeypa
 
     monkeypatch.setattr(ShardStore, "put", kill_then_put)
     engine = RayEngine(workers=2, cpus_per_worker=1, gpus_per_worker=0)
-    ng.record(ng.load_model(checkpoint), tiny.corpus(40), directory=tmp_path, engine=engine, **SETTINGS)
+    found = recorded(checkpoint, tmp_path, engine)
     assert len(killed) == 2
     assert len(set(stored)) == len(stored)
-    assert (tmp_path / "recording.safetensors").read_bytes() == reference
+    assert found == reference
+
+
+@pytest.mark.long
+def test_begun_on_ray_and_ended_here(tmp_path, monkeypatch, cluster, checkpoint, reference):
+    put, stored = ShardStore.put, []
+
+    def stop(self, name, recording):
+        put(self, name, recording)
+        stored.append(name)
+        if len(stored) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ShardStore, "put", stop)
+        recorded(checkpoint, tmp_path, RayEngine(workers=2, cpus_per_worker=1, gpus_per_worker=0))
+    assert recorded(checkpoint, tmp_path) == reference
 
 
 @pytest.mark.long

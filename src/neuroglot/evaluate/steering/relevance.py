@@ -20,7 +20,7 @@ from neuroglot.languages.detection import letters
 from neuroglot.languages.tags import closest
 from neuroglot.models.architecture.body import has_encoder
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
 __all__ = ["LikelihoodRule", "echoes"]
@@ -99,7 +99,7 @@ class LikelihoodRule:
         asked = list(zip(answers["source"], answers["target"], answers["prompt"], answers["answer"], strict=True))
         distinct = list(dict.fromkeys(asked))
         found: dict[tuple[str, str, str, str], int] = {}
-        with token_progress("relevance", len(distinct), shown=progress) as advance:
+        with progress_bar("relevance", len(distinct), unit="answers", shown=progress) as advance:
             for first in range(0, len(distinct), AT_ONCE):
                 some = distinct[first : first + AT_ONCE]
                 found |= dict(zip(some, self._scores(some), strict=True))
