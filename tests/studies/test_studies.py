@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import every_type
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -16,6 +17,7 @@ from neuroglot.studies.page import study_page
 from neuroglot.studies.paper import paper
 from neuroglot.studies.registry import STUDIES
 from neuroglot.studies.settings import preset, read_settings
+from neuroglot.studies.study import Finding
 
 pytestmark = pytest.mark.slow
 
@@ -244,3 +246,10 @@ def test_a_study_never_shows_what_was_measured_with_other_neurons(checkpoint, ot
     assert wider != study.of("lape") and third.run.neurons("lape") == wider
     assert not file.exists() and "lape" not in third.run.manifest.perturb
     assert third.perturb("lape", settings.perturb).sizes["en"] == wider.sizes()["en"]
+
+
+def test_a_verdict_of_numpy_is_kept_as_one_of_python(checkpoint, other, tmp_path, monkeypatch):
+    """A comparison of a count that NumPy made, such as that of rows of a task, is NumPy's, and no JSON."""
+    study = STUDIES["babel"](tmp_path / "study", small("babel", checkpoint, other))
+    monkeypatch.setattr(type(study), "table_3", lambda self: Finding(["so many"], np.int64(3) > 2))
+    assert study.measure(["table-3"])["table-3"]["agrees"] is True
