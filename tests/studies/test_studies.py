@@ -6,7 +6,6 @@ import tomllib
 from pathlib import Path
 
 import every_type
-import numpy as np
 import pandas as pd
 import pytest
 import tiny
@@ -17,7 +16,6 @@ from neuroglot.studies.page import study_page
 from neuroglot.studies.paper import paper
 from neuroglot.studies.registry import STUDIES
 from neuroglot.studies.settings import preset, read_settings
-from neuroglot.studies.study import Finding
 
 pytestmark = pytest.mark.slow
 
@@ -248,8 +246,19 @@ def test_a_study_never_shows_what_was_measured_with_other_neurons(checkpoint, ot
     assert third.perturb("lape", settings.perturb).sizes["en"] == wider.sizes()["en"]
 
 
-def test_a_verdict_of_numpy_is_kept_as_one_of_python(checkpoint, other, tmp_path, monkeypatch):
-    """A comparison of a count that NumPy made, such as that of rows of a task, is NumPy's, and no JSON."""
-    study = STUDIES["babel"](tmp_path / "study", small("babel", checkpoint, other))
-    monkeypatch.setattr(type(study), "table_3", lambda self: Finding(["so many"], np.int64(3) > 2))
-    assert study.measure(["table-3"])["table-3"]["agrees"] is True
+def test_tasks_of_real_items_have_a_verdict(checkpoint, other, tmp_path, monkeypatch):
+    settings = small("babel", checkpoint, other)
+    settings.xcsqa.names = ["xcsqa_cloze_en", "xcsqa_cloze_fr"]
+    study = STUDIES["babel"](tmp_path / "study", settings)
+    rows = [("intact", "en", 0.5), ("intact", "fr", 0.5), ("en kept", "en", 0.4), ("random for en kept", "en", 0.3),
+            ("fr kept", "fr", 0.2), ("random for fr kept", "fr", 0.3)]  # fmt: skip
+    table = pd.DataFrame(
+        [{"condition": condition, "task": f"xcsqa_cloze_{tag}", "value": value} for condition, tag, value in rows]
+    )
+    monkeypatch.setattr(type(study), "count", lambda self: None)
+    monkeypatch.setattr("neuroglot.studies.babel.pruned_conditions", lambda *given, **how: [])
+    monkeypatch.setattr(type(study), "tasks", lambda self, *given: table)
+    monkeypatch.setattr(type(study), "model", None)
+    found = study.measure(["table-3"])["table-3"]
+    assert found["failed"] is None and found["agrees"] is False  # one of two is not most
+    assert "in 1 of 2 rows; mean 30.0 % against 30.0 %, the whole model 50.0 %" in found["said"][0]

@@ -266,7 +266,7 @@ class Babel(Study):
             (score[name, task], score[f"random for {name}", task]) for name, task in score.index
             if f"random for {name}" in score.index.get_level_values(0)
         ]  # fmt: skip
-        better = sum(ours >= random for ours, random in pairs)
+        better = sum(bool(ours >= random) for ours, random in pairs)  # NumPy would count in a type of its own
         said = [
             f"Kept experts are at least as accurate as random ones in {better} of {len(pairs)} rows; mean "
             f"{100 * pd.Series([a for a, _ in pairs]).mean():.1f} % against "

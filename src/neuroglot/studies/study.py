@@ -217,9 +217,8 @@ class Study:
             tables[suffix] = name
         for suffix, figure in finding.figures.items():
             figures[suffix] = save_figure(figure, folder, f"{item.key}{suffix and '-'}{suffix}")[0].name
-        agrees = None if finding.agrees is None else bool(finding.agrees)  # NumPy's is no JSON
         kept = {
-            "said": finding.said, "agrees": agrees, "tables": tables, "figures": figures, "failed": None,
+            "said": finding.said, "agrees": finding.agrees, "tables": tables, "figures": figures, "failed": None,
         }  # fmt: skip
         save_json(folder / f"{item.key}.json", kept)
 
