@@ -147,6 +147,11 @@ def test_what_items_say_is_what_their_tables_say():
         assert {min(sizes), max(sizes), sum(sizes)} <= set(numbers(said["Figure 6"]))
 
 
+def test_the_judge_beside_a_person():
+    (correlation, *_) = read("lape/judge.csv")
+    assert f"with the person is {correlation['value']} " in (DOCS / "claims.md").read_text(encoding="utf-8")
+
+
 def test_sizes_of_regions():
     _, (_, smallest, largest) = tables("claims.md", "Converging to a Lingua Franca")
     for place, model in enumerate(STUDIED, 1):
