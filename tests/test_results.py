@@ -460,3 +460,31 @@ def test_the_middle_layers():
             most = max(layers, key=lambda layer: mass[layer][0] - mass[layer][1])
             found.append([name, tag, ", ".join(map(str, layers)), str(most), *(f"{100 * x:.1f}" for x in mass[most])])
     assert ahead[1:] == found
+
+
+def test_a_quarter_of_the_experts():
+    rows = {
+        row.pop("step"): {tag: float(value) for tag, value in row.items()}
+        for row in read("moefied/gemma3-270m-perplexity.csv")
+    }
+    ((head, *body),) = tables("experts.md", "A quarter of the experts")
+    assert head[1:5] == ["English", "French", "Chinese", "Hindi"]
+    steps = ("dense", "routers fitted", "routers trained", "routers of random rows")
+    for step, cells in zip(steps, body, strict=True):
+        times = statistics.geometric_mean(rows[step][tag] / rows["dense"][tag] for tag in rows["dense"])
+        values = [rows[step][tag] for tag in ("en", "fr", "zh", "hi")] + [times]
+        for cell, value in zip(cells[1:], values, strict=True):
+            assert cell == f"{value:.1e}".replace("e+0", "e") if "e" in cell else rounded(cell, value), (step, cell)
+    text = (DOCS / "experts.md").read_text(encoding="utf-8")
+    spread = [float(row["spread"]) for row in read("moefied/gemma3-270m-figure-1.csv")]
+    assert (
+        f"{statistics.mean(spread[:12]):.3f} in the first two thirds, {statistics.mean(spread[12:]):.3f} in the last"
+        in text
+    )
+    shared = [float(row["shared_by_all"]) for row in read("moefied/gemma3-270m-figure-3.csv")]
+    early, middle, late = (statistics.mean(part) for part in (shared[:2], shared[6:12], shared[-3:]))
+    assert f"{statistics.mean(shared):.0%}: {early:.0%}".replace("%", " %").replace(":", " of the experts:") in text
+    assert f"{middle:.0%} in the middle third, {late:.0%} in the last fifth".replace("%", " %") in text
+    apart = {row.pop("language"): row for row in read("moefied/gemma3-270m-figure-2-euclidean.csv")}
+    nearest = {one: min(set(row) - {one}, key=lambda other: float(row[other])) for one, row in apart.items()}
+    assert [nearest[tag] for tag in ("es", "fr", "it", "ko")] == ["pt", "es", "es", "ja"]
