@@ -236,7 +236,7 @@ def blocks_nll(
     wanted = blocks[:, 1:].to(torch.int64)
     for number, batch in enumerate(blocks.to(model.device).split(size)):
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
-        # all at once: where the head is on another device than the first layer, a copy for each batch would wait for both
+        # all at once: to a head on another device than the first layer, a copy for each batch would wait for both
         wanted = wanted.to(states.device)
         targets = wanted[number * size : (number + 1) * size].flatten()
         found = torch.cat([nll.to(states.device, torch.float64) for nll in token_nll(model, states, targets)])
