@@ -12,6 +12,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "results"
 MODELS = ("gemma3-270m", "smollm2-135m", "qwen2.5-coder-0.5b")
 STUDIES = {"Language-Specific Neurons (LAPE)": "lape", "Converging to a Lingua Franca": "lingua-franca"}
+SCORES = ("lfs", "relevance", "steering_score")
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#]*)(#[^)]*)?\)")
 
 
@@ -174,34 +175,62 @@ def test_our_own_claims():
 
 
 def test_steering_scores():
-    scores, differences, targets = tables("steering.md", "Steering scores of three models")
-    for place, model in enumerate(MODELS):
-        found = {row["family"]: row for row in read(f"steering/{model}-scores.csv")}
-        assert sorted(found) == sorted(row[0] for row in scores[1:])
-        for family, *cells in scores[1:]:
-            two = {
-                name: f"{float(found[family][name]):.2f}"
-                for name in found[family]
-                if name.startswith(("lfs", "rel", "steer"))
-            }
+    scores, parts, differences, targets = tables("steering.md", "Steering scores")
+    rows = read("steering/differences.csv")
+    assert [row["model"] for row in rows][: len(MODELS)] == list(MODELS)
+    for place, row in enumerate(rows):
+        model = row["model"]
+        found = {each["family"]: each for each in read(f"steering/{model}-scores.csv")}
+        assert set(found) <= {shown[0] for shown in scores[1:]} == {shown[0] for shown in parts[1:]}
+        for (family, *cells), (same, *shares) in zip(scores[1:], parts[1:], strict=True):
+            assert family == same
+            if family not in found:  # a target has no such neurons
+                assert cells[place] == shares[place] == "–", (model, family)
+                continue
+            two = {name: f"{float(value):.2f}" for name, value in found[family].items() if name.startswith(SCORES)}
             score = f"{two['steering_score']} ({two['steering_score_low']} to {two['steering_score_high']})"
             score += " †" if found[family]["within"] == "False" else ""
-            assert cells[3 * place : 3 * place + 3] == [score, two["lfs"], two["relevance"]], (model, family)
+            assert (cells[place], shares[place]) == (score, f"{two['lfs']}, {two['relevance']}"), (model, family)
 
-        (row,) = [row for row in read("steering/differences.csv") if row["model"] == model]
         _, chosen, single, single_score, both, both_score, difference = differences[1 + place]
         assert (chosen, single, both) == (row["chosen"], row["best_single"], row["best_combination"])
         assert rounded(single_score, row["best_single_score"])
         assert rounded(both_score, row["best_combination_score"])
         values = [float(row[name]) for name in ("difference", "low", "high")]
-        assert numbers(difference) == [round(value, 3) for value in values]
+        assert numbers(difference.replace("− ", "−")) == [round(value, 3) for value in values]
         for name, family in (("best_single_score", single), ("best_combination_score", both)):
             assert row[name] == found[family]["steering_score"]
 
-        by_target = {(row["condition"], row["target"]): row for row in read(f"steering/{model}-by-target.csv")}
+        by_target = {(each["condition"], each["target"]): each for each in read(f"steering/{model}-by-target.csv")}
         for target, *cells in targets[1:]:
             values = [by_target[name, target]["steering_score"] for name in (chosen, "native")]
             assert cells[2 * place : 2 * place + 2] == [f"{float(value):.2f}" for value in values], (model, target)
+
+
+def test_confusion():
+    """By model: what was chosen beside the intact model; then the best of each method."""
+    share = lambda value, decimals=1: f"{100 * float(value):.{decimals}f} %" if value else "–"  # noqa: E731
+    *by_model, methods = tables("howto/confusion.md", "Measured")
+    files = sorted((RESULTS / "steering").glob("*-confusion.csv"))
+    assert len(by_model) == len(files) > 0
+    for place, (table, file) in enumerate(zip(by_model, files, strict=True)):
+        rows = read(file.relative_to(RESULTS))
+        assert [row["target"] for row in rows] == [cells[0] for cells in table[1:]]
+        for row, cells in zip(rows, table[1:], strict=True):
+            shown = dict(zip(table[0][1:4], cells[1:4], strict=True))
+            method = row["chosen"].replace(" ", "_")
+            assert shown["answers"] == str(int(float(row["judged"])))
+            assert shown["line pass rate"] == share(row["before"])
+            if method:
+                assert shown["fixed"] == share(row[f"{method}_after"]) and cells[-1].startswith(row["chosen"])
+                assert cells[4] == share(row[f"{method}_gained"], 0)
+                assert rounded(cells[5].replace("%", "").replace(" ", "").replace("+", ""),
+                               100 * float(row[f"{method}_cost"]))  # fmt: skip
+                assert float(row[f"{method}_cost"]) <= 0.02
+            names = ["before", *(f"{name}_after" for name in ("ablation", "direction", "drift", "head_rows"))]
+            (found,) = [line for line in methods[1:] if line[0] == row["target"]]
+            cells = [cell.removesuffix(" †") for cell in found[5 * place + 1 : 5 * place + 6]]
+            assert cells == [share(row[name], 0) for name in names], row["target"]
 
 
 # --- shrinking -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from neuroglot.cli.options import (
     StrengthOption,
     TrustOption,
     WhenOption,
+    writable,
 )
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.made import check_place
@@ -96,15 +97,19 @@ def steer(
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     chat: Annotated[bool, typer.Option(help="Use the model's chat template.")] = False,
     save: Annotated[
-        Path | None, typer.Option(help="Keep the recipe: a .safetensors file for --recipe.", show_default=False)
+        Path | None,
+        typer.Option(callback=writable, help="Keep the recipe: a .safetensors file for --recipe.", show_default=False),
     ] = None,
     bake: Annotated[
         Path | None,
-        typer.Option(help="Write a plain checkpoint steered so, where weights can say it.", show_default=False),
+        typer.Option(
+            callback=writable, help="Write a plain checkpoint steered so, where weights can say it.", show_default=False
+        ),
     ] = None,
     export: Annotated[
         Path | None,
         typer.Option(
+            callback=writable,
             help="Write it for other engines, where it is a control vector: .gguf (llama.cpp), or .safetensors.",
             show_default=False,
         ),
@@ -182,7 +187,7 @@ def steer(
 def _written(recipe: "Recipe", model: "Model", bake: Path | None, export: Path | None, save: Path | None) -> list[Path]:
     """Write the recipe in the ways that were asked for, those that may be refused first."""
     wrote = [] if bake is None else [recipe.bake(model, bake)]
-    wrote += [] if export is None else [recipe.export(export)]
+    wrote += [] if export is None else [recipe.export(export, model)]
     return wrote if save is None else [*wrote, recipe.save(save)]
 
 
