@@ -7,7 +7,7 @@ import typer
 
 from neuroglot.cli.app import checked, numbers, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
-from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds, TrustOption
+from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds, TrustOption, writable
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -57,7 +57,13 @@ def tasks(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where a model's results go. [default: runs/MODEL-tasks]", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            callback=writable,
+            help="Where a model's results go. [default: runs/MODEL-tasks]",
+            show_default=False,
+        ),
     ] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,

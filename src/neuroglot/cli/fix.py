@@ -13,6 +13,7 @@ from neuroglot.cli.options import (
     ModelArgument,
     TextColumnOption,
     TrustOption,
+    writable,
 )
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.made import check_place
@@ -62,11 +63,17 @@ def fix(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where the recipe and the tables go. [default: runs/MODEL-fix-TO]"),
+        typer.Option(
+            "--out", "-o", callback=writable, help="Where the recipe and the tables go. [default: runs/MODEL-fix-TO]"
+        ),
     ] = None,
     bake: Annotated[
         Path | None,
-        typer.Option(help="Write a plain checkpoint too, where weights can say what was chosen.", show_default=False),
+        typer.Option(
+            callback=writable,
+            help="Write a plain checkpoint too, where weights can say what was chosen.",
+            show_default=False,
+        ),
     ] = None,
     methods: Annotated[
         str, typer.Option(help="What to try: ablation, direction, drift (a direction, only on drift), head rows.")

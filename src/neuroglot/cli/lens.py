@@ -15,6 +15,7 @@ from neuroglot.cli.options import (
     LanguagesOption,
     TextColumnOption,
     TrustOption,
+    writable,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -32,7 +33,9 @@ def lens(
         str | None,
         typer.Option(help="With a model: the text. Every 5th document is read, the others' tokens are counted."),
     ] = None,
-    folder: Annotated[Path | None, typer.Option("--out", "-o", help="With a model: where the results go.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=writable, help="With a model: where the results go.")
+    ] = None,
     languages: LanguagesOption = None,
     tokens: HeldOutTokens = 10_000,
     block: HeldOutBlock = None,

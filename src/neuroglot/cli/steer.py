@@ -20,6 +20,7 @@ from neuroglot.cli.options import (
     StrengthOption,
     TrustOption,
     WhenOption,
+    writable,
 )
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.made import check_place
@@ -95,15 +96,19 @@ def steer(
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     chat: Annotated[bool, typer.Option(help="Use the model's chat template.")] = False,
     save: Annotated[
-        Path | None, typer.Option(help="Keep the recipe: a .safetensors file for --recipe.", show_default=False)
+        Path | None,
+        typer.Option(callback=writable, help="Keep the recipe: a .safetensors file for --recipe.", show_default=False),
     ] = None,
     bake: Annotated[
         Path | None,
-        typer.Option(help="Write a plain checkpoint steered so, where weights can say it.", show_default=False),
+        typer.Option(
+            callback=writable, help="Write a plain checkpoint steered so, where weights can say it.", show_default=False
+        ),
     ] = None,
     export: Annotated[
         Path | None,
         typer.Option(
+            callback=writable,
             help="Write it for other engines, where it is a control vector: .gguf (llama.cpp), or .safetensors.",
             show_default=False,
         ),

@@ -21,6 +21,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.evaluate.ablation.whole import check_losses, check_perplexities, check_sizes
 from neuroglot.evaluate.likelihood.perplexity import block_nll, held_out_blocks, perplexity_of
 from neuroglot.identify.random_neurons import random
 from neuroglot.identify.units import Units
@@ -66,6 +67,20 @@ class Perturbation(JsonResult):
     settings: dict[str, str] = field(default_factory=dict)
     matched: dict[str, dict[str, float]] = field(default_factory=dict)
     losses: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+
+    def check_whole(self) -> None:
+        """Refuse what cannot have been measured; rows may be missing, as they are while it is measured."""
+        check_perplexities(INTACT, self.intact, self.tokens)
+        check_sizes("sizes", self.sizes, (*self.off, "random"))
+        if not self.intact or {*self.intact} != {*self.tokens} or min(self.tokens.values()) < 1 or self.block < 1:
+            raise ValueError("it does not say how much text of each language was read")
+        for name, rows in (("off", self.off), ("random", self.random), ("matched", self.matched)):
+            for key, row in rows.items():
+                check_perplexities(f"{name} {key}", row, self.intact)
+        intact = self.losses.get(INTACT, {}).get("", {})
+        for name, kept in self.losses.items():
+            for key, cells in kept.items():
+                check_losses(f"{name} {key}", cells, intact)
 
     @property
     def units(self) -> str:

@@ -118,7 +118,8 @@ class FFN:
     @property
     def readable(self) -> bool:
         """Whether its weights' numbers can be read and written: they are neither quantised nor offloaded."""
-        return all(is_readable(each.weight) for each in self.projections)
+        parts: list[Any] = self.projections
+        return all(is_readable(part.weight) for part in parts)
 
     @property
     def projections(self) -> list[nn.Module]:
