@@ -145,6 +145,7 @@ def fix(
     from neuroglot.run.fixing import fix_prompts, languages_to_fix
 
     fix_prompts(settings, languages_to_fix(settings, current.recording.languages))
+    source = source.reading_as(current.manifest.model)
     loaded = loaded or source.load(trust_remote_code=trust_remote_code)
     where = folder or fix_folder(model, settings)
     found, written = fix_run(current, loaded, settings, where)
@@ -176,7 +177,7 @@ def _show(found: "Fixed", max_cost: float) -> None:
     if found.chosen is None:
         said = (
             "Nothing to fix: every answer passes."
-            if not found.best and before["line_pass_rate"] == 1
+            if (found.table["method"] == "intact").all() and before["line_pass_rate"] == 1
             else (f"Nothing that was tried helps at under {max_cost:.0%} of perplexity; no recipe is written.")
         )
         out.print(said, highlight=False)
