@@ -241,6 +241,7 @@ def _from_run(
     from neuroglot.run.identification import beyond_recording, identify_run
     from neuroglot.run.steering import samples_for
 
+    _check_method(method)
     folder, loaded = run, None
     if folder is None:
         if method in SAMPLED:
@@ -274,6 +275,17 @@ def _from_run(
     if source is None:
         off = _spoken(LanguageIdentifier(neurons.languages)(prompt), neurons.languages, to)
     return how_raised.recipe(recording, neurons, to, off), loaded, opened
+
+
+def _check_method(method: str) -> None:
+    """Refuse a name that is neither a method of finding neurons nor a direction."""
+    from neuroglot.edit.directions import DIRECTIONS
+    from neuroglot.edit.steering import ROUTER
+    from neuroglot.identify.registry import names
+
+    known = (*names(), *DIRECTIONS, ROUTER)
+    if method not in known:
+        raise NeuroglotError(f"{method} is not a method; choose among {', '.join(known)}.")
 
 
 def _spoken(detected: str | None, languages: Sequence[str], to: str) -> str | None:
