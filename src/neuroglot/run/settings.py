@@ -185,6 +185,13 @@ class ExpertSettings(BaseModel):
     top: list[float] = [0.1]
     """The shares of all experts that are activated on a token, each counted on its own."""
 
+    @field_validator("top")
+    @classmethod
+    def _shares(cls, top: list[float]) -> list[float]:
+        if not top or not all(0 < share <= 1 for share in top):
+            raise ValueError("takes shares of all experts above 0, up to 1, such as 0.1")
+        return top
+
 
 class RunRecordSettings(PassSettings, extra="forbid"):
     """How a run's pass is made."""
