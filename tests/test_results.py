@@ -218,7 +218,7 @@ def test_rates():
 
 def test_the_settings_of_the_page_are_read():
     for path in sorted((DOCS.parent / "benchmarks" / "evidence").glob("*.toml")):
-        name = "lape" if path.stem.startswith("lape") else path.stem
+        name = next(name for name in STUDY_OF if path.stem.startswith(name))
         assert read_settings(STUDY_OF[name].Settings, path.read_text(encoding="utf-8"), path.name)
 
 
