@@ -227,7 +227,7 @@ def test_our_own_claims():
     differences = {row["model"]: row for row in read("steering/differences.csv")}
     for claim, command, cell, _ in table[1:]:
         ((_, target, _),) = LINK.findall(cell)
-        shown = re.findall(r"[-−]?\d[\d,.]*\d|\d", LINK.sub(r"\1", cell))
+        shown = re.findall(r"[-−]?\d[\d,.]*\d|\d", LINK.sub(r"\1", cell).replace("− ", "−"))
         if target.endswith(".md"):
             assert set(numbers(cell)) <= set(numbers((DOCS / target).read_text(encoding="utf-8"))), claim
             continue
@@ -251,7 +251,7 @@ def test_our_own_claims():
             steps = {row["step"]: row["fr"] for row in found}
             values = [steps["routers fitted"], steps["routers of random rows"], steps["dense"]]
         else:
-            (model,) = [model for model in MODELS if model in command] or MODELS[:1]
+            (model,) = [model for model in differences if model in command] or MODELS[:1]
             values = [differences[model][name] for name in ("difference", "low", "high")]
         assert all(rounded(*pair) for pair in zip(shown, values, strict=True)), claim
 
@@ -295,7 +295,7 @@ def test_steering_scores():
 def test_confusion():
     """By model: what was chosen beside the intact model; then the best of each method."""
     share = lambda value, decimals=1: f"{100 * float(value):.{decimals}f} %" if value else "–"  # noqa: E731
-    *by_model, methods = tables("howto/confusion.md", "Measured")
+    *by_model, methods, together = tables("howto/confusion.md", "Measured")
     files = sorted((RESULTS / "steering").glob("*-confusion.csv"))
     assert len(by_model) == len(files) > 0
     for place, (table, file) in enumerate(zip(by_model, files, strict=True)):
@@ -313,9 +313,19 @@ def test_confusion():
                                100 * float(row[f"{method}_cost"]))  # fmt: skip
                 assert float(row[f"{method}_cost"]) <= 0.02
             names = ["before", *(f"{name}_after" for name in ("ablation", "direction", "drift", "head_rows"))]
-            (found,) = [line for line in methods[1:] if line[0] == row["target"]]
+            if not (found := [line for line in methods[1:] if line[0] == row["target"]]):
+                continue  # of one model only
+            (found,) = found
             cells = [cell.removesuffix(" †") for cell in found[5 * place + 1 : 5 * place + 6]]
             assert cells == [share(row[name], 0) for name in names], row["target"]
+        alone = [row for row in rows if " " not in row["target"]]
+        weights = [float(row["judged"]) for row in alone]
+        fixed = [row[f"{row['chosen'].replace(' ', '_')}_after"] if row["chosen"] else row["before"] for row in alone]
+        before, after = (
+            sum(w * float(value) for w, value in zip(weights, values, strict=True)) / sum(weights)
+            for values in ([row["before"] for row in alone], fixed)
+        )
+        assert together[1 + place][1:] == [share(before), share(after), share((after - before) / (1 - before), 0)]
 
 
 # --- shrinking -------------------------------------------------------------------------------------------------------
@@ -450,3 +460,31 @@ def test_the_middle_layers():
             most = max(layers, key=lambda layer: mass[layer][0] - mass[layer][1])
             found.append([name, tag, ", ".join(map(str, layers)), str(most), *(f"{100 * x:.1f}" for x in mass[most])])
     assert ahead[1:] == found
+
+
+def test_a_quarter_of_the_experts():
+    rows = {
+        row.pop("step"): {tag: float(value) for tag, value in row.items()}
+        for row in read("moefied/gemma3-270m-perplexity.csv")
+    }
+    ((head, *body),) = tables("experts.md", "A quarter of the experts")
+    assert head[1:5] == ["English", "French", "Chinese", "Hindi"]
+    steps = ("dense", "routers fitted", "routers trained", "routers of random rows")
+    for step, cells in zip(steps, body, strict=True):
+        times = statistics.geometric_mean(rows[step][tag] / rows["dense"][tag] for tag in rows["dense"])
+        values = [rows[step][tag] for tag in ("en", "fr", "zh", "hi")] + [times]
+        for cell, value in zip(cells[1:], values, strict=True):
+            assert cell == f"{value:.1e}".replace("e+0", "e") if "e" in cell else rounded(cell, value), (step, cell)
+    text = (DOCS / "experts.md").read_text(encoding="utf-8")
+    spread = [float(row["spread"]) for row in read("moefied/gemma3-270m-figure-1.csv")]
+    assert (
+        f"{statistics.mean(spread[:12]):.3f} in the first two thirds, {statistics.mean(spread[12:]):.3f} in the last"
+        in text
+    )
+    shared = [float(row["shared_by_all"]) for row in read("moefied/gemma3-270m-figure-3.csv")]
+    early, middle, late = (statistics.mean(part) for part in (shared[:2], shared[6:12], shared[-3:]))
+    assert f"{statistics.mean(shared):.0%}: {early:.0%}".replace("%", " %").replace(":", " of the experts:") in text
+    assert f"{middle:.0%} in the middle third, {late:.0%} in the last fifth".replace("%", " %") in text
+    apart = {row.pop("language"): row for row in read("moefied/gemma3-270m-figure-2-euclidean.csv")}
+    nearest = {one: min(set(row) - {one}, key=lambda other: float(row[other])) for one, row in apart.items()}
+    assert [nearest[tag] for tag in ("es", "fr", "it", "ko")] == ["pt", "es", "es", "ja"]

@@ -25,7 +25,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import load_corpus
 from neuroglot.edit.conditions import Condition
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.figures.style import save_figure
 from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
