@@ -14,7 +14,7 @@ from breaking.attempts import WHOLE, attempts
 from breaking.steps import COMMANDS, begin
 from neuroglot.artifacts.examples import _tokens
 from neuroglot.evaluate.ablation.comparison import Comparison
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.evaluate.likelihood.lens import Lens
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.tables import load_table

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, numbers, out, print_table, split
-from neuroglot.cli.options import RunArgument, Seeds, TrustOption
+from neuroglot.cli.options import RunArgument, Seeds, TrustOption, writable
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.made import check_place
 
@@ -39,7 +39,9 @@ def prune(
     ranking: Annotated[
         Path | None,
         typer.Option(
-            help='Write one language\'s experts by salience, a JSON line {"0": [5, 2, …]} a layer.', show_default=False
+            callback=writable,
+            help='Write one language\'s experts by salience, a JSON line {"0": [5, 2, …]} a layer.',
+            show_default=False,
         ),
     ] = None,
     folder: Annotated[
@@ -47,6 +49,7 @@ def prune(
         typer.Option(
             "--out",
             "-o",
+            callback=writable,
             help="Write the pruned model of one language and choice: a directory, or a .gguf file for llama.cpp.",
             show_default=False,
         ),
