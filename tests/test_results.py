@@ -292,6 +292,20 @@ def test_steering_scores():
             assert cells[2 * place : 2 * place + 2] == [f"{float(value):.2f}" for value in values], (model, target)
 
 
+def test_prompting_of_the_model_whose_run_was_cut_off():
+    rows = read("steering/qwen2.5-coder-1.5b-prompting.csv")
+    means = {
+        name: statistics.mean(float(row["lfs"]) for row in rows if row["condition"] == name)
+        for name in ("prompting I", "prompting II", "native", "intact")
+    }
+    page = " ".join((DOCS / "steering.md").read_text(encoding="utf-8").split())
+    one, two, native, intact = (f"{value:.2f}" for value in means.values())
+    assert f"LFS {one} under prompting I and {two} under prompting II" in page
+    assert f"{native} native, and {intact} intact" in page
+    rated = [float(row["relevance"]) for row in rows if row["condition"] == "prompting I" and row["relevance"]]
+    assert f"Relevance under prompting I is {statistics.mean(rated):.2f} over" in page
+
+
 def test_confusion():
     """By model: what was chosen beside the intact model; then the best of each method."""
     share = lambda value, decimals=1: f"{100 * float(value):.{decimals}f} %" if value else "–"  # noqa: E731
