@@ -26,6 +26,8 @@ WITH_ENCODER = tuple(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
 """Encoders with a decoder."""
 SOME = TYPES if "EVERY_TYPE" in os.environ else TYPES[::12]
 """What `make test` has time for; `make models` takes all."""
+# inline, uneven, normed, fused, plain, scaled, hybrid, a decoder of two, an encoder as a decoder, xIELU
+SAMPLE = ("lfm2", "gemma3n_text", "bitnet", "glm4", "nemotron", "falcon_h1", "bamba", "bart", "bert", "apertus", "xlm")
 LAYERS = 4
 TOKENS = torch.randint(3, 250, (2, 7), generator=torch.Generator().manual_seed(1))
 LARGEST = 5_000_000  # weights

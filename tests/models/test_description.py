@@ -61,6 +61,18 @@ def test_what_can_be_baked_and_pruned(kind, tmp_path):
 
 
 @torch.no_grad()
+def test_a_model_that_was_saved_can_still_be_pruned(tmp_path):
+    """Saving changes the configuration of Apertus, and another network with XLM's activation is in training mode."""
+    for kind in ("apertus", "xlm"):
+        model = opened(kind)
+        model.save(tmp_path / f"{kind}-saved")
+        keep = ~some(model, 0.4) & model.exists
+        pruned = ng.load_model(ng.prune(model, keep, tmp_path / kind))
+        assert pruned.widths == tuple(keep.sum(1).tolist())
+        model.check_state()
+
+
+@torch.no_grad()
 def test_an_uneven_model_becomes_an_even_one(tmp_path):
     model = opened("llama")
     widths = torch.tensor([20, 16, 12])

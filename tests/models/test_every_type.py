@@ -16,11 +16,8 @@ from neuroglot.models.architecture.hooks import observe_ffn
 
 TOKENS = torch.randint(3, 250, (2, 7), generator=torch.Generator().manual_seed(1))
 
-# inline, uneven, normed, fused, plain, scaled, hybrid, a decoder of two, an encoder as a decoder, xIELU
-SAMPLE = ("lfm2", "gemma3n_text", "bitnet", "glm4", "nemotron", "falcon_h1", "bamba", "bart", "bert", "apertus", "xlm")
 
-
-@pytest.mark.parametrize("kind", SAMPLE)
+@pytest.mark.parametrize("kind", every_type.SAMPLE)
 def test_a_type_of_each_layout(kind):
     outcome = every_type.tried(kind)
     assert outcome.recorded, outcome.reason

@@ -45,8 +45,9 @@ def experts(
     if current.is_mixture():
         _native(context, current, variant, trust_remote_code)
         return
-    from neuroglot.run.experts import record_experts
+    from neuroglot.run.experts import check_experts, record_experts
 
+    check_experts(current, settings)
     model = current.load_model()
     made = record_experts(current, model, current.manifest.text.load()[0], settings)
     out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")

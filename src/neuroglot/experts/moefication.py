@@ -1,5 +1,7 @@
 """A dense FFN split into experts, as MoEfication does."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -16,6 +18,18 @@ __all__ = ["partition", "reorder"]
 
 
 @torch.no_grad()
+def check_number(experts: int, widths: Sequence[int]) -> None:
+    """Refuse more experts than the narrowest layer has neurons.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if not 1 <= experts <= min(widths):
+        raise NeuroglotError(
+            f"{min(widths)} neurons cannot be split into {experts} experts; ask for 1 to {min(widths)}."
+        )
+
+
 def partition(
     model: Model,
     experts: int = 256,
@@ -44,9 +58,7 @@ def partition(
         NeuroglotError: there are more experts than neurons, or the labels do not fit.
     """
     model.check_dense("its neurons are in experts already", "see routed in its recording")
-    width = min(model.widths)
-    if not 1 <= experts <= width:
-        raise NeuroglotError(f"{width} neurons cannot be split into {experts} experts; ask for 1 to {width}.")
+    check_number(experts, model.widths)
     if (labels is None) == (kind == "labels"):
         raise NeuroglotError('labels are given with kind="labels", and with that kind only.')
     about = {"kind": kind, "model": model.name, "fingerprint": model.fingerprint}

@@ -71,9 +71,18 @@ def can_be_narrowed(network: Any) -> bool:
     if declared(decoder_config(network.config).model_type) is not None:
         return True
     with suppress(Exception), torch.device("meta"):  # an architecture may raise anything without weights
-        find_ffns(type(network)(copy.deepcopy(network.config)))
+        find_ffns(_made(network, copy.deepcopy(network.config)))
         return True
     return False
+
+
+def _made(network: Any, config: Any) -> Any:
+    """A network of the same class from a configuration that was copied."""
+    for part in (config, decoder_config(config)):
+        # saving writes the type of its numbers as a word, from which Apertus cannot be made
+        if isinstance(getattr(part, "dtype", None), str):
+            part.dtype = getattr(torch, part.dtype)
+    return type(network)(config)
 
 
 def width_name(network: Any, ffns: Sequence[FFN], width: int) -> str:
@@ -103,7 +112,7 @@ def width_name(network: Any, ffns: Sequence[FFN], width: int) -> str:
         # an architecture may raise anything at a size that it does not take
         with suppress(Exception), torch.device("meta"):
             setattr(decoder_config(other), name, width)
-            made = type(network)(other)
+            made = _made(network, other)
             shapes = {weight: value.shape for weight, value in made.named_parameters()}
             same = all(shapes.get(weight) == shape for weight, shape in beside.items())
             if same and [ffn.neurons for ffn in find_ffns(made)] == [width] * len(ffns):

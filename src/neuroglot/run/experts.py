@@ -10,6 +10,7 @@ from neuroglot.artifacts.recording import ROUTED, Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import frequencies, high_threshold
+from neuroglot.experts.moefication import check_number
 from neuroglot.experts.overlap import native_labels
 from neuroglot.experts.routing import routing_layers
 from neuroglot.models.model import Model
@@ -18,7 +19,7 @@ from neuroglot.run.recording import make_partition, one_pass
 from neuroglot.run.settings import ExpertSettings, ModelSettings
 from neuroglot.storage.results import refuse_differing
 
-__all__ = ["RunExperts", "experts_of", "record_experts", "record_tuned"]
+__all__ = ["RunExperts", "check_experts", "experts_of", "record_experts", "record_tuned"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,22 @@ def experts_of(run: Run) -> RunExperts | None:
         return None  # begun, and not finished
 
 
+def check_experts(run: Run, settings: ExpertSettings) -> None:
+    """Refuse what `record_experts` would refuse, before the model is opened.
+
+    Raises:
+        NeuroglotError: the run has experts of other settings, or its layers have fewer neurons.
+    """
+    if run.manifest.experts is not None:
+        refuse_differing(
+            f"{run.path} has experts",
+            run.manifest.experts.model_dump(),
+            settings.model_dump(),
+            f"repeat those, or delete {run.path / 'experts'} and the experts in run.json",
+        )
+    check_number(settings.experts, run.recording.widths)
+
+
 def record_experts(
     run: Run, model: Model, corpus: Corpus, settings: ExpertSettings, *, progress: bool = True
 ) -> Recording:
@@ -88,13 +105,7 @@ def record_experts(
     Raises:
         NeuroglotError: the run has experts of other settings.
     """
-    if run.manifest.experts is not None:
-        refuse_differing(
-            f"{run.path} has experts",
-            run.manifest.experts.model_dump(),
-            settings.model_dump(),
-            f"repeat those, or delete {run.path / 'experts'} and the experts in run.json",
-        )
+    check_experts(run, settings)
     split = make_partition(run, model, settings)
     if run.manifest.record.experts == settings:
         return run.recording

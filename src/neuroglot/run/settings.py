@@ -67,6 +67,10 @@ class ModelSettings(BaseModel):
             raise ValueError("takes cpu, cuda, cuda:1, mps, xpu …")
         return device
 
+    def reading_as(self, recorded: "ModelSettings") -> "ModelSettings":
+        """The same model, which begins a text as the one that a run recorded, and counts as it does."""
+        return self.model_copy(update={"bos": recorded.bos, "count_first": recorded.count_first})
+
     def check_source(self) -> None:
         """Refuse a source at which no model can be; torch is not imported.
 
@@ -180,6 +184,13 @@ class ExpertSettings(BaseModel):
     """Of the clustering or the shuffle."""
     top: list[float] = [0.1]
     """The shares of all experts that are activated on a token, each counted on its own."""
+
+    @field_validator("top")
+    @classmethod
+    def _shares(cls, top: list[float]) -> list[float]:
+        if not top or not all(0 < share <= 1 for share in top):
+            raise ValueError("takes shares of all experts above 0, up to 1, such as 0.1")
+        return top
 
 
 class RunRecordSettings(PassSettings, extra="forbid"):

@@ -19,7 +19,7 @@ SAMPLE = (
     "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "granitemoe",
     "llama4_text", "nemotron_h", "aria_text",
 )  # fmt: skip
-OWN_CODE = ("jetmoe", "inkling_text", "minimax_m3_vl_text")
+OWN_CODE = ("dbrx", "jetmoe", "inkling_text", "minimax_m3_vl_text")
 TOKENS = every_type.TOKENS
 
 

@@ -114,7 +114,8 @@ def left_out(network: nn.Module) -> list[str]:
 
 
 def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Discovery:
-    kind, training = text_config(network).model_type, network.training
+    kind = text_config(network).model_type
+    training = {module: module.training for module in network.modules()}  # XLM's share a module with other networks
     network.eval()  # one that was made from its configuration alone drops layers at random
     try:
         if getattr(text_config(network), "is_decoder", None) is False and not is_causal(network):
@@ -127,7 +128,8 @@ def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Disco
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NeuroglotError(f"{kind} cannot be run on tokens alone ({words}); {SUPPORTED}.") from error
     finally:
-        network.train(training)
+        for module, was in training.items():
+            module.training = was
 
 
 def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
@@ -194,7 +196,7 @@ def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
     try:
         layers = network.get_decoder().get_submodule(family.layers)
         ffns = [FFN(family.layout(layer)) for layer in layers]
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise NeuroglotError(
             f"This {kind} model is not built as its family is ({error}); see docs/families.md to describe it."
         ) from error
