@@ -18,7 +18,9 @@ from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import ResultCache, save_json
 from neuroglot.storage.tables import load_table, save_table
 
-PERTURBATION = Perturbation({"fr": 12.5}, {"fr": {"fr": 99.5}}, {"0": {"fr": 13.0}}, {"fr": 4}, {"fr": 60}, 16)
+PERTURBATION = Perturbation(
+    {"fr": 12.5}, {"fr": {"fr": 99.5}}, {"0": {"fr": 13.0}}, {"fr": 4, "random": 4}, {"fr": 60}, 16
+)
 
 
 def recording():
@@ -72,7 +74,7 @@ KINDS = {
     ),
     "recipe.safetensors": (lambda path: recipe().save(path), ng.Recipe.load),
     "perturbation.json": (PERTURBATION.save, Perturbation.load),
-    "comparison.json": (Comparison(["fr"], {"fr": [1.25]}).save, Comparison.load),
+    "comparison.json": (Comparison(["fr"], {"fr": [1.25]}, block=16).save, Comparison.load),
     "task.json": (lambda path: SCORE.save(path, {"limit": 4}), TaskScore.load),
     "cell.json": (cache, from_cache),
     "tuning.json": (lambda path: save_json(path, {"loss": 1.0, "seconds": 2.0}), from_json),
