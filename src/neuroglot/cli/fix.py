@@ -145,6 +145,7 @@ def fix(
     from neuroglot.run.fixing import fix_prompts, languages_to_fix
 
     fix_prompts(settings, languages_to_fix(settings, current.recording.languages))
+    source = source.reading_as(current.manifest.model)
     loaded = loaded or source.load(trust_remote_code=trust_remote_code)
     where = folder or fix_folder(model, settings)
     found, written = fix_run(current, loaded, settings, where)

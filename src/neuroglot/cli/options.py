@@ -80,6 +80,14 @@ WorkersOption = Annotated[
     int,
     typer.Option(min=1, help="Processes that share the work, each with the model: on a GPU of its own if there are."),
 ]
+BosOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What begins a text: auto (the tokenizer's own rule), always (the BOS it names), never. [default: as the "
+        "run has it that is given, else auto]",
+        show_default=False,
+    ),
+]
 TrustOption = Annotated[
     bool,
     typer.Option(

@@ -7,6 +7,7 @@ import typer
 
 from neuroglot.cli.app import checked, out, split
 from neuroglot.cli.options import (
+    BosOption,
     CorpusArgument,
     DeviceOption,
     DtypeOption,
@@ -100,9 +101,7 @@ def record(
     ] = False,
     device_map: Annotated[str | None, typer.Option(help="Spread a large model over devices: auto.")] = None,
     trust_remote_code: TrustOption = False,
-    bos: Annotated[
-        str, typer.Option(help="What begins a text: auto (the tokenizer's own rule), always (the BOS it names), never.")
-    ] = "auto",
+    bos: BosOption = None,
     count_first: Annotated[
         bool, typer.Option("--count-first", help="Count the first token of a text that no BOS stands before.")
     ] = False,
@@ -127,7 +126,7 @@ def record(
         device_map=device_map,
         quantize=quantize,
         trust_remote_code=trust_remote_code,
-        bos=bos,
+        bos=bos or "auto",
         count_first=count_first,
     )
     text = checked(

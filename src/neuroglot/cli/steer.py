@@ -11,6 +11,7 @@ from neuroglot.cli.app import app, checked, out
 from neuroglot.cli.built_in import built_in_run
 from neuroglot.cli.identify import print_neurons
 from neuroglot.cli.options import (
+    BosOption,
     DeviceOption,
     DtypeOption,
     LayersOption,
@@ -115,6 +116,7 @@ def steer(
     ] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    bos: BosOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Answer a prompt in the language of your choice, side by side with the answer of the model as it is.
@@ -145,7 +147,9 @@ def steer(
         raise NeuroglotError(f"{save.name} should end in .safetensors.")
     if export is not None and export.suffix not in (".gguf", ".safetensors"):
         raise NeuroglotError(f"{export.name} should end in .gguf or .safetensors.")
-    settings = checked(ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    settings = checked(
+        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos or "auto"
+    )
     settings.check_source()
     if run is not None:
         Run.open(run).check_recorded()
@@ -160,7 +164,8 @@ def steer(
     if vector is not None:
         made, loaded = _from_vectors(settings, vector, less, to, layers, how)
     elif made is None and to is not None:
-        made, loaded = _from_run(run, settings, prompt, to, source, method, layers, how)
+        made, loaded, recorded = _from_run(run, settings, prompt, to, source, method, layers, how)
+        settings = settings if bos else settings.reading_as(recorded)
     if loaded is None:
         loaded = settings.load(trust_remote_code=trust_remote_code)
     if pairs:
@@ -226,8 +231,8 @@ def _from_run(
     method: str,
     layers: str | None,
     how: dict[str, Any],
-) -> "tuple[Recipe, Model | None]":
-    """The recipe from a run; from one on the built-in corpus, which is made if it is not there."""
+) -> "tuple[Recipe, Model | None, ModelSettings]":
+    """The recipe from a run, and how that opened the model; from one on the built-in corpus if none is named."""
     from neuroglot.edit.directions import DIRECTIONS, SAMPLED
     from neuroglot.edit.steering import ROUTER
     from neuroglot.languages.detection import LanguageIdentifier
@@ -248,7 +253,7 @@ def _from_run(
             )
         folder, loaded = _built_in(settings, prompt, to, source, layers, how)
     found = Run.open(folder)
-    recording = found.recording
+    recording, opened = found.recording, found.manifest.model
     how_raised = steering_settings(layers, recording.layers, **how)
     if closest(to, recording.languages) is None:
         raise NeuroglotError(f"{folder} has not recorded {to}; it has {', '.join(recording.languages)}.")
@@ -256,12 +261,12 @@ def _from_run(
         if how["site"] != "activation" or how["method"] != "replace":
             raise NeuroglotError("--steer and --site are about neurons, and the router has none; leave them out.")
         asked = how_raised.model_copy(update={"method": method})
-        return asked.recipe(recording, None, to, None if source == "none" else source), loaded
+        return asked.recipe(recording, None, to, None if source == "none" else source), loaded, opened
     if method in DIRECTIONS:
         if how["site"] != "activation" or how["method"] != "replace":
             raise NeuroglotError(f"--steer and --site are about neurons, which {method} has none of; leave them out.")
         asked = how_raised.model_copy(update={"method": method})
-        return asked.recipe(recording, None, to, None, samples_for(found, method)), loaded
+        return asked.recipe(recording, None, to, None, samples_for(found, method)), loaded, opened
     if not found.neurons_path(method).is_file() and beyond_recording(method) is None:  # it takes milliseconds
         print_neurons(found, method, identify_run(found, method, {}))
     neurons = found.neurons(method)
@@ -269,7 +274,7 @@ def _from_run(
     off = None if source == "none" else source
     if source is None:
         off = _spoken(LanguageIdentifier(neurons.languages)(prompt), neurons.languages, to)
-    return how_raised.recipe(recording, neurons, to, off), loaded
+    return how_raised.recipe(recording, neurons, to, off), loaded, opened
 
 
 def _check_method(method: str) -> None:

@@ -20,7 +20,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.evaluate.ablation.selectivity import (
     coverage,
     diagonal_dominant,
