@@ -12,7 +12,7 @@ the likelihood rule, which `--reader` may read with another model than the one t
     by-target.csv   the same scores by target language
     search.csv      every candidate of every rung
     answers.jsonl   all answers of the reported half
-    kept/           every answer as it is written, so that a second call goes on
+    kept/, kept-relevance/   every answer and rating as it is made, so that a second call goes on
     scores.json     settings, the winner, the best single method, their difference, seconds
 """
 
@@ -113,7 +113,8 @@ def main() -> None:
     more = {} if asked.more is None else first(ng.load_corpus(asked.more, languages=sources), asked.more_limit)
     reader = model if asked.reader is None else ng.load_model(asked.reader, dtype=asked.dtype)
     everything = {tag: [*texts, *more.get(tag, [])] for tag, texts in questions.items()}
-    rule = LikelihoodRule(reader, everything, chat=asked.chat and asked.reader is None)
+    chat = asked.chat and asked.reader is None
+    rule = LikelihoodRule(reader, everything, chat=chat, directory=asked.out / "kept-relevance")
     generation = Generation(tokens=asked.tokens, chat=asked.chat)
     found = search(
         model, recording, neurons, questions, possible, targets=targets, sources=sources, more=more,
