@@ -293,6 +293,20 @@ def test_steering_scores():
             assert cells[2 * place : 2 * place + 2] == [f"{float(value):.2f}" for value in values], (model, target)
 
 
+def test_prompting_of_the_model_whose_run_was_cut_off():
+    rows = read("steering/qwen2.5-coder-1.5b-prompting.csv")
+    means = {
+        name: statistics.mean(float(row["lfs"]) for row in rows if row["condition"] == name)
+        for name in ("prompting I", "prompting II", "native", "intact")
+    }
+    page = " ".join((DOCS / "steering.md").read_text(encoding="utf-8").split())
+    one, two, native, intact = (f"{value:.2f}" for value in means.values())
+    assert f"LFS {one} under prompting I and {two} under prompting II" in page
+    assert f"{native} native, and {intact} intact" in page
+    rated = [float(row["relevance"]) for row in rows if row["condition"] == "prompting I" and row["relevance"]]
+    assert f"Relevance under prompting I is {statistics.mean(rated):.2f} over" in page
+
+
 def test_confusion():
     """By model: what was chosen beside the intact model; then the best of each method."""
     share = lambda value, decimals=1: f"{100 * float(value):.{decimals}f} %" if value else "–"  # noqa: E731
@@ -371,6 +385,29 @@ def test_shrinking():
     wanted = [after / before for after, before in paper]
     wanted += [float(alone[f"{name}, uneven"]["times"]) for name in ("magnitude", "refit")]
     assert all(rounded(row[2], value) for row, value in zip(liu[1:], wanted, strict=True))
+
+
+# --- mixtures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_quarter_of_the_experts():
+    (perplexities, items) = tables("experts.md", "A quarter of the experts")
+    steps = {row["step"].removeprefix("routers "): row for row in read("moefied/perplexity.csv")}
+    for tag, *cells in perplexities[1:]:
+        values = [float(steps[name][tag]) for name in perplexities[0][1:]]
+        assert all(rounded(*pair) for pair in zip(cells, values, strict=True)), tag
+        assert values[2] < values[1] and float(steps["of random rows"][tag]) > 1e7
+    assert {row[0] for row in perplexities[1:]} == set(steps["dense"]) - {"step"}
+    spread = [float(row["spread"]) for row in read("moefied/figure-1.csv")]
+    shared = [float(row["shared_by_all"]) for row in read("moefied/figure-3.csv")]
+    parts = [(spread[:12], spread[12:]), None, (shared, shared[:2], shared[6:12], shared[-3:])]
+    for (_, cell), part in zip(items[1:], parts, strict=True):
+        if part is not None:
+            shown = re.findall(r"0\.\d+|\d+(?= %)", cell)
+            means = [
+                statistics.fmean(each) * (1 if "." in number else 100) for each, number in zip(part, shown, strict=True)
+            ]
+            assert all(rounded(*pair) for pair in zip(shown, means, strict=True)), cell
 
 
 # --- the files -------------------------------------------------------------------------------------------------------
@@ -461,31 +498,3 @@ def test_the_middle_layers():
             most = max(layers, key=lambda layer: mass[layer][0] - mass[layer][1])
             found.append([name, tag, ", ".join(map(str, layers)), str(most), *(f"{100 * x:.1f}" for x in mass[most])])
     assert ahead[1:] == found
-
-
-def test_a_quarter_of_the_experts():
-    rows = {
-        row.pop("step"): {tag: float(value) for tag, value in row.items()}
-        for row in read("moefied/gemma3-270m-perplexity.csv")
-    }
-    ((head, *body),) = tables("experts.md", "A quarter of the experts")
-    assert head[1:5] == ["English", "French", "Chinese", "Hindi"]
-    steps = ("dense", "routers fitted", "routers trained", "routers of random rows")
-    for step, cells in zip(steps, body, strict=True):
-        times = statistics.geometric_mean(rows[step][tag] / rows["dense"][tag] for tag in rows["dense"])
-        values = [rows[step][tag] for tag in ("en", "fr", "zh", "hi")] + [times]
-        for cell, value in zip(cells[1:], values, strict=True):
-            assert cell == f"{value:.1e}".replace("e+0", "e") if "e" in cell else rounded(cell, value), (step, cell)
-    text = (DOCS / "experts.md").read_text(encoding="utf-8")
-    spread = [float(row["spread"]) for row in read("moefied/gemma3-270m-figure-1.csv")]
-    assert (
-        f"{statistics.mean(spread[:12]):.3f} in the first two thirds, {statistics.mean(spread[12:]):.3f} in the last"
-        in text
-    )
-    shared = [float(row["shared_by_all"]) for row in read("moefied/gemma3-270m-figure-3.csv")]
-    early, middle, late = (statistics.mean(part) for part in (shared[:2], shared[6:12], shared[-3:]))
-    assert f"{statistics.mean(shared):.0%}: {early:.0%}".replace("%", " %").replace(":", " of the experts:") in text
-    assert f"{middle:.0%} in the middle third, {late:.0%} in the last fifth".replace("%", " %") in text
-    apart = {row.pop("language"): row for row in read("moefied/gemma3-270m-figure-2-euclidean.csv")}
-    nearest = {one: min(set(row) - {one}, key=lambda other: float(row[other])) for one, row in apart.items()}
-    assert [nearest[tag] for tag in ("es", "fr", "it", "ko")] == ["pt", "es", "es", "ja"]

@@ -108,4 +108,4 @@ def test_a_flipped_bit_in_any_file_of_a_run_is_noticed(folder, tried, part):
         path.write_bytes(good)
     tried("flipped bits in a run", bits)
     tried("files of a run", files)
-    assert len(kinds) >= attempts(6, 4)
+    assert len(kinds) >= attempts(6, 3)

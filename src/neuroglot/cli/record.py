@@ -56,7 +56,11 @@ def record(
     ] = False,
     statistic: Annotated[
         list[str] | None,
-        typer.Option(help="Keep this statistic of another package too; may be given again.", show_default=False),
+        typer.Option(
+            help="Keep this statistic, too: magnitude, which a native mixture of experts is pruned by, or one of "
+            "another package. May be given again.",
+            show_default=False,
+        ),
     ] = None,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,

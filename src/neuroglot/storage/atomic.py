@@ -73,13 +73,20 @@ def _is_there(place: Path) -> bool:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, replaces: str | None = None) -> Iterator[Path]:
     """Give a place to write `path` (a file or a directory) that becomes `path` only when the block ends well.
+
+    Args:
+        path: the place.
+        replaces: of a directory, the file by which one is known that may be replaced. One that holds other things is
+            refused; by default none is.
 
     Raises:
         NeuroglotError: the place cannot be written (disk full, read-only, not a directory …); `path` is then as it was.
     """
     path = Path(path)
+    if replaces is not None and path.is_dir() and any(path.iterdir()) and not (path / replaces).is_file():
+        raise NeuroglotError(f"{path} is a directory that holds other things; choose a new one.")
     draft = _beside(path)
     try:
         with writing(path):
