@@ -5,13 +5,15 @@
 LCB is a folder TASK/SOURCE/LANGUAGE.csv with a column `prompt`, as the benchmark publishes it. For each target language
 `fix` is told to stay in it; then one recipe for all of them is told not to slip into English. Half of the prompts
 choose, the other half is reported. Neurons, directions and whose a token is come from one recording of the built-in
-corpus, perplexity from what it held out. Written under --out, after each target:
+corpus, perplexity from what it held out. The reported answers are also rated by the likelihood rule, which the intact
+model reads: an answer in the right language may be about nothing. Written under --out, after each target:
 
     remedies.csv     every remedy of every target, on both halves, with its cost of perplexity
     languages.csv    the reported half by target, condition, task and source
     answers.csv      its answers
     summary.csv      a row a target: line pass rate before and after, the share of what was missing, perplexity
     confusion.json   settings, seconds, device
+    kept/            answers and costs as they are measured, so that a second call goes on
 """
 
 import argparse
@@ -28,6 +30,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.evaluate.fixing.fixing import Fixed
 from neuroglot.evaluate.fixing.remedies import METHODS
 from neuroglot.evaluate.steering.confusion import english_words
+from neuroglot.evaluate.steering.relevance import LikelihoodRule
 from neuroglot.generation.settings import Generation
 from neuroglot.tokens.counts import TokenLanguages, token_counts
 
@@ -64,11 +67,23 @@ def prompts_of(lcb: Path, targets: list[str], limit: int) -> dict[str, dict[str,
     return found
 
 
-def summary(name: str, found: Fixed) -> dict[str, Any]:
+def rated(model: ng.Model, found: Fixed, prompts: dict[str, dict[str, list[str]]], chat: bool) -> pd.DataFrame:
+    """The reported answers with their relevance, each beside other prompts of its language."""
+    asked = {tag: [text for part in prompts.values() for text in part.get(tag, ())] for tag in found.wanted}
+    language = found.answers["language"]
+    table = LikelihoodRule(model, asked, chat=chat).rate(
+        found.answers.assign(source=language, target=language), progress=False
+    )
+    return found.answers.assign(relevance=table["relevance"].to_numpy())
+
+
+def summary(name: str, found: Fixed, answers: pd.DataFrame) -> dict[str, Any]:
     before = found.reported("intact")
     assert before is not None
     row: dict[str, Any] = {"target": name, "avoided": " ".join(found.avoided), "answers": before["answers"]}
     row |= {"judged": before["judged"], "before": before["line_pass_rate"], "before_word": before["word_pass_rate"]}
+    relevance = answers.groupby("condition")["relevance"].mean() / 2
+    row |= {"before_degenerate": before["degenerate"], "before_relevance": relevance["intact"]}
     chosen = found.chosen
     row |= {"chosen": chosen.method if chosen else "", "setting": chosen.words if chosen else ""}
     for method in found.best:
@@ -79,6 +94,7 @@ def summary(name: str, found: Fixed) -> dict[str, Any]:
         short = method.replace(" ", "_")
         row |= {f"{short}_after": after["line_pass_rate"], f"{short}_word": after["word_pass_rate"]}
         row |= {f"{short}_gained": gained, f"{short}_cost": after["perplexity_change"]}
+        row |= {f"{short}_degenerate": after["degenerate"], f"{short}_relevance": relevance[method]}
     return row
 
 
@@ -114,12 +130,14 @@ def main() -> None:
             methods=asked.methods.split(","), max_cost=asked.max_cost, tokens=asked.held_out,
             generation=Generation(tokens=asked.tokens, repetition_penalty=1.0, chat=asked.chat),
             words=None if asked.words is None else sorted(english_words(asked.words)), progress=False,
+            directory=asked.out / "kept",
         )  # fmt: skip
         seconds[name] = round(time.perf_counter() - start, 1)
         tables["remedies"].append(found.table.assign(target=name))
         tables["languages"].append(found.by_language.assign(target=name))
-        tables["answers"].append(found.answers.assign(target=name))
-        tables["summary"].append(pd.DataFrame([summary(name, found) | {"seconds": seconds[name]}]))
+        answers = rated(model, found, chosen, asked.chat)
+        tables["answers"].append(answers.assign(target=name))
+        tables["summary"].append(pd.DataFrame([summary(name, found, answers) | {"seconds": seconds[name]}]))
         for table, parts in tables.items():
             pd.concat(parts, ignore_index=True).to_csv(asked.out / f"{table}.csv", index=False)
         print(f"{name}: {seconds[name]} s\n{tables['summary'][-1].T.to_string()}\nslips {found.slips}", flush=True)

@@ -42,14 +42,19 @@ INSIDE = "by `intervene`"
 
 def opened(arguments: argparse.Namespace) -> ng.Model:
     if arguments.model:
-        return ng.load_model(arguments.model)
+        return endless(ng.load_model(arguments.model))
     family, shape = SHAPES[arguments.shape]
     config = AutoConfig.for_model(family, max_position_embeddings=4096, eos_token_id=None, bos_token_id=None, **shape)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    tokenizer = tiny.tokenizer(bos=False)
-    tokenizer.eos_token = None  # so that every answer has all its tokens
-    return ng.Model(network, tokenizer, name=arguments.shape)
+    return endless(ng.Model(network, tiny.tokenizer(bos=False), name=arguments.shape))
+
+
+def endless(model: ng.Model) -> ng.Model:
+    """The model without a token that ends an answer, so that every answer has all its tokens."""
+    model.tokenizer.eos_token = model.text_config.eos_token_id = None
+    model.network.generation_config.eos_token_id = None
+    return model
 
 
 def wait() -> None:

@@ -35,6 +35,7 @@ SHAPES = {
 RECORDINGS = {
     "recording active (LAPE)": ["active"],
     "recording active, activation, hidden": ["active", "activation", "hidden"],
+    "those three and residual": ["active", "activation", "hidden", "residual"],
 }
 
 

@@ -11,7 +11,8 @@ the likelihood rule, which `--reader` may read with another model than the one t
     scores.csv      a row a family: LFS, relevance, steering score with 95 % intervals, fluency
     by-target.csv   the same scores by target language
     search.csv      every candidate of every rung
-    answers.csv     all answers of the reported half
+    answers.jsonl   all answers of the reported half
+    kept/           every answer as it is written, so that a second call goes on
     scores.json     settings, the winner, the best single method, their difference, seconds
 """
 
@@ -117,13 +118,13 @@ def main() -> None:
     found = search(
         model, recording, neurons, questions, possible, targets=targets, sources=sources, more=more,
         budget=asked.budget, relevance=rule, max_loss=asked.max_loss, samples=samples,
-        identification=asked.identification,
-        generation=generation, progress=False,
+        identification=asked.identification, directory=asked.out / "kept", generation=generation, progress=False,
     )  # fmt: skip
     clock.lap("search and report")
+    write(asked, found, found.answers, spots, neurons, clock)
     rivals = Forcing(
         model, recording, neurons, languages=[*sources, *targets], samples=samples,
-        identification=asked.identification, generation=generation, progress=False,
+        identification=asked.identification, directory=asked.out / "kept", generation=generation, progress=False,
     )  # fmt: skip
     random = rule.rate(rivals.answers(_random(found, sources, targets)), progress=False)
     clock.lap("random baseline")
@@ -162,8 +163,9 @@ def write(
 ) -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     table = found.table[found.table["half"] == "reported"].set_index("family")
-    extra = steering_scores(answers[answers["condition"] == "random baseline of the winner"])
-    table = pd.concat([table, extra.rename_axis("family").assign(setting="random")])
+    random = answers[answers["condition"] == "random baseline of the winner"]
+    if len(random):
+        table = pd.concat([table, steering_scores(random).rename_axis("family").assign(setting="random")])
     table.to_csv(asked.out / "scores.csv")
     found.table.to_csv(asked.out / "search.csv", index=False)
     steering_scores(answers, ["condition", "target"]).to_csv(asked.out / "by-target.csv")

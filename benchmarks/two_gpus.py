@@ -189,7 +189,11 @@ def main() -> None:
     driver = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True
     ) if torch.cuda.is_available() else None  # fmt: skip
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
     found["machine"] = {
+        "commit": commit.stdout.strip(),
         "gpus": driver.stdout.strip().splitlines() if driver else platform.processor(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -67,6 +67,11 @@ def _threads(request):
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _shapes():
+    shapes.begin()
+
+
 @pytest.fixture(scope="session")
 def _text_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")

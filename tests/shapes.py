@@ -1,10 +1,17 @@
-"""Types and shapes of every call of the package, checked as the tests run."""
+"""Types and shapes of the package's functions, checked as the tests run.
+
+A check costs more than many a call. So of each function the first calls in a file of tests are checked, and then every
+so many.
+"""
 
 import contextlib
+import dataclasses
 import functools
+import inspect
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any, get_type_hints
 
 import jaxtyping
@@ -19,13 +26,59 @@ LEFT_OUT = (
     "neuroglot.generation.kernels",
     "neuroglot.explorer.tabs",  # gradio asks whether a function is a generator, and a checked one looks like none
 )
+FIRST = 3
+"""Calls of a function in a file of tests that are all checked."""
+EVERY = 64
+"""Of the later ones, one in so many."""
+every_call = jaxtyping.jaxtyped
+_calls: Counter[CodeType] = Counter()
 
 
 def install() -> None:
     """Check what is imported from here on."""
+    jaxtyping.jaxtyped = some_calls
     finder = jaxtyping.install_import_hook("neuroglot", "shapes.checked").hook
     in_package = finder.should_instrument
     finder.should_instrument = lambda module: not module.startswith(LEFT_OUT) and in_package(module)
+
+
+def begin() -> None:
+    """Another file of tests begins."""
+    _calls.clear()
+
+
+def some_calls(*, typechecker: Any) -> Any:
+    """What jaxtyping decorates functions and classes with, but not every call is checked."""
+
+    def decorate(thing: Any) -> Any:
+        if inspect.isclass(thing):
+            if dataclasses.is_dataclass(thing):
+                thing.__init__ = sampled(thing.__init__)  # type: ignore[misc]
+            return thing
+        return sampled(thing)
+
+    def sampled(function: Any) -> Any:
+        if isinstance(function, classmethod | staticmethod):
+            return type(function)(sampled(function.__func__))
+        if isinstance(function, property):
+            return property(*(each and sampled(each) for each in (function.fget, function.fset, function.fdel)))
+        if not inspect.isfunction(function):  # the initialiser that a dataclass of an extension type has
+            return every_call(function, typechecker=typechecker)
+        code, checking = function.__code__, None
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal checking
+            _calls[code] += 1
+            if _calls[code] > FIRST and _calls[code] % EVERY:
+                return function(*arguments, **named)
+            if checking is None:
+                checking = every_call(function, typechecker=typechecker)
+            return checking(*arguments, **named)
+
+        return call
+
+    return decorate
 
 
 @contextlib.contextmanager

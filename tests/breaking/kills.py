@@ -61,7 +61,7 @@ def arm(point, moment, tell):
     gguf.GGUFWriter.close = deadly(gguf.GGUFWriter.close)
     Path.write_text = deadly(Path.write_text, 0)
     Path.unlink, Path.mkdir = deadly(Path.unlink), deadly(Path.mkdir)
-    os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
+    os.replace, os.rename, os.fsync = deadly(os.replace), deadly(os.rename), deadly(os.fsync)
     shutil.rmtree = deadly(shutil.rmtree)
 
 

@@ -12,6 +12,7 @@ from neuroglot.corpus.instructions import Pair
 from neuroglot.edit.training import TuneSettings
 from neuroglot.edit.tuning import tune
 from neuroglot.evaluate.benchmarks.harness import load_tasks
+from neuroglot.evaluate.fixing import trials
 from neuroglot.evaluate.steering.clas import write_clas
 from neuroglot.evaluate.steering.forcing import Generation
 from neuroglot.pruning.gguf import prune_gguf
@@ -21,6 +22,7 @@ from neuroglot.run.comparison import CompareSettings, compare_run
 from neuroglot.run.directory import Run
 from neuroglot.run.evolution import EvolveSettings, evolve
 from neuroglot.run.experts import record_experts
+from neuroglot.run.fixing import FixSettings, fix_run
 from neuroglot.run.identification import identify_run
 from neuroglot.run.lens import lens_run
 from neuroglot.run.pair import PairSettings, pair_runs
@@ -230,12 +232,30 @@ def tune_on(folder):
     tune(tiny.model(), pairs, folder / "tuned", TuneSettings(epochs=1, batch=2), language="fr", progress=False)
 
 
+def fix(folder):
+    """Of a tiny model that writes what can be judged: French where neurons are off, and elsewhere English, often."""
+
+    def write(model, prompts, recipes=None, **settings):
+        sentences = "The cat sleeps near the window.", "Le chat dort près de la fenêtre."
+        return [sentences[place % 3 == 0 or recipe is not None] for place, recipe in enumerate(recipes)]
+
+    trials.generate = write  # the process ends with this step
+    (folder / "asked to fix").mkdir(exist_ok=True)
+    (folder / "asked to fix" / "fr.txt").write_text("\n".join(f"le chat {i}" for i in range(6)), encoding="utf-8")
+    run = Run.open(folder / "run")
+    how = FixSettings(
+        to="fr", avoided=("en",), prompts=(str(folder / "asked to fix"),), methods=("ablation", "head rows"),
+        max_cost=1, tokens=60, counted=200,
+    )  # fmt: skip
+    fix_run(run, model, how, folder / "fixed", progress=False)[0].recipe.bake(model, folder / "remedied")
+
+
 COMMANDS = {
     "identify": identify, "perturb": perturb, "perturb random": perturb_random, "experts": experts, "prune": prune,
     "rank": rank, "align": align, "compare": compare, "pair": pair, "steer": steer, "answer": answer, "lens": lens,
     "tasks": tasks, "export": export, "prune compensated": prune_compensated, "prune gguf": prune_gguf_file,
     "moefy": write_mixture, "shrink": write_shrunk, "heal": heal, "convert": convert, "report": write_report,
-    "evolve": measure_evolution, "tune": tune_on, "tune adapter": tune_adapter,
+    "evolve": measure_evolution, "tune": tune_on, "tune adapter": tune_adapter, "fix": fix,
 }  # fmt: skip
 """In an order in which each finds what it needs."""
 

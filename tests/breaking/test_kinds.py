@@ -46,9 +46,9 @@ EVIDENCE = {
     RUN + r"perturbation/.*\.json": Perturbation.load,
     RUN + r"(comparison|pair)/comparison\.json": Comparison.load,
     RUN + r"(.*/)?text/[^/]+\.i32": _tokens.__wrapped__,
-    r"(run|other|evolution)/.*\.json": from_json,  # what is damaged is made again
-    r"(run|other|evolution)/.*\.csv(\.sha256)?": of_table,
-    r"(recipe|direction|recipes/\w+)\.safetensors": ng.Recipe.load,
+    r"(run|other|evolution|fixed)/.*\.json": from_json,  # what is damaged is made again
+    r"(run|other|evolution|fixed)/.*\.csv(\.sha256)?": of_table,
+    r"(recipe|direction|recipes/\w+|fixed/recipe)\.safetensors": ng.Recipe.load,
     r".*/(tuning|neuroglot|neuroglot_shrink|\..*\.sums)\.json": from_json,  # a result that says what it was made from
 }
 """Files that are read back as evidence, by their names, and what reads them."""
@@ -56,11 +56,11 @@ NO_EVIDENCE = [
     RUN + r"run\.json",  # edited by hand: checked, and without a digest
     r".*/?\.[^/]*lock", r".*/\.lock",
     RUN + r"(figures/.*|report\.html)", r"evolution/.*\.(png|pdf|html)",  # read by people
-    r"asked/.*",  # text that was given
+    r"asked[^/]*/.*",  # text that was given
     RUN + r"(.*/)?seconds\.json",  # how long cells took
     # a checkpoint, as transformers writes it: a recording's fingerprint tells it from another
-    r"(adapter|baked|healed|mixture|pruned|refitted|shrunk|tuned|cache/models/[^/]*)/.*(config|tokenizer)\.json",
-    r"(adapter|baked|healed|mixture|pruned|refitted|shrunk|tuned|cache/models/[^/]*)/(adapter_)?model\.safetensors",
+    r"(adapter|baked|healed|mixture|pruned|refitted|remedied|shrunk|tuned|cache/models/[^/]*)/.*(config|tokenizer)\.json",
+    r"(adapter|baked|healed|mixture|pruned|refitted|remedied|shrunk|tuned|cache/models/[^/]*)/(adapter_)?model\.safetensors",
     r"adapter/README\.md",
     r".*\.gguf", r"ranking\.jsonl", r"clas/.*",  # for other programs
 ]  # fmt: skip

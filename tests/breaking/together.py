@@ -2,8 +2,9 @@
 
 A pair is two names of `steps.COMMANDS` with a plus between them; without any, it is every pairing. The run must then be
 the one in which one of them followed the other: each file and each section of run.json has the bytes that it has after
-one of the two orders. A report is of the moment at which it is written: it is written once more before the run is
-looked at. Prints how many pairings were tried as JSON.
+one of the two orders. One that refuses since the other is at the same work is called again, as its sentence says. A
+report is of the moment at which it is written: it is written once more before the run is looked at. Prints how many
+pairings were tried as JSON.
 """
 
 import itertools
@@ -18,8 +19,10 @@ import torch
 
 from breaking.kills import WORKPLACES
 from breaking.steps import COMMANDS, NEEDS, begin, imports, model
-from neuroglot.errors import NeuroglotWarning
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.atomic import DRAFT
+
+WAIT = 3
 
 
 def start(name, folder, gate=None):
@@ -34,6 +37,9 @@ def start(name, folder, gate=None):
                 os.close(gate[1])
                 os.read(gate[0], 1)
             COMMANDS[name](folder)
+        except NeuroglotError as error:
+            print(f"{name}: {error!r}", flush=True)
+            os._exit(WAIT if "by another process; wait until it is done" in str(error) else 1)
         except BaseException as error:
             print(f"{name}: {error!r}", flush=True)
             os._exit(1)
@@ -41,9 +47,11 @@ def start(name, folder, gate=None):
     return pid
 
 
-def ended(pid, about):
+def ended(pid, about, may_wait=False):
+    """Wait for its end; whether it did its work, rather than ask to be called again after another process."""
     _, status = os.waitpid(pid, 0)
-    assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0, about
+    assert os.WIFEXITED(status) and os.WEXITSTATUS(status) in ((0, WAIT) if may_wait else (0,)), about
+    return os.WEXITSTATUS(status) == 0
 
 
 def tree(folder):
@@ -74,9 +82,9 @@ def at_once(root, before, names, last=()):
     pids = [start(name, folder, gate) for name in names]
     os.close(gate[0])
     os.close(gate[1])  # both read the end of the pipe now
-    for name, pid in zip(names, pids, strict=True):
-        ended(pid, f"{name} beside {names}")
-    for name in last:
+    done = [ended(pid, f"{name} beside {names}", may_wait=True) for name, pid in zip(names, pids, strict=True)]
+    again = [name for name, its in zip(names, done, strict=True) if not its]  # as they were asked to in a sentence
+    for name in (*again, *last):
         ended(start(name, folder), f"{name} after {names}")
     return tree(folder)
 
@@ -96,15 +104,15 @@ def main(root, pairs):
         last = ["report"] if "report" in pair else []
         orders = [in_order(root, before, [*pair, *last]), in_order(root, before, [*pair[::-1], *last])]
         for name in pair:  # files in which a time lies
-            if name not in unstable:
-                first, again = (in_order(root, before, [name]) for _ in range(2))
-                unstable[name] = {path for path in first if first[path] != again.get(path)}
+            if (name, *last) not in unstable:
+                first, again = (in_order(root, before, [name, *last]) for _ in range(2))
+                unstable[name, *last] = {path for path in first if first[path] != again.get(path)}
         found = at_once(root, before, pair, last)
         about = " + ".join(pair)
         drafts = [path for path in found if DRAFT in path or any(kind in path for kind in WORKPLACES)]
         assert not drafts, f"{about}: {drafts}"
         assert set(found) in [set(order) for order in orders], f"{about}: {[set(found) ^ set(o) for o in orders]}"
-        moving = unstable[pair[0]] | unstable[pair[1]]
+        moving = unstable[pair[0], *last] | unstable[pair[1], *last]
         other = [path for path in found if path not in moving and found[path] not in [o.get(path) for o in orders]]
         assert not other, f"{about}: other bytes in {other}"
     print(json.dumps({"pairs": len(pairs)}))

@@ -14,6 +14,7 @@ def run(recorded, tmp_path_factory):
     run = shutil.copytree(recorded, tmp_path_factory.mktemp("before") / "run")
     neuroglot("identify", run, "--top-fraction", 0.2, "--activity-quantile", 0.6)
     neuroglot("experts", run, "--experts", 4, "--kind", "contiguous", "--top", 0.5)
+    neuroglot("perturb", run, "--block", 32, "--tokens", 200, "--seeds", 1)
     return run
 
 
@@ -62,6 +63,7 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("record {model} {short} --block 5000", "block must be from 2 to 128 tokens"),
         ("perturb {run} --corpus {short}", "ru has 14 tokens"),
         ("perturb {run} --block 5000", "block must be from"),
+        ("perturb {run} --block 16 --tokens 200", "block (was 32, now 16)"),
         ("compare {run} --methods lape --corpus {short}", "ru has 14 tokens"),
         ("compare {run} --methods lape --block 5000", "block must be from"),
         ("evaluate perplexity {model} {short}", "ru has 14 tokens"),

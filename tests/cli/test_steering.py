@@ -102,6 +102,8 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     assert "needs --layers" in say(PROMPT, "--vector", "fr.pt") and "give both" in say(PROMPT, "--less", "fr.pt")
     assert "no file fr.pt" in say(PROMPT, "--vector", "fr.pt", "--layers", 2)
     assert "should end in .gguf or .safetensors" in say(PROMPT, "--to", "fr", "--export", "fr.bin")
+    assert "align it" in say(PROMPT, "--to", "fr", "--method", "probe")
+    assert "has no samples" in say(PROMPT, "--to", "fr", "--run", run, "--method", "lda")
     assert "--steer takes raise, replace" in say(PROMPT, "--to", "fr", "--run", run, "--steer", "push")
     other = tmp_path / "other"
     tiny.model(seed=1).save(other)

@@ -147,6 +147,8 @@ def test_sparse_dimensions_are_the_farthest(recorded):
     chosen = sparse_dimensions(recording, "fr", 5)
     for layer in range(len(far)):
         assert set(chosen[layer].nonzero().flatten().tolist()) == set(far[layer].topk(5).indices.tolist())
+    (step,) = ng.steer(recording, to="fr", method="sparse", layers=[1]).steps
+    assert int(step.neurons.sum()) == round(far.shape[1] * 400 / 4096) == int(step.neurons[1].sum())
 
 
 def test_steering_saves_loads_and_refuses(recorded, tmp_path, neurons):

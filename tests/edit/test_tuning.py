@@ -6,9 +6,11 @@ import tiny
 import torch
 
 import neuroglot as ng
+from neuroglot.corpus.instructions import Pair
 from neuroglot.edit.training import TuneSettings, distillation_loss
 from neuroglot.edit.tuning import tune
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.results import load_json
 from neuroglot.tokens.packing import pack
 
 FAST = TuneSettings(epochs=2, batch=4, at_once=2, learning_rate=0.01, schedule="cosine", warm_up=0.1)
@@ -139,6 +141,22 @@ def test_routers_alone_are_trained(kind, tmp_path):
     assert len(moved) == len(owners) * (2 if kind == "gpt_oss" else 1)
 
 
+def test_tokens_that_have_no_embedding(tmp_path):
+    """Added to the tokenizer by hand: padding is masked, an end cannot be learnt, and text is refused."""
+    model = tiny.model()
+    pairs = [Pair("the cat", "sat"), Pair("the cats on the mat", "sat there and slept")]
+    plain = tune(model, pairs, tmp_path / "plain", FAST, progress=False)
+    padded = tiny.model()
+    padded.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    odd = tune(padded, pairs, tmp_path / "padded", FAST, progress=False)
+    assert load_json(odd / "tuning.json")["loss"] == load_json(plain / "tuning.json")["loss"]
+    padded.tokenizer.add_special_tokens({"eos_token": "[EOS]"})
+    tune(padded, pairs, tmp_path / "ends", FAST, progress=False)
+    padded.tokenizer.add_tokens(["cat"])
+    with pytest.raises(ng.NeuroglotError, match="gives token 260, but the model .* knows 258"):
+        tune(padded, pairs, tmp_path / "refused", FAST, progress=False)
+
+
 def test_what_cannot_be_tuned_is_refused(tmp_path):
     model = tiny.model()
     text = blocks_of(model)
@@ -156,3 +174,11 @@ def test_what_cannot_be_tuned_is_refused(tmp_path):
     with pytest.raises(NeuroglotError, match="nothing|no text"):
         tune(model, text[:0], tmp_path / "x", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_diverges_is_refused_and_nothing_is_written(tmp_path):
+    """Its loss is not a number at some steps only: the trainer's mean leaves those out unless it is told not to."""
+    model = tiny.model()
+    with pytest.raises(NeuroglotError, match="diverged"):
+        tune(model, blocks_of(model), tmp_path / "out", FAST.model_copy(update={"learning_rate": 1e30}), progress=False)
+    assert not (tmp_path / "out").exists()

@@ -232,6 +232,25 @@ def test_an_interrupted_perturbation_goes_on(tmp_path, monkeypatch):
         perturb(model, corpus, none(model), block=16, seeds=1, resume=path, progress=False)
 
 
+def test_the_intact_row_of_other_neurons_on_the_same_text_is_taken(tmp_path, monkeypatch):
+    model, corpus, neurons = tiny.model(), tiny.corpus(), some(tiny.model())
+    how = {"block": 16, "seeds": 1, "progress": False}
+    files = [tmp_path / name for name in ("missing.json", "broken.json", "other.json", "first.json")]
+    files[1].write_text("{")
+    perturb(model, corpus, none(model), resume=files[2], **{**how, "block": 8})  # of other blocks
+    perturb(model, corpus, none(model), resume=files[3], **how)
+    whole = perturb(model, corpus, neurons, **how)
+    passes = []
+    body = ng.Model.hidden_states
+    monkeypatch.setattr(ng.Model, "hidden_states", lambda self, *args: passes.append(1) or body(self, *args))
+    for beside, rows in ((files[:3], 4), (files, 3)):
+        passes.clear()
+        assert vars(perturb(model, corpus, neurons, beside=beside, **how)) == vars(whole)
+        assert len(passes) == rows * len(corpus.languages)
+    perturb(tiny.model(seed=1), corpus, neurons, beside=files, **how)  # another model
+    assert len(passes) >= (3 + 4) * len(corpus.languages)
+
+
 def test_masks_of_another_model_are_refused():
     model = tiny.model()
     wrong = torch.zeros(3, 25, dtype=torch.bool)

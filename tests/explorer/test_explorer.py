@@ -8,6 +8,7 @@ import shlex
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 
 import exhibit
@@ -191,6 +192,11 @@ def test_a_direction_moves_the_stream_to_each_language_raised(opened):
     assert isinstance(off, Deactivate) and step.site == "residual" and step.strength == 3.0
     torch.testing.assert_close(step.values, recording.language_difference("ur", "residual"))
     assert step.neurons[1].all() and not step.neurons[[0, 2]].any()
+    assert lab_recipe(recording, neurons, [], ["ur"], method="diffmean", after=2).steps[0].neurons[:, 0].tolist() == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_words_of_another_language_are_marked_and_the_text_stays_as_it_is():
@@ -217,6 +223,22 @@ def test_answers_are_those_of_generate_and_stream(opened):
     assert one.text != two.text and one.done and two.done and len(seen) > 4
     assert one.perplexity > 1 and one.seconds > 0 and one.tokens <= 12
     assert ng.evaluate.generate(opened.model, ["the cats"], **how)[0] == one.text  # nothing stays in force
+
+
+def test_prompting_stands_beside_steering(opened):
+    """The question as it is, steered, with «answer in X», and both."""
+    recipe = lab_recipe(opened.recording, opened.neurons["lape"], [], ["zh"])
+    *_, found = answers(opened.model, recipe, "the cats.", prompting="II", tokens=6, languages=exhibit.LANGUAGES)
+    assert [answer.prompt for answer in found] == ["the cats."] * 2 + ["the cats. 请用中文回答。"] * 2
+    assert [answer.title for answer in found[2:]] == ["as it is, prompting II", "edited, prompting II"]
+    for place, answer in enumerate(found):
+        with recipe.applied(opened.model) if place % 2 else nullcontext():
+            assert [answer.text] == ng.evaluate.generate(
+                opened.model, [answer.prompt], tokens=6, repetition_penalty=1.1
+            )
+    several = lab_recipe(opened.recording, opened.neurons["lape"], ["zh"], [])
+    with pytest.raises(ng.NeuroglotError, match="Raise one language"):
+        next(answers(opened.model, several, "the cats.", prompting="I"))
 
 
 def test_an_answer_nobody_waits_for_stops(opened):
@@ -262,7 +284,7 @@ def test_whoever_waits_is_served_when_the_one_before_leaves(opened, monkeypatch)
 
     monkeypatch.setattr(lab, "generate", endless)
     (write,) = {block.fn for block in build(opened).fns.values() if getattr(block.fn, "__name__", "") == "write"}
-    ask = ("the cats", ["zh"], [], "lape", "replace", 1.0, "", "activation", 4, 0.0, 1.1, False)
+    ask = ("the cats", ["zh"], [], "lape", "replace", 1.0, "", 1, "none", "activation", 4, 0.0, 1.1, False)
     first, second = write(*ask), write(*ask)
     while "so" not in next(first)[1]:
         pass

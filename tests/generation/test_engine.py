@@ -1,5 +1,7 @@
 """The continuous engine writes what transformers' `generate` writes, token by token, whatever the rows beside a row."""
 
+import gc
+
 import pytest
 import shapes
 import tiny
@@ -12,6 +14,7 @@ from neuroglot.generation.continuous import reason_against, write_continuously
 from neuroglot.generation.engine import generate
 from neuroglot.generation.huggingface import write_plainly
 from neuroglot.generation.prompts import Row, prompt_tokens
+from neuroglot.generation.slots import SlotCache
 
 PROMPTS = ["the cats sat", "a much longer prompt, so that the first one is padded", "x", "dogs", "çà et là", "and"]
 ONE_EACH = [*PROMPTS, "but"]  # a prompt for each of `conditions`
@@ -256,3 +259,32 @@ def test_nothing_is_left_behind():
     training.network.train()
     with pytest.raises(ng.NeuroglotError, match="training mode"):
         generate(training, PROMPTS)
+
+
+def test_what_a_queue_held_is_let_go_at_its_end_and_not_when_python_looks_for_circles():
+    model = tiny.model("llama")
+    generate(model, PROMPTS[:2], tokens=2)
+    gc.collect()
+    gc.disable()
+    try:
+        for batch in (1, 2):
+            generate(model, PROMPTS[:2], tokens=2, batch=batch)
+        assert not any(type(value) is SlotCache for value in gc.get_objects())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_one_after_the_other_hold_the_memory_of_one_on_a_gpu():
+    model = tiny.model("llama", max_position_embeddings=4096)
+    model.network.cuda()
+    gc.disable()
+    try:
+        held = []
+        for batch in (64, 32, 64, 32, 64):
+            generate(model, PROMPTS[:2] * 32, tokens=1024, batch=batch)
+            held.append(torch.cuda.memory_allocated())
+        assert held[-1] <= 1.05 * held[0], held
+    finally:
+        gc.enable()

@@ -17,6 +17,8 @@ COMMANDS = [
     "compare {run} --methods lape,random --budget 0.1 --block 32 --seeds 2",
     "experts {run} --experts 4 --kind contiguous --top 0.5",
     "prune {run} --share 0.5,0.75 --samples 4 --seeds 1",
+    "prune {run} --budget 0.25 --salience magnitude --samples 4 --seeds 1",
+    "lens {run} --tokens 200 --block 32",
     "evaluate tasks {run} --tasks smoke_xstorycloze_english_fr --limit 2 --seeds 1 --off fr",
     "align {run} --corpus {parallel} --samples 4 --threshold 0.5 --no-measure",
     "evaluate generation {run} --prompts {parallel} --tokens 2 --limit 1 --conditions intact,raised",

@@ -109,6 +109,8 @@ def evil(tmp_path):
     [
         "perturb {run}", "align {run}", "compare {run}", "experts {run}", "prune {run}", "evaluate generation {run}",
         "evaluate tasks {run} --tasks smoke_xcsqa_fr", "study lape --settings {settings} --out {run}-study",
+        "compare {run} {run}", "lens {run}", "moefy {run} --out {run}-moefied",
+        "study lape --models {model} gemma3-270m --settings {settings} --out {run}-study", "prune {run} --out {run}-x",
     ],
 )  # fmt: skip
 def test_no_file_allows_code_to_run(evil, command, tmp_path, monkeypatch, capsys):
@@ -117,7 +119,7 @@ def test_no_file_allows_code_to_run(evil, command, tmp_path, monkeypatch, capsys
     said = neuroglot("study", "settings", "lape", "quick")
     source = Run.open(run).manifest.model.source
     settings.write_text(said.replace("[model]", "[model]\ntrust_remote_code = true").replace("gemma3-270m", source))
-    sentence = refused(monkeypatch, capsys, *command.format(run=run, settings=settings).split())
+    sentence = refused(monkeypatch, capsys, *command.format(run=run, settings=settings, model=source).split())
     assert "add --trust-remote-code to this command" in sentence
     assert not marker.exists() and not (run.parent / "run-study").exists()
 

@@ -25,3 +25,16 @@ def test_a_carriage_return_ends_no_row(tmp_path):
     pd.testing.assert_frame_equal(read, table)
     plain = save_table(tmp_path / "plain.csv", table[1:]).read_text()
     assert plain == "answer,on_target,nll\nthree,False,\n"
+
+
+def test_the_same_table_again_writes_nothing(tmp_path):
+    """Not even the digest beside it, which holds that of the table before it as well."""
+    first, second = pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [2]})
+    for table in (first, second):
+        path = save_table(tmp_path / "t.csv", table)
+    held = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir()}
+    save_table(path, second)
+    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in held} == held
+    (tmp_path / ".t.csv.sha256").unlink()  # of an earlier version
+    save_table(path, second)
+    assert len((tmp_path / ".t.csv.sha256").read_text().split()) == 1

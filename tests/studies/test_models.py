@@ -33,6 +33,9 @@ def test_models_stand_side_by_side_item_by_item(two, tmp_path):
     assert list(table)[:3] == ["item", "about", "test"] and list(table)[3:] == [first, second]
     row = table.set_index("item").filter(like="Table", axis=0)
     assert set(row[first]) | set(row[second]) <= {"agrees", "does not agree", "no verdict", "not measured"}
+    items = pd.read_csv(folder / "items.csv")
+    assert list(items.model) == [first, second] and not items.measured.str.strip().eq("").any()
+    assert list(items.verdict) == [row.loc[items.item[0], model] for model in (first, second)]
     page = (folder / "models.html").read_text(encoding="utf-8")
     for model, path in model_folders(folder, [first, second]).items():
         assert f">{Path(model).name}</a>" in page and model not in page and f'{path.name}/study.html#table-8"' in page

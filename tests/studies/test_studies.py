@@ -5,10 +5,12 @@ import re
 import tomllib
 from pathlib import Path
 
+import every_type
 import pandas as pd
 import pytest
 import tiny
 
+import neuroglot as ng
 from neuroglot.errors import NeuroglotError
 from neuroglot.studies.page import study_page
 from neuroglot.studies.paper import paper
@@ -29,9 +31,9 @@ def other(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """As `neuroglot tune` leaves it: a folder a language."""
-    folder = tmp_path_factory.mktemp("tuned")
+def tuned(checkpoint, tmp_path_factory):
+    """As `neuroglot tune` leaves it, a folder a language, in a folder named as the model."""
+    folder = tmp_path_factory.mktemp("tuned") / checkpoint.name
     for seed, tag in enumerate(LANGUAGES[:4], 2):
         tiny.model(seed=seed).save(folder / tag)
     return folder
@@ -105,7 +107,7 @@ def test_a_study_measures_every_item_and_is_read_when_asked_again(
 ):
     settings = small(name, checkpoint, other)
     if name == "lape":
-        settings.identify.tuned = str(tuned)
+        settings.identify.tuned = str(tuned.parent / "{model}")
     study = STUDIES[name](tmp_path / "study", settings)
     found = study.measure()
     items = paper(name)["items"]
@@ -150,6 +152,15 @@ def test_only_what_is_asked_for_is_measured(checkpoint, other, tmp_path):
     assert "Not asked for yet" in study_page(study).read_text(encoding="utf-8")
 
 
+def test_what_needs_one_residual_stream_alone_is_left_out(tmp_path):
+    """Gemma 3n has four side by side, and layers of different widths."""
+    source = tmp_path / "model"
+    ng.Model(every_type.network("gemma3n_text"), tiny.tokenizer()).save(source)
+    aligned = STUDIES["lingua-franca"](tmp_path / "a", small("lingua-franca", source, source, checkpoints=[], sizes=[]))
+    (found,) = aligned.measure(["figure-2"]).values()
+    assert "said" in found and (aligned.path / "samples").is_dir()
+
+
 def test_parameter_variation_needs_a_model_of_each_language(checkpoint, other, tmp_path):
     settings = small("lape", checkpoint, other)
     settings.identify.tuned = str(tmp_path / "tuned")
@@ -178,12 +189,11 @@ def test_the_pages_name_items_that_there_are(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::neuroglot.NeuroglotWarning")  # a random model: few neurons stand out
 def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp_path):
-    import neuroglot as ng
     from neuroglot.run.directory import Run
 
-    settings = small("lape", checkpoint, other)
+    settings = small("lape", checkpoint, other, models=[str(checkpoint)])
     study = STUDIES["lape"](tmp_path / "study", settings)
-    study.measure(["table-3", "figure-2"])
+    study.measure(["table-3", "figure-2", "figure-3"])
     run = Run.open(study.path)
     neurons = ng.identify.lape(run.recording, top_fraction=0.2, activity_quantile=0.5)
     assert neurons == run.neurons("lape")
@@ -194,6 +204,9 @@ def test_a_study_is_a_run_whose_numbers_are_the_library_s(checkpoint, other, tmp
     kept = pd.read_csv(study.path / "study" / "figure-2-lape.csv", keep_default_na=False)
     pd.testing.assert_series_equal(kept.perplexity, measured.table().perplexity.reset_index(drop=True))
     said = json.loads((study.path / "study" / "figure-2.json").read_text())
+    third = pd.read_csv(study.path / "study" / f"figure-3-{checkpoint.name}.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(third, kept)  # its own model is not measured again
+    assert not (study.path / "models").exists()
     diagonal_dominant = measured.diagonal_dominant.drop("en")
     assert f"for {int(diagonal_dominant.sum())} of {len(diagonal_dominant)} languages" in said["said"][0]
 

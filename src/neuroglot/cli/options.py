@@ -76,8 +76,8 @@ SteerOption = Annotated[
     str,
     typer.Option(
         "--steer",
-        help="What is done to the target's neurons: replace, raise, add, difference or scale; or diffmean or "
-        "sparse, of the residual stream.",
+        help="What is done to the target's neurons: replace, raise, add, difference or scale; or of the "
+        "residual stream diffmean, probe, lda or sparse.",
     ),
 ]
 SiteOption = Annotated[str, typer.Option(help="Where: activation or hidden.")]

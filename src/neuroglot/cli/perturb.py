@@ -73,6 +73,10 @@ def perturb(
     from neuroglot.evaluate.likelihood.perplexity import check_held_out
 
     check_held_out(reader, text, tokens=tokens, block=block)
+    if (before := current.perturbation_path(method)).is_file():  # importing what follows takes a moment
+        from neuroglot.evaluate.ablation.perturbation import check_resumable
+
+        check_resumable(reader, text, tokens=tokens, block=block, resume=before)
     model = current.load_model()
     result = perturb_run(
         current, model, method, tokens=tokens, block=block, seeds=seeds, corpus=corpus, text_column=text_column,

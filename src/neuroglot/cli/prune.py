@@ -100,8 +100,8 @@ def prune(
         current, model, chosen, rules, limit=max_perplexity_increase, salience=salience, samples=samples, seeds=seeds,
         path=folder, gguf=gguf,
     )  # fmt: skip
-    columns = {name: [f"{value:.3g}" if isinstance(value, float) else str(value) for value in table[name]]
-               for name in table.columns if name not in ("choice",)}  # fmt: skip
+    columns = {name: [f"{value:.3g}".replace("nan", "–") if isinstance(value, float) else str(value)
+                      for value in table[name]] for name in table.columns if name != "choice"}  # fmt: skip
     print_table(columns, "choice", list(table.choice))
     out.print(f"wrote {run / 'experts' / 'pruning.csv'}")
     for line in written:

@@ -71,8 +71,9 @@ def steer(
             "--method",
             "-m",
             help="Which neurons: a method of `neuroglot identify --help`; or instead of neurons the residual stream: "
-            "diffmean (the language's direction) or sparse (its dimensions that differ most); or router, of a native "
-            "mixture of experts: a bonus of --strength for the language's experts, and those of --from taken out.",
+            "diffmean (the language's direction), probe or lda (of samples that `neuroglot align` records), or sparse "
+            "(its dimensions that differ most); or router, of a native mixture of experts: a bonus of --strength for "
+            "the language's experts, and those of --from taken out.",
         ),
     ] = "lape",
     steer: SteerOption = "replace",
@@ -131,9 +132,7 @@ def steer(
         raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
     to = to and language_tag(to)
     pairs = _pairs(experts_off)
-    if method in ("probe", "lda"):
-        raise NeuroglotError(f"{method} is found in samples; make it from Python: ng.steer(…, samples=samples).")
-    if method in ("diffmean", "sparse") and source not in (None, "none"):
+    if method in ("diffmean", "probe", "lda", "sparse") and source not in (None, "none"):
         raise NeuroglotError(f"--from ablates a language's neurons, which {method} has none of; leave it out.")
     if not prompt.strip():
         raise NeuroglotError("The prompt is empty; give it some text.")
@@ -166,16 +165,20 @@ def steer(
         made = off if made is None else made + off
     assert made is not None
     made.check(loaded)
+    wrote = _written(made, loaded, bake, export, save)  # what weights or a vector cannot hold is said before the answer
     _show(
         loaded, made, prompt, tokens=tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed,
         chat=chat,
     )  # fmt: skip
-    if save is not None:
-        out.print(f"wrote {made.save(save)}: neuroglot steer {model} --recipe {save} PROMPT")
-    if bake is not None:
-        out.print(f"wrote {made.bake(loaded, bake)}")
-    if export is not None:
-        out.print(f"wrote {made.export(export)}")
+    for path in wrote:
+        out.print(f"wrote {path}" + (f": neuroglot steer {model} --recipe {save} PROMPT" if path == save else ""))
+
+
+def _written(recipe: "Recipe", model: "Model", bake: Path | None, export: Path | None, save: Path | None) -> list[Path]:
+    """Write the recipe in the ways that were asked for, those that may be refused first."""
+    wrote = [] if bake is None else [recipe.bake(model, bake)]
+    wrote += [] if export is None else [recipe.export(export)]
+    return wrote if save is None else [*wrote, recipe.save(save)]
 
 
 def _pairs(text: str | None) -> list[tuple[int, int]]:
@@ -220,15 +223,18 @@ def _from_run(
     how: dict[str, Any],
 ) -> "tuple[Recipe, Model | None]":
     """The recipe from a run; from one on the built-in corpus, which is made if it is not there."""
-    from neuroglot.edit.directions import DIRECTIONS
+    from neuroglot.edit.directions import DIRECTIONS, SAMPLED
     from neuroglot.edit.steering import ROUTER
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import closest
     from neuroglot.run.directory import Run
     from neuroglot.run.identification import beyond_recording, identify_run
+    from neuroglot.run.steering import samples_for
 
     folder, loaded = run, None
     if folder is None:
+        if method in SAMPLED:
+            raise NeuroglotError(f"{method} is found in samples: record a run with --residual, align it, give --run.")
         lack = None if method in (*DIRECTIONS, ROUTER) else beyond_recording(method)
         if lack:
             raise NeuroglotError(
@@ -249,7 +255,7 @@ def _from_run(
         if how["site"] != "activation" or how["method"] != "replace":
             raise NeuroglotError(f"--steer and --site are about neurons, which {method} has none of; leave them out.")
         asked = how_raised.model_copy(update={"method": method})
-        return asked.recipe(recording, None, to, None), loaded
+        return asked.recipe(recording, None, to, None, samples_for(found, method)), loaded
     if not found.neurons_path(method).is_file() and beyond_recording(method) is None:  # it takes milliseconds
         print_neurons(found, method, identify_run(found, method, {}))
     neurons = found.neurons(method)
@@ -295,10 +301,11 @@ def _built_in(
 
 def steering_settings(layers: str | None, depth: int | None, *, method: str, **how: Any) -> "Steering":
     """How the target is raised, from the options of that; `depth` is the model's number of layers, if that is known."""
+    from neuroglot.edit.directions import DIRECTIONS
     from neuroglot.edit.steering import METHODS, ROUTER, layer_numbers
     from neuroglot.evaluate.steering.forcing import Steering
 
-    known = (*METHODS, "diffmean", "sparse", ROUTER)
+    known = (*METHODS, *DIRECTIONS, ROUTER)
     if method not in known:
         raise NeuroglotError(f"--steer takes {', '.join(known)}, not {method!r}.")
     return checked(Steering, method=method, layers=layer_numbers(layers, depth or 1_000_000), **how)

@@ -230,6 +230,6 @@ def _settings_text(name: str, preset: str, settings: Path | None) -> tuple[str, 
     if not settings.is_file():
         raise NeuroglotError(f"There is no settings file {settings}; make one with `neuroglot study settings {name}`.")
     try:
-        return settings.read_text(encoding="utf-8"), str(settings)
+        return settings.read_text(encoding="utf-8-sig"), str(settings)
     except (OSError, UnicodeDecodeError) as error:
         raise NeuroglotError(f"{settings} cannot be read as a settings file in UTF-8 ({error}).") from error

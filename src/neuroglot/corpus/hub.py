@@ -12,7 +12,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import is_language, language_tag
 from neuroglot.storage.hub import hub_refusal
 
-__all__ = ["open_hub"]
+__all__ = ["open_hub", "unreached"]
 
 LANGUAGE_COLUMNS = ("language", "lang", "language_code", "locale")
 
@@ -182,7 +182,7 @@ def _rows(name: str, opened: Any) -> Iterator[dict[str, Any]]:
     try:
         yield from opened
     except Exception as error:
-        raise _unreached(name, error) from error
+        raise unreached(name, error) from error
 
 
 def _reach(name: str, call: Callable[[], Any]) -> Any:
@@ -190,10 +190,10 @@ def _reach(name: str, call: Callable[[], Any]) -> Any:
         with quiet():
             return call()
     except Exception as error:
-        raise _unreached(name, error) from error
+        raise unreached(name, error) from error
 
 
-def _unreached(name: str, error: Exception) -> NeuroglotError:
+def unreached(name: str, error: Exception) -> NeuroglotError:
     """One sentence for what the hub client, the network and dataset scripts raise, each in its own way."""
     reason = hub_refusal(error) or str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     return NeuroglotError(

@@ -126,6 +126,7 @@ def _from_hub(name: str, wanted: list[str] | None) -> dict[str, list[Pair]]:
     """A dataset: one a language, or with a language column."""
     import datasets
 
+    from neuroglot.corpus.hub import unreached
     from neuroglot.corpus.quiet import quiet
 
     def rows(source: str) -> Iterator[tuple[str, Any]]:
@@ -140,14 +141,12 @@ def _from_hub(name: str, wanted: list[str] | None) -> dict[str, list[Pair]]:
         except NeuroglotError:
             raise
         except Exception as error:  # datasets and the hub client raise their own
-            raise NeuroglotError(
-                f"{source} cannot be read as a dataset ({error}); check its name and the network."
-            ) from error
+            raise unreached(source, error) from error
 
     if "{language}" in name:
         if wanted is None:
             raise NeuroglotError(f"{name} is one dataset a language; say which languages.")
-        return {tag: [_pair(row, at) for at, row in rows(name.format(language=tag))] for tag in wanted}
+        return {tag: [_pair(row, at) for at, row in rows(name.replace("{language}", tag))] for tag in wanted}
     found: dict[str, list[Pair]] = {}
     for at, row in rows(name):
         for tag, pair in _tagged(row, at):

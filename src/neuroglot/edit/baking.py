@@ -74,8 +74,7 @@ def bake(
     made_from = digest_of_steps(everything, model.fingerprint, str(model.network.dtype))
     if is_made(path, made_from, "baked model"):
         return path
-    columns = [ffn.down_columns for ffn in model.ffns]
-    if any(weight.device.type == "meta" or not weight.is_floating_point() for weight in columns):
+    if not all(ffn.readable for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to bake it.")
     if model.mixtures and any(isinstance(step, Replace | Add) for step in steps):
         raise NeuroglotError(

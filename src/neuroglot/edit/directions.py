@@ -20,10 +20,14 @@ from neuroglot.edit.routing import Rerouting
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest
 
-__all__ = ["DIRECTIONS", "Direction", "diffmean", "lda", "probe", "shuffled", "sparse_dimensions"]
+__all__ = ["DIRECTIONS", "SAMPLED", "SPARSE", "Direction", "diffmean", "lda", "probe", "shuffled", "sparse_dimensions"]
 
 Direction = Literal["diffmean", "probe", "lda", "sparse"]
 DIRECTIONS: tuple[Direction, ...] = ("diffmean", "probe", "lda", "sparse")
+SAMPLED: tuple[Direction, ...] = ("probe", "lda")
+"""Those that are found in samples with their states, and not in a recording alone."""
+SPARSE = 400 / 4096
+"""Of the stream's dimensions the share that `sparse` changes after a layer."""
 
 Vectors = Float64[Tensor, "layers width"]
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, get_args
 
 import torch
@@ -261,7 +262,9 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
             f"The values must be one number or {shape[0]} × {shape[1]}, one for each "
             f"{units.removesuffix('s')}, not {' × '.join(map(str, values.shape))}."
         )
-    if not bool(torch.isfinite(torch.as_tensor(values) * getattr(intervention, "strength", 1.0)).all()):
+    strength = getattr(intervention, "strength", 1.0)
+    one = isinstance(values, int | float)  # the usual case, without an operation of torch for each of many recipes
+    if not (isfinite(values * strength) if one else bool(torch.isfinite(torch.as_tensor(values) * strength).all())):
         raise NeuroglotError("The values have entries that are not numbers (NaN or infinite); give finite ones.")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.parameters import Places
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.weights import is_readable
 from neuroglot.models.model import Model
 
 __all__ = ["zeroed"]
@@ -43,7 +44,7 @@ def _zero(model: Model, name: str, index: Tensor) -> tuple[Tensor, Tensor, Tenso
         raise NeuroglotError(f"{model.name} has no weight {name}; these parameters are of another model.") from error
     if len(index) and int(index.max()) >= weight.numel():
         raise NeuroglotError(f"{name} of {model.name} has {weight.numel():,} parameters; these are of another model.")
-    if not weight.is_contiguous() or not weight.is_floating_point():
+    if not is_readable(weight) or not weight.is_contiguous():
         raise NeuroglotError(
             f"{name} of {model.name} is packed or spread; load the model whole, in float32 or bfloat16."
         )

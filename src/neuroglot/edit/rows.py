@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neuroglot.edit.drift import AddOnDrift
@@ -54,31 +54,31 @@ def in_rows(steps: Iterable[Any]) -> bool:
 class Affine:
     """clamp(gain · x + shift, low, high) for every neuron of a site, on the device: (recipes, layers, N)."""
 
-    def __init__(self, shape: tuple[int, int, int], device: torch.device):
+    def __init__(self, shape: tuple[int, ...], device: torch.device):
         self.gain, self.shift, self.low, self.high = (
             torch.full(shape, value, device=device) for value in (1.0, 0.0, -inf, inf)
         )
         self.layers: set[int] = set()
         self.clamps = False
 
-    def then(self, steps: Sequence[Intervention], layers: list[int]) -> None:
-        """Follow each recipe by an intervention on these layers, all of one kind."""
-        device, kind = self.gain.device, type(steps[0])
-        chosen = torch.zeros_like(self.gain, dtype=torch.bool)
-        chosen[:, layers] = torch.stack([step.neurons[layers] for step in steps]).to(device)
-        values = [
-            torch.as_tensor(getattr(step, "values", 0.0)).to(torch.float64) * getattr(step, "strength", 1.0)
-            for step in steps
-        ]
-        given = torch.stack(values).to(device, self.gain.dtype)
-        given = given if given.ndim == 3 else given[:, None, None]
-        new = self._after(kind, given)
+    def then(self, steps: Sequence[Intervention], chosen: Bool[Tensor, "recipes layers neurons"]) -> None:
+        """Follow each recipe by an intervention on the chosen neurons, all of one kind."""
+        kind = type(steps[0])
+        new = self._after(kind, torch.zeros((), device=self.gain.device) if kind is Deactivate else self._given(steps))
         self.gain, self.shift, self.low, self.high = (
             torch.where(chosen, after, before)
             for after, before in zip(new, (self.gain, self.shift, self.low, self.high), strict=True)
         )
-        self.layers |= set(layers)
         self.clamps |= issubclass(kind, Raise)
+
+    def _given(self, steps: Sequence[Intervention]) -> Tensor:
+        """The steps' values times their strengths: of each neuron, or of each recipe."""
+        values = [
+            torch.as_tensor(getattr(step, "values", 0.0)).to(torch.float64) * getattr(step, "strength", 1.0)
+            for step in steps
+        ]
+        given = torch.stack(values).to(self.gain.device, self.gain.dtype)
+        return given if given.ndim == 3 else given[:, None, None]
 
     def _after(self, kind: type[Intervention], given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four numbers after a step on all neurons."""
@@ -113,7 +113,7 @@ def folded(model: Model, recipes: Sequence[Sequence[Intervention]], part: Part) 
             for step in steps
             if step.when in ("both", part) and not isinstance(step, AddOnDrift)
         ]
-        kinds = tuple((type(step), step.site, torch.as_tensor(getattr(step, "values", 0.0)).ndim) for step in some)
+        kinds = tuple((type(step), step.site, getattr(getattr(step, "values", 0.0), "ndim", 0)) for step in some)
         groups.setdefault(kinds, []).append((number, some))
     return [
         ([number for number, _ in group[first : first + AT_ONCE]], _together(model, group[first : first + AT_ONCE]))
@@ -125,14 +125,19 @@ def folded(model: Model, recipes: Sequence[Sequence[Intervention]], part: Part) 
 def _together(model: Model, group: Sequence[tuple[int, Sequence[Intervention]]]) -> dict[Site, Affine]:
     found: dict[Site, Affine] = {}
     for steps in zip(*(steps for _, steps in group), strict=True):
-        site, shape = steps[0].site, tuple(steps[0].neurons.shape)
+        site, first = steps[0].site, steps[0].neurons
+        chosen = torch.stack([step.neurons.to(first.device) for step in steps]).to(model.device)
         layers: dict[Site, list[int]] = {}
-        for layer, some in enumerate(torch.stack([step.neurons.any(1).cpu() for step in steps]).any(0).tolist()):
+        for layer, some in enumerate(chosen.any(2).any(0).tolist()):
             if some:
                 one = site in ("activation", "hidden") and model.ffns[layer].one_site
                 layers.setdefault("activation" if one else site, []).append(layer)
         for place, where in layers.items():
-            found.setdefault(place, Affine((len(steps), *shape), model.device)).then(steps, where)
+            inside = torch.zeros(len(first), dtype=torch.bool)
+            inside[where] = True
+            affine = found.setdefault(place, Affine((len(steps), *first.shape), model.device))
+            affine.then(steps, chosen if len(layers) == 1 else chosen & inside.to(model.device)[:, None])
+            affine.layers |= set(where)
     return found
 
 
@@ -150,46 +155,55 @@ def drifts(model: Model, steps: Sequence[Intervention], part: Part) -> dict[int,
     return found
 
 
+Tables = dict[Site | Literal["drift"], tuple[tuple[int, ...], Float[Tensor, "layers numbers recipes width"]]]
+"""By site, the layers that some recipe changes, and what every recipe does there."""
+
+
+def tables(model: Model, recipes: Sequence[Sequence[Intervention]], part: Part) -> Tables:
+    """What recipes do to the tokens of the prompt, or to those generated."""
+    made: Tables = {}
+    alike = folded(model, recipes, part)
+    for site in sorted({site for _, each in alike for site in each}):
+        some = [(numbers, each[site]) for numbers, each in alike if site in each]
+        layers = sorted({layer for _, each in some for layer in each.layers})
+        kept = 4 if any(each.clamps for _, each in some) else 2
+        nothing = torch.tensor([1.0, 0.0, -inf, inf][:kept], dtype=model.network.dtype, device=model.device)
+        table = nothing[:, None, None].repeat(len(layers), 1, len(recipes), some[0][1].gain.shape[-1])
+        for numbers, each in some:
+            table[:, :, numbers] = each.stacked(kept, table.dtype).permute(2, 0, 1, 3)[layers]
+        made[site] = tuple(layers), table
+    drifting = [drifts(model, steps, part) for steps in recipes]
+    if layers := sorted({layer for each in drifting for layer in each}):
+        never = torch.zeros_like(next(each[layers[0]] for each in drifting if layers[0] in each))
+        never[2] = -inf
+        rows = [torch.stack([each.get(layer, never) for each in drifting], 1) for layer in layers]
+        made[DRIFT] = tuple(layers), torch.stack(rows)
+    return made
+
+
 class RowEdits:
     """The tables of a batch: row r of each does to row r of the batch what that row's recipe says.
 
     Args:
         model: whose neurons.
-        recipes: what the different recipes do that rows may have; see `folded`.
+        recipes: what the different recipes do that rows may have.
         count: of recipes.
         rows: how many rows the tables have. With one recipe a single row does for all.
-        drifting: what each of them does on drift; see `drifts`.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        recipes: Sequence[Alike],
-        count: int,
-        rows: int,
-        drifting: Sequence[dict[int, Tensor]] = (),
-    ):
+    def __init__(self, model: Model, recipes: Tables, count: int, rows: int):
         self.model = model
         self.shared = count == 1
-        self._recipes: dict[Place, Tensor] = {}
-        self._tables: dict[Place, Tensor] = {}
-        for site in sorted({site for _, each in recipes for site in each}):
-            some = [(numbers, each[site]) for numbers, each in recipes if site in each]
-            kept = 4 if any(each.clamps for _, each in some) else 2
-            _, layers, width = some[0][1].gain.shape
-            nothing = torch.tensor([1.0, 0.0, -inf, inf][:kept], dtype=model.network.dtype, device=model.device)
-            table = nothing[:, None, None, None].repeat(1, count, layers, width)
-            for numbers, each in some:
-                table[:, numbers] = each.stacked(kept, table.dtype)
-            for layer in sorted({layer for _, each in some for layer in each.layers}):
-                self._recipes[layer, site] = own = table[:, :, layer, : _width(model, layer, site)]
-                self._tables[layer, site] = own[:, [0] * (1 if self.shared else rows)].clone()
-        for layer in sorted({layer for each in drifting for layer in each}):
-            like = next(each[layer] for each in drifting if layer in each)
-            never = torch.zeros_like(like)
-            never[2] = -inf
-            self._recipes[layer, DRIFT] = own = torch.stack([each.get(layer, never) for each in drifting], 1)
-            self._tables[layer, DRIFT] = own[:, [0] * (1 if self.shared else rows)].clone()
+        self._recipes = recipes
+        # those of all layers of a site are one tensor, so that a batch's recipes change by few operations
+        self._sites = {
+            site: table[:, :, :1].repeat(1, 1, 1 if self.shared else rows, 1) for site, (_, table) in recipes.items()
+        }
+        self._tables: dict[Place, Tensor] = {
+            (layer, site): self._sites[site][number, ..., : _width(model, layer, site)]
+            for site, (layers, _) in recipes.items()
+            for number, layer in enumerate(layers)
+        }
 
     @classmethod
     def of_parts(
@@ -198,8 +212,8 @@ class RowEdits:
         """The tables for the tokens of the prompts, and for those generated. Equal recipes are given once."""
         alike = all(step.when == "both" for steps in recipes for step in steps)
         parts: tuple[Part, ...] = ("prompt",) if alike else ("prompt", "generated")
-        made = [(folded(model, recipes, part), [drifts(model, steps, part) for steps in recipes]) for part in parts]
-        one, two = (cls(model, alone, len(recipes), rows, drifting) for alone, drifting in (made[0], made[-1]))
+        made = [tables(model, recipes, part) for part in parts]
+        one, two = (cls(model, each, len(recipes), rows) for each in (made[0], made[-1]))
         return one, two
 
     @property
@@ -210,20 +224,20 @@ class RowEdits:
     def assign(self, rows: Tensor, recipes: Tensor) -> None:
         """Give rows their recipes, by number."""
         if not self.shared:
-            for place, table in self._tables.items():
-                table[:, rows] = self._recipes[place][:, recipes]
+            for site, table in self._sites.items():
+                table[:, :, rows] = self._recipes[site][1][:, :, recipes]
 
     def move(self, source: Tensor, target: Tensor) -> None:
         """Give some rows what other rows had."""
         if not self.shared:
-            for table in self._tables.values():
-                table[:, target] = table[:, source]
+            for table in self._sites.values():
+                table[:, :, target] = table[:, :, source]
 
     def refill(self, other: "RowEdits") -> None:
         """Take the numbers of tables of the same structure, in place."""
         self._recipes = other._recipes
-        for place, table in self._tables.items():
-            table.copy_(other._tables[place])
+        for site, table in self._sites.items():
+            table.copy_(other._sites[site])
 
     def table(self, layer: int, site: Site, rows: int) -> Float[Tensor, "numbers some neurons"] | None:
         """What is done at a place: gain and shift, or those and two bounds, of the first rows, or once for all."""
@@ -268,8 +282,8 @@ class RowEdits:
         return change
 
 
-def _width(model: Model, layer: int, site: Site) -> int:
+def _width(model: Model, layer: int, site: Site | Literal["drift"]) -> int:
     """How many numbers a token a site holds."""
     if site == "heads":
         return model.attentions[layer].columns.numel()
-    return model.stream_width if site == "residual" else model.ffns[layer].neurons
+    return model.stream_width if site in ("residual", DRIFT) else model.ffns[layer].neurons

@@ -10,7 +10,7 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import RESIDUAL, ROUTED, Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.edit.directions import DIRECTIONS, Direction, diffmean, lda, probe, sparse_dimensions
+from neuroglot.edit.directions import DIRECTIONS, SAMPLED, SPARSE, Direction, diffmean, lda, probe, sparse_dimensions
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, UnitChange
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
@@ -63,7 +63,7 @@ def steer(
     layers: Sequence[int] | None = None,
     when: When = "both",
     samples: Samples | None = None,
-    dimensions: int = 400,
+    dimensions: int | None = None,
     raised: Method = "replace",
     experts: int | None = None,
 ) -> Recipe:
@@ -90,7 +90,8 @@ def steer(
         layers: from 0; all by default. For a direction a layer, or a few, in the middle is usual.
         when: on the tokens of the prompt, those generated, or both.
         samples: of the model with their mean states, for `probe` and `lda`.
-        dimensions: how many dimensions a layer `sparse` changes (all, where the stream is narrower).
+        dimensions: how many dimensions a layer `sparse` changes (all, where the stream is narrower); by default about
+            a tenth, as 400 of 4,096 (Zhong et al. 2025, *Language Lives in Sparse Dimensions*).
         raised: what is done to the neurons when the method is a direction or the router.
         experts: of the `router`, at most so many a layer; by default as many as it chooses for a token.
 
@@ -177,11 +178,11 @@ def _direction_step(
     layers: Sequence[int] | None,
     when: When,
     samples: Samples | None,
-    dimensions: int,
+    dimensions: int | None,
 ) -> Intervention:
     """What is done to the residual stream."""
     tag = _as_tagged(to, recording.languages)
-    if method in ("probe", "lda"):
+    if method in SAMPLED:
         if samples is None:
             raise NeuroglotError(f"{method} is found in samples: give samples=, recorded with states=True.")
         theirs = samples.provenance
@@ -196,7 +197,9 @@ def _direction_step(
         values = diffmean(recording, tag)
     chosen = _within(values.shape, layers)
     if method == "sparse":
-        chosen &= sparse_dimensions(recording, tag, min(dimensions, values.shape[1]))
+        width = values.shape[1]
+        count = max(1, round(width * SPARSE)) if dimensions is None else min(dimensions, width)
+        chosen &= sparse_dimensions(recording, tag, count)
         return Replace(chosen, values, strength, site="residual", when=when)
     return Add(chosen, values, strength, site="residual", when=when)
 

@@ -1,5 +1,6 @@
 """The training itself, by transformers' `Trainer`: of all weights, an adapter, or some neurons."""
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import padding_token
 from neuroglot.progress import progress_bar
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.names import whole_number
@@ -102,6 +104,7 @@ def trained(
         save_steps=settings.save_every or 500,
         save_total_limit=1,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # by default the mean loss leaves out what is not a number
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -138,7 +141,7 @@ def trained(
             model=network,
             args=arguments,
             train_dataset=rows,
-            data_collator=lambda some: _padded(some, model.tokenizer.pad_token_id or 0),
+            data_collator=lambda some: _padded(some, padding_token(model)),
             callbacks=[Shown()],
         )
         trainer.pop_callback(_printer())
@@ -151,9 +154,10 @@ def trained(
         trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     loss = float(result.training_loss)
     network.eval()
-    if loss != loss:
+    if not math.isfinite(loss) or not all(bool(weight.isfinite().all()) for weight in network.parameters()):
         raise NeuroglotError(
-            f"Tuning on {language or 'these examples'} diverged (its loss is not a number); lower the rate."
+            f"Tuning on {language or 'these examples'} diverged (its loss, or a weight, is not a number); lower the "
+            "learning rate, or let it rise (--warm-up)."
         )
     return network, loss
 
@@ -255,7 +259,6 @@ def _adapted(model: Model, settings: TuneSettings) -> Any:
         task_type="CAUSAL_LM",
         fan_in_fan_out=any(is_transposed(part) for part in model.ffns[0].projections),
     )
-    config.base_model_name_or_path = model.name
     return get_peft_model(model.network, config)
 
 

@@ -98,7 +98,7 @@ def tune(
             return path
         started = time.perf_counter()
         _same_work(work, about)
-        with writing(work):  # a full disk ends the saving of an epoch
+        with writing(work), without_bars():  # a full disk ends the saving of an epoch
             tuned, loss = trained(model, rows, settings, work, language, only, teacher, progress)
         about["loss"], about["seconds"] = loss, time.perf_counter() - started
         model.weights_changed()
@@ -176,7 +176,8 @@ def _row(model: Model, pair: Pair, limit: int) -> dict[str, list[int]]:
     """A pair's tokens, with labels for the answer and the end only."""
     asked, answer = model.encode([f"{pair.instruction}\n\n", pair.answer])
     begin = list(model.begin)
-    end = [] if model.tokenizer.eos_token_id is None else [model.tokenizer.eos_token_id]
+    ends = model.tokenizer.eos_token_id
+    end = [ends] if ends is not None and ends < model.vocabulary else []
     tokens = [*begin, *asked, *answer, *end][:limit]
     silent = len(begin) + len(asked)
     return {"input_ids": tokens, "labels": ([IGNORED] * silent + tokens[silent:])[: len(tokens)]}

@@ -76,9 +76,9 @@ def partition(
         f"splitting neurons into {experts} experts", model.layers, unit="layers", shown=progress
     ) as advance:
         for ffn in model.ffns:
-            weight = ffn.up_rows
-            if weight.device.type == "meta" or not weight.is_floating_point():
+            if not ffn.readable:
                 raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, or use another kind.")
+            weight = ffn.up_rows
             points = normalize(weight.float(), dim=1) if normalise else weight.float()
             rows.append(balanced_kmeans(points, experts, seed).cpu())
             advance(1, "")

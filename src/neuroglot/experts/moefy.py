@@ -75,7 +75,7 @@ def moefy(
         raise NeuroglotError(f"A router that chooses {top} of {count} experts is fitted to text; give text=, a corpus.")
     check_place(path, "mixture of experts")
     width = _width(model, count)
-    if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
+    if not all(ffn.readable for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map.")
     split = partition(model, experts, progress=progress) if isinstance(experts, int) else experts
     split.check(model)

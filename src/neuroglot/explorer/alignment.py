@@ -41,7 +41,8 @@ class Alignment:
     def table(self) -> pd.DataFrame:
         """The scores by layer, as the report wrote them or measured now."""
         path = self.run_view.run.path / "tables" / "alignment-layers.csv"
-        if path.is_file():
+        made_from = self.run_view.run.samples_path / "samples.json"
+        if path.is_file() and path.stat().st_mtime >= made_from.stat().st_mtime:  # else of samples that were before
             try:
                 return load_table(path, index_col="layer")
             except NeuroglotError:

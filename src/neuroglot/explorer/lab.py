@@ -3,16 +3,20 @@
 import math
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Queue
 from threading import Event, Thread
+from typing import Any
 
 import torch
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
+from neuroglot.artifacts.samples import Samples
+from neuroglot.corpus.prompts import Prompting, prompted
 from neuroglot.edit.directions import DIRECTIONS, Direction
 from neuroglot.edit.interventions import Deactivate, UnitChange
 from neuroglot.edit.recipes import Recipe
@@ -28,7 +32,7 @@ from neuroglot.languages.tags import closest
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 
-__all__ = ["PROMPT", "Answer", "answer_panel", "answers", "lab_recipe"]
+__all__ = ["PROMPT", "Answer", "answer_panel", "answers", "blank_answers", "lab_recipe"]
 
 PROMPT = 8_000
 """Characters of a prompt, at most."""
@@ -67,6 +71,8 @@ def lab_recipe(
     strength: float = 1.0,
     layers: Sequence[int] | None = None,
     site: Site = "activation",
+    after: int | None = None,
+    samples: Samples | None = None,
 ) -> Recipe:
     """Several languages off, several raised; a neuron of both is left to the raised.
 
@@ -79,8 +85,10 @@ def lab_recipe(
         higher: languages whose neurons are changed by `method`, in this order.
         method: see `steer`.
         strength: see `steer`.
-        layers: from 0; all by default.
+        layers: whose neurons are changed, from 0; all by default.
         site: see `steer`.
+        after: the layer, from 0, after which a direction is added; by default `layers`.
+        samples: of the model, which a probe and LDA need.
 
     Raises:
         NeuroglotError: what `steer` refuses, or nothing is to be changed.
@@ -91,8 +99,9 @@ def lab_recipe(
         raise NeuroglotError("Tick a language to silence or to raise.")
     if both := [tag for tag in silence if tag in higher]:
         raise NeuroglotError(f"{', '.join(both)} cannot be silenced and raised at once.")
+    spots = layers if after is None else [after]
     raised = [
-        steer(recording, to=tag, method=method, strength=strength, layers=layers)
+        steer(recording, to=tag, method=method, strength=strength, layers=spots, samples=samples)
         if method in DIRECTIONS
         else steer(recording, neurons, to=tag, method=method, strength=strength, layers=layers, site=site)
         for tag in higher
@@ -116,13 +125,14 @@ def answers(
     recipe: Recipe,
     prompt: str,
     *,
+    prompting: Prompting = "none",
     tokens: int = 48,
     temperature: float = 0.0,
     repetition_penalty: float = 1.1,
     chat: bool = False,
     languages: Sequence[str] = (),
     seconds: float = SECONDS,
-) -> Generator[tuple[Answer, Answer], None, None]:
+) -> Generator[tuple[Answer, ...], None, None]:
     """The intact and the edited answer, as they grow; at the end with time, language and perplexity.
 
     The model writes one after the other, in a thread that ends with the iterator.
@@ -131,6 +141,8 @@ def answers(
         model: the recipe's.
         recipe: what is changed for the second.
         prompt: to be continued or answered.
+        prompting: with I or II the prompt is also put with «answer in X» to the intact and to the edited model: four
+            answers.
         tokens: at most so many each.
         temperature: see `generate`.
         repetition_penalty: see `generate`.
@@ -139,73 +151,90 @@ def answers(
         seconds: how long each may take; what is written until then is the answer, and it is said that it was cut.
 
     Raises:
-        NeuroglotError: what `generate` refuses, the prompt is too long, or the recipe is of another model.
+        NeuroglotError: what `generate` refuses, the prompt is too long, the recipe is of another model, or a language
+            is to be asked for and not one is raised.
     """
     if len(prompt) > PROMPT:
         raise NeuroglotError(f"The prompt has {len(prompt):,} characters; the Lab takes at most {PROMPT:,}.")
     recipe.check(model)
-    pair = [Answer("as it is", prompt), Answer("edited", prompt)]
+    to = recipe.about.get("to")
+    target = to[0] if isinstance(to, list) and len(to) == 1 else None
+    group = blank_answers(prompt, prompting, target, languages, chat=chat)
+    how = {"tokens": tokens, "temperature": temperature, "repetition_penalty": repetition_penalty, "chat": chat}
     queue: Queue[tuple[int, Answer] | BaseException | None] = Queue()
     stopped = Event()
-    newest = {0: "", 1: ""}
 
     def write() -> None:
         try:
-            for place, start in enumerate(pair):
-                begun = time.perf_counter()
-                count = 0
-
-                def written(text: str, place: int = place, start: Answer = start, begun: float = begun) -> None:
-                    nonlocal count
-                    if stopped.is_set():
-                        raise _Stopped
-                    count += 1
-                    newest[place] = text
-                    took = time.perf_counter() - begun
-                    queue.put((place, replace(start, text=text, seconds=took, tokens=count)))
-                    if took > seconds:
-                        raise _TimeUp
-
-                cut = False
-                with nullcontext() if place == 0 else recipe.applied(model):
-                    try:
-                        (text,) = generate(
-                            model,
-                            [prompt],
-                            tokens=tokens,
-                            temperature=temperature,
-                            repetition_penalty=repetition_penalty,
-                            chat=chat,
-                            written=written,
-                        )
-                    except _TimeUp:
-                        text, cut = newest[place], True
-                took = time.perf_counter() - begun
-                nats, predicted = answer_nll(model, [text])[0]
+            for place, start in enumerate(group):
+                with recipe.applied(model) if place % 2 else nullcontext():
+                    done = _written(model, start, how, seconds, partial(show, place))
+                nats, predicted = answer_nll(model, [done.text])[0]
+                language, undetermined = _language(done.text, languages)
+                marked = () if target is None else _marked(done.text, target, languages)
                 perplexity = perplexity_of(nats / predicted) if predicted else math.nan
-                language, undetermined = _language(text, languages)
-                done = replace(start, text=text, done=True, seconds=took, tokens=count, perplexity=perplexity, cut=cut)
-                raised = recipe.about.get("to")
-                marked = _marked(text, raised[0], languages) if isinstance(raised, list) and len(raised) == 1 else ()
-                queue.put((place, replace(done, language=language, undetermined=undetermined, marked=marked)))
+                done = replace(done, done=True, perplexity=perplexity, language=language, undetermined=undetermined)
+                queue.put((place, replace(done, marked=marked)))
             queue.put(None)
         except BaseException as error:
             queue.put(error)
 
+    def show(place: int, grown: Answer) -> None:
+        if stopped.is_set():
+            raise _Stopped
+        queue.put((place, grown))
+
     worker = Thread(target=write, daemon=True)
     worker.start()
     try:
-        yield pair[0], pair[1]
+        yield tuple(group)
         while (item := queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            pair[item[0]] = item[1]
+            group[item[0]] = item[1]
             if queue.empty():  # else the next is newer already
-                yield pair[0], pair[1]
-        yield pair[0], pair[1]
+                yield tuple(group)
+        yield tuple(group)
     finally:
         stopped.set()
         worker.join()
+
+
+def blank_answers(
+    prompt: str, prompting: Prompting, target: str | None, languages: Sequence[str], *, chat: bool
+) -> list[Answer]:
+    """The answers before a word is written: intact and edited, then both once more where the language is asked for.
+
+    Raises:
+        NeuroglotError: a language is to be asked for, and there is no single one, or the sentence is not built in.
+    """
+    pair = [Answer("as it is", prompt), Answer("edited", prompt)]
+    if prompting == "none":
+        return pair
+    if target is None:
+        raise NeuroglotError("Raise one language: it is the one that «answer in X» asks for.")
+    source = _language(prompt, languages)[0] or "en"
+    (asked,) = prompted([prompt], source, target, prompting, chat=chat)
+    return [*pair, *(Answer(f"{each.title}, prompting {prompting}", asked) for each in pair)]
+
+
+def _written(model: Model, start: Answer, how: dict[str, Any], most: float, show: Callable[[Answer], None]) -> Answer:
+    """An answer that is shown as it grows, and ended when it takes too long."""
+    begun, newest = time.perf_counter(), start
+
+    def written(text: str) -> None:
+        nonlocal newest
+        took = time.perf_counter() - begun
+        newest = replace(start, text=text, seconds=took, tokens=newest.tokens + 1)
+        show(newest)
+        if took > most:
+            raise _TimeUp
+
+    try:
+        (text,) = generate(model, [start.prompt], written=written, **how)
+    except _TimeUp:
+        return replace(newest, cut=True)
+    return replace(newest, text=text, seconds=time.perf_counter() - begun)
 
 
 class _TimeUp(Exception):

@@ -42,7 +42,7 @@ def lens_figure(
         ax: a place in a figure of one's own.
     """
     table = lens.frame()
-    colours = {**_colours(lens), **GREYS}
+    colours: dict[str, Any] = {**_colours(lens), **GREYS}
     columns = min(4, len(lens.languages))
     rows = -(-len(lens.languages) // columns)
     with matplotlib.rc_context(STYLE):
@@ -174,7 +174,7 @@ def _finding(tag: str, mass: pd.DataFrame, beyond: pd.DataFrame) -> str:
             f"Text in {name}: no other language's tokens are likelier than its own ({mass[tag][last]:.1%} at the end)."
         )
     other = str(beyond.max().idxmax())
-    most = beyond[other].idxmax()
+    most: Any = beyond[other].idxmax()
     return (
         f"Text in {name}: tokens of {language_name(other)} are likelier than its own after "
         f"{_ranges([*beyond[other].dropna().index])}, most so after layer {most} ({mass[other][most]:.1%} against "

@@ -12,10 +12,11 @@ from neuroglot.edit.interventions import intervene
 from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotError
 from neuroglot.generation.choice import Choice
-from neuroglot.generation.prompts import Row, end_tokens, padding_token
+from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import padding_token
 
-__all__ = ["write_plainly"]
+__all__ = ["checkpoint_defaults", "write_plainly"]
 
 BATCH = 16
 
@@ -66,7 +67,7 @@ def _batch(
         processors.append(_Repetition(choice.repetition_penalty, mask))
     if choice.temperature:
         processors.append(_Drawn(choice, torch.tensor([row.stream for row in rows]).to(model.device), mask))
-    with prompt_length(model, length), _defaults(model, ends):
+    with prompt_length(model, length), checkpoint_defaults(model):
         try:
             output = model.network.generate(
                 input_ids=ids,
@@ -87,12 +88,12 @@ def _batch(
 
 
 @contextmanager
-def _defaults(model: Model, ends: list[int]) -> Iterator[None]:
+def checkpoint_defaults(model: Model) -> Iterator[None]:
     """Nothing of the checkpoint's generation_config but where answers end: it would fill in what is not said."""
     from transformers import GenerationConfig
 
     before = model.network.generation_config
-    model.network.generation_config = GenerationConfig(eos_token_id=ends or None)
+    model.network.generation_config = GenerationConfig(eos_token_id=end_tokens(model) or None)
     try:
         yield
     finally:

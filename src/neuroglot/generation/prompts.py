@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from neuroglot.edit.interventions import Intervention
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import encode
 
-__all__ = ["Row", "check_lengths", "end_tokens", "padding_token", "prompt_tokens", "stretched"]
+__all__ = ["Row", "check_lengths", "end_tokens", "prompt_tokens", "said_around", "stretched"]
 
 PLACE = "\ue000\ue001"
 """Stands for the question in a chat template: no text has these characters."""
@@ -46,7 +48,7 @@ def prompt_tokens(model: Model, prompts: Sequence[str], chat: bool) -> list[tupl
     if chat:
         rows = [tuple(_in_template(model, prompt)) for prompt in prompts]
     else:
-        rows = [(*model.begin, *ids) for ids in model.encode(prompts)]
+        rows = [(*model.begin, *ids) for ids in encode(model.tokenizer, prompts)]
     for prompt, row in zip(prompts, rows, strict=True):
         if not row:
             raise NeuroglotError(f"The tokenizer of {model.name} makes no token of the prompt {prompt[:40]!r}.")
@@ -57,6 +59,11 @@ def prompt_tokens(model: Model, prompts: Sequence[str], chat: bool) -> list[tupl
                 "write it otherwise."
             )
     return rows
+
+
+def said_around(model: Model, chat: bool) -> dict[str, Any]:
+    """What answers depend on beside prompts and weights, for the digest that they are kept by: the chat template."""
+    return {"template": model.tokenizer.chat_template} if chat else {}
 
 
 def _in_template(model: Model, prompt: str) -> list[int]:
@@ -85,17 +92,11 @@ def _in_template(model: Model, prompt: str) -> list[int]:
             f"The chat template of {model.name} rewrites the question, so that the special token in the prompt "
             f"{prompt[:40]!r} cannot be told from the template's own; write it otherwise, or ask without the template."
         )
-    (question,) = model.encode([prompt.strip()])
+    (question,) = encode(model.tokenizer, [prompt.strip()])
     ids = read(parts[0])
     for part in parts[1:]:
         ids += [*question, *read(part)]
     return ids
-
-
-def padding_token(model: Model) -> int:
-    """A token to fill short rows with, where it is masked: one that has an embedding."""
-    named = (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id)
-    return next((token for token in named if token is not None and 0 <= token < model.vocabulary), 0)
 
 
 def end_tokens(model: Model) -> list[int]:

@@ -8,6 +8,7 @@ position.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from jaxtyping import Float, Int
@@ -74,7 +75,16 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, cache: SlotCache):
         super().__init__()
-        self.cache = cache
+        # weakly: a circle would keep the keys and values of every call until Python looks for circles, and it does not
+        # look because a GPU is full
+        self._cache = ref(cache)
+
+    @property
+    def cache(self) -> SlotCache:
+        """The one it is a layer of."""
+        cache = self._cache()
+        assert cache is not None
+        return cache
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Keep new keys and values, and give those that attention looks at."""

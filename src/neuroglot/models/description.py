@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from neuroglot.models.architecture.families import declared, own_families
+from neuroglot.models.architecture.families import declaration
 from neuroglot.models.architecture.find import left_out
+from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.proof import prove
 from neuroglot.models.gguf_keys import ARCHITECTURES
 from neuroglot.models.layer_widths import can_be_narrowed, width_name
@@ -22,7 +23,7 @@ class Description:
     Attributes:
         name: of the model.
         architecture: its `model_type`.
-        found: how its FFNs were found: `declared`, `declared by you` (`--family`) or `discovered`.
+        found: how its FFNs were found: `declared`, `declared by you` (`--family`) or by a package, or `discovered`.
         layers: how many layers have an FFN.
         widths: neurons of each.
         gated: whether a gate is multiplied into the activation.
@@ -83,9 +84,7 @@ def describe(model: Model) -> Description:
         gated=first.gated,
         sites=sites,
         left_out=left_out(model.network),
-        proof=f"{model.layers} of {model.layers} layers: passed once, hidden is "
-        f"{'activation × up' if first.gated else 'the activation'}{' and a norm' if first.layout.normed else ''}, "
-        "a zeroed neuron is a zeroed column, and nothing else reads it",
+        proof=_proof(model),
         bake=bake,
         bakes=bakes,
         prune=prune,
@@ -94,16 +93,33 @@ def describe(model: Model) -> Description:
     )
 
 
+def _proof(model: Model) -> str:
+    """What a short forward pass has shown, in words."""
+    first, experts = model.ffns[0], len(model.mixtures)
+    dense = next((ffn for ffn in model.ffns if not isinstance(ffn, Mixture)), first)
+    hidden = ("activation × up" if dense.gated else "the activation") + (" and a norm" if dense.layout.normed else "")
+    parts = [f"{model.layers} of {model.layers} layers"]
+    if experts:
+        parts.append(f"{experts} of experts, which give what their weights give on the tokens that reach them")
+    if experts < model.layers:
+        which = "the others passed" if experts else "passed"
+        parts.append(f"{which} once, hidden is {hidden}, a zeroed neuron is a zeroed column, and nothing else reads it")
+    if not all(ffn.readable for ffn in model.ffns):
+        parts.append("quantised or offloaded weights are not multiplied again")
+    return f"{parts[0]}: " + "; ".join(parts[1:])
+
+
 def _found(kind: str) -> str:
-    if any(kind in family.types for family in own_families()):
-        return "declared by you"
-    return "declared" if declared(kind) is not None else "discovered"
+    found = declaration(kind)
+    return "discovered" if found is None else "declared" if found[1] == "Neuroglot" else f"declared by {found[1]}"
 
 
 def _baking(model: Model) -> tuple[str, dict[str, list[str]]]:
     """What interventions weights can hold: in words, and for each kind the sites."""
     if model.shared is not None:
         return "no: layers share one set of weights", {}
+    if not all(ffn.readable for ffn in model.ffns):
+        return "no: its weights are quantised or offloaded", {}
     either, hidden = ["activation", "hidden"], ["hidden"]
     gains = hidden if model.ffns[0].layout.normed else either
     biased = all(getattr(ffn.down, "bias", None) is not None for ffn in model.ffns)
@@ -119,6 +135,7 @@ def _pruning(model: Model) -> tuple[str, list[str]]:
     """What pruning can do: in words, and what opens a model whose layers keep the same number."""
     reasons = {
         "layers share one set of weights": model.shared is not None,
+        "its weights are quantised or offloaded": not all(ffn.readable for ffn in model.ffns),
         "a norm over all neurons follows them": any(ffn.layout.normed for ffn in model.ffns),
     }
     if reason := next((reason for reason, holds in reasons.items() if holds), None):

@@ -32,8 +32,9 @@ from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.proof import prove_heads, prove_once
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.crew import Crew
+from neuroglot.models.fingerprint import digest_of_weights
 from neuroglot.models.sources import Bos
-from neuroglot.models.tokenization import beginning, encode
+from neuroglot.models.tokenization import beginning, known_tokens
 from neuroglot.progress import without_bars
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
@@ -245,7 +246,7 @@ class Model:
 
     def encode(self, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
         """The tokens of each text, at most `limit`, without `begin`; nothing that a text spells is special."""
-        return encode(self.tokenizer, texts, limit)
+        return known_tokens(self, texts, limit)
 
     @property
     def vocabulary(self) -> int:
@@ -372,7 +373,9 @@ class Model:
         """
         state = self._weights_state()
         if self._fingerprint is None or state != self._fingerprint_of:
-            self._fingerprint, self._fingerprint_of = self._digest(), state
+            widths = self.widths[0] if self.uneven is None else self.widths
+            about = f"{self.text_config.model_type} {self.layers} {widths}"
+            self._fingerprint, self._fingerprint_of = digest_of_weights(self.network, about), state
         return self._fingerprint
 
     def _weights_state(self) -> tuple[Any, ...]:
@@ -386,27 +389,6 @@ class Model:
     def weights_changed(self) -> None:
         """Take the fingerprint anew when it is next asked for."""
         self._fingerprint = None
-
-    def _digest(self) -> str:
-        widths = self.widths if len(set(self.widths)) > 1 else self.widths[0]
-        digest = hashlib.sha256(f"{self.text_config.model_type} {self.layers} {widths}".encode())
-        for name, weight in sorted(self.network.named_parameters()):  # a tied weight comes once
-            digest.update(f"{name} {tuple(weight.shape)}".encode())
-            if weight.device.type == "meta":
-                weight = _offloaded(self.network, name)
-                if weight is None:
-                    continue  # nowhere: its name and shape must do
-            if not weight.is_floating_point():  # quantised: its bytes as they are
-                packed = weight.detach().flatten().view(torch.uint8)
-                digest.update(
-                    f"{int(packed.sum())}".encode() + packed[:: max(1, len(packed) // 64)].cpu().numpy().tobytes()
-                )
-                continue
-            bits = weight.detach().flatten().to(torch.bfloat16)
-            words = bits[: len(bits) // 4 * 4].clone().view(torch.int64)  # four weights at once; sums may wrap around
-            digest.update(f"{int(words.sum())} {bits[len(words) * 4 :].tolist()}".encode())
-            digest.update(bits[:: max(1, len(bits) // 64)].float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:32]
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -436,14 +418,3 @@ def _check_plain(network: Any) -> None:
             "This network is wrapped by peft, so the weights of its layers are not what they compute; give "
             "network.merge_and_unload(), or the adapter's directory to load_model. A prompt adapter cannot be merged."
         )
-
-
-def _offloaded(network: Any, name: str) -> Tensor | None:
-    """A weight that accelerate keeps in memory or on disk until its layer runs."""
-    module, _, leaf = name.rpartition(".")
-    hook = getattr(network.get_submodule(module), "_hf_hook", None)
-    for each in getattr(hook, "hooks", [hook]):
-        kept = getattr(each, "weights_map", None)
-        if kept is not None:
-            return torch.as_tensor(kept[leaf])
-    return None

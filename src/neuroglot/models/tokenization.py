@@ -4,7 +4,7 @@ The one place that says so for every part that reads text: recording, perplexity
 here imports torch, since processes that only read text use it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,17 @@ import numpy as np
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.sources import Bos
 
-__all__ = ["PIECE", "Bos", "TextReader", "beginning", "encode", "pieces"]
+__all__ = [
+    "PIECE",
+    "Bos",
+    "TextReader",
+    "beginning",
+    "check_vocabulary",
+    "encode",
+    "known_tokens",
+    "padding_token",
+    "pieces",
+]
 
 
 PIECE = 1 << 18
@@ -42,8 +52,12 @@ class TextReader:
     vocabulary: int
 
     def encode(self, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
-        """The tokens of each text, at most `limit`; see `encode`."""
-        return encode(self.tokenizer, texts, limit)
+        """The tokens of each text, at most `limit`; see `encode`.
+
+        Raises:
+            NeuroglotError: the model does not know one.
+        """
+        return known_tokens(self, texts, limit)
 
 
 def beginning(tokenizer: Any, bos: Bos = "auto") -> tuple[int, ...]:
@@ -72,6 +86,29 @@ def beginning(tokenizer: Any, bos: Bos = "auto") -> tuple[int, ...]:
     return ()
 
 
+def padding_token(model: Any) -> int:
+    """A token to fill short rows with, where it is masked: one that has an embedding.
+
+    Args:
+        model: with its `tokenizer`, and a `vocabulary` of so many embeddings. A padding token that was added to the
+            tokenizer by hand may be beyond them.
+    """
+    named = (model.tokenizer.pad_token_id, model.tokenizer.eos_token_id)
+    return next((token for token in named if token is not None and 0 <= token < model.vocabulary), 0)
+
+
+def check_vocabulary(row: Sequence[int] | np.ndarray, vocabulary: int, model: str) -> None:
+    """Refuse tokens that the model does not know.
+
+    Raises:
+        NeuroglotError: there is one.
+    """
+    if len(row) and (last := int(np.max(row))) >= vocabulary:
+        raise NeuroglotError(
+            f"The tokenizer gives token {last}, but the model {model} knows {vocabulary}; they do not belong together."
+        )
+
+
 def encode(tokenizer: Any, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
     """The tokens of texts, without special ones: a text that spells `<s>` or `<|endoftext|>` is read as it stands.
 
@@ -86,6 +123,17 @@ def encode(tokenizer: Any, texts: Iterable[str], limit: int | None = None) -> li
     if any(len(text) > PIECE for text in texts):
         return [_long(tokenizer, text, limit) for text in texts]
     return [ids[:limit] for ids in _plain(tokenizer, texts)]
+
+
+def known_tokens(model: Any, texts: Iterable[str], limit: int | None = None) -> list[list[int]]:
+    """What `encode` gives for a model or a `TextReader`.
+
+    Raises:
+        NeuroglotError: the model does not know a token.
+    """
+    rows = encode(model.tokenizer, texts, limit)
+    check_vocabulary([max(row) for row in rows if row], model.vocabulary, model.name)
+    return rows
 
 
 def pieces(text: str, size: int | None = None, end: str = "") -> Iterator[str]:

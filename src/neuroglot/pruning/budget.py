@@ -10,6 +10,7 @@ from torch import Tensor
 from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.artifacts.widths import padded
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.weights import column_norms
 from neuroglot.models.model import Model
 from neuroglot.pruning.biases import plain_biases
 from neuroglot.pruning.size import size
@@ -67,7 +68,7 @@ def splits(model: Model, share: float, used: int, least: int, language: str) -> 
         if max(most, least) <= tokens and FEWEST * total <= neurons < total:
             found.append(Split(tokens, neurons))
     if not found:
-        smallest = (fixed + row * least + FEWEST * whole.ffn_parameters) / whole.parameters
+        smallest = (fixed + _gained(model) + row * least + FEWEST * whole.ffn_parameters) / whole.parameters
         raise NeuroglotError(
             f"{share:.0%} of {model.name} is below what must stay for {language}: attention, the tokens that any text "
             f"needs and a tenth of the neurons are {smallest:.1%}."
@@ -86,7 +87,7 @@ def _gained(model: Model) -> int:
 def magnitudes(model: Model, moments: Iterable[Moments | Sketch]) -> Tensor:
     """What each neuron writes on a text (L, N): the root mean square of its hidden unit times its column's norm."""
     sizes = [of.squares.sqrt() for of in moments]
-    norms = [ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns]
+    norms = [column_norms(ffn.down_columns, ffn.readable) for ffn in model.ffns]
     return padded([norm * size for norm, size in zip(norms, sizes, strict=True)]).masked_fill(~model.exists, -1.0)
 
 

@@ -105,7 +105,7 @@ def prune(
         return path
     if 0 in (widths := keep.sum(1).tolist()):
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
-    if any(ffn.down_columns.device.type == "meta" or not ffn.up_rows.is_floating_point() for ffn in model.ffns):
+    if not all(ffn.readable for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
     if model.mixtures:
         return prune_mixture(model, keep, path, made_from)

@@ -188,11 +188,6 @@ def _tokens(
                     f"Sample {key} in {tag} has one token only, and {model.name} has no BOS: the first token of a text "
                     "is not counted; leave the sample out, or open the model with count_first."
                 )
-            if max(ids) >= model.vocabulary:
-                raise NeuroglotError(
-                    f"The tokenizer gives token {max(ids)}, but the model {model.name} knows {model.vocabulary}; they "
-                    "do not belong together."
-                )
             if limit is not None and len(ids) > limit:
                 raise NeuroglotError(
                     f"Sample {key} in {tag} has more tokens than {model.name} can read ({limit} beside BOS); "

@@ -102,7 +102,7 @@ def expert_part(
             f"{language_name(str(moved.mean().idxmin()))}."
         )
     file = run.path / "experts" / "pruning.csv"
-    if file.is_file():
+    if run.manifest.prune and file.is_file():  # without the entry it was stopped, or is not finished yet
         pruning = pruning_measured(file)
         save_table(run, "pruning", pruning)
         shown["pruning"] = pruning

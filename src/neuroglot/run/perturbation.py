@@ -60,6 +60,7 @@ def perturb_run(
         matched=matched,
         units=units,
         resume=run.perturbation_path(method),
+        beside=[run.perturbation_path(other) for other in run.manifest.perturb],
     )
     with run.changing() as manifest:
         manifest.perturb[method] = {

@@ -22,6 +22,7 @@ from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, sam
 from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
 from neuroglot.experts.keep import salience as measured_salience
 from neuroglot.experts.moefy import moefy
+from neuroglot.models.architecture.weights import column_norms
 from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
@@ -244,7 +245,7 @@ def expert_scores(run: Run, model: Model) -> Callable[[str, str], Float64[Tensor
     if not model.mixtures:
         assert run.manifest.experts is not None
         partition, top = run.partition, run.manifest.experts.top[0]
-    norms = padded([ffn.down_columns.detach().float().norm(dim=0).cpu() for ffn in model.ffns])
+    norms = padded([column_norms(ffn.down_columns, ffn.readable) for ffn in model.ffns])
 
     def scores(tag: str, kind: str) -> Float64[Tensor, "layers experts"]:
         return measured_salience(recording, partition, tag, kind=kind, down_norms=norms, top=top)

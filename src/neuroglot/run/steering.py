@@ -14,6 +14,7 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import load_corpus
 from neuroglot.corpus.prompts import Prompting, asking, prompted
+from neuroglot.edit.directions import DIRECTIONS, SAMPLED
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.candidates import Candidate, alignment_layers, candidates, grid
@@ -41,6 +42,8 @@ __all__ = [
     "forget_answers",
     "judge_of",
     "read_answers",
+    "samples_for",
+    "samples_of",
     "save_recipes",
     "scores_of",
     "steer_run",
@@ -108,12 +111,7 @@ class RunAnswers:
     @cached_property
     def samples(self) -> Samples | None:
         """Those that the run's alignment recorded, if it did."""
-        return self.samples_of(self.run)
-
-    @staticmethod
-    def samples_of(run: Run) -> Samples | None:
-        """The same, of a run."""
-        return Samples.load(run.samples_path) if (run.samples_path / "samples.json").is_file() else None
+        return samples_of(self.run)
 
     def forced(
         self,
@@ -154,7 +152,7 @@ class RunAnswers:
             tried = candidates(
                 layers,
                 neurons=("raise", "replace", "difference", "scale"),
-                directions=(*(("diffmean", "sparse") if stream else ()), *(("probe", "lda") if states else ())),
+                directions=[name for name in DIRECTIONS if stream and (states or name not in SAMPLED)],
                 promptings=settings.prompting,
                 a_priori=alignment_layers(self.samples) if self.samples is not None else (),
                 conditions=("raised", "both"),
@@ -168,6 +166,26 @@ class RunAnswers:
     def judged(self, answers: pd.DataFrame) -> pd.DataFrame:
         """The answers with their scores, if there is a judge."""
         return answers if self.judge is None else self.judge.rate(answers)
+
+
+def samples_of(run: Run) -> Samples | None:
+    """Those that a run's alignment recorded, if it did."""
+    return Samples.load(run.samples_path) if (run.samples_path / "samples.json").is_file() else None
+
+
+def samples_for(run: Run, method: str) -> Samples | None:
+    """The samples that a direction is found in; None for one that needs none.
+
+    Raises:
+        NeuroglotError: the run has no samples, or they have no states.
+    """
+    if method not in SAMPLED:
+        return None
+    samples = samples_of(run)
+    if samples is None or samples.states is None:
+        lack = "no samples" if samples is None else "samples without states, as its model has more than one stream"
+        raise NeuroglotError(f"{method} is found in samples, and {run.path} has {lack}; see `neuroglot align --help`.")
+    return samples
 
 
 def judge_of(run: Run, settings: JudgeSettings | None) -> Judge | None:
@@ -199,6 +217,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
     neurons = run.neurons(settings.method)
     targets = [closest(tag, neurons.languages) or tag for tag in settings.targets or neurons.languages]
     neurons.check_languages(targets)
+    samples_for(run, settings.how.method)  # refused before the model is opened
     corpus = load_corpus(settings.prompts, text_column=settings.text_column, language_column=settings.language_column)
     sources = settings.sources or [found for tag in neurons.languages if (found := closest(tag, corpus.languages))]
     if not sources:
@@ -311,7 +330,7 @@ def save_recipes(work: Steered, run: Run, recording: Recording, method: str, fol
         NeuroglotError: a file cannot be written.
     """
     off = work.chosen is not None and work.chosen.condition == "both"
-    samples = RunAnswers.samples_of(run)
+    samples = samples_of(run)
     written = []
     for target, asked in work.answers.groupby("target", sort=False):
         sources = [tag for tag in asked["source"].unique() if closest(tag, [str(target)]) is None]

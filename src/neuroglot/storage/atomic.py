@@ -56,7 +56,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         NeuroglotError: the place cannot be written (disk full, read-only, not a directory …); `path` is then as it was.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}{DRAFT}")
+    draft = _beside(path)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,9 +65,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             if draft.is_file() and path.is_file() and filecmp.cmp(draft, path, shallow=False):
                 return  # it holds that already, and stays untouched: its time says when it became what it is
             _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
-            if draft.is_dir() and path.is_dir():
-                shutil.rmtree(path)
-            os.replace(draft, path)
+            if draft.is_dir():
+                _replace_directory(draft, path)
+            else:
+                os.replace(draft, path)
             _flush(path.parent)
     finally:
         if os.path.isdir(draft):  # where a name is too long, Path.is_dir raises
@@ -75,6 +76,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         else:
             with suppress(OSError, ValueError):
                 draft.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name beside `path`, of this process."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}{DRAFT}")
+
+
+def _replace_directory(draft: Path, path: Path) -> None:
+    """`os.replace` for directories, which takes the place of an empty one only; another process may do so as well."""
+    old = _beside(path)
+    while True:
+        with suppress(FileNotFoundError):  # there is none, or the other process has just taken it away
+            if path.is_dir() and not path.is_symlink():
+                os.rename(path, old)
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.replace(draft, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else the other's came in between
+                raise
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:

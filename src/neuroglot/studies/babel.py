@@ -51,7 +51,7 @@ class BabelSettings(StudySettings, extra="forbid"):
     experts: ExpertSettings = ExpertSettings()
     """How neurons are grouped, and which experts are activated."""
     tuned: str | None = None
-    """Figure 4: a tuned variant of the model."""
+    """Figure 4: a tuned variant of the model; `{model}` in it is the model's name, so that several share settings."""
     prune: PruneSettings = PruneSettings()
     """What is kept."""
     xcsqa: TaskSettings = TaskSettings()
@@ -201,7 +201,8 @@ class Babel(Study):
         if self.settings.tuned is None:
             raise not_asked("the tuned variant of the model as tuned")
         counted, tags = self.counted, self.languages
-        variant = self.settings.model.model_copy(update={"source": self.settings.tuned, "revision": None})
+        source = self.of_each(self.settings.tuned)
+        variant = self.settings.model.model_copy(update={"source": source, "revision": None})
         tuned = record_tuned(self.run, variant, variant.load(), self.text[0])
         change = tuning_change(counted, tuned, self.experts.top)[:, self.experts.layers]
         moved = change.abs().mean((0, 2))
@@ -211,7 +212,7 @@ class Babel(Study):
                 f"the last by {float(moved[-1]):.4f}; median of the layers {float(moved.median()):.4f}."]  # fmt: skip
         table = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags))
         table.insert(0, "layer", self.layers)
-        title = f"{short_name(self.settings.tuned)} less {self.of_model}"
+        title = f"{short_name(source)} less {self.of_model}"
         figure = change_figure(change, tags, title, layers=self.experts.layers)
         return Finding(said, most == counted.layers, {"": table}, {"": figure})
 

@@ -37,6 +37,7 @@ from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
 from neuroglot.run.steering import RunAnswers, first_prompts, judge_of
 from neuroglot.stats import spearman
+from neuroglot.studies.answers import on_target
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings
 from neuroglot.studies.study import Finding, Study, not_asked
 
@@ -143,10 +144,11 @@ class Lape(Study):
         how, languages = self.settings.identify, self.text[0].languages
         if how.tuned is None:
             raise not_asked("identify.tuned, a folder of models tuned on each language,")
-        tuned = {tag: Path(how.tuned) / tag for tag in languages}
+        where = Path(self.of_each(how.tuned))
+        tuned = {tag: where / tag for tag in languages}
         if missing := [tag for tag, folder in tuned.items() if not folder.is_dir()]:
             raise NeuroglotError(
-                f"{how.tuned} has no model tuned on {', '.join(missing)}; make them with `neuroglot tune`."
+                f"{where} has no model tuned on {', '.join(missing)}; make them with `neuroglot tune`."
             )
         self.record()
         found = parameter_variation(self.settings.model.source, tuned, top_fraction=how.top_fraction)
@@ -160,6 +162,7 @@ class Lape(Study):
     @cached_property
     def sentences(self) -> Samples:
         """Sentences of one meaning in every language."""
+        assert self.model.stream_width  # says why, where no stream is the state of a token
         return self.samples(self.settings.parallel)
 
     @cached_property
@@ -192,6 +195,22 @@ class Lape(Study):
         work, how = self.asked, self.settings.steer
         return work.judged(work.forced(prompts, targets, how.how, conditions, how.seeds, prompting))
 
+    def of_another(self, source: str) -> Perturbation:
+        """What `change` gives for LAPE, of another model; in a run of its own."""
+        how, measure = self.settings.identify, self.settings.perturb
+        run = Run.create(
+            self.path / "models" / Path(source).name, self.settings.model.model_copy(update={"source": source}),
+            self.settings.text, self.settings.record,
+        )  # fmt: skip
+        run.workers = self.run.workers
+        model = run.load_model()
+        record_run(run, model, self.text[0])
+        identify_run(run, "lape", {"top_fraction": how.top_fraction, "activity_quantile": how.activity_quantile})
+        return perturb_run(
+            run, model, "lape", tokens=measure.tokens, block=measure.block, seeds=measure.seeds, corpus=measure.corpus,
+            languages=self.settings.text.languages,
+        )  # fmt: skip
+
     def grown(self, fraction: float) -> Perturbation:
         """Figure 4's language with this share of all neurons counted as language-specific, that language's off."""
         language, measure = self.settings.growth.language, self.settings.perturb
@@ -202,6 +221,7 @@ class Lape(Study):
             self.model, self.other_corpus(measure.corpus) or self.text[1], neurons.select([language]),
             tokens=measure.tokens, block=measure.block, seeds=0,
             resume=self.path / "perturbation" / f"lape-{language}-{fraction:g}.json",
+            beside=[self.run.perturbation_path("lape")],
         )  # fmt: skip
 
     # --- the paper's tables and figures -------------------------------------------------------------------------------
@@ -240,23 +260,10 @@ class Lape(Study):
                 "models = [...] in the settings, or each on a page of its own with --models."
             ]
             return Finding(said, share_diagonal_dominant(alone) > 0.5, {self.of_model: alone.frame()})
-        how, measure = self.settings.identify, self.settings.perturb
         said, tables, figures, leading = [], {}, {}, []
         for source in self.settings.models:
-            run = Run.create(
-                self.path / "models" / Path(source).name, self.settings.model.model_copy(update={"source": source}),
-                self.settings.text, self.settings.record,
-            )  # fmt: skip
-            run.workers = self.run.workers
-            model = run.load_model()
-            record_run(run, model, self.text[0])
-            identify_run(run, "lape", {"top_fraction": how.top_fraction, "activity_quantile": how.activity_quantile})
-            result = perturb_run(
-                run, model, "lape", tokens=measure.tokens, block=measure.block, seeds=measure.seeds,
-                corpus=measure.corpus, languages=self.settings.text.languages,
-            )  # fmt: skip
-            del model
-            name = Path(source).name
+            own = source == self.settings.model.source
+            result, name = self.change("lape") if own else self.of_another(source), Path(source).name
             tables[name] = result.frame()
             figures[name] = perturbation_figure(result, f"LAPE neurons of {name} off: change of perplexity")
             said.append(f"{name}: {diagonal_words(result)}; {target_words(result)}.")
@@ -270,22 +277,16 @@ class Lape(Study):
 
     def table_1(self) -> Finding:
         """Answers with each language's neurons off."""
-        answers = self.answers_off
-        judge = self.asked.judge
-        rate, what = ("well_formed", "share of well-formed answers")
+        answers, judge = self.answers_off, self.asked.judge
+        wide, said, agrees = on_target(answers.assign(rate=well_formed(answers)), "share of well-formed answers")
+        tables = {"": wide, "answers": answers}
         if judge is not None:
-            rate, what = judge.rubric.column, f"score, {judge.rubric.lowest:g} to {judge.rubric.highest:g},"
-        wide: Any = answers.assign(well_formed=well_formed(answers)).pivot_table(rate, "off", "target", sort=False)
-        own = {tag: wide.loc[tag, tag] for tag in wide.columns if tag in wide.index}
-        below = [tag for tag, value in own.items() if value < wide.loc["random", tag]]
-        said = [
-            f"{len(below)} of {len(own)} languages have a lower {what} with their own neurons off than with random "
-            f"ones{': ' + ', '.join(map(language_name, below)) if below else ''}.",
-            f"Mean on target {pd.Series(own).mean():.2f}, random {wide.loc['random'].mean():.2f}, normal "
-            f"{wide.loc['normal'].mean():.2f}, over {len(answers) // len(wide)} answers a row.",
-            *([] if judge is None else [f"Scored by {Path(judge.settings.model).name}."]),
-        ]
-        return Finding(said, len(below) > len(own) / 2, {"": wide.round(3).reset_index(), "answers": answers})
+            what = f"score, {judge.rubric.lowest:g} to {judge.rubric.highest:g},"
+            tables["rules"] = wide
+            tables[""], scored, agrees = on_target(answers.assign(rate=answers[judge.rubric.column]), what)
+            said = [*scored, f"Scored by {Path(judge.settings.model).name}.", f"By rules, without the judge: {said[0]}",
+                    said[1]]  # fmt: skip
+        return Finding(said, agrees, tables)
 
     def table_2(self) -> Finding:
         """What a language's answers read like without its neurons."""

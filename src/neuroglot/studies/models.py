@@ -8,12 +8,11 @@ import pandas as pd
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import save_text
-from neuroglot.storage.names import check_name
 from neuroglot.storage.tables import save_table
 from neuroglot.studies.page import TEMPLATES, agreement
-from neuroglot.studies.study import Study
+from neuroglot.studies.study import Study, folder_name
 
-__all__ = ["model_folders", "models_page", "models_table"]
+__all__ = ["model_folders", "models_items", "models_page", "models_table"]
 
 
 def model_folders(folder: Path, models: list[str]) -> dict[str, Path]:
@@ -22,7 +21,7 @@ def model_folders(folder: Path, models: list[str]) -> dict[str, Path]:
     Raises:
         NeuroglotError: one is given twice, or the names of two end alike.
     """
-    named = {model: check_name(Path(model.split("?")[0]).name.removesuffix(".gguf")) for model in models}
+    named = {model: folder_name(model) for model in models}
     if len(set(named.values())) < len(models):
         raise NeuroglotError(
             f"Two of the models have one name ({', '.join(named.values())}): each is kept under the end of its name."
@@ -47,8 +46,23 @@ def models_table(studies: Mapping[str, Study]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def models_items(studies: Mapping[str, Study]) -> pd.DataFrame:
+    """One row an item and a model: `item`, `model`, `verdict`, and `measured`, the sentences of the model's own page.
+
+    Args:
+        studies: model → its study, all of one paper.
+    """
+    rows = [
+        {"item": item.name, "model": model, "verdict": agreement(kept), "measured": " ".join(kept["said"])}
+        for item in next(iter(studies.values())).paper["items"]
+        for model, study in studies.items()
+        if (kept := study.found(item)) is not None
+    ]
+    return pd.DataFrame(rows, columns=["item", "model", "verdict", "measured"])
+
+
 def models_page(folder: Path, studies: Mapping[str, Study]) -> Path:
-    """Write `models.csv` and `models.html` in `folder`, and give the page's path.
+    """Write `models.csv`, `items.csv` and `models.html` in `folder`, and give the page's path.
 
     The page is one section an item: the paper's words and test, then each model's verdict, sentences and first figure,
     which links to the model's own page.
@@ -59,6 +73,7 @@ def models_page(folder: Path, studies: Mapping[str, Study]) -> Path:
     """
     table = models_table(studies)
     save_table(folder / "models.csv", table)
+    save_table(folder / "items.csv", models_items(studies))
     first = next(iter(studies.values()))
     items = [
         {"item": item, "models": {model: _shown(folder, study, item) for model, study in studies.items()}}

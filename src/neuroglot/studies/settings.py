@@ -48,6 +48,8 @@ class TaskSettings(BaseModel, extra="forbid"):
     """Examples before each question; by default the task's."""
     data_dir: str | None = None
     """Local data instead of the hub's."""
+    batch_size: int = Field(8, ge=1)
+    """Requests a forward pass: more is faster on a GPU, and takes the more memory the larger the vocabulary is."""
 
 
 class StudySettings(BaseModel, extra="forbid"):

@@ -34,13 +34,13 @@ from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import languages_to_record, record_run
 from neuroglot.run.tasks import measure_and_keep
 from neuroglot.storage.atomic import read_json, save_text
-from neuroglot.storage.names import is_name
+from neuroglot.storage.names import check_name, is_name
 from neuroglot.storage.results import refuse_differing, save_json
 from neuroglot.storage.tables import save_table
 from neuroglot.studies.paper import Item, choose, paper
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings, TaskSettings
 
-__all__ = ["Finding", "Study", "check_begun", "not_asked", "short_name"]
+__all__ = ["Finding", "Study", "check_begun", "folder_name", "not_asked", "short_name"]
 
 
 @dataclass
@@ -97,6 +97,10 @@ class Study:
         """The model, as titles name it."""
         return short_name(self.settings.model.source)
 
+    def of_each(self, path: str) -> str:
+        """A path that the settings of several models share: `{model}` in it is this model, as its folder is called."""
+        return path.replace("{model}", folder_name(self.settings.model.source))
+
     # --- what items ask for -------------------------------------------------------------------------------------------
 
     @cached_property
@@ -141,12 +145,12 @@ class Study:
         """One vector a sample of the parallel corpus."""
         return record_samples(
             self.model, self.other_corpus(how.corpus) or self.text[0], samples=how.samples, max_tokens=how.max_tokens,
-            missing="drop", directory=self.run.samples_path,
+            missing="drop", states=self.model.one_stream, directory=self.run.samples_path,
         )  # fmt: skip
 
     def tasks(self, names: Sequence[str], how: TaskSettings, conditions: Sequence[Condition] = ()) -> pd.DataFrame:
         """Benchmarks, intact and in other conditions, in the papers' shape."""
-        asked = {"limit": how.limit, "fewshot": how.fewshot, "data_dir": how.data_dir}
+        asked = how.model_dump(exclude={"names"})
         table = measure_and_keep(self.model, list(names), list(conditions), asked, self.path)
         return table.summary()
 
@@ -232,6 +236,15 @@ def check_begun(settings: StudySettings) -> None:
     settings.model.check_source()
     languages_to_record(settings.text)
     settings.model.reader(trust_remote_code=settings.model.trust_remote_code)
+
+
+def folder_name(source: str) -> str:
+    """What a model's folder is called: the end of its name, without a revision.
+
+    Raises:
+        NeuroglotError: it is no name of a folder.
+    """
+    return check_name(Path(source.split("?")[0]).name.removesuffix(".gguf"))
 
 
 def short_name(source: str) -> str:

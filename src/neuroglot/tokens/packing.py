@@ -10,8 +10,8 @@ from torch import Tensor
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.models.tokenization import TextReader
-from neuroglot.tokens.shards import check_vocabulary, token_rows, too_short
+from neuroglot.models.tokenization import TextReader, check_vocabulary
+from neuroglot.tokens.shards import token_rows, too_short
 
 __all__ = ["blocks_of", "check_fills", "pack", "text_of_block", "tokenize"]
 
@@ -68,7 +68,7 @@ def blocks_of(row: Int[Tensor, " tokens"], text: int, begin: Sequence[int]) -> I
 
 
 def pack(
-    model: Model, documents: Iterable[str], language: str, *, block: int, tokens: int
+    model: Model | TextReader, documents: Iterable[str], language: str, *, block: int, tokens: int
 ) -> Int[Tensor, "blocks block"]:
     """At most `tokens` tokens of the documents, cut into full blocks; what is left over at the end is dropped.
 

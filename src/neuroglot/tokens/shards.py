@@ -21,12 +21,12 @@ from filelock import FileLock
 from pydantic import BaseModel, Field, ValidationError
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.tokenization import PIECE, encode, pieces
+from neuroglot.models.tokenization import PIECE, check_vocabulary, encode, pieces
 from neuroglot.storage.atomic import atomic_path, read_json, writing
 from neuroglot.storage.digests import digest_of, shard_name
 from neuroglot.storage.results import save_json
 
-__all__ = ["Reading", "TextOfLanguage", "check_vocabulary", "token_rows", "too_short"]
+__all__ = ["Reading", "TextOfLanguage", "token_rows", "too_short"]
 
 DOCUMENTS_AT_ONCE = 256
 CHARACTERS_AT_ONCE = 1 << 20
@@ -73,15 +73,6 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
             batch, length = [], 0
     if batch:
         yield batch
-
-
-def check_vocabulary(row: np.ndarray, vocabulary: int, model: str) -> None:
-    """Refuse tokens that the model does not know."""
-    if len(row) and row.max() >= vocabulary:
-        raise NeuroglotError(
-            f"The tokenizer gives token {row.max()}, but the model {model} knows {vocabulary}; they do not "
-            "belong together."
-        )
 
 
 def too_short(language: str, count: int, tokens: int, block: int) -> NeuroglotError:

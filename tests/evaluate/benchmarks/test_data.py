@@ -140,7 +140,7 @@ def test_a_malformed_item_is_named_by_file_and_line(local, dataset, spoil, said)
     item = json.loads(lines[6])
     spoil(item)
     lines[6] = json.dumps(item)
-    file.write_text("\n".join(lines), encoding="utf-8")
+    file.write_text("\n".join(lines), encoding="utf-8-sig")  # whose mark is no text
     name = {"xcsqa": "xcsqa_fr", "xstorycloze": "xstorycloze_english_fr", "mgsm": "mgsm_direct_fr"}[dataset]
     if dataset == "xstorycloze":
         name = "xstorycloze_english_zh"

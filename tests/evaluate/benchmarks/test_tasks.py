@@ -11,12 +11,14 @@ import torch
 from commands import neuroglot, refused
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 
 import neuroglot as ng
 from neuroglot.errors import NeuroglotWarning
 from neuroglot.evaluate.benchmarks import data
 from neuroglot.evaluate.benchmarks import table as task_table
-from neuroglot.evaluate.benchmarks.harness import Item, TaskScore, load_tasks, wrap
+from neuroglot.evaluate.benchmarks.harness import Item, TaskScore, load_tasks
+from neuroglot.evaluate.benchmarks.harness_model import wrap
 from neuroglot.stats import mcnemar, paired
 
 LANGUAGES = ("en", "fr", "es", "zh", "vi", "id")
@@ -94,6 +96,28 @@ def test_no_second_copy_of_the_weights_and_bos_by_the_tokenizers_rule(model):
     wrapped = wrap(model)
     assert wrapped.model is model.network
     assert wrapped.tok_encode("abc") == model.tokenizer.encode("abc")
+    for text in ("<s>", "a</s>b", "<s>a"):  # is text, and BOS stands before it as before any other
+        assert wrapped.tok_encode(text) == [*model.begin, *model.encode([text])[0]]
+        assert wrapped.tok_encode(text, add_special_tokens=False) == model.encode([text])[0]
+
+
+def test_what_the_checkpoint_says_of_generation_and_padding_changes_no_answer(model):
+    """As Qwen's repetition penalty would; and a padding token that was added by hand has no embedding."""
+    noisy = tiny.model(max_position_embeddings=1024)
+    noisy.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert noisy.tokenizer.pad_token_id >= noisy.vocabulary
+    said = GenerationConfig(repetition_penalty=3.0, do_sample=True, temperature=5.0, suppress_tokens=[*range(100)])
+    noisy.network.generation_config = said
+    names = ["smoke_mgsm_en", "smoke_xcsqa_fr"]
+    plain, other = (ng.evaluate.tasks(each, names, limit=3, progress=False) for each in (model, noisy))
+    assert plain == other and noisy.network.generation_config is said
+    assert any(response for item in plain["smoke_mgsm_en"].items for response in item.responses)
+
+
+def test_requests_that_are_cut_are_counted_and_said():
+    short = tiny.model(max_position_embeddings=100)
+    with pytest.warns(NeuroglotWarning, match=r"requests of smoke_xcsqa_fr are longer than the 100 positions of"):
+        ng.evaluate.tasks(short, ["smoke_xcsqa_fr"], limit=2, progress=False)
 
 
 def test_fewshot_and_seeds(model):

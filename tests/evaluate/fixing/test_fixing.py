@@ -7,6 +7,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.edit.drift import AddOnDrift
+from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.fixing import trials
 from neuroglot.evaluate.fixing.remedies import HeadRows
@@ -63,7 +64,7 @@ def test_what_helps_is_chosen_and_measured_on_the_other_half(material, monkeypat
     assert writer.calls == made  # answers are kept
     pd.testing.assert_frame_equal(again.table, found.table)
     plain = ng.evaluate.perplexity(model, material[2].select(["fr"]), tokens=200, block=32, progress=False)
-    with found.chosen.applied(model), trials.prompt_length(model, 0):
+    with found.chosen.applied(model), prompt_length(model, 0):
         changed = ng.evaluate.perplexity(model, material[2].select(["fr"]), tokens=200, block=32, progress=False)
     assert after["perplexity_change"] == pytest.approx(changed["fr"] / plain["fr"] - 1)
 

@@ -71,7 +71,15 @@ def test_scores_of_a_folder(answers, tmp_path, monkeypatch, capsys):
 SAID = '{"source_language": "en", "target_language": "fr"}'
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"source_language": "en"}', SAID])
+def test_lines_are_json_lines_as_everywhere(tmp_path):
+    """A byte-order mark is no text, and U+2028 ends no line."""
+    rows = [{**json.loads(SAID), "input": "Why?", "output": answer} for answer in ("Parce\u2028que.", "Ainsi.")]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text("\ufeff" + text, encoding="utf-8")
+    assert list(read_clas(tmp_path / "a.jsonl")["answer"]) == ["Parce\u2028que.", "Ainsi."]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[{}]", '{"source_language": "en"}', SAID])
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "en_to_fr.json").write_text(text)
     with pytest.raises(ng.NeuroglotError, match="en_to_fr.json"):

@@ -22,7 +22,7 @@ SHORT = Generation(tokens=6)
 
 
 def run(model, recording, neurons, **more):
-    return force(model, recording, neurons, PROMPTS, generation=SHORT, progress=False, **more)
+    return force(model, recording, neurons, PROMPTS, **{"generation": SHORT, "progress": False} | more)
 
 
 def test_each_condition_by_hand(model, recording, neurons):
@@ -85,6 +85,11 @@ def test_finished_cells_cost_nothing(model, recording, neurons, tmp_path, monkey
     run(model, recording, neurons, directory=tmp_path, conditions=["raised"], how=Steering(strength=2.0))
     assert len(calls) == 1 + 1 and len(calls[1][1]) == 9 * 2  # other recipes are other cells, in one queue
     assert all(set(json.loads(path.read_text())) >= {"recipe", "prompts", "answers"} for path in tmp_path.iterdir())
+    asked |= {"generation": Generation(tokens=4, chat=True)}
+    for number, template in ((3, "{{ messages[0]['content'] }}"), (4, "{{ messages[0]['content'] }}: "), (4, None)):
+        monkeypatch.setattr(model.tokenizer, "chat_template", template or model.tokenizer.chat_template)
+        run(model, recording, neurons, **asked)
+        assert len(calls) == number  # another template asks something else
 
 
 def test_a_queue_writes_what_each_cell_alone_gives(model, recording, neurons, monkeypatch):

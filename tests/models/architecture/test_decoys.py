@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import neuroglot as ng
-from neuroglot.models.architecture.proof import prove_heads
+from neuroglot.models.architecture.edits import Edits, at_output
+from neuroglot.models.architecture.proof import prove, prove_heads
 
 TOKENS = torch.randint(3, 250, (2, 7), generator=torch.Generator().manual_seed(1))
 
@@ -111,6 +112,26 @@ class AdaptedUp(Gated):
     def __init__(self):
         super().__init__()
         self.up_proj = AdaptedLinear(16, 24)
+
+
+class Third(Gated):
+    """Has a projection besides, of the gate's shape, which makes no neurons."""
+
+    def __init__(self):
+        super().__init__()
+        self.other, self.uncalled = nn.Linear(16, 24), nn.Linear(16, 24)
+
+    def forward(self, x):
+        return super().forward(x) + self.other(x).mean()
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.other, self.b, self.act_fn = nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(24, 16), nn.ReLU()
+
+    def forward(self, x):
+        return self.b(self.act_fn(self.a(x))) + self.other(x).mean()
 
 
 class Statistics(Gated):
@@ -224,6 +245,62 @@ def test_a_declaration_is_proved_as_strictly():
         families._own.remove(named)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("ffn", "parts", "sentence"),
+    [
+        (Third, {"up": "up_proj", "gate": "gate_proj", "down": "down_proj"}, None),
+        (Third, {"up": "up_proj", "gate": "other", "down": "down_proj"}, "does not follow its row of the gate-proj"),
+        (Third, {"up": "up_proj", "gate": "uncalled", "down": "down_proj"}, "its gate site was passed 0 times"),
+        (Plain, {"up": "a", "down": "b"}, None),
+        (Plain, {"up": "other", "down": "b"}, "does not follow its row of the first projection"),
+    ],
+)
+def test_a_neuron_s_row_is_proved(ffn, parts, sentence, dtype):
+    """Pruning and parameter variation go by it."""
+    from neuroglot.models.architecture import families
+    from neuroglot.models.architecture.find import _declared
+
+    named = families.Family(("custom",), "mlp.act_fn", **{part: f"mlp.{name}" for part, name in parts.items()})
+    network = made(ffn, "custom").to(dtype)
+    ffns = _declared(network, named, "custom")
+    if sentence is None:
+        prove(network, ffns)
+    else:
+        with pytest.raises(ng.NeuroglotError, match=sentence):
+            prove(network, ffns)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.05])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_small_adapter_is_seen_in_any_type(dtype, share):
+    network = made(Gated, "custom").to(dtype)
+    model = ng.Model(network, tiny.tokenizer())
+
+    def beside(_, given, output):
+        turned = given[0].roll(1, -1).repeat(1, 1, 2)[..., : output.shape[-1]]
+        return output + share * output.abs().mean() / turned.abs().mean() * turned
+
+    model.ffns[1].projections[1].register_forward_hook(beside)
+    with pytest.raises(ng.NeuroglotError, match="its up-projection is not the product of its weight"):
+        prove(network, model.ffns)
+
+
+def test_what_hooks_compute_is_not_counted_as_the_network_s():
+    """The activation is the first sum in the forward; an edit before it computes sums of its own."""
+    model = ng.Model(made(SkipAroundTheActivation, "custom"), tiny.tokenizer())
+    ffn, seen = model.ffns[0], []
+    stop = ffn.observe(lambda activation, _: seen.append(activation.clone()))
+    layer = model.network.model.layers[0]
+    inner = Edits(layer, at_output(layer.mlp.a), "it was not passed")
+    with torch.no_grad():
+        model.hidden_states(TOKENS)
+        with inner.edit(lambda x: x + 0):
+            model.hidden_states(TOKENS)
+    stop()
+    assert torch.equal(seen[0], seen[1])
+
+
 def test_code_that_changed_is_proved_anew():
     """A class of the same name and parts, with another forward."""
     ng.Model(made(Gated, "custom"), tiny.tokenizer())
@@ -302,7 +379,6 @@ def declared_anyway(network):
     """As a declaration would say it, so that only the proof can refuse it."""
     from neuroglot.models.architecture import families
     from neuroglot.models.architecture.find import _declared
-    from neuroglot.models.architecture.proof import prove
 
     named = families.Family(("custom",), "mlp.act_fn", down="mlp.down_proj", up="mlp.up_proj", gate="mlp.gate_proj")
     prove(network, _declared(network, named, "custom"))

@@ -1,6 +1,7 @@
 """Families of one's own: in Python, in a file, by entry point."""
 
 import re
+import sys
 from pathlib import Path
 
 import every_type
@@ -14,6 +15,8 @@ import neuroglot as ng
 from neuroglot.models.architecture import families
 from neuroglot.models.architecture.families import declare, declared, read_families
 from neuroglot.models.architecture.find import find_ffns
+from neuroglot.models.description import describe
+from neuroglot.plugins import plugins
 
 PAGE = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
 (TEXT,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -93,6 +96,32 @@ def test_the_page_s_example_is_what_doctor_then_goes_by(tmp_path, monkeypatch, c
     families._own.clear()
     said = refused(monkeypatch, capsys, "--family", path, "doctor", source)
     assert "This olmo3 model is not built as its family is" in said and "nothing" in said
+
+
+def test_a_package_offers_a_family(tmp_path, monkeypatch):
+    """Installed as pip does it: a module and its metadata on the path."""
+    about = tmp_path / "neuroglot_olmo-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: neuroglot-olmo\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(
+        f"[{families.GROUP}]\nolmo3 = olmo_family:olmo3\nwrong = olmo_family:wrong\n"
+    )
+    (tmp_path / "olmo_family.py").write_text(
+        "from neuroglot.models.architecture.families import Family\n"
+        "olmo3 = wrong = Family(('olmo3',), 'mlp.act_fn', 'mlp.down_proj', 'mlp.up_proj', 'mlp.gate_proj')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.cache_clear()
+    try:
+        assert families.declaration("olmo3") == (declared("olmo3"), "neuroglot-olmo")
+        assert describe(ng.Model(every_type.network("olmo3"), tiny.tokenizer())).found == "declared by neuroglot-olmo"
+        sys.modules["olmo_family"].wrong = 3
+        with pytest.raises(ng.NeuroglotError, match="neuroglot-olmo offers wrong in neuroglot.families"):
+            declared("olmo3")
+    finally:
+        monkeypatch.undo()
+        sys.modules.pop("olmo_family", None)
+        plugins.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import mixtures
 import pytest
 import tiny
 import torch
+from accelerate import cpu_offload
 from torch.nn import functional as F
 
 import neuroglot as ng
@@ -119,6 +120,14 @@ def test_a_copy_of_an_edited_model_is_not_edited():
         assert not torch.allclose(edited, intact)
         torch.testing.assert_close(other.get_decoder()(TOKENS).last_hidden_state, intact)
         assert torch.equal(model.hidden_states(TOKENS), intact)
+
+
+def test_experts_that_are_elsewhere_until_they_run():
+    """As `device_map` leaves what fits nowhere."""
+    expected = mixtures.recorded(opened("gpt_oss"))
+    elsewhere = ng.Model(cpu_offload(every_type.network("gpt_oss"), torch.device("cpu")), tiny.tokenizer())
+    got = mixtures.recorded(elsewhere)
+    assert torch.equal(got.active, expected.active) and torch.equal(got.sum("hidden"), expected.sum("hidden"))
 
 
 def test_half_precision_leaves_the_neurons_beside_those_off_as_they_are():

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,14 +26,16 @@ from neuroglot.identify.random_neurons import random
 from neuroglot.identify.units import Units
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
 from neuroglot.stats import Contrast, contrast, mean_interval
 from neuroglot.storage.results import JsonResult, refuse_differing
 
-__all__ = ["Perturbation", "RandomRow", "perturb", "random_neurons"]
+__all__ = ["Perturbation", "RandomRow", "check_resumable", "perturb", "random_neurons"]
 
 RandomRow = Literal["largest", "next percent"]
+AGAIN = "delete it to measure again, or name another file"
 
 
 @dataclass
@@ -251,6 +254,7 @@ def perturb(
     units: Units = "neurons",
     batch_tokens: int | None = None,
     resume: str | Path | None = None,
+    beside: Iterable[str | Path] = (),
     progress: bool = True,
 ) -> Perturbation:
     """The perplexity-change matrix (Tang et al. 2024, §3.2 and Figure 2), with a random baseline.
@@ -272,6 +276,7 @@ def perturb(
         units: what the sets are of; random rows are of the same.
         batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         resume: a file that is written after every row, and whose rows are not measured again.
+        beside: such files of other neurons; where the model and the text are the same, the intact row is theirs.
         progress: show a bar.
 
     Raises:
@@ -300,6 +305,8 @@ def perturb(
     )
     result = _resumed(fresh, resume)
     rows = _rows(neurons, list(blocks), size, seeds, matched, site)
+    if not result.intact and (losses := _intact(result, beside)):
+        rows[0].keep(result, losses)
     cost = {tag: piece.numel() for tag, piece in blocks.items()}
     with token_progress("perturbing", sum(cost[tag] for row in rows for tag in row.conditions), shown=progress) as say:
         worth = {row.name: (sum(cost[tag] for tag in row.conditions), row.name) for row in rows}
@@ -406,6 +413,16 @@ def _random_size(neurons: NeuronSet, row: RandomRow) -> int:
     return round(percent * neurons.total / 100)
 
 
+def _intact(result: Perturbation, beside: Iterable[str | Path]) -> dict[str, list[float]]:
+    """The losses of the intact model that another file has of the same text, or none."""
+    for path in filter(Path.is_file, map(Path, beside)):
+        with suppress(NeuroglotError):  # a file that cannot be read is spoken of by whom it is for
+            other = Perturbation.load(path)
+            if all(other.settings.get(name) == result.settings[name] for name in ("model", "text")):
+                return other.losses.get(INTACT, {}).get("", {})
+    return {}
+
+
 def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
     if resume is None or not Path(resume).is_file():
         return fresh
@@ -414,10 +431,29 @@ def _resumed(fresh: Perturbation, resume: str | Path | None) -> Perturbation:
     except NeuroglotError as error:
         warnings.warn(f"{error} This is done now.", NeuroglotWarning, stacklevel=3)
         return fresh
-    refuse_differing(
-        f"{resume} was measured", old.settings, fresh.settings, "delete it to measure again, or name another file"
-    )
+    refuse_differing(f"{resume} was measured", _settings(old), _settings(fresh), AGAIN)
     return old
+
+
+def check_resumable(
+    reader: Model | TextReader, corpus: Corpus, *, tokens: int, block: int | None, resume: str | Path
+) -> None:
+    """Refuse a file of other text before weights are opened; for the arguments and what is raised see `perturb`."""
+    try:
+        old = Perturbation.load(resume)
+    except NeuroglotError:  # a damaged one is measured again
+        return
+    blocks = held_out_blocks(reader, corpus, tokens=tokens, block=block)
+    refuse_differing(f"{resume} was measured", _settings(old), _settings(old) | _said_of(blocks), AGAIN)
+
+
+def _settings(result: Perturbation) -> dict[str, object]:
+    return {**result.settings, "block": result.block, "tokens": sum(result.tokens.values())}
+
+
+def _said_of(blocks: Mapping[str, Tensor]) -> dict[str, object]:
+    counted = sum(piece[:, 1:].numel() for piece in blocks.values())
+    return {"text": _digest(*blocks.values()), "block": next(iter(blocks.values())).shape[1], "tokens": counted}
 
 
 def _digest(*values: "torch.Tensor | NeuronSet") -> str:

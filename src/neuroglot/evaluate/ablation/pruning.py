@@ -29,7 +29,7 @@ def measure_pruning(
     samples: int = 1_000,
     length: int | None = None,
     seeds: int = 3,
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Perplexity of each language with its own experts only, beside random ones, as many in each layer.
@@ -45,7 +45,7 @@ def measure_pruning(
         samples: at most so many of each language.
         length: tokens a sample at most; see `tokenized_samples`.
         seeds: how many random choices.
-        batch_tokens: tokens a forward pass.
+        batch_tokens: tokens a forward pass; by default 1,024 on a CPU and 16,384 on a GPU.
         progress: show a bar.
 
     Returns:

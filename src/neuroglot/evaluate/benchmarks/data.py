@@ -10,6 +10,7 @@ from typing import Any, Literal
 import datasets
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from neuroglot.corpus.files import text_lines
 from neuroglot.corpus.quiet import quiet
 from neuroglot.errors import NeuroglotError
 
@@ -128,11 +129,7 @@ def read_local(data_dir: str | Path, dataset: str, language: str) -> datasets.Da
 
 def _items(file: Path, dataset: str) -> list[dict[str, Any]]:
     rows = []
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines would also split at U+2028 inside a text
-    except (OSError, UnicodeDecodeError) as error:
-        raise NeuroglotError(f"{file} cannot be read as UTF-8 text ({error}); write it again.") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in text_lines(file):
         if not line.strip():
             continue
         try:

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from neuroglot.errors import NeuroglotError, require
+from neuroglot.errors import NeuroglotError
+from neuroglot.evaluate.benchmarks.harness_model import cuts_are_said, harness, wrap
 from neuroglot.models.model import Model
-from neuroglot.models.tokenization import beginning
 from neuroglot.progress import progress_bar
 from neuroglot.storage.results import load_json, readable, save_json
 
@@ -126,8 +126,8 @@ def tasks(
     """Score a model on tasks of the lm-evaluation-harness.
 
     The network that is loaded is the one that runs: no second copy of the weights, and interventions in force act.
-    The tokenizer's own rule decides on BOS, as when the harness opens the checkpoint itself (Gemma's adds it), unless
-    the model was opened with another.
+    BOS stands where it stands everywhere (by the tokenizer's own rule, unless the model was opened with another), text
+    that spells a special token is text, and of the checkpoint's generation_config only where answers end counts.
 
     Args:
         model: to score, as it is now.
@@ -146,6 +146,9 @@ def tasks(
 
     Raises:
         NeuroglotError: a task is unknown, its data is malformed or out of reach, or lm-eval is not installed.
+
+    Warns:
+        NeuroglotWarning: requests are longer than the model reads, and the harness leaves their beginnings out.
     """
     loaded = load_tasks(names, data_dir=data_dir)
     results = {}
@@ -203,12 +206,18 @@ def score_task(
         task.set_fewshot_seed(seed=seed)
         name = task.config.task
         shots = int(task.get_config("num_fewshot") or 0)
+        wrapped = wrap(model, batch_size)
         try:
-            result = evaluator.evaluate(
-                wrap(model, batch_size), {"tasks": {name: task}, "groups": {}}, limit=limit, log_samples=True
-            )
+            with cuts_are_said(wrapped, name):
+                result = evaluator.evaluate(
+                    wrapped, {"tasks": {name: task}, "groups": {}}, limit=limit, log_samples=True
+                )
         except AssertionError as error:
-            raise NeuroglotError(f"{name} does not fit {model.name} ({error}); give fewer examples.") from error
+            reason = f" ({str(error).strip()})" if str(error).strip() else ""
+            raise NeuroglotError(
+                f"{name} does not fit {model.name}{reason}: an answer is empty, or the model reads too few tokens "
+                f"({model.context}); give fewer examples, or leave the task out."
+            ) from error
     values = result["results"][name]
     named = {key: value for key, value in values.items() if "," in key and isinstance(value, int | float)}
     metrics = {key: float(value) for key, value in named.items() if "_stderr," not in key}
@@ -235,31 +244,6 @@ def _items(samples: list[dict[str, Any]], metrics: dict[str, float]) -> list[Ite
             if named in metrics and isinstance(sample[metric], int | float | np.number):
                 items[key].scores[named] = float(sample[metric])
     return [items[key] for key in sorted(items)]
-
-
-def wrap(model: Model, batch_size: int = 8) -> Any:
-    """The model as the harness takes it: `HFLM` around the loaded network itself.
-
-    Raises:
-        NeuroglotError: the tokenizer cannot be made to begin texts as the model was told to.
-    """
-    network = harness("lm_eval.models.huggingface")
-    tokenizer = model.tokenizer
-    if beginning(tokenizer) != model.begin:  # the harness asks the tokenizer alone
-        tokenizer = copy.deepcopy(tokenizer)
-        tokenizer.add_bos_token = bool(model.begin)
-        if beginning(tokenizer) != model.begin:
-            raise NeuroglotError(f"The harness cannot begin texts as {model.name} was told to; leave bos at auto.")
-    return network.HFLM(pretrained=model.network, tokenizer=tokenizer, batch_size=batch_size)
-
-
-def harness(module: str) -> Any:
-    """A module of lm-eval, which only this file imports and only when asked.
-
-    Raises:
-        NeuroglotError: it is not installed.
-    """
-    return require(module, "tasks", needed_by="Scoring tasks")
 
 
 def _find(names: list[str], data_dir: str | Path | None) -> tuple[Any, dict[str, Any]]:

@@ -18,7 +18,7 @@ from neuroglot.evaluate.steering.confusion import Identify
 from neuroglot.generation.settings import Generation
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache
 from neuroglot.tokens.counts import TokenLanguages
 
@@ -244,7 +244,7 @@ def _develop(
             )  # fmt: skip
     left = cheap
     found: dict[Remedy, dict[str, Any]] = {}
-    with token_progress("remedies", len(cheap), shown=work.progress) as advance:
+    with progress_bar("remedies", len(cheap), unit="remedies", shown=work.progress) as advance:
         for rung, count in ((1, -(-len(asked) // 3)), (2, len(asked))):
             some = asked.iloc[:count]
             written = work.written(left, some)

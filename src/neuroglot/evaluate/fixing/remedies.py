@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -30,9 +31,9 @@ METHODS: tuple[RemedyMethod, ...] = ("ablation", "direction", "drift", "head row
 FRACTIONS = (0.005, 0.01, 0.02, 0.05)
 """Of all neurons, those that LAPE chooses, from which the ablated ones are taken."""
 STRENGTHS = (0.125, 0.25, 0.5, 1.0)
-DRIFT_STRENGTHS = (0.5, 1.0, 2.0)
+DRIFT_STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 FACTORS = (0.95, 0.9, 0.8, 0.5)
-FALSE_ALARMS = 0.02
+FALSE_ALARMS = (0.02, 0.005)
 """Of the tokens of text in a language wanted, those that count as drifted, at most."""
 
 
@@ -89,6 +90,13 @@ class Remedy:
         """Put it in force inside the block."""
         return self.change.applied(model)
 
+    def on_every_token(self) -> "Remedy":
+        """The same, whatever it acts on: prompts, generated tokens or both."""
+        if isinstance(self.change, HeadRows):
+            return self
+        steps = [replace(step, when="both") for step in self.change.steps]
+        return replace(self, change=Recipe(steps, self.change.fingerprint, self.change.about))
+
 
 class Remedies:
     """What may be tried for one model.
@@ -120,6 +128,7 @@ class Remedies:
             raise NeuroglotError(f"The recording has no {missing[0]}; it has {', '.join(recording.languages)}.")
         self.model, self.recording, self.tokens_of, self.texts = model, recording, tokens_of, texts
         self.wanted, self.avoided = tuple(wanted), tuple(avoided)
+        self._projections: dict[str, Tensor] = {}
 
     @cached_property
     def way(self) -> Float64[Tensor, "layers width"]:
@@ -130,16 +139,19 @@ class Remedies:
         ]
         return means[0] - means[1]
 
-    @cached_property
-    def threshold(self) -> Float64[Tensor, " layers"]:
+    def threshold(self, false_alarms: float) -> Float64[Tensor, " layers"]:
         """Below which projection on the way a state has drifted."""
-        return thresholds([projections(self.model, self.texts[tag], self.way) for tag in self.wanted], FALSE_ALARMS)
+        return thresholds([self._projected(tag) for tag in self.wanted], false_alarms)
 
-    @cached_property
-    def caught(self) -> Float64[Tensor, " layers"]:
+    def caught(self, false_alarms: float) -> Float64[Tensor, " layers"]:
         """Of text in the languages avoided, the share of tokens that count as drifted, after every layer."""
-        found = [projections(self.model, self.texts[tag], self.way) < self.threshold for tag in self.avoided]
-        return torch.stack([each.double().mean(0) for each in found]).mean(0)
+        below = self.threshold(false_alarms)
+        return torch.stack([(self._projected(tag) < below).double().mean(0) for tag in self.avoided]).mean(0)
+
+    def _projected(self, tag: str) -> Float64[Tensor, "tokens layers"]:
+        if tag not in self._projections:
+            self._projections[tag] = projections(self.model, self.texts[tag], self.way)
+        return self._projections[tag]
 
     def all(self, methods: Sequence[str] = METHODS) -> list[Remedy]:
         """Every candidate of these methods, method by method."""
@@ -158,8 +170,8 @@ class Remedies:
     @cached_property
     def late_layers(self) -> list[int]:
         """Where drift is seen: half-way, where nearly all is caught first, and between that and the last layer."""
-        depth, most = self.recording.layers, float(self.caught.max())
-        first = max(1, next(layer for layer, share in enumerate(self.caught.tolist()) if share >= 0.95 * most))
+        depth, caught = self.recording.layers, self.caught(FALSE_ALARMS[0]).tolist()
+        first = max(1, next(layer for layer, share in enumerate(caught) if share >= 0.95 * max(caught)))
         return sorted({min(spot, depth - 1) for spot in (depth // 2, first, (first + depth) // 2)})
 
     def _recipe(self, method: str, step: UnitChange, **about: Any) -> Recipe:
@@ -188,18 +200,18 @@ class Remedies:
 
     def _drifts(self) -> Iterator[Remedy]:
         parts: tuple[When, ...] = ("generated", "both")
-        for layer in self.late_layers:
-            for strength in DRIFT_STRENGTHS:
-                for when in parts:
-                    step = AddOnDrift(
-                        self._mask(layer), self.way, self.way, self.threshold, strength=strength, when=when
-                    )
-                    recipe = self._recipe(
-                        "drift", step, layers=[layer], strength=strength, false_alarms=FALSE_ALARMS,
-                        caught=float(self.caught[layer]),
-                    )  # fmt: skip
-                    tokens = "" if when == "both" else f", {when} tokens"
-                    yield Remedy("drift", f"× {strength:g} after layer {layer + 1}{tokens}", recipe)
+        for layer, alarms, strength, when in product(self.late_layers, FALSE_ALARMS, DRIFT_STRENGTHS, parts):
+            step = AddOnDrift(
+                self._mask(layer), self.way, self.way, self.threshold(alarms), strength=strength, when=when
+            )
+            recipe = self._recipe(
+                "drift", step, layers=[layer], strength=strength, false_alarms=alarms,
+                caught=float(self.caught(alarms)[layer]),
+            )  # fmt: skip
+            tokens = "" if when == "both" else f", {when} tokens"
+            yield Remedy(
+                "drift", f"× {strength:g} after layer {layer + 1}, {100 * alarms:g} % false alarms{tokens}", recipe
+            )
 
     def _head_rows(self) -> Iterator[Remedy]:
         owners = [self.tokens_of.languages.index(tag) for tag in self.avoided if tag in self.tokens_of.languages]

@@ -11,18 +11,19 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from neuroglot.edit.positions import prompt_length
 from neuroglot.edit.recipes import Recipe
 from neuroglot.evaluate.fixing.remedies import HeadRows, Remedy
 from neuroglot.evaluate.likelihood.perplexity import increase_of, mean_nll
 from neuroglot.evaluate.steering.answers import degenerate
 from neuroglot.evaluate.steering.confusion import WORD_LEVEL, Identify, language_confusion
 from neuroglot.generation.engine import generate
+from neuroglot.generation.prompts import said_around
 from neuroglot.generation.settings import Generation
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.stats import wilson
 from neuroglot.storage.results import ResultCache, digest_of_settings
+from neuroglot.storage.sealed import digest_of_bytes
 
 __all__ = ["INTACT", "Trials"]
 
@@ -95,6 +96,7 @@ class Trials:
             "remedy": None if remedy is None else remedy.digest,
             "prompts": list(prompts),
             "generation": self.generation.model_dump(),
+            **said_around(self.model, self.generation.chat),
         }
 
     def judged(self, answers: pd.DataFrame) -> pd.DataFrame:
@@ -118,9 +120,15 @@ class Trials:
         """Of each remedy, by digest, the relative change of perplexity in each language wanted."""
         before = {tag: self._nats(None, tag) for tag in self.blocks}
         found: dict[str, dict[str, float]] = {}
-        with token_progress("costs", len(tried), shown=self.progress) as advance:
+        measured: dict[str, dict[str, float]] = {}
+        with progress_bar("costs", len(tried), unit="remedies", shown=self.progress) as advance:
             for remedy in tried:
-                found[remedy.digest] = {tag: increase_of(self._nats(remedy, tag) - before[tag]) for tag in self.blocks}
+                read = remedy.on_every_token()  # text that nobody wrote counts as generated, or some would be free
+                if read.digest not in measured:
+                    measured[read.digest] = {
+                        tag: increase_of(self._nats(read, tag) - nats) for tag, nats in before.items()
+                    }
+                found[remedy.digest] = measured[read.digest]
                 advance(1, remedy.method)
         return found
 
@@ -134,13 +142,12 @@ class Trials:
             "model": self.model.fingerprint,
             "dtype": str(self.model.network.dtype),
             "remedy": None if remedy is None else remedy.digest,
-            "text": [list(blocks.shape), int(blocks.long().sum()), blocks[0].tolist()],
+            "text": digest_of_bytes(f"{tuple(blocks.shape)}".encode(), blocks.contiguous().numpy().tobytes()),
         }
         digest = digest_of_settings(about)
         kept = self.cache.find(digest, lambda found: "nats" in found)
         if kept is None:
-            # a step for generated tokens alone would cost nothing on text that nobody wrote
-            with prompt_length(self.model, 0), nullcontext() if remedy is None else remedy.applied(self.model):
+            with nullcontext() if remedy is None else remedy.applied(self.model):
                 kept = self.cache.keep(digest, {**about, "nats": mean_nll(self.model, blocks, tag)})
         return float(kept["nats"])
 

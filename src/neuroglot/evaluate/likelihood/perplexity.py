@@ -74,7 +74,7 @@ def perplexity(
 
 
 def held_out_blocks(
-    model: Model, corpus: Corpus, *, tokens: int, block: int | None
+    model: Model | TextReader, corpus: Corpus, *, tokens: int, block: int | None
 ) -> dict[str, Int[Tensor, "blocks block"]]:
     """The packed blocks of each language; see `perplexity` for the arguments and what is raised."""
     if block is None:

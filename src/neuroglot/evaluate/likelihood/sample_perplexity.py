@@ -51,16 +51,19 @@ def mean_sample_nll(
     samples: TokenRows,
     language: str,
     *,
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     advance: Callable[[int, str], None] = lambda tokens, what: None,
 ) -> float:
     """Mean negative log-likelihood (nats) of a token, over all samples together; padding is never counted.
+
+    A forward pass takes `batch_tokens`, by default 1,024 on a CPU and 16,384 on a GPU.
 
     Raises:
         NeuroglotError: a logit is not a number.
     """
     model.check_state()
     total, count, start = 0.0, 0, 0
+    batch_tokens = batch_tokens or model.batch_tokens
     while start < len(samples):
         stop = start + 1  # the shortest come first, so that a batch's longest is its last
         while stop < len(samples) and (stop + 1 - start) * len(samples[stop]) <= batch_tokens:
@@ -80,7 +83,7 @@ def mean_sample_nll(
 
 
 def sample_perplexity(
-    model: Model, corpus: Corpus, *, samples: int = 1_000, length: int | None = None, batch_tokens: int = 1024
+    model: Model, corpus: Corpus, *, samples: int = 1_000, length: int | None = None, batch_tokens: int | None = None
 ) -> dict[str, float]:
     """Perplexity of each language over samples of at most 200 tokens (Liu et al. 2024, §4.5); see `perplexity`.
 

@@ -2,16 +2,22 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from neuroglot.alignment.scores import by_layer
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import Prompting
 from neuroglot.edit.directions import Direction
+from neuroglot.edit.positions import When
 from neuroglot.edit.steering import Method
 from neuroglot.evaluate.steering.forcing import Forced, Steering, condition_name
 from neuroglot.models.architecture.sites import Site
 
 __all__ = ["Candidate", "alignment_layers", "candidates", "grid"]
+
+SPARSE_TOKENS: tuple[When, ...] = ("both", "generated")
+SPARSE_SIZES = (None, 400)
+"""Dimensions that `sparse` changes after a layer: a tenth, and as many as published for a stream of 4,096."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,9 @@ def candidates(
 
     Neurons are changed at the activation site and the hidden site, in all layers and in the last third. Directions act
     after one layer, at a quarter, a half and three quarters of the depth and at those said beforehand; and
-    in the middle third at once, with a strength that is shared among its layers. Each direction also goes together with
-    neurons.
+    in the middle third at once, with a strength that is shared among its layers. `sparse` has no strength: it sets a
+    tenth of the dimensions or 400, on all tokens or on those generated, which leaves the first token, an attention sink
+    in many models, as it is. Each direction also goes together with neurons.
 
     Args:
         layers: of the model.
@@ -112,9 +119,15 @@ def candidates(
     for method in directions:
         joined: list[Method | None] = [None, *neurons[:1]]
         for raised in joined:
-            for strength in (1.0,) if method == "sparse" else strengths:
+            if method == "sparse":
+                settings += [
+                    Steering(method=method, layers=span, raised=raised, dimensions=few, when=when)
+                    for few, when, span in product(SPARSE_SIZES, SPARSE_TOKENS, [*((s,) for s in spots), middle])
+                ]
+                continue
+            for strength in strengths:
                 spans: list[tuple[tuple[int, ...], float]] = [((spot,), strength) for spot in spots]
-                spans.append((middle, 1.0 if method == "sparse" else strength / len(middle)))
+                spans.append((middle, strength / len(middle)))
                 settings += [
                     Steering(method=method, strength=times, layers=span, raised=raised) for span, times in spans
                 ]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from neuroglot.corpus.files import text_lines
+from neuroglot.corpus.formats import json_rows, name_and_format
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.identifiers import Identification, identifier
 from neuroglot.languages.tags import closest, language_tag
@@ -76,11 +78,9 @@ def read_clas(path: str | Path) -> pd.DataFrame:
 
 
 def _rows(file: Path, top: Path) -> Iterator[dict[str, Any]]:
-    lines = file.suffix in (".jsonl", ".ndjson")
+    lines = name_and_format(file)[1] == "json" and ".json" not in map(str.casefold, file.suffixes)
     try:
-        text = file.read_text(encoding="utf-8")
-        found = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else [json.loads(text)]
-        for said in found:
+        for said in _objects(file, lines):
             source, target = (next((said[name] for name in names if said.get(name)), None) for names in LANGUAGES)
             if source is None or target is None:
                 raise NeuroglotError(f"{file} does not say its languages (source_language and target_language).")
@@ -93,9 +93,23 @@ def _rows(file: Path, top: Path) -> Iterator[dict[str, Any]]:
                 yield {**about, "prompt": prompt, "answer": str(row["output"]), "relevance": score}
     except NeuroglotError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        lack = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0][:120]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        lack = f"it lacks {error}" if isinstance(error, KeyError) else "something else is where an answer should be"
         raise NeuroglotError(f"{file} is not a file of answers as CLaS-Bench has them ({lack}).") from error
+
+
+def _objects(file: Path, lines: bool) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines, or the one of a JSON file."""
+    if lines:
+        yield from (row for _, row in json_rows(file))
+        return
+    said = json.loads("".join(line for _, line in text_lines(file)))
+    if not isinstance(said, dict):
+        raise NeuroglotError(
+            f"{file} is not a file of answers as CLaS-Bench has them: an object with source_language, target_language "
+            "and results."
+        )
+    yield said
 
 
 def identified(answers: pd.DataFrame, identification: Identification = "fasttext") -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from neuroglot.corpus.columns import column_named, text_of
+from neuroglot.corpus.files import text_lines
 from neuroglot.corpus.formats import Rows, name_and_format
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.evaluate.steering.beginning import Beginning, Identify, beginning
@@ -348,10 +349,7 @@ def english_words(path: str | Path | None = None) -> frozenset[str]:
     """
     if path is None:
         return _packaged_words()
-    try:
-        return _countable(Path(path).read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise NeuroglotError(f"The list of English words {path} cannot be read ({error}); give a text file.") from error
+    return _countable(line for _, line in text_lines(Path(path)))
 
 
 @cache

@@ -17,7 +17,7 @@ from neuroglot.evaluate.steering.confusion import LanguageConfusion
 from neuroglot.generation.prompts import prompt_tokens
 from neuroglot.models.architecture.readout import Readout
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.tokens.counts import TokenLanguages
 
 __all__ = ["confusion_points", "points_by_layer"]
@@ -75,7 +75,7 @@ def confusion_points(
     asked = prompt_tokens(model, [prompts[place] for place, _ in where], chat)
     readout = Readout(model.network, model.ffns) if where else None
     rows: list[dict[str, Any]] = []
-    with token_progress("confusion points", len(where), shown=progress) as advance:
+    with progress_bar("confusion points", len(where), unit="answers", shown=progress) as advance:
         for (place, begins), prompt in zip(where, asked, strict=True):
             assert readout is not None
             assert begins is not None

@@ -28,6 +28,7 @@ from neuroglot.edit.steering import ROUTER, Method, Routed, steer
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import answer_nll, describe
 from neuroglot.generation.engine import generate
+from neuroglot.generation.prompts import said_around
 from neuroglot.generation.settings import Generation
 from neuroglot.identify.random_neurons import random
 from neuroglot.languages.detection import LanguageIdentifier
@@ -35,7 +36,7 @@ from neuroglot.languages.identifiers import Identification, Identifier, identifi
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
 __all__ = ["CONDITIONS", "Cell", "Forced", "Forcing", "Prompts", "Steering", "condition_name", "deactivated", "force"]
@@ -70,6 +71,8 @@ class Steering(BaseModel, frozen=True):
     """On which tokens."""
     raised: Method | None = None
     """With a direction: what is done to the target's neurons besides, if anything."""
+    dimensions: int | None = None
+    """How many dimensions a layer `sparse` changes; see `steer`."""
 
     def recipe(
         self,
@@ -91,13 +94,14 @@ class Steering(BaseModel, frozen=True):
         if self.method not in DIRECTIONS or (to is not None and self.raised is not None):
             return steer(
                 recording, neurons, to, source=source, method=self.method, site=self.site, strength=self.strength,
-                layers=self.layers, when=self.when, samples=samples, raised=self.raised or "replace",
+                layers=self.layers, when=self.when, samples=samples, dimensions=self.dimensions,
+                raised=self.raised or "replace",
             )  # fmt: skip
         moved = None
         if to is not None:
             moved = steer(
                 recording, to=to, method=self.method, strength=self.strength, layers=self.layers, when=self.when,
-                samples=samples,
+                samples=samples, dimensions=self.dimensions,
             )  # fmt: skip
             if source is None:
                 return moved
@@ -109,8 +113,9 @@ class Steering(BaseModel, frozen=True):
         layers = "" if self.layers is None else f", {_span(self.layers)}"
         when = "" if self.when == "both" else f", {self.when} tokens"
         site = "residual" if self.method in DIRECTIONS else ROUTER if self.method == ROUTER else self.site
+        few = "" if self.dimensions is None else f", {self.dimensions} dimensions"
         besides = f"{self.raised} at {self.site} + " if self.raised else ""
-        return f"{besides}{self.method} × {self.strength:g} at {site}{layers}{when}"
+        return f"{besides}{self.method} × {self.strength:g} at {site}{layers}{few}{when}"
 
 
 def _span(layers: Sequence[int]) -> str:
@@ -265,7 +270,9 @@ class Forcing:
         if not cells:
             raise NeuroglotError("There is nothing to ask: give prompts, targets and conditions.")
         tables = []
-        with token_progress("answers", sum(len(cell.prompts) for cell in cells), shown=self.progress) as advance:
+        with progress_bar(
+            "answers", sum(len(cell.prompts) for cell in cells), unit="answers", shown=self.progress
+        ) as advance:
             for first in range(0, len(cells), CELLS):
                 some = cells[first : first + CELLS]
                 known: dict[Any, Condition] = {}
@@ -376,6 +383,7 @@ class _Answers:
             "prompts": list(prompts),
             "generation": self.generation.model_dump(),
         }
+        about |= said_around(self.model, self.generation.chat)
         return about, digest_of_settings(about)
 
 
@@ -420,7 +428,7 @@ def deactivated(
     masks = {tag: neurons[tag] for tag in neurons.languages} | {"random": random(neurons)[largest]}
     conditions = [Condition("normal"), *(Condition(tag, (Deactivate(mask),)) for tag, mask in masks.items())]
     cells = [(condition, texts) for condition in conditions for texts in sources.values()]
-    with token_progress("answers", sum(len(texts) for _, texts in cells), shown=progress) as advance:
+    with progress_bar("answers", sum(len(texts) for _, texts in cells), unit="answers", shown=progress) as advance:
         made.write(cells, advance)
     tables = [
         made.described(condition, texts, tag, identify).assign(off=condition.name, source=tag, target=tag, prompt=texts)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.languages.tags import language_name
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
 __all__ = ["Judge", "JudgeSettings"]
@@ -180,7 +180,7 @@ class Judge:
         """
         rows = [(str(row.prompt), str(row.answer), str(row.target)) for row in answers.itertuples()]
         scores = []
-        with token_progress("judged", len(rows), shown=progress) as advance:
+        with progress_bar("judged", len(rows), unit="answers", shown=progress) as advance:
             for (_, _, target), score in zip(rows, self._scores(rows), strict=True):
                 scores.append(score)
                 advance(1, f"→ {target}")

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from neuroglot.evaluate.steering.answers import nll_after
 from neuroglot.generation.engine import generate
-from neuroglot.generation.prompts import prompt_tokens
+from neuroglot.generation.prompts import prompt_tokens, said_around
 from neuroglot.models.loading import load_model
+from neuroglot.storage.results import digest_of_settings
 
 __all__ = ["LocalModel"]
 
@@ -31,7 +32,8 @@ class LocalModel:
 
     def __init__(self, source: str, tokens: int, ratings: Sequence[str], is_rating: Callable[[str], bool]):
         self.model, self.tokens, self.ratings, self.is_rating = load_model(source), tokens, ratings, is_rating
-        self.where = f"local {self.model.fingerprint} {self.model.network.dtype}"
+        template = digest_of_settings(said_around(self.model, chat=True))
+        self.where = f"local {self.model.fingerprint} {self.model.network.dtype} {template}"
 
     def replies(self, questions: Sequence[str]) -> Iterator[str]:
         """A reply to each question, in order.

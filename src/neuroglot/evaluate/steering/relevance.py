@@ -15,12 +15,12 @@ import pandas as pd
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import degenerate, nll_after
-from neuroglot.generation.prompts import prompt_tokens
+from neuroglot.generation.prompts import prompt_tokens, said_around
 from neuroglot.languages.detection import letters
 from neuroglot.languages.tags import closest
 from neuroglot.models.architecture.body import has_encoder
 from neuroglot.models.model import Model
-from neuroglot.progress import token_progress
+from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
 __all__ = ["LikelihoodRule", "echoes"]
@@ -99,7 +99,7 @@ class LikelihoodRule:
         asked = list(zip(answers["source"], answers["target"], answers["prompt"], answers["answer"], strict=True))
         distinct = list(dict.fromkeys(asked))
         found: dict[tuple[str, str, str, str], int] = {}
-        with token_progress("relevance", len(distinct), shown=progress) as advance:
+        with progress_bar("relevance", len(distinct), unit="answers", shown=progress) as advance:
             for first in range(0, len(distinct), AT_ONCE):
                 some = distinct[first : first + AT_ONCE]
                 found |= dict(zip(some, self._scores(some), strict=True))
@@ -109,6 +109,7 @@ class LikelihoodRule:
     def _scores(self, rows: Sequence[tuple[str, str, str, str]]) -> list[int]:
         beside = [self._beside(source, prompt) for source, _, prompt, _ in rows]
         about = [self.model.fingerprint, str(self.model.network.dtype), self.chat, [list(row) for row in rows], beside]
+        about += said_around(self.model, self.chat).values()
         digest = digest_of_settings(["likelihood rule", 1, about])
         kept = self._cache.find(digest, lambda kept: len(kept.get("scores", ())) == len(rows))
         if kept is None:

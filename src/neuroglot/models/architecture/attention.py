@@ -21,8 +21,9 @@ from neuroglot.models.architecture.body import body, few_tokens, has_encoder, la
 from neuroglot.models.architecture.discovery import ACTIVATIONS, CONSTANT, MOVES, OTHERS, layer_of
 from neuroglot.models.architecture.edits import Edits, at_input
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
-from neuroglot.models.architecture.sites import EAGER, Edit
+from neuroglot.models.architecture.sites import EAGER, UNWATCHED, Edit
 from neuroglot.models.architecture.trace import Step, trace
+from neuroglot.models.architecture.weights import is_readable
 
 __all__ = ["Attention", "find_attentions"]
 
@@ -54,17 +55,11 @@ class Attention:
             NeuroglotError: it is packed or elsewhere.
         """
         weight: Any = self.projection.weight
-        if weight.device.type == "meta" or not weight.is_floating_point():
+        if not is_readable(weight):
             raise NeuroglotError(
                 "The weights of this model's attention are quantised or offloaded, so the share of a head cannot be "
                 "computed; load it whole, or leave heads out."
             )
-        return self.stored
-
-    @property
-    def stored(self) -> Float[Tensor, "out in"]:
-        """The same whatever it is: packed, or without values."""
-        weight: Any = self.projection.weight
         rows: Tensor = weight.T if is_transposed(self.projection) else weight
         return rows
 
@@ -105,7 +100,8 @@ class Attention:
 
         def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if module is self.projection and threading.get_ident() == thread:
-                observer(inputs[0])
+                with UNWATCHED():
+                    observer(inputs[0])
 
         handle = self.projection.register_forward_pre_hook(read)
         EAGER.__enter__()
@@ -142,7 +138,7 @@ def find_attentions(network: nn.Module) -> list[Attention]:
                 found.append(Attention(layer_of(step.module, names), step.module, columns))
     if not found:
         raise NeuroglotError(
-            f"No attention with an output projection was found in {kind}, so it has no heads; leave heads out."
+            f"No attention whose heads enter an output projection one by one was found in {kind}; leave heads out."
         )
     return found
 

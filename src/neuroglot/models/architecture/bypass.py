@@ -1,7 +1,8 @@
-"""Whether the neurons of an FFN reach what their layer gives, and only through their down-projection.
+"""Whether the neurons of an FFN reach what their layer gives, only through their down-projection, and each by its row.
 
 A decoy's do not reach it: what it computes is thrown away, or multiplied by zero. Where something else reads them too,
 as a second projection or an adapter beside the first, zeroing their columns would not switch them off.
+Where the projection before the activation function is another than was said, rows and columns are not one neuron's.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroglot.models.architecture.ffn import FFN
+from neuroglot.models.architecture.sites import UNWATCHED
 
 __all__ = ["Bypass", "Replays"]
 
@@ -28,12 +30,13 @@ class Bypass:
 
     Args:
         ffn: of one layer.
-        tolerance: of the median value that the layer gives, up to which two are the same. The largest would hide much:
-            a trained model has a few dimensions that are a thousand times as large as the others.
+        tolerance: by type, the share of the median value that the layer gives, up to which two are the same. The
+            largest would hide much: a trained model has a few dimensions that are a thousand times as large as the
+            others.
         replays: of all FFNs that are looked at.
     """
 
-    def __init__(self, ffn: FFN, tolerance: float, replays: Replays):
+    def __init__(self, ffn: FFN, tolerance: Callable[[torch.dtype], float], replays: Replays):
         self.ffn, self.tolerance, self.replays = ffn, tolerance, replays
         self.fault: str | None = None
         self._given: tuple[Any, Any] | None = None
@@ -74,13 +77,38 @@ class Bypass:
         def louder(_: Any, __: Any, output: Tensor) -> Tensor:
             return output.abs() * 2 + 1
 
-        down, slack = self.ffn.down, self.tolerance * float(expected.float().abs().median())
-        if self._apart({down: other}, expected) == 0:
+        before: list[Tensor] = []
+        down, slack = self.ffn.down, self.tolerance(expected.dtype) * float(expected.float().abs().median())
+        if self._apart({down: other, self.ffn.activation: _kept_in(before)}, expected) == 0:
             self.fault = "what leaves it does not reach what the layer gives"
+        elif len(before) != 1:
+            self.fault = f"its activation is computed {len(before)} times in its layer"
+        elif self._follows_another(before[0], expected):
+            which = "gate-projection" if self.ffn.gated else "first projection"
+            self.fault = f"the activation of a neuron does not follow its row of the {which}"
         elif self._apart({down: same, self.ffn.activation: louder}, expected) > slack >= self._apart({}, expected):
             self.fault = "what enters it is used elsewhere too, so zeroing its columns would not switch a neuron off"
 
-    def _apart(self, changes: dict[Any, Callable[..., Tensor]], expected: Tensor) -> float:
+    def _follows_another(self, before: Tensor, expected: Tensor) -> bool:
+        """Whether no activation, or another neuron's, moves most where one row of the projection before is raised.
+
+        Most, not alone: a sparse activation function has a cut-off that all neurons of a token set.
+        """
+        part, neuron = self.ffn.layout.gate or self.ffn.layout.up, self.ffn.neurons // 2
+        place = part.first + part.step * neuron
+        after: list[Tensor] = []
+
+        def raised(_: Any, __: Any, output: Tensor) -> Tensor:
+            with UNWATCHED():
+                changed = output.clone()
+                changed[..., place] = 4 * (1 + output.abs().max())
+            return changed
+
+        self._apart({part.projection: raised, self.ffn.activation: _kept_in(after)}, expected)
+        moved = (after[0].float() - before.float()).abs().nan_to_num().reshape(-1, self.ffn.neurons).amax(0)
+        return bool(moved.argmax() != neuron or moved[neuron] == 0)
+
+    def _apart(self, changes: dict[Any, Callable[..., Tensor | None]], expected: Tensor) -> float:
         """How far what the layer gives, with these outputs changed, is from what it gave."""
         assert self._given is not None
         args, kwargs = self._given
@@ -93,6 +121,11 @@ class Bypass:
         if got is None or got.shape != expected.shape:
             return math.inf
         return float((got.float() - expected.float()).abs().max())
+
+
+def _kept_in(values: list[Tensor]) -> Callable[..., None]:
+    """A hook that keeps what it sees."""
+    return lambda _, __, output: values.append(output.detach().clone())
 
 
 def _first(output: Any) -> Tensor | None:

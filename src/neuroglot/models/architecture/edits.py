@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.residual import stream_of, with_stream
-from neuroglot.models.architecture.sites import EAGER, Edit
+from neuroglot.models.architecture.sites import EAGER, UNWATCHED, Edit
 
 __all__ = ["Edits", "at_input", "at_output", "at_stream"]
 
@@ -68,9 +68,10 @@ class Edits:
     def apply(self, x: Tensor) -> Tensor:
         """The tensor after all edits."""
         self.check_thread()
-        for each in self._changes:
-            each.acted = True
-            x = each.change(x)
+        with UNWATCHED():
+            for each in self._changes:
+                each.acted = True
+                x = each.change(x)
         return x
 
     def check_thread(self) -> None:

@@ -1,14 +1,17 @@
 """The weights of a layer's experts, however they are stored, and what the two sites are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.weights import is_readable
 
-__all__ = ["ExpertWeights", "holds_experts"]
+__all__ = ["ExpertWeights", "by_expert", "holds_experts"]
 
 OWN = ("Llama4TextExperts",)  # code of their own whose layout is known: transposed, the gate first
 
@@ -37,7 +40,7 @@ class ExpertWeights:
         self.experts, _, self.width = self.down.shape
 
     def _turned(self, weight: Tensor) -> Tensor:
-        if weight.ndim != 3 or not weight.is_floating_point():
+        if weight.ndim != 3 or not (is_readable(weight) or weight.device.type == "meta"):
             raise NeuroglotError(
                 "The experts' weights are packed, so their neurons cannot be computed apart; load the model "
                 "dequantised."
@@ -130,3 +133,19 @@ class ExpertWeights:
         added = bool(self.module._apply_gate(probe).ne(0).all())
         alone: Tensor = self.module._apply_gate(self._joined(gate, torch.full_like(up, 0.0 if added else 1.0)))
         return alone
+
+
+def by_expert(
+    values: Float[Tensor, "pairs inner"],
+    sizes: Sequence[tuple[int, int]],
+    weight: Float[Tensor, "experts outer inner"],
+    bias: Float[Tensor, "experts outer"] | None,
+) -> Float[Tensor, "pairs outer"]:
+    """Each expert's product with the tokens that reach it, so many after one another."""
+    parts = [
+        F.linear(some, weight[expert], None if bias is None else bias[expert])
+        for (expert, _), some in zip(sizes, values.split([size for _, size in sizes]), strict=True)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if parts else values.new_zeros(0, weight.shape[1])

@@ -9,9 +9,9 @@ from torch import nn
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.architecture.ffn import Layout, Rows
-from neuroglot.plugins import load_plugin, plugins
+from neuroglot.plugins import load_plugin, package_of, plugins
 
-__all__ = ["FAMILIES", "Family", "declare", "declared", "note_others", "own_families", "read_families"]
+__all__ = ["FAMILIES", "Family", "declaration", "declare", "declared", "note_others", "own_families", "read_families"]
 
 GROUP = "neuroglot.families"
 
@@ -110,13 +110,27 @@ def note_others(kind: str) -> None:
 
 def declared(kind: str) -> Family | None:
     """The family that a `model_type` was declared to be of, if any."""
-    offered = []
+    found = declaration(kind)
+    return found and found[0]
+
+
+def declaration(kind: str) -> tuple[Family, str] | None:
+    """The same, and who says so: `you`, the package whose entry point it is, or `Neuroglot`.
+
+    Raises:
+        NeuroglotError: a package offers something that is no family, or cannot be imported.
+    """
+    said = [(family, "you") for family in _own]
     for entry in plugins(GROUP):
         family = load_plugin(entry)
         if not isinstance(family, Family):
-            raise NeuroglotError(f"The entry point {entry.name} in {GROUP} is a {type(family).__name__} and no Family.")
-        offered.append(family)
-    return next((family for family in (*_own, *offered, *FAMILIES) if kind in family.types), None)
+            raise NeuroglotError(
+                f"The package {package_of(entry)} offers {entry.name} in {GROUP}, which is of type "
+                f"{type(family).__name__} and no Family; update or uninstall it."
+            )
+        said.append((family, package_of(entry)))
+    said += [(family, "Neuroglot") for family in FAMILIES]
+    return next(((family, who) for family, who in said if kind in family.types), None)
 
 
 def read_families(path: str | Path) -> list[Family]:
@@ -126,7 +140,7 @@ def read_families(path: str | Path) -> list[Family]:
         NeuroglotError: it cannot be read, or a table lacks a field or has an unknown one.
     """
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("family", [])
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8-sig")).get("family", [])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise NeuroglotError(f"{path} cannot be read as TOML ({error}).") from error
     known = [field.name for field in fields(Family)]

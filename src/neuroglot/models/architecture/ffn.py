@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.edits import Edits, at_input, at_output, at_stream
-from neuroglot.models.architecture.sites import EAGER, Edit, InlineCall, Site
+from neuroglot.models.architecture.sites import EAGER, UNWATCHED, Edit, InlineCall, Site
+from neuroglot.models.architecture.weights import is_readable
 
 __all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed", "narrow_projection"]
 
@@ -42,6 +43,11 @@ class Rows:
     def index(self) -> slice:
         """Of its rows."""
         return slice(self.first, None if self.count is None else self.first + self.step * self.count, self.step)
+
+    @property
+    def weight(self) -> Float[Tensor, "rows width"]:
+        """Of its projection; a view."""
+        return _rows(self.projection)[self.index]
 
 
 @dataclass(frozen=True)
@@ -97,17 +103,22 @@ class FFN:
     @property
     def up_rows(self) -> Float[Tensor, "neurons width"]:
         """The up-projection's rows (gated) or fc1's (plain), one a neuron; a view of the weights."""
-        return _rows(self._up.projection)[self._up.index]
+        return self._up.weight
 
     @property
     def gate_rows(self) -> Float[Tensor, "neurons width"] | None:
         """The gate projection's rows, one a neuron; a view of the weights; None in a plain FFN."""
-        return None if self._gate is None else _rows(self._gate.projection)[self._gate.index]
+        return None if self._gate is None else self._gate.weight
 
     @property
     def down_columns(self) -> Float[Tensor, "width neurons"]:
         """The down-projection's columns, one a neuron; a view of the weights."""
         return _rows(self.down)
+
+    @property
+    def readable(self) -> bool:
+        """Whether its weights' numbers can be read and written: they are neither quantised nor offloaded."""
+        return all(is_readable(each.weight) for each in self.projections)
 
     @property
     def projections(self) -> list[nn.Module]:
@@ -183,7 +194,8 @@ class FFN:
 
         def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if module is self.down and threading.get_ident() == thread:
-                observer(kept.pop(), inputs[0])
+                with UNWATCHED():
+                    observer(kept.pop(), inputs[0])
 
         handles: list[Any] = [self.activation.register_forward_hook(keep)]
         if not self.one_site:

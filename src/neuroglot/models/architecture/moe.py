@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.edits import Edits, at_stream
-from neuroglot.models.architecture.expert_weights import ExpertWeights
+from neuroglot.models.architecture.expert_weights import ExpertWeights, by_expert
 from neuroglot.models.architecture.ffn import FFN, Layout, Observer, Rows
 from neuroglot.models.architecture.reached import Reached
 from neuroglot.models.architecture.routing import Routing
 from neuroglot.models.architecture.sites import EAGER, Edit, Site
+from neuroglot.models.architecture.weights import is_readable
 
 __all__ = ["Mixture"]
 
@@ -92,6 +93,11 @@ class Mixture(FFN):
     def projections(self) -> list[nn.Module]:
         """The modules that hold its weights."""
         return [self.module, *(part for ffn in self.shared for part in ffn.projections)]
+
+    @property
+    def readable(self) -> bool:
+        """Whether its weights' numbers can be read and written, as `FFN.readable`."""
+        return all(is_readable(weight) for module in self.projections for weight in module.parameters())
 
     @property
     def parts(self) -> list[tuple[FFN, slice]]:
@@ -271,8 +277,7 @@ class Mixture(FFN):
             states = args[0] if args else kwargs["hidden_states"]
             self._shape.now = tuple(states.shape[:2])
 
-        # accelerate, where it moves weights, calls what it put aside
-        name = "_old_forward" if hasattr(self.module, "_hf_hook") else "forward"
+        name = self._forward_name
         before = self.module.__dict__.get(name)
         self.module.__dict__[name] = forward
 
@@ -284,6 +289,17 @@ class Mixture(FFN):
 
         handle = self.layer.register_forward_pre_hook(shape, with_kwargs=True, prepend=True)
         return [put_back, handle.remove]
+
+    @property
+    def _forward_name(self) -> str:
+        """Of the experts' own forward: accelerate, where it moves weights, calls what it put aside."""
+        return "_old_forward" if hasattr(self.module, "_hf_hook") else "forward"
+
+    @property
+    def own_forward(self) -> Callable[..., Tensor]:
+        """What the model computes its experts with, when their weights are where they run."""
+        own: Callable[..., Tensor] = getattr(self.module, self._forward_name)
+        return own
 
     def computed(self, *args: Any, **kwargs: Any) -> Tensor:
         """What the experts give of what their forward is called with, computed here."""
@@ -350,7 +366,7 @@ class Mixture(FFN):
             picked = states[tokens] if states.ndim == 2 else states[reached.experts[some], tokens]
             sizes = [(expert, own.stop - own.start) for expert, own in experts]
             activation, hidden = self._edited(
-                _by_expert(picked, sizes, self.weights.first, self.weights.first_bias), reached
+                by_expert(picked, sizes, self.weights.first, self.weights.first_bias), reached
             )
             for expert, own in experts:
                 for uncounted, observer in self._parts:
@@ -362,7 +378,7 @@ class Mixture(FFN):
                 other = dense if self.one_site else reached.table(hidden)
                 for observe in self._observers:
                     observe(dense, other)
-            out = _by_expert(hidden, sizes, self.weights.down, self.weights.down_bias)
+            out = by_expert(hidden, sizes, self.weights.down, self.weights.down_bias)
             yield some, self.weights.normed(out)
 
     def _edited(self, first: Tensor, reached: Reached) -> tuple[Tensor, Tensor]:
@@ -411,7 +427,7 @@ class _Forward:
 
     def __init__(self, mixture: Mixture):
         self.mixture, self.thread = mixture, threading.get_ident()
-        self.original: Callable[..., Tensor] = getattr(mixture.module, "_old_forward", mixture.module.forward)
+        self.original: Callable[..., Tensor] = mixture.own_forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         mixture = self.mixture
@@ -424,19 +440,3 @@ class _Forward:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copy = memo.get(id(self.mixture.module))
         return self.original if copy is None else type(copy).forward.__get__(copy)
-
-
-def _by_expert(
-    values: Float[Tensor, "pairs inner"],
-    sizes: Sequence[tuple[int, int]],
-    weight: Float[Tensor, "experts outer inner"],
-    bias: Float[Tensor, "experts outer"] | None,
-) -> Float[Tensor, "pairs outer"]:
-    """Each expert's product with the tokens that reach it, so many after one another."""
-    parts = [
-        F.linear(some, weight[expert], None if bias is None else bias[expert])
-        for (expert, _), some in zip(sizes, values.split([size for _, size in sizes]), strict=True)
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts) if parts else values.new_zeros(0, weight.shape[1])

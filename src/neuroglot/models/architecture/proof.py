@@ -20,6 +20,7 @@ from neuroglot.models.architecture.body import few_tokens, last_hidden_states
 from neuroglot.models.architecture.bypass import Bypass, Replays
 from neuroglot.models.architecture.ffn import FFN, Rows
 from neuroglot.models.architecture.moe import Mixture
+from neuroglot.models.architecture.weights import is_readable
 from neuroglot.storage.atomic import atomic_path
 
 __all__ = ["prove", "prove_heads", "prove_once"]
@@ -27,7 +28,9 @@ __all__ = ["prove", "prove_heads", "prove_once"]
 TOKENS = 4  # that are read
 ROWS = 16  # of a down-projection that are multiplied again
 SLOW = 0.3  # seconds from which a proof is kept on disk
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}  # of the largest value; others have 8 bits or 11
+# a few times what rounding makes of a product, as a share of its values
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+COARSE = 5e-2  # in types of fewer bits
 
 _proved: set[str] = set()
 
@@ -90,7 +93,7 @@ def prove_heads(network: nn.Module, attentions: Sequence[Attention]) -> None:
             wrong = f"it was passed {len(seen[place])} times in one forward pass"
         elif (positions := seen[place][0][0].shape[:-1].numel()) != TOKENS:
             wrong = f"{positions} positions pass it where {TOKENS} tokens were read"
-        elif not _is_product(Rows(attention.projection), attention.stored, *seen[place][0]):
+        elif not _is_product(Rows(attention.projection), *seen[place][0]):
             wrong = "what leaves it is not the product of its weight with the heads that enter it"
         if wrong:
             raise NeuroglotError(
@@ -125,7 +128,7 @@ def _built(network: Any, ffns: Sequence[FFN]) -> str:
     """A digest of all that decides what a network computes but its weights' values."""
     import transformers
 
-    digest = hashlib.sha256(f"2 {torch.__version__} {transformers.__version__} {network.config!r}".encode())
+    digest = hashlib.sha256(f"3 {torch.__version__} {transformers.__version__} {network.config!r}".encode())
     for name, module in network.named_modules():
         kind = type(module)
         digest.update(f"{name} {kind.__module__} {kind.__qualname__} {module.extra_repr()}".encode())
@@ -153,7 +156,7 @@ def _code(function: Any) -> bytes:
 def _experts_compared(mixture: Mixture) -> Iterator[list[str | None]]:
     """Compute the experts twice inside the block: as the model does, and apart; what differs is in the list."""
     found: list[str | None] = []
-    original = mixture.module.forward
+    original = mixture.own_forward
 
     def both(*args: Any, **kwargs: Any) -> Tensor:
         sites: list[tuple[Tensor, Tensor]] = []
@@ -173,7 +176,7 @@ def _experts_compared(mixture: Mixture) -> Iterator[list[str | None]]:
 def _expert_fault(mixture: Mixture, expected: Tensor, got: Tensor, activation: Tensor, hidden: Tensor) -> str | None:
     if not bool(torch.isfinite(expected).all()):
         return None  # weights that give no numbers prove nothing, and recording refuses them
-    tolerance = TOLERANCE.get(expected.dtype, 0.05)
+    tolerance = 2 * _tolerance(expected.dtype)  # a sum of several products, each rounded
     scale = float(expected.abs().max()) or 1.0
     if expected.shape != got.shape or float((expected - got).abs().max()) > tolerance * scale:
         return "what they give is not what their weights give on the tokens that reach them"
@@ -191,8 +194,7 @@ class _Check:
         self.ffn, self.name = ffn, name
         self.first, self.second = 0, ffn.neurons - 1  # zeroed at the activation site, and at the hidden site
         self.seen: dict[str, list[Tensor]] = defaultdict(list)
-        weight: Any = ffn.down.weight
-        self.bypass = Bypass(ffn, TOLERANCE.get(weight.dtype, 0.05), replays)
+        self.bypass = Bypass(ffn, _tolerance, replays)
 
     def attach(self, stack: ExitStack) -> None:
         """Zero and watch until the stack is left."""
@@ -230,7 +232,8 @@ class _Check:
     def what_failed(self) -> str | None:
         """In words; None if all holds."""
         ffn = self.ffn
-        needed = ["activation", "entered", "output", "read", "up", *([] if ffn.one_site else ["hidden"])]
+        needed = ["activation", "entered", "output", "read", "up"]
+        needed += (["gate"] if ffn.gated else []) + ([] if ffn.one_site else ["hidden"])
         passed = {name: len(self.seen[name]) for name in needed}
         if set(passed.values()) != {1}:
             name = next(name for name, times in passed.items() if times != 1)
@@ -254,40 +257,47 @@ class _Check:
         expected = activation
         if ffn.gated:
             expected = activation * up.reshape(activation.shape)
-        if not ffn.layout.normed and not _proportional(
-            before.reshape(expected.shape), expected, self._tolerance(), ffn
-        ):
+        if not self._agree(before.reshape(expected.shape), expected):
             return "what enters it is not the activation" + (" times the up-projection" if ffn.gated else "")
         return self._projected() or self.bypass.fault
 
-    def _tolerance(self) -> float:
-        return TOLERANCE.get(self.seen["entered"][0].dtype, 0.05)
+    def _agree(self, got: Tensor, expected: Tensor) -> bool:
+        """Whether what enters is what was expected, a constant factor apart; after a norm, a factor of each token."""
+        tolerance = _tolerance(self.seen["entered"][0].dtype)
+        if not self.ffn.layout.normed:
+            return _proportional(got, expected, tolerance, self.ffn)
+        (one, *others), (first, *rest) = (each.flatten(0, -2) for each in (got, expected))
+        pairs = zip(others, rest, strict=True)  # a norm's weights, one a neuron, are in both products
+        return all(_proportional(one * other, each * first, 2 * tolerance, self.ffn) for each, other in pairs)
 
     def _projected(self) -> str | None:
         """What leaves a projection is its weight times what enters it: a neuron is a row and a column."""
         ffn = self.ffn
-        parts = [(ffn.layout.up, "up", ffn.up_rows, self.seen["read"][0], self.seen["up"][0])]
-        if ffn.layout.gate is not None and ffn.gate_rows is not None:
-            parts.append((ffn.layout.gate, "gate", ffn.gate_rows, self.seen["read gate"][0], self.seen["gate"][0]))
-        parts.append((Rows(ffn.down), "down", ffn.down_columns, self.seen["entered"][0], self.seen["output"][0]))
-        for part, name, rows, read, output in parts:
-            if not _is_product(part, rows, read, output):
+        parts = [(ffn.layout.up, "up", "read", "up"), (Rows(ffn.down), "down", "entered", "output")]
+        if ffn.layout.gate is not None:
+            parts.append((ffn.layout.gate, "gate", "read gate", "gate"))
+        for part, name, read, output in parts:
+            if not _is_product(part, self.seen[read][0], self.seen[output][0]):
                 return f"what leaves its {name}-projection is not the product of its weight with what enters it"
         return None
 
 
-def _is_product(part: Rows, rows: Tensor, read: Tensor, output: Tensor) -> bool:
+def _is_product(part: Rows, read: Tensor, output: Tensor) -> bool:
     """Whether the first rows of an output are a weight's rows times the input."""
-    if rows.device.type == "meta" or not rows.is_floating_point():
+    weight: Any = part.projection.weight
+    if not is_readable(weight):
         return True  # packed or elsewhere: the product is its own
-    few = rows[:ROWS].detach().float()
+    few = part.weight[:ROWS].detach().float()
     by_hand = read.flatten(0, -2).to(few) @ few.T
     bias: Any = getattr(part.projection, "bias", None)
     by_hand = by_hand if bias is None else by_hand + bias[part.index][:ROWS].detach().float()
     got = output.flatten(0, -2)[:, part.index][:, :ROWS].to(by_hand)
-    scale = float(by_hand.abs().max()) or 1.0
-    wrong = float((by_hand - got).abs().max())
-    return wrong <= TOLERANCE.get(output.dtype, 0.05) * scale or not math.isfinite(wrong)
+    wrong, size = float((by_hand - got).norm()), float(by_hand.norm()) or 1.0
+    return wrong <= _tolerance(output.dtype) * size or not math.isfinite(wrong)
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return TOLERANCE.get(dtype, COARSE)
 
 
 def _proportional(got: Tensor, expected: Tensor, tolerance: float, ffn: FFN) -> bool:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from neuroglot.models.architecture.trace import function_name
 
-__all__ = ["EAGER", "Edit", "InlineCall", "Site"]
+__all__ = ["EAGER", "UNWATCHED", "Edit", "InlineCall", "Site"]
 
 Site = Literal["activation", "hidden", "residual", "heads"]
 """Of a layer: two of its neurons; the residual stream that leaves it, whose units are its dimensions; and what enters
@@ -48,6 +48,10 @@ class _Eager:
 
 EAGER = _Eager()
 """Inside it a network that was compiled runs as it is written, since compiled code passes hooks by."""
+
+
+UNWATCHED = torch._C.DisableTorchFunction
+"""Hooks compute inside it: a call of theirs must not be counted as one of the network's own, see `InlineCall`."""
 
 
 class InlineCall:
@@ -106,9 +110,10 @@ class InlineCall:
 
     def output(self, output: Tensor) -> Tensor:
         """What the hooks make of the function's output."""
-        for hook in list(self._hooks.values()):
-            changed = hook(self, (), output)
-            output = output if changed is None else changed
+        with UNWATCHED():
+            for hook in list(self._hooks.values()):
+                changed = hook(self, (), output)
+                output = output if changed is None else changed
         return output
 
     def _remove(self, handle: "_Handle") -> None:

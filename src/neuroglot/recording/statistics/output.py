@@ -29,13 +29,12 @@ class OutputChange(Sums):
         super().__init__(ffns, ("magnitude",))
         norms = []
         for ffn in ffns:
-            columns = ffn.down_columns.detach()
-            if columns.device.type == "meta" or not columns.is_floating_point():
+            if not ffn.readable:
                 raise NeuroglotError(
                     "The down-projections are quantised or offloaded, so the change of the output cannot be computed; "
                     f"load the model whole, or leave {OUTPUT} out."
                 )
-            norms.append(columns.to(torch.float64).norm(dim=0).cpu())
+            norms.append(ffn.down_columns.detach().to(torch.float64).norm(dim=0).cpu())
         self._norms = padded(norms)
 
     def flush(self) -> dict[str, Tensor]:
