@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 
 import neuroglot as ng
 from neuroglot.artifacts.recording import Provenance, Recording
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.explorer.app import explore
 from neuroglot.report.page import report
 from neuroglot.run.directory import Run

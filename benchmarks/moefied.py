@@ -110,7 +110,7 @@ def main() -> None:
     def train(start: Path, name: str, rate: float, **part: str) -> Path:
         settings = TuneSettings(
             epochs=1, steps=said.steps, batch=said.batch, learning_rate=rate, schedule="cosine", warm_up=0.05, distil=1,
-            at_once=min(8, said.batch), save_every=0,
+            at_once=min(16, said.batch), save_every=0,
         )  # fmt: skip
         student = ng.load_model(start, dtype="float32", device=said.device)
         path = tune(student, blocks, work / name, settings, teacher=dense, progress=False, **part)

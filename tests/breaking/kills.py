@@ -27,7 +27,7 @@ from breaking.steps import COMMANDS, NEEDS, begin, imports, model
 from neuroglot.errors import NeuroglotWarning
 from neuroglot.storage.atomic import DRAFT
 
-WORKPLACES = (".tuning", ".shrinking")
+WORKPLACES = (".tuning", ".shrinking", ".sampling")
 
 
 def die():

@@ -12,7 +12,7 @@ from breaking.attempts import attempts
 from neuroglot.artifacts.parameters import ParameterSet
 from neuroglot.artifacts.recording import Provenance
 from neuroglot.evaluate.ablation.comparison import Comparison
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.evaluate.benchmarks.harness import TaskScore
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.results import ResultCache, save_json

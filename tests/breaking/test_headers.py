@@ -1,17 +1,22 @@
 """Files with a right checksum and wrong contents, as somebody else's program may write them."""
 
+import contextlib
 import json
 import math
 
 import pytest
 import shapes
 import torch
+from commands import notes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import neuroglot as ng
 from breaking.attempts import attempts
 from neuroglot.artifacts.parameters import ParameterSet
+from neuroglot.evaluate.ablation.comparison import Comparison
+from neuroglot.evaluate.likelihood.lens import Lens
+from neuroglot.storage.results import save_json
 from neuroglot.storage.tensors import save_tensors
 
 LOADERS = {
@@ -20,7 +25,10 @@ LOADERS = {
     "partition": ng.experts.Partition.load,
     "parameters": ParameterSet.load,
     "recipe": ng.Recipe.load,
+    "recipe on drift": ng.Recipe.load,
+    "lens": Lens.load,
 }
+WRITTEN = {"recipe on drift": "recipe"}
 STEP = {"kind": "scale", "shape": [3, 4], "site": "hidden", "when": "both", "value": 2.0, "strength": None}
 ABOUT = {
     "recording": {"languages": ["en", "fr"], "provenance": None},
@@ -28,6 +36,12 @@ ABOUT = {
     "partition": {"experts": 2},
     "parameters": {"languages": ["fr"]},
     "recipe": {"steps": [STEP], "fingerprint": "f", "about": {}},
+    "recipe on drift": {
+        "steps": [{**STEP, "kind": "addondrift", "site": "residual", "strength": 1.0, "value": None}],
+        "fingerprint": "f",
+        "about": {},
+    },
+    "lens": {"languages": ["fr"], "owners": ["fr", "shared"], "about": {}},
 }
 TENSORS = {
     "recording": {"tokens": torch.tensor([9, 8]), "active": torch.full((2, 3, 2), 3)},
@@ -35,7 +49,16 @@ TENSORS = {
     "partition": {"labels": torch.tensor([[0, 1, 0, 1]])},
     "parameters": {"fr w": torch.tensor([1, 5])},
     "recipe": {"0.neurons": torch.tensor([[0, 1], [2, 3]], dtype=torch.int32)},
-}
+    "recipe on drift": {
+        "0.neurons": torch.tensor([[0, 1], [2, 3]], dtype=torch.int32), "0.values": torch.ones(2, dtype=torch.float64),
+        "0.probe": torch.ones(3, 4), "0.threshold": torch.ones(3),
+    },
+    "lens": {
+        "mass.fr": torch.ones(5, 3, 2).double(), "likeliest.fr": torch.ones(5, 3, 2).double(),
+        "entropy.fr": torch.ones(5, 3).double(), "nats.fr": torch.ones(5, 3).double(),
+        "text.fr": torch.ones(2).double(),
+    },
+}  # fmt: skip
 
 MANY = attempts(60, 5_000)
 many = settings(
@@ -95,7 +118,9 @@ def test_a_header_that_says_anything(tmp_path, tried, kind, data):
     tried("headers", MANY)
     about = ABOUT[kind]
     at = data.draw(st.sampled_from([place for place in places(about) if place]))
-    path = save_tensors(tmp_path / "x.safetensors", kind, 1, TENSORS[kind], put(about, at, data.draw(anything)))
+    path = save_tensors(
+        tmp_path / "x.safetensors", WRITTEN.get(kind, kind), 1, TENSORS[kind], put(about, at, data.draw(anything))
+    )
     check(kind, read(kind, path))
 
 
@@ -108,7 +133,29 @@ def test_tensors_that_are_anything(tmp_path, tried, kind, data):
     held = {**TENSORS[kind], name: data.draw(tensors)}
     if data.draw(st.booleans()) and len(held) > 1:
         del held[data.draw(st.sampled_from(sorted(held)))]
-    check(kind, read(kind, save_tensors(tmp_path / "x.safetensors", kind, 1, held, ABOUT[kind])))
+    check(kind, read(kind, save_tensors(tmp_path / "x.safetensors", WRITTEN.get(kind, kind), 1, held, ABOUT[kind])))
+
+
+@many
+@given(data=st.data())
+def test_losses_that_are_anything(tmp_path, tried, data):
+    """Results in JSON: what is read can be computed with."""
+    tried("results in JSON", 2 * MANY)
+    nats = {"en": [1.0, 2.0], "fr": [3.0]}
+    rows = {"en": nats, "fr": nats}
+    sizes = {"en": 3, "fr": 4, "random": 3}
+    row = {"en": 5.0, "fr": 6.0}
+    whole = ng.evaluate.Perturbation(
+        row, {"en": row}, {"0": row}, sizes, {"en": 9, "fr": 9}, 8, losses={"intact": {"": nats}, "off": rows}
+    )
+    about = {"method": "lape", "budget": 0.1, "part": "all"}
+    many = Comparison(["en", "fr"], nats, {"lape": rows}, {"lape": sizes}, {"lape": about}, block=8)
+    for value, use in ((whole, lambda found: (found.frame(), found.on_target)), (many, lambda found: found.summary())):
+        said = vars(value)
+        at = data.draw(st.sampled_from([place for place in places(said) if place]))
+        path = save_json(tmp_path / "x.json", put(said, at, data.draw(anything)))
+        with shapes.unchecked(), notes(), contextlib.suppress(ng.NeuroglotError):
+            use(type(value).load(path))
 
 
 @pytest.mark.parametrize("kind", ["recording", "neurons"])
@@ -170,7 +217,9 @@ def check(kind, value):
         for sums in value.sums.values():
             assert bool(torch.isfinite(sums.double()).all())
             assert sums.dtype.is_floating_point or bool((sums >= 0).all())
-    if kind == "recipe":
+    if kind == "lens":
+        assert bool(value.curve()["nats"].notna().all()) and len(value.frame()) == value.layers * len(value.owners)
+    if kind.startswith("recipe"):
         for step in value.steps:
             numbers = torch.as_tensor(getattr(step, "values", 0.0), dtype=torch.float64)
             assert step.neurons.ndim == 2 and bool(torch.isfinite(numbers).all())

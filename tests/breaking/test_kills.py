@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 from breaking.attempts import WHOLE
 from breaking.steps import COMMANDS
 from neuroglot.cli import main  # noqa: F401  (registers the commands)
 from neuroglot.cli.app import app
+from neuroglot.errors import NeuroglotError
 
 QUICK = [
     "identify", "perturb", "experts", "prune", "rank", "steer", "export", "prune compensated", "prune gguf", "moefy",
@@ -64,12 +67,12 @@ WRITTEN = {
     ("evaluate generation", "clas"), ("evaluate confusion", "table"),
     ("evaluate confusion", "starts"), ("evaluate score", "table"),
     ("evaluate tasks", "folder"), ("study lape", "folder"), ("study babel", "folder"),
-    ("study lingua-franca", "folder"), ("fix", "folder"), ("fix", "bake"),
+    ("study lingua-franca", "folder"), ("fix", "folder"), ("fix", "bake"), ("lens", "folder"),
 }  # fmt: skip
 """Options of the terminal that name what is written; each is written by a step above."""
 READ = {
     ("identify", "file"), ("prune", "gguf"), ("tune", "only"), ("compare", "other"), ("compare", "tuned"),
-    ("lens", "folder"), ("steer", "recipe"), ("steer", "vector"), ("steer", "less"), ("steer", "run"), ("fix", "run"),
+    ("steer", "recipe"), ("steer", "vector"), ("steer", "less"), ("steer", "run"), ("fix", "run"),
     ("evaluate perplexity", "neurons"), ("evaluate confusion", "completions"), ("evaluate confusion", "words"),
     ("evaluate score", "answers"), ("evaluate tasks", "data_dir"), ("merge", "runs"),
     *((f"study {name}", "settings") for name in ("lape", "babel", "lingua-franca")),
@@ -94,6 +97,37 @@ def test_every_command_that_writes_is_killed():
     steps = set(itertools.chain(*(each for each in KILLED.values() if isinstance(each, list))))
     assert steps == set(COMMANDS)
     assert {(name, path) for name, paths in registered() for path in paths} == WRITTEN | READ
+
+
+def test_what_can_never_be_written_is_said_at_once(tmp_path):
+    """Of every option that names what is written: before anything is read or computed for it."""
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    options = {
+        (name, each.name): each.callback
+        for name, command in commands()
+        for each in command.params
+        if (name, each.name) in WRITTEN
+    }
+    assert {*options} == WRITTEN
+    with click.Context(click.Command("x")) as context:
+        for (name, option), callback in options.items():
+            for place, why in ((file / "x", "Not a directory"), (tmp_path / ("x" * 300), "too long"),
+                               (tmp_path / "loop" / "x", "symbolic links")):  # fmt: skip
+                with pytest.raises(NeuroglotError, match=f"cannot be written: .*{why}"):
+                    callback(context, None, place)
+            assert callback(context, None, tmp_path / "new" / "x") == tmp_path / "new" / "x", (name, option)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
+
+
+def commands(group=None, before=""):
+    """Every command as click has it."""
+    for name, inner in (group or typer.main.get_command(app)).commands.items():
+        if hasattr(inner, "commands"):
+            yield from commands(inner, f"{before}{name} ")
+        else:
+            yield before + name, inner
 
 
 @pytest.mark.slow

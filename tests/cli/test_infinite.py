@@ -6,10 +6,13 @@ import shutil
 
 import pandas as pd
 import pytest
+import tiny
+import torch
 from commands import neuroglot
 
 import neuroglot as ng
 from neuroglot.evaluate.ablation import comparison, perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.evaluate.likelihood.perplexity import increase_of, perplexity_of
 
 
@@ -64,3 +67,24 @@ def test_infinite_perplexities_go_through_files_figures_and_the_page(run):
     summary = summary[summary.budget == 0.1]
     assert summary.on_target.gt(600).all() and summary.on_target.lt(700).all()  # a mean of nats needs no infinity
     assert json.loads((run / "perturbation" / "lape.json").read_text())["off"]["fr"]["fr"] == math.inf
+
+
+def test_a_model_of_which_every_perplexity_is_infinite(tmp_path, corpus):
+    """Infinite over infinite is no change: the changes of loss are known all the same."""
+    network = tiny.network()
+    with torch.no_grad():
+        network.lm_head.weight.mul_(1e4)
+    model = ng.Model(network, tiny.tokenizer()).save(tmp_path / "huge")
+    run = tmp_path / "run"
+    neuroglot("record", model, corpus, "--out", run, "--block", 32, "--tokens", 400)
+    neuroglot("identify", run, "--top-fraction", 0.4, "--activity-quantile", 0.5)
+    said = neuroglot("perturb", run, "--block", 32, "--tokens", 200, "--seeds", 2)
+    matrix = Perturbation.load(run / "perturbation" / "lape.json")
+    assert all(map(math.isinf, matrix.intact.values())) and "000%" not in said
+    for tag in matrix.off:
+        nats = matrix.nats(tag, tag)
+        assert matrix.change.loc[tag, tag] == increase_of(math.fsum(nats) / len(nats))
+    assert set(matrix.diagonal_dominant) <= {True, False} and not matrix.frame()["change"].isna().any()
+    matrix.losses = {}  # as an earlier version kept it
+    assert matrix.change.isna().to_numpy().all() and not matrix.diagonal_dominant.any()
+    neuroglot("report", run)

@@ -3,6 +3,7 @@
 import click
 import pandas as pd
 import pytest
+import tiny
 import typer
 from commands import neuroglot, refused
 
@@ -82,12 +83,37 @@ def test_neurons_of_a_region_are_those_of_a_prompt(chinese, checkpoint, prompt, 
     assert len(recipe.steps) == 2  # one language off, another raised
 
 
+def test_text_of_a_language_is_measured_for_the_tag_that_the_run_has(chinese, tmp_path):
+    text = tmp_path / "t.csv"
+    text.write_text(
+        "zh,pt,ru\n" + "今天天气很好我们去公园玩,o menino comeu um bolo,кошка спит на диване\n" * 40, "utf-8"
+    )
+    how = ("perturb", chinese, "--corpus", text, "--block", 16, "--tokens", 100, "--seeds", 1)
+    said = neuroglot(*how)
+    assert said.splitlines()[0].split()[-3:] == ["zh-CN", "pt-BR", "ru"]
+    assert "Chinese (China)" in said and "Portuguese (Brazil)" in said  # on target
+
+
 def test_steering_to_a_language_finds_its_region(chinese, checkpoint, capsys):
     how = ("--to", "zh", "--run", chinese, "--tokens", 2)
     assert "steered to zh" in neuroglot("steer", checkpoint, "le chat dort sur la table de la cuisine", *how)
     assert "note:" not in capsys.readouterr().err
     neuroglot("steer", checkpoint, "Кошка спит на диване, а собака лежит на полу", *how)
     assert "The prompt is in Russian (ru), and there are neurons of fr, pt-BR, zh-CN" in capsys.readouterr().err
+
+
+def test_a_run_says_what_begins_a_prompt(tmp_path, corpus):
+    """A tokenizer that only names a BOS: recorded with it, steered with it, unless something else is asked for."""
+    tokenizer = tiny.tokenizer(bos=False)
+    tokenizer.bos_token = "<s>"
+    model = ng.Model(tiny.network(), tokenizer).save(tmp_path / "m")
+    neuroglot("record", model, corpus, "--out", tmp_path / "run", "--block", 32, "--tokens", 400, "--bos", "always")
+    steer = ("steer", model, "the cats sat", "--to", "fr", "--from", "none", "--method", "random", "--tokens", 8)
+    default, always, never = (
+        neuroglot(*steer, "--run", tmp_path / "run", *how) for how in ((), ("--bos", "always"), ("--bos", "never"))
+    )
+    shown = [said[said.index("as it is") :] for said in (default, always, never)]
+    assert shown[0] == shown[1] != shown[2]
 
 
 def test_brackets_in_a_name_are_no_style(tmp_path, checkpoint, monkeypatch, capsys):

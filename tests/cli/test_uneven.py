@@ -10,7 +10,7 @@ import torch
 from commands import neuroglot
 
 import neuroglot as ng
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.explorer.neuron import describe_neuron
 from neuroglot.explorer.neuron_map import CHOSEN, Atlas
 from neuroglot.explorer.run_view import RunView

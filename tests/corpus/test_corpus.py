@@ -104,6 +104,14 @@ def test_split_is_a_partition(every, count):
     assert list(held_out["en"]) == [f"d{i}" for i in range(every - 1, count, every)]
 
 
+def test_languages_take_the_tags_of_a_run():
+    texts = ng.Corpus({"zh": ["a"], "pt-PT": ["b"], "fr": ["c"]})
+    assert texts.tagged_as(["pt-BR", "zh-TW", "zh-CN"]).languages == ("zh-CN", "pt-BR", "fr")
+    assert list(texts.tagged_as(["zh-CN"])["zh-CN"]) == ["a"]
+    both = ng.Corpus({"zh-TW": ["a"], "zh-CN": ["b"], "pt-PT": ["c"], "pt-AO": ["d"]})  # of two that fit, neither
+    assert both.tagged_as(["zh-CN", "pt-BR"]).languages == both.languages
+
+
 def test_several_languages_take_turns():
     corpus = ng.Corpus({"fr": ["a", "b", "c"], "de": ["x"], "en": ["e"]})
     both = corpus.together(["de", "fr"])

@@ -3,6 +3,7 @@
 import gguf_files
 import llama_cpp
 import pytest
+import tiny
 import torch
 
 import neuroglot as ng
@@ -34,6 +35,30 @@ def test_llama_cpp_adds_it_where_we_do(kind, tmp_path, monkeypatch):
     assert float((ours[0] - ours[1]).abs().max()) > 1
     for one, other in zip(ours, its, strict=True):  # its cache of keys and values is float16
         torch.testing.assert_close(one, other, atol=0.01, rtol=0.0)
+
+
+@pytest.mark.parametrize(("family", "site"), [("llama", "hidden"), ("gpt2", "activation"), ("gemma2", "hidden")])
+def test_what_is_added_to_neurons_is_a_control_vector_where_nothing_norms_it(family, site, tmp_path):
+    model = tiny.model(family)
+    some = torch.Generator().manual_seed(0)
+    mask = torch.rand(model.layers, model.neurons, generator=some) < 0.1
+    mask[1, 0] = True
+    mask[0] = False
+    recipe = ng.Recipe([ng.Add(mask, torch.randn(mask.shape, generator=some), 0.01, site=site)], model.fingerprint)
+    with pytest.raises(ng.NeuroglotError, match="acts on neurons"):  # it does not know the down-projection
+        recipe.export(tmp_path / "v.gguf")
+    if family == "gemma2":
+        with pytest.raises(ng.NeuroglotError, match="normed or scaled"):
+            recipe.export(tmp_path / "v.gguf", model)
+        return
+    vectors = ng.load_directions(recipe.export(tmp_path / "v.safetensors", model)).float()
+    added = ng.Add(vectors != 0, vectors, site="residual")
+    tokens = torch.tensor([[5, 9, 30, 77, 3]])
+    with torch.no_grad(), ng.intervene(model, added):
+        by_vector = model.network(tokens).logits
+    with torch.no_grad(), recipe.applied(model):
+        torch.testing.assert_close(model.network(tokens).logits, by_vector, rtol=1e-4, atol=1e-5)
+    recipe.export(tmp_path / "v.gguf", model)
 
 
 @pytest.mark.real

@@ -11,7 +11,8 @@ import tiny
 import torch
 
 import neuroglot as ng
-from neuroglot.evaluate.ablation.perturbation import Perturbation, perturb
+from neuroglot.evaluate.ablation.matrix import Perturbation
+from neuroglot.evaluate.ablation.perturbation import perturb
 from neuroglot.evaluate.likelihood.perplexity import block_losses, held_out_blocks, perplexity, token_losses
 from neuroglot.evaluate.likelihood.perplexity import perplexity as module
 from neuroglot.figures.words import findings

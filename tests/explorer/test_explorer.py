@@ -28,7 +28,7 @@ from neuroglot.edit.interventions import Deactivate, Replace
 from neuroglot.explorer import lab
 from neuroglot.explorer.alignment import Alignment
 from neuroglot.explorer.app import build, explore
-from neuroglot.explorer.lab import Answer, _marked, answer_panel, answers, lab_recipe
+from neuroglot.explorer.lab import Answer, answer_panel, answers, lab_recipe
 from neuroglot.explorer.matrix import matrices, measured, sentences
 from neuroglot.explorer.neuron import CUT, describe_neuron, neuron_page
 from neuroglot.explorer.neuron_map import APART, CHOSEN, EXPERTS, SHARED, Atlas
@@ -197,18 +197,6 @@ def test_a_direction_moves_the_stream_to_each_language_raised(opened):
         False,
         True,
     ]
-
-
-def test_words_of_another_language_are_marked_and_the_text_stays_as_it_is():
-    french = "Le chat dort près de la fenêtre pendant que la pluie tombe sur le jardin"
-    english = "the small cat sleeps near the window while heavy rain falls on the old garden"
-    text = f"{french} <b>.\n\n{english}"
-    parts = _marked(text, "fr", ["fr", "en"])
-    assert "".join(piece for piece, _ in parts) == text
-    other = [piece for piece, wrong in parts if wrong]
-    assert {"sleeps", "window", "garden"} <= {*other} and not {"chat", "fenêtre", "pluie"} & {*other}
-    panel = answer_panel(Answer("edited", "x", text, done=True, marked=parts))
-    assert '<mark title="another language">window</mark>' in panel and "&lt;b&gt;" in panel
 
 
 def test_answers_are_those_of_generate_and_stream(opened):

@@ -1,9 +1,21 @@
-"""The Lab on a real model."""
+"""The Lab's marks, and the Lab on a real model."""
 
 import pytest
 
 import neuroglot as ng
-from neuroglot.explorer.lab import answers, lab_recipe
+from neuroglot.explorer.lab import Answer, _marked, answer_panel, answers, lab_recipe
+
+
+def test_words_of_another_language_are_marked_and_the_text_stays_as_it_is():
+    french = "Le chat dort près de la fenêtre pendant que la pluie tombe sur le jardin"
+    english = "the small cat sleeps near the window while heavy rain falls on the old garden"
+    text = f"{french} <b>.\n\n{english}"
+    parts = _marked(text, "fr", ["fr", "en"])
+    assert "".join(piece for piece, _ in parts) == text
+    other = [piece for piece, wrong in parts if wrong]
+    assert {"sleeps", "window", "garden"} <= {*other} and not {"chat", "fenêtre", "pluie"} & {*other}
+    panel = answer_panel(Answer("edited", "x", text, done=True, marked=parts))
+    assert '<mark title="another language">window</mark>' in panel and "&lt;b&gt;" in panel
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import neuroglot as ng
 from neuroglot.evaluate.ablation.comparison import Comparison
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.evaluate.likelihood.lens import Lens
 from neuroglot.experts.similarity import compare
 

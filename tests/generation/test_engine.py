@@ -177,6 +177,8 @@ def test_refusals():
     model = tiny.model()
     with pytest.raises(ng.NeuroglotError, match="2 recipes for 6 prompts"):
         generate(model, PROMPTS, recipes=[None, None])
+    with pytest.raises(ng.NeuroglotError, match=r"not Deactivate; put interventions into a Condition"):
+        generate(model, PROMPTS[:1], recipes=[ng.Deactivate(mask(model))])
     with pytest.raises(ng.NeuroglotError, match="The engine is"):
         generate(model, PROMPTS, engine="fast")
     other = tiny.model(seed=1)

@@ -115,7 +115,21 @@ def test_what_cannot_be_pruned_is_refused_in_one_sentence(tmp_path):
     shared[0, 0] = False
     assert "Layer 1 would lose neurons" in refused(shared)
     assert "4 layers × 4 experts" in refused(torch.ones(4, 5, dtype=torch.bool))
-    assert "leave compensate" in refused(three_of_four(model), compensate="mean", text=tiny.corpus(), language="fr")
+    for how in ("mean", "refit"):  # before what is missing for it
+        assert "so its experts are pruned as they are; leave compensate out" in refused(model.exists, compensate=how)
+
+
+def test_experts_and_tokens_that_a_language_does_without(tmp_path):
+    model, corpus = opened("olmoe"), tiny.corpus()
+    keep = three_of_four(model)
+    made = ng.prune(model, keep, tmp_path / "french", text=corpus, language="fr", vocabulary=True)
+    assert model.vocabulary == 300 and model.mixtures[0].experts == 4  # as it was
+    pruned = ng.load_model(made)
+    assert pruned.vocabulary < model.vocabulary and pruned.mixtures[0].experts == 3
+    wanted = ng.load_model(ng.prune(model, keep, tmp_path / "experts"))
+    text = next(iter(corpus["fr"]))[:60]
+    states = [each.hidden_states(torch.tensor([each.tokenizer(text).input_ids])) for each in (pruned, wanted)]
+    torch.testing.assert_close(*states, rtol=1e-4, atol=1e-4)
 
 
 def test_a_ranking_is_a_line_a_layer(tmp_path):

@@ -126,6 +126,27 @@ def test_an_interrupted_pass_leaves_nothing(model, corpus, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["vectors.npy", "samples.json"])
+def test_damaged_samples_are_recorded_again_and_what_is_no_samples_stays(model, corpus, tmp_path, name):
+    path = tmp_path / "samples"
+    ng.record_samples(model, corpus, directory=path, progress=False)
+    good = (path / name).read_bytes()
+    (path / name).write_bytes(good[:-3])
+    with pytest.warns(ng.NeuroglotWarning, match="record the samples again. This is done now"):
+        ng.record_samples(model, corpus, directory=path, progress=False)
+    assert (path / name).read_bytes() == good
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for write in (
+        lambda place: ng.record_samples(model, corpus, directory=place, progress=False),
+        ng.Samples.load(path).save,
+        model.save,
+    ):
+        with pytest.raises(ng.NeuroglotError, match="holds other things"):
+            write(tmp_path / "mine")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
 def test_damaged_samples_are_refused(model, corpus, tmp_path):
     ng.record_samples(model, corpus, directory=tmp_path / "samples", progress=False)
     file = tmp_path / "samples" / "vectors.npy"

@@ -5,7 +5,7 @@ import torch
 from commands import neuroglot, refused
 
 import neuroglot as ng
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.explorer.app import build
 from neuroglot.explorer.heads import HeadMap
 from neuroglot.explorer.matrix import measured

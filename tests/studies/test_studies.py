@@ -138,6 +138,10 @@ def test_a_study_measures_every_item_and_is_read_when_asked_again(
     again = STUDIES[name](tmp_path / "study", settings)
     monkeypatch.setattr(type(settings.model), "load", lambda self: pytest.fail("the model was opened again"))
     assert again.measure() == found
+    said = json.loads((study.path / "study.json").read_text(encoding="utf-8"))
+    assert said["model"].pop("revision") is None  # as a version wrote it that did not know revisions
+    (study.path / "study.json").write_text(json.dumps(said), encoding="utf-8")
+    assert STUDIES[name](tmp_path / "study", settings).measure() == found
     with pytest.raises(NeuroglotError, match=r"other settings: record.tokens \(was 600, now 700\)"):
         changed = settings.model_copy(update={"record": settings.record.model_copy(update={"tokens": 700})})
         STUDIES[name](tmp_path / "study", changed)
@@ -240,3 +244,21 @@ def test_a_study_never_shows_what_was_measured_with_other_neurons(checkpoint, ot
     assert wider != study.of("lape") and third.run.neurons("lape") == wider
     assert not file.exists() and "lape" not in third.run.manifest.perturb
     assert third.perturb("lape", settings.perturb).sizes["en"] == wider.sizes()["en"]
+
+
+def test_tasks_of_real_items_have_a_verdict(checkpoint, other, tmp_path, monkeypatch):
+    settings = small("babel", checkpoint, other)
+    settings.xcsqa.names = ["xcsqa_cloze_en", "xcsqa_cloze_fr"]
+    study = STUDIES["babel"](tmp_path / "study", settings)
+    rows = [("intact", "en", 0.5), ("intact", "fr", 0.5), ("en kept", "en", 0.4), ("random for en kept", "en", 0.3),
+            ("fr kept", "fr", 0.2), ("random for fr kept", "fr", 0.3)]  # fmt: skip
+    table = pd.DataFrame(
+        [{"condition": condition, "task": f"xcsqa_cloze_{tag}", "value": value} for condition, tag, value in rows]
+    )
+    monkeypatch.setattr(type(study), "count", lambda self: None)
+    monkeypatch.setattr("neuroglot.studies.babel.pruned_conditions", lambda *given, **how: [])
+    monkeypatch.setattr(type(study), "tasks", lambda self, *given: table)
+    monkeypatch.setattr(type(study), "model", None)
+    found = study.measure(["table-3"])["table-3"]
+    assert found["failed"] is None and found["agrees"] is False  # one of two is not most
+    assert "in 1 of 2 rows; mean 30.0 % against 30.0 %, the whole model 50.0 %" in found["said"][0]

@@ -49,7 +49,8 @@ class Example(NamedTuple):
 class Examples:
     """The k most active tokens of every neuron in every language, highest first.
 
-    In a layer with a router its experts come after its neurons: the tokens on which each counts most.
+    In a layer with a router its experts come after its neurons: expert e of a layer of n neurons (the recording's
+    `widths[l]`) has the number n + e, and its examples are the tokens on which it counts most.
 
     Attributes:
         values: (K, L, N, k) float32, the activations; 0 where there are fewer than k above zero.

@@ -176,7 +176,7 @@ class Samples:
     def save(self, path: str | Path) -> Path:
         """Write a directory: `samples.json`, `vectors.npy`, and `states.npy`, `recording.safetensors` if there are."""
         path = Path(path)
-        with atomic_path(path) as draft:
+        with atomic_path(path, replaces="samples.json") as draft:
             draft.mkdir()
             np.save(draft / "vectors.npy", self.vectors.numpy())
             if self.states is not None:

@@ -114,9 +114,11 @@ def numbers(text: str, option: str) -> list[float]:
 
 
 def percent(change: float) -> str:
-    """A relative change as tables show it: `+12.3%`, `+∞`, and `–` for one that is not known."""
+    """A relative change as tables show it: `+12.3%`, `×3e+147`, `+∞`, and `–` for one that is not known."""
     if math.isnan(change):
         return "–"
+    if 1e4 <= change < math.inf:
+        return f"×{change + 1:.0e}"
     return f"{change:+.1%}" if math.isfinite(change) else "+∞"
 
 

@@ -125,7 +125,10 @@ def compare(
         tuned=variants,
     )
     check_methods(current, text, settings)
-    instead = None if corpus is None else load_corpus(corpus, text_column=text_column, language_column=language_column)
+    instead = None
+    if corpus is not None:
+        instead = load_corpus(corpus, text_column=text_column, language_column=language_column)
+        instead = instead.tagged_as(text.languages)
     measured = held_out if instead is None else instead.select(text.languages)
     check_lengths(current, current.reader(), text, measured, settings)
     model = current.load_model()

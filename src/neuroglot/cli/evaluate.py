@@ -7,6 +7,7 @@ import typer
 
 from neuroglot.cli.app import app, checked, percent, print_table, split
 from neuroglot.cli.options import (
+    BosOption,
     CorpusArgument,
     DeviceOption,
     DtypeOption,
@@ -42,6 +43,7 @@ def perplexity(
     language_column: LanguageColumnOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    bos: BosOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Perplexity of each language of a corpus, and with `--neurons FILE --off fr` how much it changes."""
@@ -50,7 +52,9 @@ def perplexity(
 
     if (neurons is None) != (off is None):
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
-    settings = checked(ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    settings = checked(
+        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos or "auto"
+    )
     settings.check_source()
     text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)
     from neuroglot.artifacts.neurons import NeuronSet

@@ -7,7 +7,7 @@ import typer
 
 from neuroglot.cli.app import checked, out, print_table
 from neuroglot.cli.evaluate import evaluate
-from neuroglot.cli.options import DeviceOption, DtypeOption, TrustOption
+from neuroglot.cli.options import DeviceOption, DtypeOption, TrustOption, writable
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -51,11 +51,13 @@ def confusion(
         ),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the rates to this .csv too.", show_default=False)
+        Path | None,
+        typer.Option("--out", "-o", callback=writable, help="Write the rates to this .csv too.", show_default=False),
     ] = None,
     starts: Annotated[
         Path | None,
         typer.Option(
+            callback=writable,
             help="Write where confusion begins to this .csv: the first wrong line, word and character of each answer; "
             "with --model the token too, and how likely the language was there, after every layer.",
             show_default=False,

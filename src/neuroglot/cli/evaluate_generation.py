@@ -19,6 +19,7 @@ from neuroglot.cli.options import (
     TrustOption,
     WhenOption,
     WorkersOption,
+    writable,
 )
 from neuroglot.cli.steer import steering_settings
 from neuroglot.errors import NeuroglotError
@@ -121,13 +122,16 @@ def generation(
     save: Annotated[
         Path | None,
         typer.Option(
+            callback=writable,
             help="Write a recipe for each target into this folder, what a search chose if there was one.",
             show_default=False,
         ),
     ] = None,
     clas: Annotated[
         Path | None,
-        typer.Option(help="Write the answers in CLaS-Bench's shape into this folder, too.", show_default=False),
+        typer.Option(
+            callback=writable, help="Write the answers in CLaS-Bench's shape into this folder, too.", show_default=False
+        ),
     ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from neuroglot.cli.app import checked, numbers, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
-from neuroglot.cli.options import DeviceOption, DtypeOption, MethodOption, Seeds, TrustOption
+from neuroglot.cli.options import BosOption, DeviceOption, DtypeOption, MethodOption, Seeds, TrustOption, writable
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -57,10 +57,17 @@ def tasks(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where a model's results go. [default: runs/MODEL-tasks]", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            callback=writable,
+            help="Where a model's results go. [default: runs/MODEL-tasks]",
+            show_default=False,
+        ),
     ] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    bos: BosOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Score a model on tasks of EleutherAI's lm-evaluation-harness: intact, ablated, pruned, each beside random.
@@ -81,17 +88,18 @@ def tasks(
     chosen = split(names) or []
     current = _run(run_or_model, trust_remote_code)
     settings = checked(
-        ModelSettings, source=run_or_model, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-    )
+        ModelSettings, source=run_or_model, dtype=dtype, device=device, bos=bos or "auto",
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     if current is None:
         settings.check_source()
         if prune or off not in (None, "none"):
             raise NeuroglotError(
                 f"{run_or_model} is no run, so it has no neurons or experts; leave --off and --prune out."
             )
-    elif folder is not None or device is not None or dtype != "auto":
-        raise NeuroglotError(f"{run_or_model} is a run, which has its own model and place; leave --out, --dtype and "
-                             "--device out.")  # fmt: skip
+    elif folder is not None or device is not None or dtype != "auto" or bos is not None:
+        raise NeuroglotError(f"{run_or_model} is a run, which has its own model and place; leave --out, --dtype, --bos "
+                             "and --device out.")  # fmt: skip
     if current is not None:
         current.check_model()
         _check_languages(current, method, off, split(prune))

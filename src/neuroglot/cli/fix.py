@@ -13,6 +13,7 @@ from neuroglot.cli.options import (
     ModelArgument,
     TextColumnOption,
     TrustOption,
+    writable,
 )
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.made import check_place
@@ -62,11 +63,17 @@ def fix(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where the recipe and the tables go. [default: runs/MODEL-fix-TO]"),
+        typer.Option(
+            "--out", "-o", callback=writable, help="Where the recipe and the tables go. [default: runs/MODEL-fix-TO]"
+        ),
     ] = None,
     bake: Annotated[
         Path | None,
-        typer.Option(help="Write a plain checkpoint too, where weights can say what was chosen.", show_default=False),
+        typer.Option(
+            callback=writable,
+            help="Write a plain checkpoint too, where weights can say what was chosen.",
+            show_default=False,
+        ),
     ] = None,
     methods: Annotated[
         str, typer.Option(help="What to try: ablation, direction, drift (a direction, only on drift), head rows.")
@@ -138,6 +145,7 @@ def fix(
     from neuroglot.run.fixing import fix_prompts, languages_to_fix
 
     fix_prompts(settings, languages_to_fix(settings, current.recording.languages))
+    source = source.reading_as(current.manifest.model)
     loaded = loaded or source.load(trust_remote_code=trust_remote_code)
     where = folder or fix_folder(model, settings)
     found, written = fix_run(current, loaded, settings, where)
@@ -169,7 +177,7 @@ def _show(found: "Fixed", max_cost: float) -> None:
     if found.chosen is None:
         said = (
             "Nothing to fix: every answer passes."
-            if not found.best and before["line_pass_rate"] == 1
+            if (found.table["method"] == "intact").all() and before["line_pass_rate"] == 1
             else (f"Nothing that was tried helps at under {max_cost:.0%} of perplexity; no recipe is written.")
         )
         out.print(said, highlight=False)

@@ -7,6 +7,7 @@ import typer
 
 from neuroglot.cli.app import app, checked, out, print_table, split
 from neuroglot.cli.options import (
+    BosOption,
     DeviceOption,
     DtypeOption,
     HeldOutBlock,
@@ -15,6 +16,7 @@ from neuroglot.cli.options import (
     LanguagesOption,
     TextColumnOption,
     TrustOption,
+    writable,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -32,7 +34,9 @@ def lens(
         str | None,
         typer.Option(help="With a model: the text. Every 5th document is read, the others' tokens are counted."),
     ] = None,
-    folder: Annotated[Path | None, typer.Option("--out", "-o", help="With a model: where the results go.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=writable, help="With a model: where the results go.")
+    ] = None,
     languages: LanguagesOption = None,
     tokens: HeldOutTokens = 10_000,
     block: HeldOutBlock = None,
@@ -48,6 +52,7 @@ def lens(
     language_column: LanguageColumnOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    bos: BosOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Read every layer through the final norm and the head: which language does the model think in?
@@ -60,10 +65,10 @@ def lens(
         LensSettings, tokens=tokens, block=block, top=top, counted=counted, share=share, least=least
     )  # fmt: skip
     if (Path(model) / "run.json").is_file():
-        if corpus is not None or folder is not None or languages is not None:
+        if corpus is not None or folder is not None or languages is not None or bos is not None:
             raise NeuroglotError(
-                f"{model} is a run, which has its own text, languages and folder; leave --corpus, --languages and "
-                "--out out."
+                f"{model} is a run, which has its own text, languages and folder; leave --corpus, --languages, --bos "
+                "and --out out."
             )
         _of_run(Path(model), settings, trust_remote_code)
         return
@@ -72,7 +77,9 @@ def lens(
     from neuroglot.corpus.load import load_corpus
     from neuroglot.run.settings import ModelSettings
 
-    source = checked(ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    source = checked(
+        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos or "auto"
+    )
     source.check_source()
     text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)
     from neuroglot.evaluate.likelihood.perplexity import check_held_out

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, out
+from neuroglot.cli.options import writable
 
 
 @app.command()
@@ -18,7 +19,9 @@ def merge(
     ],
     folder: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The run to complete. [default: the first]", show_default=False),
+        typer.Option(
+            "--out", "-o", callback=writable, help="The run to complete. [default: the first]", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Add up what `neuroglot record --shard i/n` recorded: the same bytes as from one process."""

@@ -6,14 +6,16 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, out, print_table
-from neuroglot.cli.options import RunArgument, TrustOption
+from neuroglot.cli.options import RunArgument, TrustOption, writable
 from neuroglot.errors import NeuroglotError
 
 
 @app.command()
 def moefy(
     run: RunArgument,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="A new directory.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", callback=writable, help="A new directory.", show_default=False)
+    ],
     top: Annotated[
         int | None,
         typer.Option(min=1, help="How many experts a token is given. [default: all of them]", show_default=False),

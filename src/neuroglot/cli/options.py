@@ -6,9 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.atomic import check_writable
 
 if TYPE_CHECKING:
     from neuroglot.identify.units import Units
+
+
+def writable(path: Path | None) -> Path | None:
+    """Refuse a place that cannot be written before anything is computed; the callback of every option that names one.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if path is not None:
+        check_writable(path)
+    return path
+
 
 ModelArgument = Annotated[
     str,
@@ -33,7 +46,9 @@ RunArgument = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="The run directory. [default: runs/MODEL-CORPUS]", show_default=False),
+    typer.Option(
+        "--out", "-o", callback=writable, help="The run directory. [default: runs/MODEL-CORPUS]", show_default=False
+    ),
 ]
 LanguagesOption = Annotated[
     str | None,
@@ -64,6 +79,14 @@ DeviceOption = Annotated[
 WorkersOption = Annotated[
     int,
     typer.Option(min=1, help="Processes that share the work, each with the model: on a GPU of its own if there are."),
+]
+BosOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What begins a text: auto (the tokenizer's own rule), always (the BOS it names), never. [default: as the "
+        "run has it that is given, else auto]",
+        show_default=False,
+    ),
 ]
 TrustOption = Annotated[
     bool,

@@ -22,7 +22,7 @@ from neuroglot.cli.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from neuroglot.evaluate.ablation.perturbation import Perturbation
+    from neuroglot.evaluate.ablation.matrix import Perturbation
     from neuroglot.run.directory import Run
 
 
@@ -69,6 +69,7 @@ def perturb(
     if corpus is not None:
         check_corpus(corpus)
     text = measured_text(current, corpus, text_column=text_column, language_column=language_column)
+    text = text.tagged_as(current.neurons(method, of).languages)
     reader = current.reader()
     from neuroglot.evaluate.likelihood.perplexity import check_held_out
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, numbers, out, print_table, split
-from neuroglot.cli.options import RunArgument, Seeds, TrustOption
+from neuroglot.cli.options import RunArgument, Seeds, TrustOption, writable
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.made import check_place
 
@@ -25,6 +25,13 @@ def prune(
     budget: Annotated[
         str | None, typer.Option(help="Remove these shares of all experts, where it costs least.")
     ] = None,
+    width: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a native mixture of experts: keep these shares of each expert's neurons, by magnitude: 0.5,0.75.",
+            show_default=False,
+        ),
+    ] = None,
     max_perplexity_increase: Annotated[
         float | None, typer.Option(min=0, help="Remove as much as costs no more than this: 0.05 is 5 %.")
     ] = None,
@@ -32,14 +39,16 @@ def prune(
         str | None,
         typer.Option(
             help="What a budget ranks experts by: frequency, magnitude or active. [default: magnitude; of a native "
-            "mixture of experts without it in its recording, frequency]",
+            "mixture of experts without it in its recording (record --statistic magnitude), frequency]",
             show_default=False,
         ),
     ] = None,
     ranking: Annotated[
         Path | None,
         typer.Option(
-            help='Write one language\'s experts by salience, a JSON line {"0": [5, 2, …]} a layer.', show_default=False
+            callback=writable,
+            help='Write one language\'s experts by salience, a JSON line {"0": [5, 2, …]} a layer.',
+            show_default=False,
         ),
     ] = None,
     folder: Annotated[
@@ -47,6 +56,7 @@ def prune(
         typer.Option(
             "--out",
             "-o",
+            callback=writable,
             help="Write the pruned model of one language and choice: a directory, or a .gguf file for llama.cpp.",
             show_default=False,
         ),
@@ -71,17 +81,21 @@ def prune(
     if not native:
         current.check_experts()
     current.check_model()
-    if max_perplexity_increase is None and not (threshold or share or budget):
+    if max_perplexity_increase is None and not (threshold or share or budget or width):
         threshold = "0.05,0.01"
     rules = [
         (name, value)
-        for name, text in (("threshold", threshold), ("share", share), ("budget", budget))
+        for name, text in (("threshold", threshold), ("share", share), ("budget", budget), ("width", width))
         if text
         for value in numbers(text, f"--{name}")
     ]
     counting = current.recording if native else current.expert_recording
     salience = salience or ("frequency" if native and "magnitude" not in counting.sums else "magnitude")
     _check_choices(rules, max_perplexity_increase, salience, folder, gguf)
+    if width is not None:
+        if not native:
+            raise NeuroglotError(f"{current.manifest.model.source} is dense, so --width has no meaning; give --budget.")
+        counting.check_recorded("magnitude")
     if salience != "frequency":
         counting.check_recorded(salience)
     counted = counting.languages
@@ -115,8 +129,13 @@ def _check_choices(
 ) -> None:
     """Refuse shares that are none, an unknown salience, and a place that is taken, before a model is opened."""
     for name, value in rules:
-        if not 0 <= value <= 1 or (name == "share" and value == 0) or (name == "budget" and value == 1):
-            ends = {"threshold": "from 0 to 1", "share": "above 0, up to 1", "budget": "from 0, below 1"}[name]
+        if not 0 <= value <= 1 or (name in ("share", "width") and value == 0) or (name == "budget" and value == 1):
+            ends = {
+                "threshold": "from 0 to 1",
+                "share": "above 0, up to 1",
+                "width": "above 0, up to 1",
+                "budget": "from 0, below 1",
+            }[name]
             raise NeuroglotError(f"--{name} takes shares {ends}, not {value:g}.")
     if limit is not None and not math.isfinite(limit):
         raise NeuroglotError("--max-perplexity-increase takes a number such as 0.05.")

@@ -7,6 +7,7 @@ import typer
 
 from neuroglot.cli.app import checked, out, split
 from neuroglot.cli.options import (
+    BosOption,
     CorpusArgument,
     DeviceOption,
     DtypeOption,
@@ -55,7 +56,11 @@ def record(
     ] = False,
     statistic: Annotated[
         list[str] | None,
-        typer.Option(help="Keep this statistic of another package too; may be given again.", show_default=False),
+        typer.Option(
+            help="Keep this statistic, too: magnitude, which a native mixture of experts is pruned by, or one of "
+            "another package. May be given again.",
+            show_default=False,
+        ),
     ] = None,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
@@ -100,9 +105,7 @@ def record(
     ] = False,
     device_map: Annotated[str | None, typer.Option(help="Spread a large model over devices: auto.")] = None,
     trust_remote_code: TrustOption = False,
-    bos: Annotated[
-        str, typer.Option(help="What begins a text: auto (the tokenizer's own rule), always (the BOS it names), never.")
-    ] = "auto",
+    bos: BosOption = None,
     count_first: Annotated[
         bool, typer.Option("--count-first", help="Count the first token of a text that no BOS stands before.")
     ] = False,
@@ -127,7 +130,7 @@ def record(
         device_map=device_map,
         quantize=quantize,
         trust_remote_code=trust_remote_code,
-        bos=bos,
+        bos=bos or "auto",
         count_first=count_first,
     )
     text = checked(

@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, checked, out, print_table, split
-from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, ModelArgument, TextColumnOption
+from neuroglot.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    LanguageColumnOption,
+    ModelArgument,
+    TextColumnOption,
+    writable,
+)
 from neuroglot.errors import NeuroglotError
 from neuroglot.progress import status
 
@@ -21,7 +28,7 @@ def shrink(
         str, typer.Option(help="Text in the language: a corpus as `record` takes it. The more, the better.")
     ] = "starter",
     size: Annotated[str, typer.Option(help="At most this share of all parameters.")] = "50%",
-    folder: Annotated[Path, typer.Option("--out", "-o", help="A new directory.")] = Path("shrunk"),
+    folder: Annotated[Path, typer.Option("--out", "-o", callback=writable, help="A new directory.")] = Path("shrunk"),
     tokens: Annotated[int, typer.Option(min=1, help="Fit what is left on so many tokens.")] = 20_000,
     characters: Annotated[int, typer.Option(min=1, help="Measure on so many held-out characters.")] = 50_000,
     hold_out: Annotated[int, typer.Option(min=2, help="Keep every n-th document for measuring.")] = 5,
@@ -46,7 +53,11 @@ def shrink(
     learning_rate: Annotated[float, typer.Option(help="Of the healing, at its highest.")] = 2e-4,
     gguf: Annotated[
         Path | None,
-        typer.Option(help="Write a .gguf file for llama.cpp, too; of a model that came as one.", show_default=False),
+        typer.Option(
+            callback=writable,
+            help="Write a .gguf file for llama.cpp, too; of a model that came as one.",
+            show_default=False,
+        ),
     ] = None,
     also: Annotated[
         str | None,

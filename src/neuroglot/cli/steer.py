@@ -11,6 +11,7 @@ from neuroglot.cli.app import app, checked, out
 from neuroglot.cli.built_in import built_in_run
 from neuroglot.cli.identify import print_neurons
 from neuroglot.cli.options import (
+    BosOption,
     DeviceOption,
     DtypeOption,
     LayersOption,
@@ -20,6 +21,7 @@ from neuroglot.cli.options import (
     StrengthOption,
     TrustOption,
     WhenOption,
+    writable,
 )
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.made import check_place
@@ -95,21 +97,26 @@ def steer(
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     chat: Annotated[bool, typer.Option(help="Use the model's chat template.")] = False,
     save: Annotated[
-        Path | None, typer.Option(help="Keep the recipe: a .safetensors file for --recipe.", show_default=False)
+        Path | None,
+        typer.Option(callback=writable, help="Keep the recipe: a .safetensors file for --recipe.", show_default=False),
     ] = None,
     bake: Annotated[
         Path | None,
-        typer.Option(help="Write a plain checkpoint steered so, where weights can say it.", show_default=False),
+        typer.Option(
+            callback=writable, help="Write a plain checkpoint steered so, where weights can say it.", show_default=False
+        ),
     ] = None,
     export: Annotated[
         Path | None,
         typer.Option(
+            callback=writable,
             help="Write it for other engines, where it is a control vector: .gguf (llama.cpp), or .safetensors.",
             show_default=False,
         ),
     ] = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    bos: BosOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Answer a prompt in the language of your choice, side by side with the answer of the model as it is.
@@ -140,7 +147,9 @@ def steer(
         raise NeuroglotError(f"{save.name} should end in .safetensors.")
     if export is not None and export.suffix not in (".gguf", ".safetensors"):
         raise NeuroglotError(f"{export.name} should end in .gguf or .safetensors.")
-    settings = checked(ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    settings = checked(
+        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos or "auto"
+    )
     settings.check_source()
     if run is not None:
         Run.open(run).check_recorded()
@@ -155,7 +164,8 @@ def steer(
     if vector is not None:
         made, loaded = _from_vectors(settings, vector, less, to, layers, how)
     elif made is None and to is not None:
-        made, loaded = _from_run(run, settings, prompt, to, source, method, layers, how)
+        made, loaded, recorded = _from_run(run, settings, prompt, to, source, method, layers, how)
+        settings = settings if bos else settings.reading_as(recorded)
     if loaded is None:
         loaded = settings.load(trust_remote_code=trust_remote_code)
     if pairs:
@@ -177,7 +187,7 @@ def steer(
 def _written(recipe: "Recipe", model: "Model", bake: Path | None, export: Path | None, save: Path | None) -> list[Path]:
     """Write the recipe in the ways that were asked for, those that may be refused first."""
     wrote = [] if bake is None else [recipe.bake(model, bake)]
-    wrote += [] if export is None else [recipe.export(export)]
+    wrote += [] if export is None else [recipe.export(export, model)]
     return wrote if save is None else [*wrote, recipe.save(save)]
 
 
@@ -221,8 +231,8 @@ def _from_run(
     method: str,
     layers: str | None,
     how: dict[str, Any],
-) -> "tuple[Recipe, Model | None]":
-    """The recipe from a run; from one on the built-in corpus, which is made if it is not there."""
+) -> "tuple[Recipe, Model | None, ModelSettings]":
+    """The recipe from a run, and how that opened the model; from one on the built-in corpus if none is named."""
     from neuroglot.edit.directions import DIRECTIONS, SAMPLED
     from neuroglot.edit.steering import ROUTER
     from neuroglot.languages.detection import LanguageIdentifier
@@ -231,6 +241,7 @@ def _from_run(
     from neuroglot.run.identification import beyond_recording, identify_run
     from neuroglot.run.steering import samples_for
 
+    _check_method(method)
     folder, loaded = run, None
     if folder is None:
         if method in SAMPLED:
@@ -242,7 +253,7 @@ def _from_run(
             )
         folder, loaded = _built_in(settings, prompt, to, source, layers, how)
     found = Run.open(folder)
-    recording = found.recording
+    recording, opened = found.recording, found.manifest.model
     how_raised = steering_settings(layers, recording.layers, **how)
     if closest(to, recording.languages) is None:
         raise NeuroglotError(f"{folder} has not recorded {to}; it has {', '.join(recording.languages)}.")
@@ -250,12 +261,12 @@ def _from_run(
         if how["site"] != "activation" or how["method"] != "replace":
             raise NeuroglotError("--steer and --site are about neurons, and the router has none; leave them out.")
         asked = how_raised.model_copy(update={"method": method})
-        return asked.recipe(recording, None, to, None if source == "none" else source), loaded
+        return asked.recipe(recording, None, to, None if source == "none" else source), loaded, opened
     if method in DIRECTIONS:
         if how["site"] != "activation" or how["method"] != "replace":
             raise NeuroglotError(f"--steer and --site are about neurons, which {method} has none of; leave them out.")
         asked = how_raised.model_copy(update={"method": method})
-        return asked.recipe(recording, None, to, None, samples_for(found, method)), loaded
+        return asked.recipe(recording, None, to, None, samples_for(found, method)), loaded, opened
     if not found.neurons_path(method).is_file() and beyond_recording(method) is None:  # it takes milliseconds
         print_neurons(found, method, identify_run(found, method, {}))
     neurons = found.neurons(method)
@@ -263,7 +274,18 @@ def _from_run(
     off = None if source == "none" else source
     if source is None:
         off = _spoken(LanguageIdentifier(neurons.languages)(prompt), neurons.languages, to)
-    return how_raised.recipe(recording, neurons, to, off), loaded
+    return how_raised.recipe(recording, neurons, to, off), loaded, opened
+
+
+def _check_method(method: str) -> None:
+    """Refuse a name that is neither a method of finding neurons nor a direction."""
+    from neuroglot.edit.directions import DIRECTIONS
+    from neuroglot.edit.steering import ROUTER
+    from neuroglot.identify.registry import names
+
+    known = (*names(), *DIRECTIONS, ROUTER)
+    if method not in known:
+        raise NeuroglotError(f"{method} is not a method; choose among {', '.join(known)}.")
 
 
 def _spoken(detected: str | None, languages: Sequence[str], to: str) -> str | None:

@@ -13,6 +13,7 @@ from neuroglot.cli.options import (
     LanguagesOption,
     ModelArgument,
     TextColumnOption,
+    writable,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -28,7 +29,7 @@ def tune(
         ),
     ] = "starter",
     folder: Annotated[
-        Path, typer.Option("--out", "-o", help="Where the tuned models go, one folder a language.")
+        Path, typer.Option("--out", "-o", callback=writable, help="Where the tuned models go, one folder a language.")
     ] = Path("tuned"),
     languages: LanguagesOption = None,
     text: Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages.tags import is_language, language_tag
+from neuroglot.languages.tags import closest, is_language, language_tag
 
 __all__ = ["Corpus", "Documents"]
 
@@ -108,6 +108,20 @@ class Corpus:
         )  # fmt: skip
         found._documents = {language_tag(tag): self[tag] for tag in languages}  # `mul` is of `together`
         return found
+
+    def tagged_as(self, tags: Iterable[str]) -> "Corpus":
+        """The same text, each language under the tag that it has among these: `zh` under `zh-CN`, if there is no `zh`.
+
+        A language that is none of them keeps its tag.
+        """
+        known = [*tags]
+        names = {tag: closest(tag, known) or tag for tag in self.languages}
+        names = {tag: tag if name in self._documents or [*names.values()].count(name) > 1 else name
+                 for tag, name in names.items()}  # fmt: skip
+        return Corpus(
+            {names[tag]: documents for tag, documents in self._documents.items()},
+            parallel=self.parallel, keys=self.keys, name=self.name,
+        )  # fmt: skip
 
     def digest(self, language: str) -> str:
         """A digest of all text of a language, which is read for it."""

@@ -14,8 +14,9 @@ from typing import Any
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["COMPRESSED", "opened", "text_lines"]
+__all__ = ["COMPRESSED", "opened", "text_lines", "text_pieces"]
 
+PIECE = 1 << 20
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _WIDE = {  # the longer mark first, since it begins with the shorter
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
@@ -62,17 +63,10 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         NeuroglotError: it cannot be read or decoded; the sentence names the line.
     """
     with opened(path) as file:
-        head = file.peek(4096)[:4096]
-        wide = next((name for mark, name in _WIDE.items() if head.startswith(mark)), None)
+        wide = _wide(path, file)
         if wide is not None:
             yield from _wide_lines(path, file, wide)
             return
-        if head.count(0) * 4 > len(head):
-            raise NeuroglotError(
-                f"{path} looks like UTF-16 without a byte-order mark (every second byte is 0); save it as UTF-8."
-            )
-        if head.startswith(codecs.BOM_UTF8):
-            file.read(len(codecs.BOM_UTF8))
         for number in itertools.count(1):
             line = _decoded(path, number, file.readline())
             if not line:
@@ -80,6 +74,41 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             held = [line]  # given away: a line may be as long as memory is large, and none is kept here
             del line
             yield number, held.pop()
+
+
+def text_pieces(path: Path) -> Iterator[str]:
+    """The text of a file in pieces of about a million characters, wherever these end.
+
+    Raises:
+        NeuroglotError: it cannot be read or decoded.
+    """
+    with opened(path) as file:
+        encoding = _wide(path, file) or "utf-8"
+        text = io.TextIOWrapper(file, encoding, newline="\n")
+        try:
+            while piece := text.read(PIECE):
+                yield piece
+        except UnicodeError as bad:
+            raise NeuroglotError(f"{path} holds bytes that are not {encoding.upper()}; save it as UTF-8.") from bad
+        finally:
+            text.detach()  # the file is closed by who opened it
+
+
+def _wide(path: Path, file: io.BufferedReader) -> str | None:
+    """UTF-16 or UTF-32, if a file's mark says so; of UTF-8 the mark is skipped.
+
+    Raises:
+        NeuroglotError: it has no mark and looks like UTF-16.
+    """
+    head = file.peek(4096)[:4096]
+    wide = next((name for mark, name in _WIDE.items() if head.startswith(mark)), None)
+    if wide is None and head.count(0) * 4 > len(head):
+        raise NeuroglotError(
+            f"{path} looks like UTF-16 without a byte-order mark (every second byte is 0); save it as UTF-8."
+        )
+    if head.startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
+    return wide
 
 
 def _decoded(path: Path, number: int, raw: bytes) -> str:

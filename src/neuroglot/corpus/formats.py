@@ -5,12 +5,14 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from neuroglot.corpus.files import COMPRESSED, text_lines
+from neuroglot.corpus.json_arrays import array_values, is_array
 from neuroglot.errors import NeuroglotError
 
 __all__ = ["FORMATS", "Rows", "json_rows", "name_and_format"]
@@ -184,20 +186,27 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         NeuroglotError: a line is no object, or names something twice.
     """
-    array = ""
+    if is_array(path):
+        with _as_json(str(path)):
+            for number, row in enumerate(array_values(path, json.JSONDecoder(object_pairs_hook=_once)), start=1):
+                yield number, _object(row, f"{path}, object {number}")
+        return
     for number, line in text_lines(path):
-        if array or (number == 1 and line.lstrip().startswith("[") and path.suffix.casefold() == ".json"):
-            array += line
-        elif line.strip():
-            yield number, _object(_parsed(line, f"{path}, line {number}"), f"{path}, line {number}")
-    if array:
-        for number, row in enumerate(_parsed(array, str(path)), start=1):
-            yield number, _object(row, f"{path}, object {number}")
+        if line.strip():
+            place = f"{path}, line {number}"
+            with _as_json(place):
+                row = json.loads(line, object_pairs_hook=_once)
+            del line
+            yield number, _object(row, place)
+            del row
 
 
-def _parsed(text: str, place: str) -> Any:
+@contextmanager
+def _as_json(place: str) -> Iterator[None]:
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        yield
+    except NeuroglotError:  # is a ValueError
+        raise
     except json.JSONDecodeError as error:
         raise NeuroglotError(f"{place}: not valid JSON ({error.msg} at column {error.colno}).") from error
     except (KeyError, ValueError, RecursionError) as error:

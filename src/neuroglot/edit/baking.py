@@ -30,7 +30,7 @@ from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.model import Model
 from neuroglot.storage.made import is_made
 
-__all__ = ["bake"]
+__all__ = ["bake", "check_streams", "streams_under"]
 
 Affine = tuple[Float64[Tensor, "layers neurons"], Float64[Tensor, "layers neurons"]]
 
@@ -83,7 +83,7 @@ def bake(
         )
     gain, shift = _affine(model, [step for step in steps if step.site != "residual"])
     constants = _stream_constants([step for step in steps if step.site == "residual"])
-    expected = _streams(model, steps) if constants is not None else []
+    expected = streams_under(model, steps) if constants is not None else []
     undo: list[Callable[[], None]] = []
     try:
         if bool(shift.any()) or constants is not None:
@@ -92,7 +92,7 @@ def bake(
             undo += _write(ffn, more[: ffn.neurons], constant[: ffn.neurons])
         if constants is not None:
             undo += _add_to_stream(model, constants)
-            _check_stream(model, _streams(model, ()), expected)
+            check_streams(model, streams_under(model, ()), expected)
         undo += change_routers(model, routed)
         model.save(path, made_from)
     finally:
@@ -251,8 +251,8 @@ def _add_to_stream(model: Model, constants: Float64[Tensor, "layers width"]) -> 
     return undo
 
 
-def _check_stream(model: Model, streams: list[Tensor], expected: list[Tensor]) -> None:
-    """Refuse a bias that does not reach the stream as it is: a norm or a factor stands between, as in Gemma or Granite.
+def check_streams(model: Model, streams: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Refuse a constant that does not reach the stream as it is: a norm or a factor stands between, as in Gemma.
 
     Raises:
         NeuroglotError: as said.
@@ -262,11 +262,11 @@ def _check_stream(model: Model, streams: list[Tensor], expected: list[Tensor]) -
         if float((found - wanted).norm()) > allowed * float(wanted.norm()):
             raise NeuroglotError(
                 f"What the FFN of {model.text_config.model_type} gives is normed or scaled before it is added to the "
-                "stream, so a bias does not reach it as it is; keep the recipe."
+                "stream, so a constant does not reach it as it is; keep the recipe."
             )
 
 
-def _streams(model: Model, steps: Sequence[Intervention]) -> list[Tensor]:
+def streams_under(model: Model, steps: Sequence[Intervention]) -> list[Tensor]:
     """The stream after each layer under steps, on a few tokens."""
     kept: list[Tensor] = []
     with intervene(model, *steps), observe_residual(model.ffns, lambda _, states: kept.append(states.double().cpu())):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuroglot.edit.baking import bake
 from neuroglot.edit.conditions import digest_of_steps, plain_steps
-from neuroglot.edit.control_vector import export
+from neuroglot.edit.control_vector import export, on_the_stream
 from neuroglot.edit.drift import AddOnDrift
 from neuroglot.edit.interventions import MASKS, Add, Deactivate, Raise, Replace, Scale, UnitChange, described, intervene
 from neuroglot.edit.positions import When
@@ -109,17 +109,25 @@ class Recipe:
         self.check(model)
         return bake(model, self.steps, path)
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, model: Model | None = None) -> Path:
         """Write it for other engines, where it is a control vector exactly: steps that add to the residual stream.
+
+        So does `Add` at the hidden site, by the down-projection of the model, where nothing norms what the FFN gives.
 
         Args:
             path: a .gguf, as llama.cpp's --control-vector takes it; or a .safetensors of plain tensors, `layer.i` to be
                 added to the stream that leaves layer i (from 0).
+            model: the recipe's, for steps that add to neurons.
 
         Raises:
-            NeuroglotError: a step is something else, which is said; or llama.cpp has no place for it.
+            NeuroglotError: a step is something else, which is said; or llama.cpp has no place for it; or the model is
+                another.
         """
-        return export(self.steps, path, str(self.about.get("model", "")))
+        steps = self.steps
+        if model is not None:
+            self.check(model)
+            steps = tuple(on_the_stream(model, steps))
+        return export(steps, path, str(self.about.get("model", "")))
 
     @property
     def digest(self) -> str:

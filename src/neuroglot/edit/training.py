@@ -44,7 +44,7 @@ class TuneSettings(BaseModel):
     at_once: int = Field(8, ge=1)
     """Examples a forward pass; their gradients are added up to a batch."""
     max_tokens: int = Field(512, ge=2)
-    """Cut a pair after so many tokens."""
+    """Cut a pair after so many tokens, and where the model reads no further."""
     adapter: int | None = Field(None, ge=1)
     """Train a LoRA adapter of this rank instead of all weights; needs peft."""
     distil: float = Field(0.5, ge=0, le=1)

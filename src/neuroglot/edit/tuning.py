@@ -162,12 +162,13 @@ def _rows(
         given = max(1, len(model.begin))
         blocks = examples.tolist()
         return [{"input_ids": block, "labels": [IGNORED] * given + block[given:]} for block in blocks]
-    rows = [_row(model, pair, settings.max_tokens) for pair in examples]
+    limit = min(settings.max_tokens, model.context or settings.max_tokens)
+    rows = [_row(model, pair, limit) for pair in examples]
     rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
     if not rows:
         raise NeuroglotError(
-            f"No answer{f' in {language}' if language else ''} begins within {settings.max_tokens} tokens, so there is "
-            "nothing to learn; raise max_tokens."
+            f"No answer{f' in {language}' if language else ''} begins within {limit} tokens, so there is nothing "
+            f"to learn; {'raise max_tokens' if limit == settings.max_tokens else f'{model.name} reads no more'}."
         )
     return rows
 

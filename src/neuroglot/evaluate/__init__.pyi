@@ -6,7 +6,7 @@ from neuroglot.evaluate.ablation.comparison import Comparison as Comparison
 from neuroglot.evaluate.ablation.comparison import measure_conditions as measure_conditions
 from neuroglot.evaluate.ablation.effect import does_more as does_more
 from neuroglot.evaluate.ablation.fallback import fallback as fallback
-from neuroglot.evaluate.ablation.perturbation import Perturbation as Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation as Perturbation
 from neuroglot.evaluate.ablation.perturbation import perturb as perturb
 from neuroglot.evaluate.ablation.pruning import measure_pruning as measure_pruning
 from neuroglot.evaluate.ablation.pruning import pruning_table as pruning_table

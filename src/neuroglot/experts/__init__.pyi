@@ -11,6 +11,8 @@ from neuroglot.experts.keep import keep_budget as keep_budget
 from neuroglot.experts.keep import keep_random as keep_random
 from neuroglot.experts.keep import keep_share as keep_share
 from neuroglot.experts.keep import keep_threshold as keep_threshold
+from neuroglot.experts.keep import keep_width as keep_width
+from neuroglot.experts.keep import neuron_salience as neuron_salience
 from neuroglot.experts.keep import salience as salience
 from neuroglot.experts.kmeans import balanced_kmeans as balanced_kmeans
 from neuroglot.experts.kmeans import inertia as inertia

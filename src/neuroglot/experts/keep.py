@@ -1,5 +1,8 @@
 """Which experts to keep of a model that is made for one language (Liu et al. 2024, §4.5)."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
@@ -9,9 +12,21 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import frequencies
 
-__all__ = ["SALIENCES", "keep_budget", "keep_random", "keep_share", "keep_threshold", "salience"]
+__all__ = [
+    "MULTIPLE",
+    "SALIENCES",
+    "keep_budget",
+    "keep_random",
+    "keep_share",
+    "keep_threshold",
+    "keep_width",
+    "neuron_salience",
+    "salience",
+    "same_width",
+]
 
 SALIENCES = ("frequency", "magnitude", "active")
+MULTIPLE = 8  # of the width of a native expert, as grouped kernels need it
 
 Scores = Float[Tensor, "layers experts"]
 Kept = Bool[Tensor, "layers experts"]
@@ -78,6 +93,67 @@ def keep_budget(scores: Scores, budget: float, least: int = 1) -> Kept:
     return kept.view(layers, experts)
 
 
+def keep_width(
+    recording: Recording, scores: Float[Tensor, "layers neurons"], share: float
+) -> Bool[Tensor, "layers neurons"]:
+    """The same share of every native expert's neurons, up to the next multiple of 8: those of the highest scores.
+
+    Neurons of shared experts and of dense layers stay.
+
+    Args:
+        recording: of a native mixture of experts.
+        scores: of each neuron, such as `neuron_salience`.
+        share: of an expert's neurons.
+
+    Raises:
+        NeuroglotError: the recording is of a dense model, or the share is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise NeuroglotError(f"A share of {share:g} of an expert's neurons keeps none, or more; choose one in (0, 1].")
+    kept = recording.exists.clone()
+    for layer, (count, width) in enumerate(_sizes(recording)):
+        if count:
+            size = min(width, math.ceil(round(share * width, 9) / MULTIPLE) * MULTIPLE)
+            own = scores[layer, : count * width].view(count, width)
+            kept[layer, : count * width] = _highest(own, torch.full((count,), size)).flatten()
+    return kept
+
+
+def same_width(
+    like: Bool[Tensor, "layers neurons"], sizes: Sequence[tuple[int, int]], seed: int = 0
+) -> Bool[Tensor, "layers neurons"]:
+    """Random neurons of each native expert, as many as `like` keeps: the baseline of `keep_width`.
+
+    Args:
+        like: a choice of neurons.
+        sizes: how many experts each layer has, and how many neurons each of them; (0, 0) for a dense layer.
+        seed: of the choice.
+    """
+    generator, kept = torch.Generator().manual_seed(seed), like.clone()
+    for layer, (count, width) in enumerate(sizes):
+        if count:
+            own = like[layer, : count * width].view(count, width)
+            chosen = _highest(torch.rand(own.shape, generator=generator), own.sum(1).cpu())
+            kept[layer, : count * width] = chosen.flatten()
+    return kept
+
+
+def neuron_salience(
+    recording: Recording, language: str, kind: str, down_norms: Float[Tensor, "layers neurons"] | None = None
+) -> Float64[Tensor, "layers neurons"]:
+    """How much a language uses each neuron: `magnitude` or `active`, as in `salience`.
+
+    Raises:
+        NeuroglotError: it was not recorded, or `magnitude` has no `down_norms`.
+    """
+    values = recording.select([language]).mean(kind)[..., 0]
+    if kind != "magnitude":
+        return values
+    if down_norms is None:
+        raise NeuroglotError("magnitude needs down_norms, the lengths of the down-projection's columns.")
+    return values * down_norms.detach().to(torch.float64)
+
+
 def salience(
     recording: Recording,
     partition: Partition | None,
@@ -103,14 +179,9 @@ def salience(
     """
     if kind not in SALIENCES:
         raise NeuroglotError(f"{kind} is no salience; choose among {', '.join(SALIENCES)}.")
-    one = recording.select([language])
     if kind == "frequency":
-        return frequencies(one, top)[0]
-    values = one.mean(kind)[..., 0]
-    if kind == "magnitude":
-        if down_norms is None:
-            raise NeuroglotError("magnitude needs down_norms, the lengths of the down-projection's columns.")
-        values = values * down_norms.to(torch.float64)
+        return frequencies(recording.select([language]), top)[0]
+    values = neuron_salience(recording, language, kind, down_norms)
     if partition is None:
         return _native(recording, values, kind)
     sums = partition.sums(values)
@@ -119,15 +190,19 @@ def salience(
 
 def _native(recording: Recording, values: Float64[Tensor, "layers neurons"], kind: str) -> Tensor:
     """Values of neurons summed over a native mixture's own experts; of `active` their mean."""
-    sizes = recording.experts
-    if sizes is None:
-        raise NeuroglotError("The recording is of a dense model; give the partition of its experts.")
+    sizes = _sizes(recording)
     sums = torch.zeros(len(sizes), max(count for count, _ in sizes), dtype=torch.float64)
     for layer, (count, width) in enumerate(sizes):
         if count:
             own = values[layer, : count * width].view(count, width)
             sums[layer, :count] = own.sum(1) if kind == "magnitude" else own.mean(1)
     return sums
+
+
+def _sizes(recording: Recording) -> Sequence[tuple[int, int]]:
+    if recording.experts is None:
+        raise NeuroglotError("The recording is of a dense model; give the partition of its experts.")
+    return recording.experts
 
 
 def _highest(scores: Tensor, sizes: Tensor) -> Kept:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.screen import Plot, perturbation_plot
 from neuroglot.figures.words import findings

@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.figures.style import COLOURS, STYLE, _canvas, _draws, _readable_on, surface, whole
 from neuroglot.figures.words import change_text, ratio_ticks
 from neuroglot.languages.tags import language_name

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Real
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.figures.words import between_text, change_text, ratio_ticks
 from neuroglot.languages.tags import named
 
@@ -254,8 +254,9 @@ def perturbation_plot(result: Perturbation, *, highest: float | None = None) -> 
     top = highest or max(2.0, float(finite.max()) if finite.size else 2.0)
     logs = np.log10(np.clip(np.nan_to_num(ratios, nan=np.nan, posinf=top), 1e-9, None))
     text = [["" if np.isnan(ratio) else change_text(ratio - 1) for ratio in row] for row in ratios]
-    custom = [[f"perplexity {ratio * result.intact[tag]:.4g}, intact {result.intact[tag]:.4g}"
-               for tag, ratio in zip(tags, row, strict=True)] for row in ratios]  # fmt: skip
+    before = [result.intact[tag] for tag in tags]
+    custom = [[f"perplexity {ratio * was if np.isfinite(was) else was:.4g}, intact {was:.4g}"
+               for was, ratio in zip(before, row, strict=True)] for row in ratios]  # fmt: skip
     ends = result.intervals()
     for off, row in zip(change.index, custom, strict=False):
         for x, tag in enumerate(tags):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.languages.tags import language_name
 
 __all__ = [

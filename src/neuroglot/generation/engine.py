@@ -91,6 +91,12 @@ def generate(
     changes = list(recipes) if recipes is not None else [None] * len(prompts)
     if len(changes) != len(prompts):
         raise NeuroglotError(f"There are {len(changes)} recipes for {len(prompts)} prompts; give one each, or None.")
+    for change in changes:
+        if change is not None and not (hasattr(change, "steps") and hasattr(change, "applied")):
+            raise NeuroglotError(
+                f"A prompt's recipe is a Recipe, a Condition or None, not {type(change).__name__}; put interventions "
+                "into a Condition(name, (…,))."
+            )
     encoded = prompt_tokens(model, prompts, chat)
     check_lengths(model, encoded, tokens)
     if stretched(model, encoded, tokens):

@@ -272,7 +272,7 @@ class Model:
             path: the directory.
             made_from: a digest of what it was made from, kept beside it; see `storage.made`.
         """
-        with atomic_path(path) as draft, without_bars():
+        with atomic_path(path, replaces="config.json") as draft, without_bars():
             self.network.save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
             if made_from is not None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,10 +71,10 @@ def prune(
         progress: show a bar.
 
     Raises:
-        NeuroglotError: `keep` is not a boolean (L, N) of this model or keeps nothing in a layer, `heads` is not one of
-            heads or its architecture's config cannot say it, the weights are not all in memory, what a compensation or
-            a smaller vocabulary is made of was not given, the tokenizer cannot be rewritten, or `path` exists or cannot
-            be written.
+        NeuroglotError: `keep` is not a boolean (L, N) of this model or keeps nothing in a layer, a compensation is
+            asked for of a mixture, `heads` is not one of heads or its architecture's config cannot say it, the weights
+            are not all in memory, what a compensation or a smaller vocabulary is made of was not given, the tokenizer
+            cannot be rewritten, or `path` exists or cannot be written.
     """
     if model.mixtures and keep.shape != (model.layers, model.neurons):
         keep = expert_mask(model, keep)
@@ -91,9 +91,9 @@ def prune(
         check_mask(heads, model.shape("heads"))
         check_heads(model.network, model.attentions, heads)
     path = Path(path)
+    if compensate is not None:
+        model.check_dense("its experts are pruned as they are", "leave compensate out")
     _check_asked(recording, text, language, compensate, vocabulary)
-    if compensate is not None or vocabulary is not False:
-        model.check_dense("its experts are pruned as they are", "leave compensate and vocabulary out")
     check_place(path, "pruned model")
     bound = [model.fingerprint, str(model.network.dtype)]
     if compensate is not None or vocabulary is not False:
@@ -107,8 +107,15 @@ def prune(
         raise NeuroglotError(f"Nothing would be kept in layer {widths.index(0) + 1}; keep at least one neuron a layer.")
     if not all(ffn.readable for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map, to prune it.")
+    ids = None
+    if vocabulary is not False:
+        assert text is not None
+        assert language is not None
+        counts = language_counts(model, text[language], language)
+        ids = kept_tokens(model, counts, size=None if vocabulary is True else vocabulary)
     if model.mixtures:
-        return prune_mixture(model, keep, path, made_from)
+        with nullcontext() if ids is None else trimmed(model, ids):
+            return prune_mixture(model, keep, path, made_from)
     if not _one_width(model, keep) and not can_be_narrowed(model.network):
         raise NeuroglotError(
             f"The neurons of {model.text_config.model_type} are found only with its weights, or transformers knows no "
@@ -127,12 +134,6 @@ def prune(
             model, keep, compensate, language, recording=recording, text=text, tokens=tokens,
             intercept=may_gain_biases(model, keep), progress=progress,
         )  # fmt: skip
-    ids = None
-    if vocabulary is not False:
-        assert text is not None
-        assert language is not None
-        counts = language_counts(model, text[language], language)
-        ids = kept_tokens(model, counts, size=None if vocabulary is True else vocabulary)
     with cut(model, keep, changes, ids, left):
         model.save(path, made_from)
     return path

@@ -12,6 +12,7 @@ from torch import Tensor
 from neuroglot.edit.interventions import Deactivate, check_mask, intervene
 from neuroglot.edit.routing import DeactivateExperts
 from neuroglot.errors import NeuroglotError
+from neuroglot.experts.keep import MULTIPLE
 from neuroglot.models.architecture.body import few_tokens
 from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.narrowing import COUNTS, WIDTHS, narrow
@@ -22,7 +23,6 @@ from neuroglot.storage.atomic import save_text
 
 __all__ = ["expert_mask", "prune_mixture", "save_ranking"]
 
-MULTIPLE = 8  # of an expert's width, as grouped kernels need it
 Kept = tuple[Int64[Tensor, " experts"], Int64[Tensor, "experts width"]]
 
 

@@ -19,12 +19,14 @@ from neuroglot.models.tokenization import TextReader
 from neuroglot.recording.sample_pass import Rows, fill
 from neuroglot.recording.statistics.own import check_statistics
 from neuroglot.recording.statistics.sums import STATISTICS
-from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.atomic import atomic_path, read_json
+from neuroglot.storage.locks import drop_workplace, workplace
 from neuroglot.storage.results import refuse_differing
 
 __all__ = ["check_samples", "record_samples"]
 
 Missing = Literal["error", "drop"]
+WORK = "sampling"
 IN_MEMORY = 1 << 30  # bytes; larger arrays live in a file
 
 
@@ -103,17 +105,20 @@ def record_samples(
     if directory is None:
         return made(_array(shape), _array(state_shape) if states else None)
     path = Path(directory)
-    if (path / "samples.json").is_file():
-        _check_same(path, settings)
-        return Samples.load(path)
-    with atomic_path(path) as draft:
-        draft.mkdir()
+    if (kept := _kept(path, settings, say=False)) is not None:
+        drop_workplace(path, WORK)
+        return kept
+    with workplace(path, WORK):
+        if (kept := _kept(path, settings, say=True)) is not None:  # by another process, while this one waited
+            return kept
+        with atomic_path(path, replaces="samples.json") as draft:
+            draft.mkdir()
 
-        def mapped(name: str, of: tuple[int, ...]) -> np.ndarray:
-            return np.lib.format.open_memmap(draft / name, mode="w+", dtype=np.float32, shape=of)
+            def mapped(name: str, of: tuple[int, ...]) -> np.ndarray:
+                return np.lib.format.open_memmap(draft / name, mode="w+", dtype=np.float32, shape=of)
 
-        result = made(mapped("vectors.npy", shape), mapped("states.npy", state_shape) if states else None)
-        result._write_header(draft, settings)
+            result = made(mapped("vectors.npy", shape), mapped("states.npy", state_shape) if states else None)
+            result._write_header(draft, settings)
     return Samples.load(path, check=False)
 
 
@@ -203,6 +208,27 @@ def _array(shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, dtype=np.float32)
     with TemporaryFile() as file:  # which lives as long as it is mapped
         return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+
+
+def _kept(path: Path, settings: dict[str, Any], say: bool) -> Samples | None:
+    """The samples that are there already; None if there are none, or damaged ones, which are to be made again.
+
+    Raises:
+        NeuroglotError: they were recorded with other settings.
+    """
+    header = path / "samples.json"
+    if not header.is_file():
+        return None
+    damaged = f"{header} is damaged; record the samples again."
+    if read_json(header) is not None:
+        _check_same(path, settings)
+        try:
+            return Samples.load(path)
+        except NeuroglotError as error:
+            damaged = str(error)
+    if say:
+        warnings.warn(f"{damaged} This is done now.", NeuroglotWarning, stacklevel=3)
+    return None
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:

@@ -30,8 +30,8 @@ def write_lens(found: Lens, folder: Path, model: str) -> dict[str, str]:
 
 
 def lens_part(run: Run) -> dict[str, Any] | None:
-    """Write the tables and figures of a run's lens, and gather what the page shows; None if it was not measured."""
-    if run.manifest.lens is None:
+    """Write the tables and figures of a run's lens, and gather what the page shows; None if it is not there."""
+    if run.manifest.lens is None or not run.lens_path.is_file():
         return None
     found = Lens.load(run.lens_path)
     return {

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.figures.neuron_map import atlas_plots, bin_edges
 from neuroglot.figures.neurons import layer_figure, overlap_figure, perturbation_figure
 from neuroglot.figures.plotly import embedded, plotly_script

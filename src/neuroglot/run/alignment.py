@@ -40,6 +40,8 @@ def check_align(run: "Run", settings: "AlignSettings") -> "Corpus":
         NeuroglotError: there is none, or it is not parallel.
     """
     corpus = settings.load(run.manifest.text)
+    if settings.corpus is not None:
+        corpus = corpus.tagged_as(run.recording.languages)
     corpus.check_parallel()
     return corpus
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from neuroglot import __version__
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.units import Units, units_of
 from neuroglot.run.settings import (
@@ -111,7 +112,7 @@ class Run:
         """
         path = Path(path)
         manifest = Manifest(
-            neuroglot=library_version("neuroglot"),
+            neuroglot=__version__,
             versions={"python": platform.python_version()}
             | {name: library_version(name) for name in ("torch", "transformers", "datasets", "tokenizers")},
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from neuroglot.corpus.corpus import Corpus
-    from neuroglot.evaluate.ablation.perturbation import Perturbation
+    from neuroglot.evaluate.ablation.matrix import Perturbation
     from neuroglot.models.model import Model
     from neuroglot.run.directory import Run
 
@@ -46,13 +46,14 @@ def perturb_run(
     from neuroglot.identify.units import units_of
 
     units = units_of(method)
+    neurons = run.neurons(method, units)
     if matched is None:
         matched = method == "regions"
     run.check(model)
     result = measure(
         model,
-        measured_text(run, corpus, languages, text_column, language_column),
-        run.neurons(method, units),
+        measured_text(run, corpus, languages, text_column, language_column).tagged_as(neurons.languages),
+        neurons,
         tokens=tokens,
         block=block,
         seeds=seeds,

@@ -19,7 +19,7 @@ from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.ablation.pruning import measure_pruning, pruning_table, without
 from neuroglot.evaluate.likelihood.perplexity import increase_of
 from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, sample_perplexity, tokenized_samples
-from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold
+from neuroglot.experts.keep import keep_budget, keep_share, keep_threshold, keep_width, neuron_salience
 from neuroglot.experts.keep import salience as measured_salience
 from neuroglot.experts.moefy import moefy
 from neuroglot.models.architecture.weights import column_norms
@@ -35,7 +35,7 @@ from neuroglot.storage.tables import csv_text, load_table, save_table
 
 __all__ = ["RULES", "expert_scores", "intact_file", "moefy_run", "prune_run", "pruning_measured", "rank_experts"]
 
-Kept = Bool[Tensor, "layers experts"]  # the experts that a language keeps
+Kept = Bool[Tensor, "layers units"]  # the experts that a language keeps; or the neurons of native ones
 
 RULES: dict[str, Callable[[Any, float], Kept]] = {
     "threshold": keep_threshold,
@@ -63,7 +63,8 @@ def prune_run(
         run: has counted experts, or is of a native mixture of experts.
         model: the run's.
         languages: each keeps the experts that it uses.
-        rules: `threshold`, `share` or `budget`, and its value.
+        rules: `threshold`, `share` or `budget`, and its value; or `width`, of a native mixture, the share of each
+            expert's neurons that stays, those of the highest `magnitude`.
         limit: search for the largest budget that raises perplexity by no more than this, too.
         salience: what a budget ranks experts by.
         samples: held-out samples of each language.
@@ -86,6 +87,9 @@ def prune_run(
     recorded, held_out = (part.select(languages) for part in run.manifest.text.load())
     keep: dict[str, dict[str, Kept]] = {}
     for rule, value in rules:
+        if rule == "width":
+            keep[f"width {value:g} by magnitude"] = {tag: _narrowed(run, model, tag, value) for tag in languages}
+            continue
         by = salience if rule == "budget" else "frequency"
         name = f"{rule} {value:g}" + (f" by {by}" if rule == "budget" else "")
         keep[name] = {tag: _chosen(model, rule, scores(tag, by), value) for tag in languages}
@@ -145,6 +149,16 @@ def _chosen(model: Model, rule: str, scores: Float64[Tensor, "layers experts"], 
     for layer, mixture in model.mixtures.items():
         mixture.routing.check_left(~kept[layer])
     return kept
+
+
+def _narrowed(run: Run, model: Model, language: str, share: float) -> Kept:
+    """The neurons that each native expert keeps for a language."""
+    scores = neuron_salience(run.recording, language, "magnitude", _norms(model))
+    return keep_width(run.recording, scores, share)
+
+
+def _norms(model: Model) -> Tensor:
+    return padded([column_norms(ffn.down_columns, ffn.readable) for ffn in model.ffns])
 
 
 def _least(model: Model) -> int:
@@ -245,7 +259,7 @@ def expert_scores(run: Run, model: Model) -> Callable[[str, str], Float64[Tensor
     if not model.mixtures:
         assert run.manifest.experts is not None
         partition, top = run.partition, run.manifest.experts.top[0]
-    norms = padded([column_norms(ffn.down_columns, ffn.readable) for ffn in model.ffns])
+    norms = _norms(model)
 
     def scores(tag: str, kind: str) -> Float64[Tensor, "layers experts"]:
         return measured_salience(recording, partition, tag, kind=kind, down_norms=norms, top=top)

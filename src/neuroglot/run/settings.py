@@ -67,6 +67,10 @@ class ModelSettings(BaseModel):
             raise ValueError("takes cpu, cuda, cuda:1, mps, xpu …")
         return device
 
+    def reading_as(self, recorded: "ModelSettings") -> "ModelSettings":
+        """The same model, which begins a text as the one that a run recorded, and counts as it does."""
+        return self.model_copy(update={"bos": recorded.bos, "count_first": recorded.count_first})
+
     def check_source(self) -> None:
         """Refuse a source at which no model can be; torch is not imported.
 

@@ -134,7 +134,8 @@ def shrink(
             if new is not None and os.path.lexists(new):
                 raise NeuroglotError(f"{new} exists; choose a new place for the pruned model.")
         model.check_dense(
-            "its experts share one width and cannot be narrowed by neuron", "deactivate the neurons instead"
+            "what can go is whole experts",
+            "use `neuroglot prune RUN`, or ng.prune, which leaves out experts, their neurons and tokens",
         )
         with workplace(path, "shrinking") as work:
             done = _finished(path, recipe)  # by another process, while this one waited

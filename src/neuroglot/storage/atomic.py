@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.sealed import digest_of_bytes, unsealed_json
 
-__all__ = ["DRAFT", "atomic_path", "read_json", "save_text", "writing"]
+__all__ = ["DRAFT", "atomic_path", "check_writable", "read_json", "save_text", "writing"]
 
 DRAFT = ".partial"  # ends the hidden name of what is being written
 OLD = 7 * 24 * 3600.0  # seconds after which the draft of another machine is left for good
@@ -48,14 +48,45 @@ def writing(path: str | Path) -> Iterator[None]:
         raise NeuroglotError(f"{path} cannot be written: {reason}; nothing was changed there.") from error
 
 
+def check_writable(path: str | Path) -> None:
+    """Refuse a place that can never be written, before what it is for is computed. Nothing is made there.
+
+    Raises:
+        NeuroglotError: its name is too long, a file is where a directory should be, it is another's ….
+    """
+    with writing(path):
+        place = Path(path)
+        while not _is_there(place) and place != place.parent:
+            place = place.parent
+        if place != Path(path) and not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        place.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, replaces: str | None = None) -> Iterator[Path]:
     """Give a place to write `path` (a file or a directory) that becomes `path` only when the block ends well.
+
+    Args:
+        path: the place.
+        replaces: of a directory, the file by which one is known that may be replaced. One that holds other things is
+            refused; by default none is.
 
     Raises:
         NeuroglotError: the place cannot be written (disk full, read-only, not a directory …); `path` is then as it was.
     """
     path = Path(path)
+    if replaces is not None and path.is_dir() and any(path.iterdir()) and not (path / replaces).is_file():
+        raise NeuroglotError(f"{path} is a directory that holds other things; choose a new one.")
     draft = _beside(path)
     try:
         with writing(path):

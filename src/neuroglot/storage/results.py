@@ -65,6 +65,13 @@ class JsonResult:
         """Write it as JSON."""
         return save_json(path, vars(self))
 
+    def check_whole(self) -> None:
+        """Refuse values of the right types that make no sense together.
+
+        Raises:
+            ValueError: what is wrong.
+        """
+
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote.
@@ -82,6 +89,7 @@ class JsonResult:
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            made.check_whole()
             return made
 
 

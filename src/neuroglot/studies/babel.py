@@ -23,7 +23,7 @@ from neuroglot.run.settings import ExpertSettings
 from neuroglot.run.tasks import pruned_conditions
 from neuroglot.stats import mantel
 from neuroglot.studies.settings import StudySettings, TaskSettings
-from neuroglot.studies.study import Finding, Study, not_asked, short_name
+from neuroglot.studies.study import Finding, Study, not_asked
 
 __all__ = ["Babel", "BabelSettings"]
 
@@ -212,7 +212,7 @@ class Babel(Study):
                 f"the last by {float(moved[-1]):.4f}; median of the layers {float(moved.median()):.4f}."]  # fmt: skip
         table = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags))
         table.insert(0, "layer", self.layers)
-        title = f"{short_name(source)} less {self.of_model}"
+        title = f"{self.of_model} once tuned, less before"
         figure = change_figure(change, tags, title, layers=self.experts.layers)
         return Finding(said, most == counted.layers, {"": table}, {"": figure})
 
@@ -266,7 +266,7 @@ class Babel(Study):
             (score[name, task], score[f"random for {name}", task]) for name, task in score.index
             if f"random for {name}" in score.index.get_level_values(0)
         ]  # fmt: skip
-        better = sum(ours >= random for ours, random in pairs)
+        better = sum(bool(ours >= random) for ours, random in pairs)  # NumPy would count in a type of its own
         said = [
             f"Kept experts are at least as accurate as random ones in {better} of {len(pairs)} rows; mean "
             f"{100 * pd.Series([a for a, _ in pairs]).mean():.1f} % against "

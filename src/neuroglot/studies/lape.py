@@ -15,7 +15,8 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.load import load_corpus
 from neuroglot.corpus.prompts import Prompting
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.ablation.perturbation import Perturbation, perturb
+from neuroglot.evaluate.ablation.matrix import Perturbation
+from neuroglot.evaluate.ablation.perturbation import perturb
 from neuroglot.evaluate.steering.answers import summary, well_formed
 from neuroglot.evaluate.steering.forcing import Forced, Prompts, Steering
 from neuroglot.evaluate.steering.judge import JudgeSettings

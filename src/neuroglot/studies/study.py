@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
+from pydantic import ValidationError
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
@@ -24,7 +25,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import load_corpus
 from neuroglot.edit.conditions import Condition
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.figures.style import save_figure
 from neuroglot.models.model import Model
 from neuroglot.recording.record_samples import record_samples
@@ -85,12 +86,21 @@ class Study:
             before = read_json(kept)
             if before is None:
                 raise NeuroglotError(f"{kept} is damaged; choose another --out, or delete {self.path}.")
-            refuse_differing(f"{self.path} is a study", before, now, "choose another --out, or delete it")
+            refuse_differing(f"{self.path} is a study", self._known(before), now, "choose another --out, or delete it")
         self.run = Run.create(self.path, settings.model, settings.text, settings.record)
         self.run.workers = workers
         save_text(kept, json.dumps(now, indent=2, ensure_ascii=False))
         self._neurons: dict[str, NeuronSet] = {}
         self._identified: dict[str, dict[str, Any]] = {}  # with which settings
+
+    def _known(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Settings as an earlier version kept them: what it did not know has been as it is by default."""
+        try:
+            given = {name: value for name, value in before.items() if name != "study"}
+            known = self.Settings.model_validate(given).model_dump(mode="json")
+        except ValidationError:
+            return before
+        return {"study": before.get("study"), **known}
 
     @property
     def of_model(self) -> str:
@@ -250,7 +260,8 @@ def folder_name(source: str) -> str:
 def short_name(source: str) -> str:
     """A model by a name that says nothing of where its file lies: a hub id as it is, of a path the last part."""
     path = Path(source)
-    return path.name if path.is_absolute() or path.suffix == ".gguf" or source.startswith(".") else source
+    hub = not (path.is_absolute() or path.suffix == ".gguf" or source.startswith("."))
+    return source if hub else path.name.removesuffix(".gguf")
 
 
 def not_asked(what: str) -> NeuroglotError:

@@ -44,6 +44,29 @@ def test_a_wrong_declaration_is_refused_by_the_proof():
 
 
 @pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"activation": ""}, "its activation has 16 numbers a token where 24 enter it"),
+        (
+            {"activation": "self_attn"},
+            "taken for the FFNs of llama, such as .*, cannot be read or written there",
+        ),
+        ({"gate": "input_layernorm"}, "input_layernorm is a LlamaRMSNorm and no projection"),
+        ({"up": "mlp"}, "mlp is a LlamaMLP and no projection"),
+        ({"gate": "self_attn.q_proj"}, "does not follow its row of the gate-projection"),
+        ({"layers": ""}, "is not built as its family is"),
+    ],
+)
+def test_what_is_declared_of_another_kind_is_one_sentence(wrong, sentence):
+    right = {"activation": "mlp.act_fn", "down": "mlp.down_proj", "up": "mlp.up_proj", "gate": "mlp.gate_proj"}
+    network = tiny.network(head_dim=12)  # so that queries are as wide as the FFN
+    declare(families.Family(("llama",), **right | wrong))
+    with pytest.raises(ng.NeuroglotError, match=sentence) as caught:
+        ng.Model(network, tiny.tokenizer())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("", "has no table"),

@@ -20,7 +20,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.errors import NeuroglotError
-from neuroglot.evaluate.ablation.perturbation import Perturbation
+from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.evaluate.ablation.selectivity import (
     coverage,
     diagonal_dominant,
@@ -31,6 +31,7 @@ from neuroglot.evaluate.ablation.selectivity import (
     selectivity,
 )
 from neuroglot.evaluate.ablation.units import UnitCosts, unit_costs
+from neuroglot.evaluate.ablation.whole import check_losses, check_sizes
 from neuroglot.evaluate.likelihood.perplexity import (
     blocks_nll,
     finite_mean,
@@ -114,6 +115,27 @@ class Comparison(JsonResult):
     block: int = 0
     settings: dict[str, str] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
+
+    def check_whole(self) -> None:
+        """Refuse what cannot have been measured on the same blocks of each language."""
+        tags = {*self.languages}
+        if not tags or len(tags) < len(self.languages) or {*self.intact} != tags or self.block < 1:
+            raise ValueError("it does not say which text was read")
+        check_losses(INTACT, self.intact, self.intact)
+        for name, rows in self.off.items():
+            if {*rows} != tags or any({*cells} != tags for cells in rows.values()):
+                raise ValueError(f"{name} was not measured in each language")
+            for tag, cells in rows.items():
+                check_losses(f"{name}, {tag}", cells, self.intact)
+            check_sizes(name, self.sizes.get(name, {}), tags)
+            about = self.conditions.get(name, {})
+            kinds = {"method": str, "budget": int | float | None, "part": str}
+            if not all(key in about and isinstance(about[key], kind) for key, kind in kinds.items()):
+                raise ValueError(f"{name} does not say what was measured")
+        if not {*self.conditions} <= {*self.off}:
+            raise ValueError("it names more conditions than were measured")
+        if self.costs:
+            UnitCosts(**self.costs)  # type: ignore[arg-type]
 
     def add(self, before: "Comparison") -> None:
         """Take in what an earlier one measured on the same blocks, and first; what both have stays as it is here."""

@@ -240,7 +240,8 @@ def _develop(
             costliest = max(cost, key=lambda tag: cost[tag])
             rows.append(
                 {"half": "development", "rung": 0, "method": remedy.method, "setting": remedy.words, "answers": 0,
-                 "perplexity_change": cost[costliest], "costliest": costliest, "within": False}
+                 "judged": 0, "line_passes": 0, "perplexity_change": cost[costliest], "costliest": costliest,
+                 "within": False}
             )  # fmt: skip
     left = cheap
     found: dict[Remedy, dict[str, Any]] = {}

@@ -32,7 +32,7 @@ FRACTIONS = (0.005, 0.01, 0.02, 0.05)
 """Of all neurons, those that LAPE chooses, from which the ablated ones are taken."""
 STRENGTHS = (0.125, 0.25, 0.5, 1.0)
 DRIFT_STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-FACTORS = (0.95, 0.9, 0.8, 0.5)
+FACTORS = (0.9, 0.8, 0.5, 0.0)
 FALSE_ALARMS = (0.02, 0.005)
 """Of the tokens of text in a language wanted, those that count as drifted, at most."""
 

@@ -28,6 +28,7 @@ from neuroglot.tokens.counts import SHARED, UNSEEN, TokenLanguages
 __all__ = ["Lens", "lens", "owner_mass"]
 
 KIND, VERSION = "lens", 1
+ROUNDING = 1e-3
 BATCH_TOKENS = 4096  # a pass at most, since the streams of all its layers are kept until they are read
 
 ByBlock = Float64[Tensor, "blocks layers owners"]
@@ -134,9 +135,23 @@ class Lens:
                 for name in ("mass", "likeliest", "entropy", "nats", "text")
             ]
             mass, likeliest, entropy, nats, text = named
+            depths = {entropy[tag].shape[1:] for tag in tags}
             shapes = {tag: (*entropy[tag].shape, len(owners)) for tag in tags}
-            if any(each[tag].shape != shapes[tag] for each in (mass, likeliest) for tag in tags):
+            if (
+                len(depths) != 1
+                or any(0 in shape or len(shape) != 3 for shape in shapes.values())
+                or any(each[tag].shape != shapes[tag] for each in (mass, likeliest) for tag in tags)
+                or any(nats[tag].shape != shapes[tag][:2] or text[tag].shape != shapes[tag][2:] for tag in tags)
+            ):
                 raise ValueError("its tables are not of one number of blocks, layers and owners")
+            if any(
+                each.dtype != torch.float64 or not bool(torch.isfinite(each).all()) or bool((each < -ROUNDING).any())
+                for values in named
+                for each in values.values()
+            ):
+                raise ValueError("its tables hold something else than shares and nats")
+            if not all(isinstance(name, str) for name in (*tags, *owners)) or len({*owners}) < len(owners):
+                raise ValueError("its languages or owners are not names")
             return cls(tags, owners, mass, likeliest, entropy, nats, text, about["about"])
 
 

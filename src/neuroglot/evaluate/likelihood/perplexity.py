@@ -232,9 +232,13 @@ def blocks_nll(
     model.check_state()
     if not len(blocks) or blocks.shape[1] < 2:
         raise _nothing_to_predict(language)
-    for batch in blocks.to(model.device).split(max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])):
+    size = max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])
+    wanted = blocks[:, 1:].to(torch.int64)
+    for number, batch in enumerate(blocks.to(model.device).split(size)):
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
-        targets = batch[:, 1:].flatten().to(states.device, torch.int64)
+        # all at once: to a head on another device than the first layer, a copy for each batch would wait for both
+        wanted = wanted.to(states.device)
+        targets = wanted[number * size : (number + 1) * size].flatten()
         found = torch.cat([nll.to(states.device, torch.float64) for nll in token_nll(model, states, targets)])
         yield found.view(len(batch), -1)
         advance(batch.numel(), language)

@@ -83,6 +83,8 @@ class Bypass:
             self.fault = "what leaves it does not reach what the layer gives"
         elif len(before) != 1:
             self.fault = f"its activation is computed {len(before)} times in its layer"
+        elif before[0].shape[-1] != self.ffn.neurons:
+            self.fault = f"its activation has {before[0].shape[-1]} numbers a token"
         elif self._follows_another(before[0], expected):
             which = "gate-projection" if self.ffn.gated else "first projection"
             self.fault = f"the activation of a neuron does not follow its row of the {which}"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroglot.models.architecture.ffn import Layout, Rows, is_matrix
+from neuroglot.models.architecture.ffn import Layout, Rows, is_matrix, out_features
 from neuroglot.models.architecture.sites import InlineCall
 from neuroglot.models.architecture.trace import Step, Trace, trace
 
@@ -133,7 +133,8 @@ def _ffn_of(down: Step, seen: Trace, names: dict[nn.Module, str]) -> Layout | _R
     found = [_rows(path, width) for path in (gate, up) if path is not None]
     rows = [each for each in found if each is not None]
     sizes = [path.matrix.module for path in (gate, up) if path is not None]
-    if len(rows) < len(found) or any(_width_in(part) != _width_out(down.module) for part in sizes if part is not None):
+    stream = out_features(down.module)
+    if len(rows) < len(found) or any(_width_in(part) != stream for part in sizes if part is not None):
         return None
     name = names[down.module]
     if not seen.reached([down]):
@@ -359,7 +360,3 @@ def _of_layers(found: list[tuple[str, Layout]], doubts: list[str], several: Coll
 
 def _width_in(projection: nn.Module) -> int:
     return int(getattr(projection, "in_features", 0) or getattr(projection, "nx", 0))
-
-
-def _width_out(projection: nn.Module) -> int:
-    return int(getattr(projection, "out_features", 0) or getattr(projection, "nf", 0))

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
-from neuroglot.models.architecture.ffn import Layout, Rows
+from neuroglot.models.architecture.ffn import Layout, Rows, is_matrix, out_features
 from neuroglot.plugins import load_plugin, package_of, plugins
 
 __all__ = ["FAMILIES", "Family", "declaration", "declare", "declared", "note_others", "own_families", "read_families"]
@@ -48,13 +48,16 @@ class Family:
         """Where a layer of this family keeps its FFN.
 
         Raises:
-            AttributeError: the layer has no such part.
+            AttributeError: the layer has no such part, or it is no projection.
         """
+        for name in (self.down, self.up, self.gate or self.up):
+            if not is_matrix(part := layer.get_submodule(name)):
+                raise AttributeError(f"{name or 'the layer'} is a {type(part).__name__} and no projection")
         down, up = layer.get_submodule(self.down), layer.get_submodule(self.up)
         gate = layer.get_submodule(self.gate) if self.gate else None
         rows = Rows(up)
         if gate is up:  # the gate's rows first
-            size = up.get_parameter("weight").shape[0] // 2
+            size = out_features(up) // 2
             gate_rows, rows = Rows(up, 0, 1, size), Rows(up, size, 1, size)
         else:
             gate_rows = None if gate is None else Rows(gate)  # type: ignore[assignment]

@@ -20,7 +20,7 @@ from neuroglot.models.architecture.edits import Edits, at_input, at_output, at_s
 from neuroglot.models.architecture.sites import EAGER, UNWATCHED, Edit, InlineCall, Site
 from neuroglot.models.architecture.weights import is_readable
 
-__all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed", "narrow_projection"]
+__all__ = ["FFN", "Layout", "Observer", "Rows", "is_matrix", "is_transposed", "narrow_projection", "out_features"]
 
 Observer = Callable[[Tensor, Tensor], None]
 
@@ -118,7 +118,8 @@ class FFN:
     @property
     def readable(self) -> bool:
         """Whether its weights' numbers can be read and written: they are neither quantised nor offloaded."""
-        return all(is_readable(each.weight) for each in self.projections)
+        parts: list[Any] = self.projections
+        return all(is_readable(part.weight) for part in parts)
 
     @property
     def projections(self) -> list[nn.Module]:
@@ -221,6 +222,11 @@ def is_matrix(module: nn.Module) -> bool:
     """Whether a module multiplies with a matrix, packed ones among them."""
     features = hasattr(module, "in_features") and hasattr(module, "out_features") and hasattr(module, "weight")
     return isinstance(module, nn.Linear) or features or is_transposed(module)
+
+
+def out_features(projection: nn.Module) -> int:
+    """How many rows a projection has, packed or not."""
+    return int(getattr(projection, "out_features", 0) or getattr(projection, "nf", 0))
 
 
 def _rows(projection: nn.Module) -> Tensor:

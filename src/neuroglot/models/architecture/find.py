@@ -194,7 +194,7 @@ def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
     try:
         layers = network.get_decoder().get_submodule(family.layers)
         ffns = [FFN(family.layout(layer)) for layer in layers]
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise NeuroglotError(
             f"This {kind} model is not built as its family is ({error}); see docs/families.md to describe it."
         ) from error

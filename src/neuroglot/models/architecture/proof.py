@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.attention import Attention
-from neuroglot.models.architecture.body import few_tokens, last_hidden_states
+from neuroglot.models.architecture.body import few_tokens, last_hidden_states, text_config
 from neuroglot.models.architecture.bypass import Bypass, Replays
 from neuroglot.models.architecture.ffn import FFN, Rows
 from neuroglot.models.architecture.moe import Mixture
@@ -56,7 +56,17 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
             check.attach(stack)
         experts = [stack.enter_context(_experts_compared(mixture)) for mixture in mixtures]
         stack.enter_context(torch.no_grad())
-        last_hidden_states(network, few_tokens(network, TOKENS))
+        try:
+            last_hidden_states(network, few_tokens(network, TOKENS))
+        except (NeuroglotError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a site that is no tensor of neurons fails in ways of its own
+            words = str(error).splitlines()[0] if str(error) else type(error).__name__
+            kind, first = text_config(network).model_type, checks[0].name if checks else "its experts"
+            raise NeuroglotError(
+                f"What was taken for the FFNs of {kind}, such as {first}, cannot be read or written there ({words}); "
+                "describe the architecture as docs/families.md says."
+            ) from error
     for mixture, found in zip(mixtures, experts, strict=True):
         if wrong := found[0] if found else "they were not called":
             raise NeuroglotError(
