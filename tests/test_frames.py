@@ -7,7 +7,7 @@ import neuroglot as ng
 from neuroglot.artifacts.parameters import ParameterSet
 from neuroglot.evaluate.benchmarks.harness import TaskScore
 from neuroglot.experts.similarity import compare
-from neuroglot.stats import contrast
+from neuroglot.stats import contrast, mantel, paired
 from neuroglot.tokens.counts import TokenLanguages, token_counts
 
 
@@ -38,7 +38,10 @@ def test_of_examples(model):
 
 def test_of_contrasts_and_tasks():
     found = contrast([3.0, 4.0, 5.0], [1.0, 2.0, 1.5])
-    assert found.frame().iloc[0].to_dict() == vars(found)
+    distance = torch.rand(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    others = [paired([0.0, 1.0, 1.0], [1.0, 1.0, 0.5]), mantel(distance, distance, permutations=9)]
+    for each in (found, *others):
+        assert each.frame().iloc[0].to_dict() == vars(each)
     score = TaskScore("x", "1", 0, {"acc,none": 0.5, "acc_norm,none": 0.25}, {"acc,none": 0.1}, [])
     table = score.frame().set_index("metric")
     assert table.value["acc_norm,none"] == 0.25 and table.stderr.isna().tolist() == [False, True]

@@ -442,7 +442,7 @@ def interval(row, decimals):
 
 
 def test_healing():
-    sizes, ffn, only = tables("howto/shrink.md", "Healing")
+    sizes, controls, ffn, only = tables("howto/shrink.md", "Healing")
     files = {"Gemma 3 270M": "gemma3-270m", "Qwen2.5-Coder 0.5B": "qwen2.5-coder-0.5b"}
     tags = {"French": "fr", "Chinese": "zh", "Hindi": "hi"}
     for name, size, *cells in sizes[1:]:
@@ -455,13 +455,25 @@ def test_healing():
         found = {row["what"]: interval(row, 3) for row in rows if row["times"]}
         before = found.get("refit", found.get("vocabulary"))
         assert cells == [before, found.get("healed", ""), found.get("healed, teacher alone", "")], name
+    for name, size, what, *cells in controls[1:]:
+        model, language = name.split(", ")
+        kind = {"nothing": "not healed", "text and teacher": "healed"}.get(what, what)
+        (row,) = [
+            row
+            for row in read(f"shrink/{files[model]}-{tags[language]}-controls.csv")
+            if (row["what"], float(row["share"])) == (kind, float(size.split()[0]) / 100)
+        ]
+        elsewhere = {name: row[f"elsewhere {name}"] for name in ("times", "low", "high")}
+        assert cells == [interval(row, 3), interval(elsewhere, 3)], name
     alone = {row["what"]: row for row in read("shrink/gemma3-270m-fr-ffn.csv")}
     for cells, kind in zip(ffn[1:], ("even", "uneven"), strict=True):
         assert cells[1:] == [interval(alone[f"{name}, {kind}"], 2) for name in ("magnitude", "refit", "healed")]
     for cells, row in zip(only[1:], read("shrink/gemma3-270m-fr-only.csv")[1:], strict=True):
         assert cells == [
-            row["what"],
-            *(f"{float(row[f'{tag} times']):.3f}" for tag in "fr en de es zh hi ru ja".split()),
+            row["what"].replace("adapter", "LoRA"),
+            f"{100 * float(row['trained']):.1f}",
+            f"{float(row['rate']):g}",
+            *(f"{float(row[f'{tag} times']):.3f}" for tag in "fr en de es zh hi ru ja elsewhere".split()),
         ]
 
 
@@ -485,7 +497,7 @@ def test_units():
 
 
 def test_the_middle_layers():
-    middle, ahead = tables("results.md", "Which language the middle layers speak")
+    middle, ahead, scripts = tables("results.md", "Which language the middle layers speak")
     assert middle[1:] == [list(row.values()) for row in read("units/lens-middle.csv")]
     found = []
     for model, name in (("gemma3-270m", "Gemma 3 270M"), ("qwen2.5-coder-0.5b", "Qwen2.5-Coder 0.5B")):
@@ -498,3 +510,6 @@ def test_the_middle_layers():
             most = max(layers, key=lambda layer: mass[layer][0] - mass[layer][1])
             found.append([name, tag, ", ".join(map(str, layers)), str(most), *(f"{100 * x:.1f}" for x in mass[most])])
     assert ahead[1:] == found
+    rows = {(row["text"], row["layer"]): row for row in read("units/gemma3-270m-scripts.csv")}
+    for text, layer, *cells in scripts[1:]:
+        assert cells == [f"{100 * float(rows[text, layer][name]):.1f}" for name in scripts[0][2:]]

@@ -166,8 +166,18 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
+class _OneRow:
+    """A result of a few numbers."""
+
+    def frame(self) -> "pd.DataFrame":
+        """One row, with a column for each attribute."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(self)])
+
+
 @dataclass(frozen=True)
-class Paired:
+class Paired(_OneRow):
     """A paired comparison.
 
     Attributes:
@@ -216,7 +226,7 @@ def paired(before: Sequence[float], after: Sequence[float], *, resamples: int = 
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(_OneRow):
     """Whether one set of values is higher than another.
 
     Attributes:
@@ -234,12 +244,6 @@ class Contrast:
     p: float
     first: int
     second: int
-
-    def frame(self) -> "pd.DataFrame":
-        """One row, with a column for each attribute."""
-        import pandas as pd
-
-        return pd.DataFrame([vars(self)])
 
 
 def contrast(
@@ -294,7 +298,7 @@ def contrast(
 
 
 @dataclass(frozen=True)
-class Mantel:
+class Mantel(_OneRow):
     """Whether two distance matrices go together.
 
     Attributes:

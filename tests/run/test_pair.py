@@ -10,6 +10,7 @@ from commands import neuroglot, refused
 
 import neuroglot as ng
 from neuroglot.evaluate.ablation.comparison import Comparison
+from neuroglot.figures.pair import pair_findings
 from neuroglot.run.directory import Run
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,13 @@ def test_two_runs(runs):
     page = (chat / "report.html").read_text(encoding="utf-8")
     assert "Beside another model" in page and "Latent language" in page
     assert (chat / "tables" / "lens.csv").is_file()
+
+
+def test_sets_without_a_neuron_have_one_sentence():
+    table = pd.DataFrame({"second": [0, 0], "shared": 0, "by_chance": 0.0})
+    assert pair_findings(table) == [
+        "The method finds no language's neurons in the second model, so there is nothing to compare."
+    ]
 
 
 def test_a_run_beside_itself_keeps_everything(runs, tmp_path):

@@ -32,6 +32,7 @@ def test_a_shrunk_model_has_the_size_and_the_bits_that_the_report_says(heal, eve
     assert 0.85 < done.parameters[1] / done.parameters[0] <= 0.9
     assert list(done.bits) == ["intact", "vocabulary", "random", "loss", "refit", *(["healed"] if heal else [])]
     assert bits_per_character(opened, held_out["fr"], "fr") == pytest.approx(list(done.bits.values())[-1])
+    assert done.frame().set_index("what").bits.to_dict() == done.bits
     assert not heal or done.bits["healed"] < done.bits["refit"]
     assert [file.name for file in tmp_path.iterdir()] == ["fr"]  # no draft is left
     assert len(set(opened.widths)) == 1 or not even

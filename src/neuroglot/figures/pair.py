@@ -27,21 +27,22 @@ def pair_figure(table: pd.DataFrame, layers: pd.DataFrame, title: str = "", *, a
     places = np.arange(len(table))
     steered = "steer_own" in table
     with matplotlib.rc_context(STYLE):
-        figure = surface((4.6 + 3.4 * steered + 3.2, 3.2), ax)
+        figure = surface((4.6 + 3.4 * steered + 3.6, 3.4), ax)
         panels = figure.subplots(1, 2 + steered)
         for shift, (name, colour) in enumerate({"own": RED, "base": BLUE, "random": GREY}.items()):
-            label = {"own": "its own neurons", "base": "the base's neurons", "random": "random"}[name]
+            label = {"own": "the tuned model's neurons", "base": "the base's", "random": "random"}[name]
             at = places + 0.26 * (shift - 1)
             panels[0].bar(at, table[name], 0.24, color=colour, label=label)
             if steered:
                 mean = table[f"steer_{name}"]
                 ends = [mean - table[f"steer_{name}_low"], table[f"steer_{name}_high"] - mean]
                 panels[1].bar(at, mean, 0.24, color=colour, yerr=np.clip(ends, 0, None), error_kw={"lw": 0.8})
-        panels[0].set_title("ablated: nats lost on target", loc="left", fontsize=9)
+        panels[0].set_title("neurons ablated: nats lost on target", loc="left", fontsize=9)
         if steered:
             for place, value in zip(places, table["steer_intact"], strict=True):
                 panels[1].plot([place - 0.4, place + 0.4], [value, value], color="black", lw=1)
-            panels[1].set_title("raised: probability of its tokens (line: intact)", loc="left", fontsize=9)
+            said = "raised on other texts: probability\nof the language's tokens (line: intact)"
+            panels[1].set_title(said, loc="left", fontsize=9)
         for panel in panels[:-1]:
             panel.set_xticks(places, table.index)
             panel.axhline(0, color=GREY, lw=0.6)
@@ -53,15 +54,19 @@ def pair_figure(table: pd.DataFrame, layers: pd.DataFrame, title: str = "", *, a
         panels[-1].set_title("language neurons by layer", loc="left", fontsize=9)
         panels[-1].set_xlabel("layer")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        panels[0].legend(frameon=False, fontsize=7)
-        panels[-1].legend(frameon=False, fontsize=7)
+        panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=7)
         figure.suptitle(title, fontsize=10)
     return whole(figure)
 
 
 def pair_findings(table: pd.DataFrame) -> list[str]:
     """What stays, in sentences that hold whatever it is."""
-    share, chance = table["shared"].sum() / table["second"].sum(), table["by_chance"].sum() / table["second"].sum()
+    found = table["second"].sum()
+    if not found:
+        return ["The method finds no language's neurons in the second model, so there is nothing to compare."]
+    share, chance = table["shared"].sum() / found, table["by_chance"].sum() / found
     said = [
         f"{share:.0%} of the second model's neurons of a language are the first's too; by chance {chance:.1%} would be."
     ]

@@ -1,6 +1,7 @@
 """The part of a report about a run beside another of the same shape."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ def pair_part(run: Run, figure: Callable[[Run, Figure, str], str]) -> dict[str, 
         return None
     table = load_table(file).set_index("language")
     layers = load_table(run.path / "tables" / "pair-layers.csv").set_index("layer")
-    title = f"{run.manifest.model.source} beside {run.manifest.pair['base']}"
+    title = f"{run.manifest.model.source} beside the run {Path(run.manifest.pair['base']).name}"
     return {
         "settings": run.manifest.pair,
         "figure": figure(run, pair_figure(table, layers, title), "pair"),

@@ -170,7 +170,7 @@ def _steered(
     blocks = held_out_blocks(model, held_out, tokens=settings.steer, block=settings.block)
     total = len(blocks) * (1 + len(choices))
     rows = []
-    with progress_bar("steering", total, unit="condition", shown=progress) as advance:
+    with progress_bar("steering", total, unit="conditions", shown=progress) as advance:
         intact = {tag: owner_mass(model, piece, owners, model.batch_tokens) for tag, piece in blocks.items()}
         advance(len(blocks), "intact")
         for k, target in enumerate(blocks):

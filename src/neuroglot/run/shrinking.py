@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -33,6 +33,9 @@ from neuroglot.storage.atomic import atomic_path, read_json
 from neuroglot.storage.locks import drop_workplace, workplace
 from neuroglot.storage.results import load_json, save_json
 from neuroglot.tokens.packing import check_fills, pack
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Shrunk", "check_shrink", "heal", "shrink"]
 
@@ -78,6 +81,16 @@ class Shrunk:
     costs: dict[str, Cost]
     tasks: dict[str, TaskPair]
     seconds: dict[str, float]
+
+    def frame(self) -> "pd.DataFrame":
+        """A row for each of `bits`: what, bits a character, times the intact model's, low and high of its interval."""
+        import pandas as pd
+
+        rows = [
+            (name, bits, bits / self.bits["intact"], *(self.intervals.get(name) or (None, None)))
+            for name, bits in self.bits.items()
+        ]
+        return pd.DataFrame(rows, columns=["what", "bits", "times", "low", "high"])
 
 
 def shrink(

@@ -65,6 +65,10 @@ class Fixed:
         """That of what was chosen."""
         return None if self.chosen is None or not isinstance(self.chosen.change, Recipe) else self.chosen.change
 
+    def frame(self) -> pd.DataFrame:
+        """A row a remedy and rung on either half: `table`."""
+        return self.table.copy()
+
     def reported(self, method: str) -> "pd.Series[Any] | None":
         """The row of a method, or of `intact`, on the reported half."""
         rows = self.table[(self.table["half"] == "reported") & (self.table["method"] == method)]

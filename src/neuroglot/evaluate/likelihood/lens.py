@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from neuroglot.corpus.corpus import Corpus
@@ -244,11 +244,10 @@ def _of_tokens(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the head makes of states, a few tokens' logits at a time: (tokens, owners) twice, and (tokens,) twice."""
     size = max(1, LOGITS_AT_ONCE // model.vocabulary)
+    members = _members(tokens_of, model)
     parts = []
     for some, wanted in zip(states.split(size), targets.split(size), strict=True):
         logs = model.logits(some).float().log_softmax(-1)
-        owner = tokens_of.owner.to(logs.device)
-        members = torch.nn.functional.one_hot(owner, len(tokens_of.owners)).to(logs.dtype)
         probabilities = logs.exp()
         likeliest = members[logs.topk(top, -1).indices].mean(1)
         entropy = torch.special.entr(probabilities).sum(-1)
@@ -256,6 +255,11 @@ def _of_tokens(
         parts.append((probabilities @ members, likeliest, entropy, nats))
     mass, likeliest, entropy, nats = (torch.cat(each).to(torch.float64) for each in zip(*parts, strict=True))
     return mass, likeliest, entropy, nats
+
+
+def _members(tokens_of: TokenLanguages, model: Model) -> Float[Tensor, "vocabulary owners"]:
+    """1 where a token is an owner's."""
+    return torch.nn.functional.one_hot(tokens_of.owner, len(tokens_of.owners)).to(model.device, torch.float32)
 
 
 @torch.inference_mode()
@@ -266,9 +270,10 @@ def owner_mass(
 
     Run it inside `intervene` to read a changed model.
     """
+    size, members = max(1, LOGITS_AT_ONCE // model.vocabulary), _members(tokens_of, model)
     found = []
     for batch in blocks.to(model.device).split(max(1, batch_tokens // blocks.shape[1])):
-        states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
-        mass = _of_tokens(model, states, batch[:, 1:].flatten().long(), tokens_of, 1)[0]
-        found.append(mass.view(len(batch), -1, mass.shape[1]).mean(1).cpu())
+        states = model.hidden_states(batch)[:, :-1].flatten(0, 1).split(size)
+        mass = torch.cat([model.logits(some).float().softmax(-1).to(members) @ members for some in states])
+        found.append(mass.to(torch.float64).view(len(batch), -1, mass.shape[1]).mean(1).cpu())
     return torch.cat(found)
