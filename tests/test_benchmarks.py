@@ -3,7 +3,7 @@
 import re
 import statistics
 
-from test_results import read, rounded, tables
+from pages import read, rounded, tables
 
 
 def test_generation_on_a_gpu():
