@@ -13,7 +13,7 @@ import neuroglot as ng
 from neuroglot.evaluate.benchmarks.harness import Item, TaskScore
 from neuroglot.evaluate.likelihood.bits import bits_per_character
 from neuroglot.pruning.size import size
-from neuroglot.run import shrink_plan
+from neuroglot.run import shrink_plan, shrinking
 from neuroglot.run.shrink_plan import ShrinkSettings, plan_cut
 from neuroglot.run.shrink_tasks import built_in_tasks, compared
 from neuroglot.run.shrinking import shrink
@@ -57,6 +57,17 @@ def test_too_little_text_or_too_small_a_size_writes_nothing(share, heal, match, 
         shrink(tiny.model(), text, "fr", settings, tmp_path / "fr", held_out=held_out, progress=False)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_size_below_what_any_text_needs_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    def measured(*_, **__):
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(shrinking, "bits_by_piece", measured)
+    monkeypatch.setattr(shrink_plan, "language_counts", measured)
+    with pytest.raises(ng.NeuroglotError, match="what must stay"):
+        shrink(tiny.model(), tiny.corpus(40), "fr", ShrinkSettings(share=0.01), tmp_path / "fr",
+               held_out=tiny.corpus(10), progress=False)  # fmt: skip
 
 
 def test_the_command(checkpoint, corpus, tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from neuroglot.pruning.biases import plain_biases
 from neuroglot.pruning.size import size
 from neuroglot.pruning.vocabulary import row_parameters
 
-__all__ = ["Split", "magnitudes", "neurons_within", "random_like", "splits"]
+__all__ = ["Split", "check_share", "magnitudes", "neurons_within", "random_like", "splits"]
 
 Keep = Bool[Tensor, "layers neurons"]
 SHARES = (1.0, 0.7, 0.5, 0.35)
@@ -68,12 +68,34 @@ def splits(model: Model, share: float, used: int, least: int, language: str) -> 
         if max(most, least) <= tokens and FEWEST * total <= neurons < total:
             found.append(Split(tokens, neurons))
     if not found:
-        smallest = (fixed + _gained(model) + row * least + FEWEST * whole.ffn_parameters) / whole.parameters
-        raise NeuroglotError(
-            f"{share:.0%} of {model.name} is below what must stay for {language}: attention, the tokens that any text "
-            f"needs and a tenth of the neurons are {smallest:.1%}."
-        )
+        raise _below(model, share, least, language)
     return sorted(set(found), key=lambda split: -split.tokens)
+
+
+def check_share(model: Model, share: float, least: int, language: str) -> None:
+    """Refuse a share that no text makes possible; that of `splits` may be larger, by what the text uses.
+
+    Arguments are those of `splits`.
+
+    Raises:
+        NeuroglotError: it is below what must stay.
+    """
+    if share < _smallest(model, least):
+        raise _below(model, share, least, language)
+
+
+def _below(model: Model, share: float, least: int, language: str) -> NeuroglotError:
+    return NeuroglotError(
+        f"{share:.0%} of {model.name} is below what must stay for {language}: attention, the tokens that any text "
+        f"needs and a tenth of the neurons are {_smallest(model, least):.1%}."
+    )
+
+
+def _smallest(model: Model, least: int) -> float:
+    """The share of the parameters that any text leaves at least."""
+    whole = size(model.network)
+    fixed = whole.parameters - row_parameters(model) * model.vocabulary - whole.ffn_parameters
+    return (fixed + _gained(model) + row_parameters(model) * least + FEWEST * whole.ffn_parameters) / whole.parameters
 
 
 def _gained(model: Model) -> int:

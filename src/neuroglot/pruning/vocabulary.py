@@ -20,6 +20,7 @@ __all__ = [
     "kept_tokens",
     "language_counts",
     "row_parameters",
+    "tokens_of_any_text",
     "trimmed",
     "with_tokens_of",
 ]
@@ -94,12 +95,11 @@ class TokenRanking:
 
     def __init__(self, model: Model, counts: Counts):
         self.model = model
-        self._needs = Needs(model.tokenizer, [i for i in _named(model) if i < model.vocabulary])
+        self._needs = _needs(model)
         found = np.flatnonzero(counts)
         self._occur = found[np.argsort(-counts[found], kind="stable")]
         self._ranked = self._occur
-        # a tokenizer may name tokens that the model has no row for
-        self._always = {i for i in self._needs.always if i < model.vocabulary}
+        self._always = _always(model, self._needs)
         self.least = len(self._always)
         self.used = len(self.within(None))
 
@@ -209,6 +209,20 @@ def _forget(model: Model) -> None:
     """What was kept of another tokenizer and other weights."""
     model.__dict__.pop("tokenizer_fingerprint", None)
     model.weights_changed()
+
+
+def tokens_of_any_text(model: Model) -> int:
+    """How many tokens no text can do without: bytes, special tokens, and what the configs name."""
+    return len(_always(model, _needs(model)))
+
+
+def _needs(model: Model) -> Needs:
+    return Needs(model.tokenizer, [i for i in _named(model) if i < model.vocabulary])
+
+
+def _always(model: Model, needs: Needs) -> set[int]:
+    """A tokenizer may name tokens that the model has no row for."""
+    return {i for i in needs.always if i < model.vocabulary}
 
 
 def _named(model: Model) -> list[int]:

@@ -21,10 +21,11 @@ from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.models.vocabulary import Changed, changed
 from neuroglot.progress import status
+from neuroglot.pruning.budget import check_share
 from neuroglot.pruning.gguf_export import takes_fewer_heads, write_gguf
 from neuroglot.pruning.moments import check_moments
 from neuroglot.pruning.size import size
-from neuroglot.pruning.vocabulary import trimmed
+from neuroglot.pruning.vocabulary import tokens_of_any_text, trimmed
 from neuroglot.run.shrink_cost import Cost, cost
 from neuroglot.run.shrink_plan import Ids, ShrinkSettings, plan_cut
 from neuroglot.run.shrink_tasks import TaskPair, compared, opened_tasks, scored
@@ -171,6 +172,7 @@ def _made(
         return bits_by_piece(some, held_out[tag], tag, characters=settings.characters)
 
     before = size(model.network)
+    check_share(model, settings.share, tokens_of_any_text(model), language)
     with status("measuring the intact model", progress):
         whole = {tag: read(model, tag) for tag in held_out.languages}
         rows = {"intact": whole[language]}
