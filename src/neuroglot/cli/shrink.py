@@ -115,7 +115,7 @@ def shrink(
         wanted = [name for each in tags for name in built_in_tasks(each)]
     settings = checked(
         ShrinkSettings, share=share, tokens=tokens, characters=characters, even=even, salience=salience,
-        heads=heads,        heal=heal, learning_rate=learning_rate, seed=seed, tasks=wanted,
+        heads=heads, heal=heal, learning_rate=learning_rate, seed=seed, tasks=wanted,
     )  # fmt: skip
     check_shrink(how.reader(), fitted, tag, settings, gguf)
     done = run(how.load(), fitted, tag, settings, folder, held_out=held_out, gguf=gguf)

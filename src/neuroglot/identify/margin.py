@@ -34,7 +34,7 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
     margin = log((w + ε) / (highest w among the other languages + ε)). The mean is of signed values:
     what is written one way and the other by turns, and on average says nothing, does not count.
 
-    It holds only where the neuron is active more often in the language than in any other beyond doubt: where the lower
+    It holds only where the neuron is active significantly more often in the language than in any other: where the lower
     end of the 95 % interval of its activation probability (Wilson's, from the number of tokens) is above the highest
     upper end among the others, d > 0. Elsewhere the neuron comes after all of these, in the order of d, so that a
     larger budget goes on with the least doubtful. Tokens of a text are not independent, so the interval is narrower
