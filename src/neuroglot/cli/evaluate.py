@@ -62,9 +62,12 @@ def perplexity(
     from neuroglot.evaluate.likelihood.perplexity import check_held_out
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
 
-    masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
+    sets = None if neurons is None else NeuronSet.load(neurons)
+    if sets is not None:
+        sets.check_languages(split(off) or [])
     check_held_out(settings.reader(trust_remote_code=trust_remote_code), text, tokens=tokens, block=block)
     loaded = settings.load(trust_remote_code=trust_remote_code)
+    masks = [] if sets is None else [sets.of_widths(loaded.widths)[tag] for tag in split(off) or []]
     rows, values = ["intact"], [measure(loaded, text, tokens=tokens, block=block)]
     if masks:
         with intervene(loaded, *map(Deactivate, masks)):

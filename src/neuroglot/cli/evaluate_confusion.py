@@ -8,6 +8,7 @@ import typer
 from neuroglot.cli.app import checked, out, print_table
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import DeviceOption, DtypeOption, TrustOption, writable
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 @evaluate.command()
 def confusion(
+    context: typer.Context,
     completions: Annotated[
         Path,
         typer.Argument(
@@ -84,6 +86,8 @@ def confusion(
         raise NeuroglotError(f"There is no file {completions}; give a table of answers.")
     if words is not None and not words.is_file():
         raise NeuroglotError(f"There is no file {words}; give a list of English words, one a line.")
+    if model is None:
+        refuse_unused(context, "without --model", "chat", "counted", "dtype", "device")
     from neuroglot.run.settings import ModelSettings
 
     source = None

@@ -22,6 +22,7 @@ from neuroglot.cli.options import (
     writable,
 )
 from neuroglot.cli.steer import steering_settings
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 @evaluate.command()
 def generation(
+    context: typer.Context,
     run: RunArgument,
     prompts: Annotated[
         str,
@@ -107,7 +109,7 @@ def generation(
     judge_url: Annotated[
         str | None,
         typer.Option(
-            help="Its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
+            help="With --judge: its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
             "[default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]",
             show_default=False,
         ),
@@ -143,6 +145,17 @@ def generation(
     from neuroglot.languages.tags import language_tag
     from neuroglot.run.directory import Run
 
+    if search:
+        why = "with --search, which tries many"
+        refuse_unused(context, why, "steer", "site", "strength", "layers", "when")
+    else:
+        refuse_unused(context, "without --search", "budget", "max_loss")
+    if judge is None:
+        refuse_unused(context, "without --judge", "judge_url")
+        if relevance == "judge":
+            raise NeuroglotError("--relevance judge needs a judge; name a model with --judge, or say --relevance rule.")
+    if relevance != "rule":
+        refuse_unused(context, "without --relevance rule", "reader")
     current = Run.open(run, trust_remote_code=trust_remote_code)
     current.workers = workers
     current.check_neurons(method)

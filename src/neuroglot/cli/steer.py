@@ -23,6 +23,7 @@ from neuroglot.cli.options import (
     WhenOption,
     writable,
 )
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.made import check_place
 
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
     from neuroglot.run.settings import ModelSettings
 
 
+OF_NEURONS = ("method", "steer", "site")
+OF_BOTH = ("strength", "layers", "when")
+"""Parameters of how neurons are steered, and of how a published direction is, too."""
+
+
 @app.command()
 def steer(
+    context: typer.Context,
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="What to continue or answer.", show_default=False)],
     to: Annotated[str | None, typer.Option(help="The language to answer in, such as zh.", show_default=False)] = None,
@@ -137,6 +144,12 @@ def steer(
     enough = recipe is not None or vector is not None or to is not None
     if not enough and (experts_off is None or source is not None or run is not None):
         raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
+    if recipe is not None:
+        refuse_unused(context, "with --recipe, which says everything itself", *OF_NEURONS, *OF_BOTH)
+    elif vector is not None:
+        refuse_unused(context, "with --vector", *OF_NEURONS)
+    elif to is None:
+        refuse_unused(context, "without --to", *OF_NEURONS, *OF_BOTH)
     to = to and language_tag(to)
     pairs = _pairs(experts_off)
     if method in ("diffmean", "probe", "lda", "sparse") and source not in (None, "none"):

@@ -78,8 +78,8 @@ class Corpus:
         """
         if not self.parallel:
             raise NeuroglotError(
-                f"{self.name} is not a parallel corpus; load it with parallel=True if line i means the same in every "
-                "language."
+                f"{self.name} is not a parallel corpus; give one file with a column a language or JSON lines with all "
+                "of them, or load it with parallel=True if document i means the same in every language."
             )
 
     def samples(self) -> Iterator[tuple[str, dict[str, str | None]]]:

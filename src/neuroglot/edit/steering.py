@@ -237,6 +237,7 @@ def _neuron_steps(
             f"The neurons are of {neurons.shape[0]} × {neurons.shape[1]}, and the recording of {recording.layers} × "
             f"{recording.neurons}; take both from one run."
         )
+    neurons = neurons.of_widths(recording.widths)
     chosen = _within(neurons.shape, layers)
     steps: list[UnitChange] = []
     target = torch.zeros_like(chosen)

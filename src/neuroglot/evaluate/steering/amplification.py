@@ -57,6 +57,8 @@ def amplification(
     """
     targets = [language_tag(tag) for tag in targets or neurons.languages]
     neurons.check_languages(targets)
+    if site != "heads":
+        neurons = neurons.of_widths(model.widths)
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
     identify = LanguageIdentifier([*targets, *sources])
     how = (generation or Generation()).model_dump()

@@ -64,6 +64,8 @@ def steering_shift(
         raise NeuroglotError("Prompts and answers are one list a language, all of one length; fill gaps with None.")
     wanted = [language_tag(tag) for tag in targets or [tag for tag in neurons.languages if tag in known]]
     neurons.check_languages(wanted)
+    if site != "heads":
+        neurons = neurons.of_widths(model.widths)
     if lacking := [tag for tag in wanted if tag not in known]:
         raise NeuroglotError(f"There are no answers in {lacking[0]}, so nothing can shift towards it.")
     pairs = {
