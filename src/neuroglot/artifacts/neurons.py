@@ -1,6 +1,5 @@
 """Sets of neurons by language: their algebra and their files."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.given import check_file
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["NeuronSet"]
@@ -314,8 +314,7 @@ def _is_pickled(path: Path) -> bool:
     Raises:
         NeuroglotError: there is no such file, or it cannot be read.
     """
-    if not os.path.isfile(path):
-        raise NeuroglotError(f"{path} does not exist; give the path of a file of neurons.")
+    check_file(path, "give the path of a file of neurons")
     try:
         with path.open("rb") as file:
             begin = file.read(9)

@@ -10,6 +10,7 @@ from torch import nn
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.architecture.ffn import Layout, Rows, is_matrix, out_features
 from neuroglot.plugins import load_plugin, package_of, plugins
+from neuroglot.storage.given import check_file
 
 __all__ = ["FAMILIES", "Family", "declaration", "declare", "declared", "note_others", "own_families", "read_families"]
 
@@ -142,6 +143,7 @@ def read_families(path: str | Path) -> list[Family]:
     Raises:
         NeuroglotError: it cannot be read, or a table lacks a field or has an unknown one.
     """
+    check_file(path, "give a TOML file that describes model families")
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8-sig")).get("family", [])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
