@@ -279,6 +279,7 @@ class Lape(Study):
     def table_1(self) -> Finding:
         """Answers with each language's neurons off."""
         answers, judge = self.answers_off, self.asked.judge
+        agrees: bool | None
         wide, said, agrees = on_target(answers.assign(rate=well_formed(answers)), "share of well-formed answers")
         tables = {"": wide, "answers": answers}
         if judge is not None:

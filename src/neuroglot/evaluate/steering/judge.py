@@ -242,8 +242,8 @@ class Judge:
     def _read(self, question: str, said: str | list[float]) -> dict[str, Any]:
         """What is kept of a reply, or of the likelihoods of all ratings."""
         if not isinstance(said, str):
-            score = sum(share * (self.rubric.lowest + place) for place, share in enumerate(said))
-            return {"model": self.settings.model, "question": question, "likelihoods": said, "score": score}
+            mean = sum(share * (self.rubric.lowest + place) for place, share in enumerate(said))
+            return {"model": self.settings.model, "question": question, "likelihoods": said, "score": mean}
         score = self._rating(said)
         if score is None:
             lowest, highest, shown = self.rubric.lowest, self.rubric.highest, " ".join(said.split())[:120]
