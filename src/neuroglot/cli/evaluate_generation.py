@@ -8,6 +8,8 @@ import typer
 from neuroglot.cli.app import checked, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import (
+    JudgeReadingOption,
+    JudgeUrlOption,
     LanguageColumnOption,
     LayersOption,
     MethodOption,
@@ -104,14 +106,8 @@ def generation(
         str | None,
         typer.Option(help="Score answers 1 to 10 by this model, or with --relevance judge 0 to 2.", show_default=False),
     ] = None,
-    judge_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
-            "[default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]",
-            show_default=False,
-        ),
-    ] = None,
+    judge_url: JudgeUrlOption = None,
+    judge_reading: JudgeReadingOption = "reply",
     workers: WorkersOption = 1,
     reader: Annotated[
         str | None,
@@ -201,7 +197,7 @@ def generation(
             batch=batch,
             chat=chat,
         ),
-        judge=None if judge is None else checked(JudgeSettings, model=judge, base_url=judge_url),
+        judge=None if judge is None else checked(JudgeSettings, model=judge, base_url=judge_url, reading=judge_reading),
     )
     result = steer_run(current, recording, settings)
     print_steered(result)

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from neuroglot.identify.units import Units
 
 
+def judge_reading(reading: str) -> str:
+    """Refuse another way to read a judge before anything is opened; the callback of the option.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if reading not in ("reply", "expected"):
+        raise NeuroglotError(f"--judge-reading takes reply or expected, not {reading!r}.")
+    return reading
+
+
 def writable(path: Path | None) -> Path | None:
     """Refuse a place that cannot be written before anything is computed; the callback of an option that names one.
 
@@ -97,6 +108,22 @@ DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float
 DeviceOption = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, cuda:1, mps … [default: a GPU if there is one]", show_default=False),
+]
+JudgeUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
+        "[default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]",
+        show_default=False,
+    ),
+]
+JudgeReadingOption = Annotated[
+    str,
+    typer.Option(
+        callback=judge_reading,
+        help="The judge's score: the rating in its reply, or `expected`: the mean of all ratings by their likelihood, "
+        "with --judge-url local.",
+    ),
 ]
 WorkersOption = Annotated[
     int,

@@ -155,7 +155,8 @@ class Judge:
         self._asked: Asked
         if settings.reading == "expected" and settings.base_url != LOCAL:
             raise NeuroglotError(
-                'An endpoint does not say how likely each rating is; take reading = "reply", or base_url = "local".'
+                "An endpoint does not say how likely each rating is, as `expected` needs; have the judge opened "
+                "here (--judge-url local), or read its reply."
             )
         if settings.base_url == LOCAL:
             from neuroglot.evaluate.steering.local_judge import LocalModel
@@ -203,7 +204,7 @@ class Judge:
         if (alike := one_score(rated, self.rubric.column)) is not None and len(rated) >= MANY:
             warnings.warn(
                 f"{self.name} gave every answer that it read one score, {alike:g}, so it does not tell them apart; "
-                'take a better judge, or of a model in this process the mean of its ratings (reading = "expected").',
+                "take a better judge, or of a model in this process its mean rating (--judge-reading expected).",
                 NeuroglotWarning,
                 stacklevel=2,
             )
