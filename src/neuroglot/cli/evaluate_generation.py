@@ -21,7 +21,7 @@ from neuroglot.cli.options import (
     TrustOption,
     WhenOption,
     WorkersOption,
-    writable,
+    writable_folder,
 )
 from neuroglot.cli.steer import steering_settings
 from neuroglot.errors import NeuroglotError
@@ -118,7 +118,7 @@ def generation(
     save: Annotated[
         Path | None,
         typer.Option(
-            callback=writable,
+            callback=writable_folder,
             help="Write a recipe for each target into this folder, what a search chose if there was one.",
             show_default=False,
         ),
@@ -126,7 +126,9 @@ def generation(
     clas: Annotated[
         Path | None,
         typer.Option(
-            callback=writable, help="Write the answers in CLaS-Bench's shape into this folder, too.", show_default=False
+            callback=writable_folder,
+            help="Write the answers in CLaS-Bench's shape into this folder, too.",
+            show_default=False,
         ),
     ] = None,
     trust_remote_code: TrustOption = False,

@@ -7,7 +7,7 @@ import typer
 
 from neuroglot.cli.app import checked, out, print_table
 from neuroglot.cli.evaluate import evaluate
-from neuroglot.cli.options import JudgeReadingOption, JudgeUrlOption, writable
+from neuroglot.cli.options import JudgeReadingOption, JudgeUrlOption, writable_file
 from neuroglot.errors import NeuroglotError
 
 
@@ -36,7 +36,9 @@ def score(
     by: Annotated[str, typer.Option(help="Rows: condition, target or source.")] = "condition",
     table: Annotated[
         Path | None,
-        typer.Option("--out", "-o", callback=writable, help="Write the scores to this .csv too.", show_default=False),
+        typer.Option(
+            "--out", "-o", callback=writable_file, help="Write the scores to this .csv too.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """LFS, relevance and steering score (their harmonic mean) of answers, with 95 % intervals."""

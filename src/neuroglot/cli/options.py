@@ -24,7 +24,7 @@ def judge_reading(reading: str) -> str:
 
 
 def writable(path: Path | None) -> Path | None:
-    """Refuse a place that cannot be written before anything is computed; the callback of every option that names one.
+    """Refuse a place that cannot be written before anything is computed; the callback of an option that names one.
 
     Raises:
         NeuroglotError: as said.
@@ -32,6 +32,28 @@ def writable(path: Path | None) -> Path | None:
     if path is not None:
         check_writable(path)
     return path
+
+
+def writable_file(path: Path | None) -> Path | None:
+    """The same for an option that names a file.
+
+    Raises:
+        NeuroglotError: it cannot be written, or is a directory.
+    """
+    if path is not None and path.is_dir():
+        raise NeuroglotError(f"{path} is a directory; give the name of a file.")
+    return writable(path)
+
+
+def writable_folder(path: Path | None) -> Path | None:
+    """The same for an option that names a directory, which may be there.
+
+    Raises:
+        NeuroglotError: it cannot be written, or is a file.
+    """
+    if path is not None and path.is_file():
+        raise NeuroglotError(f"{path} is a file; give a directory.")
+    return writable(path)
 
 
 ModelArgument = Annotated[
