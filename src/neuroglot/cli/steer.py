@@ -22,6 +22,7 @@ from neuroglot.cli.options import (
     TrustOption,
     WhenOption,
     writable,
+    writable_file,
 )
 from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -105,7 +106,9 @@ def steer(
     chat: Annotated[bool, typer.Option(help="Use the model's chat template.")] = False,
     save: Annotated[
         Path | None,
-        typer.Option(callback=writable, help="Keep the recipe: a .safetensors file for --recipe.", show_default=False),
+        typer.Option(
+            callback=writable_file, help="Keep the recipe: a .safetensors file for --recipe.", show_default=False
+        ),
     ] = None,
     bake: Annotated[
         Path | None,
@@ -116,7 +119,7 @@ def steer(
     export: Annotated[
         Path | None,
         typer.Option(
-            callback=writable,
+            callback=writable_file,
             help="Write it for other engines, where it is a control vector: .gguf (llama.cpp), or .safetensors.",
             show_default=False,
         ),
