@@ -50,8 +50,8 @@ def judged_on_target(answers: pd.DataFrame, judge: JudgeSettings) -> tuple[pd.Da
     means = (own.mean(), written.loc["random"].mean(), written.loc["normal"].mean())
     shown = ["(none)" if mean != mean else f"{mean:.2f}" for mean in means]
     said.append(
-        f"Of answers that are not empty, {lower} of {len(own)} languages: mean on target {shown[0]}, random {shown[1]}, "
-        f"normal {shown[2]}."
+        f"Of answers that are not empty, {lower} of {len(own)} languages: mean on target {shown[0]}, random "
+        f"{shown[1]}, normal {shown[2]}."
     )
     said.append(f"Scored by {Path(judge.model).name}{how}.")
     if (alike := one_score(answers, rubric.column)) is not None:
