@@ -186,7 +186,7 @@ def _abandoned(item: os.DirEntry[str], host: str | None, process: str | None) ->
 
 
 def _share(*paths: Path) -> None:
-    """Let those read a file who may read what this process writes: safetensors makes files that their owner alone may."""
+    """Let those read a file who may read what this process writes: those of safetensors are for their owner alone."""
     for item in paths:
         mode = item.lstat().st_mode
         if stat.S_ISREG(mode) and mode & _MODE != _MODE:
