@@ -1,4 +1,7 @@
-"""What a worker does: run the blocks of one shard through the model and keep their statistics."""
+"""What a worker does: run the blocks of one shard through the model and keep their statistics.
+
+On a GPU a shard is begun, and its statistics are asked for later: meanwhile the next one is under way.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,6 +14,7 @@ from torch import Tensor
 from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import HEADS, RESIDUAL, Provenance, Recording
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.devices import Moment, sent
 from neuroglot.models.architecture.hooks import (
     observe_ffn,
     observe_heads,
@@ -29,7 +33,7 @@ from neuroglot.recording.statistics.routing import Routed
 from neuroglot.recording.statistics.sums import Statistic, StreamSums, Sums
 from neuroglot.tokens.shard_stream import Shard
 
-__all__ = ["Work", "record_shard"]
+__all__ = ["Work", "begin_shard", "record_shard"]
 
 Advance = Callable[[int, str], None]
 Kept = Statistic | StreamSums | HeadSums | GradientSums
@@ -83,7 +87,6 @@ def _routed_examples(examples: TopExamples, first: int, layer: int, weights: Ten
     examples.route(layer, weights[:, first:])
 
 
-@torch.inference_mode()
 def record_shard(
     model: Model,
     shard: Shard,
@@ -95,6 +98,24 @@ def record_shard(
 
     Raises:
         NeuroglotError: an activation is not a number.
+    """
+    return begin_shard(model, shard, kept, work, advance)()
+
+
+@torch.inference_mode()
+def begin_shard(
+    model: Model,
+    shard: Shard,
+    kept: Sequence[Kept],
+    work: Work,
+    advance: Advance = lambda tokens, what: None,
+) -> Callable[[], Recording]:
+    """Give the model's devices a shard, and what waits for its statistics, to be called once.
+
+    `kept` is the shard's until then: what is begun meanwhile has others.
+
+    Raises:
+        NeuroglotError: later, an activation is not a number.
     """
     first = model.uncounted
     shape = (0, 0)
@@ -138,22 +159,34 @@ def record_shard(
         for each in kept:
             if isinstance(each, TopExamples):
                 stack.enter_context(observe_routing(model.ffns, partial(_routed_examples, each, first), weighed=True))
-        batches = shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1]))
+        blocks = sent(shard.blocks, model.device)
+        batches = blocks.split(max(1, work.batch_tokens // blocks.shape[1]))
         for batch in batches:
             shape = (batch.shape[0], batch.shape[1])
             states = model.hidden_states(batch)
             known = torch.isfinite(states).all()
             finite = known if finite is None else finite & known
             advance(batch.numel(), shard.language)
-    if finite is not None and not bool(finite):
-        raise NeuroglotError(
-            f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
-            "load it in float32 or bfloat16, or check its weights."
-        )
     for statistic in of_gradients:  # each a pass of its own, seen by no other
         for batch in batches:
             statistic.read(model, batch, first)
-    text = shard.blocks.shape[1] - first
+    given = Moment(model.network)
+
+    def finished() -> Recording:
+        with torch.inference_mode(), given.after():
+            if finite is not None and not bool(finite):
+                raise NeuroglotError(
+                    f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in "
+                    f"{shard.language}; load it in float32 or bfloat16, or check its weights."
+                )
+            return _flushed(model, shard, kept, routed, work)
+
+    return finished
+
+
+def _flushed(model: Model, shard: Shard, kept: Sequence[Kept], routed: Routed, work: Work) -> Recording:
+    """What was summed of a shard."""
+    text = shard.blocks.shape[1] - model.uncounted
     flushed = {name: values for statistic in kept for name, values in statistic.flush().items()}
     flushed |= routed.sums()
     keys = flushed.pop(TopExamples.name, None)

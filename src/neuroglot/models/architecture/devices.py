@@ -1,9 +1,14 @@
-"""A network over several devices: what all layers are given is copied to each device once a pass.
+"""A network over several devices: what all layers are given is copied to each device once a pass, and nobody waits.
 
 accelerate hands every layer its masks and positions from the device of the first, layer by layer. Each such copy makes
-both devices wait for one another, so the first could not begin a batch while the second is at the batch before.
+both devices wait for one another, so the first could not begin a batch while the second is at the batch before. So does
+torch's own copy between two GPUs, so what passes from one to the other goes by streams of its own.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 from weakref import ref
 
@@ -12,7 +17,78 @@ from torch import Tensor, nn
 
 from neuroglot.models.architecture.body import input_device
 
-__all__ = ["SharedCopies", "share_copies"]
+__all__ = ["Moment", "SharedCopies", "devices_of", "launch_ahead", "sent", "share_copies"]
+
+
+def launch_ahead() -> None:
+    """Let more kernels wait for a GPU than CUDA does of itself; to be called before the first use of one.
+
+    Where the layers of one GPU launch more kernels a batch than its queue holds (1,024), the host waits for that GPU
+    and meanwhile the other has nothing to do.
+    """
+    os.environ.setdefault("CUDA_SCALE_LAUNCH_QUEUES", "4x")
+
+
+def devices_of(network: nn.Module) -> list[torch.device]:
+    """Where its weights are, the device of the input first."""
+    return list(dict.fromkeys([input_device(network), *(weight.device for weight in network.parameters())]))
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """What is in the CPU's memory on a device, without waiting until the device has done all that it was given."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+class Moment:
+    """How far the devices of a network have been given work: what is read `after` it waits for nothing given later."""
+
+    def __init__(self, network: nn.Module):
+        cuda = [device for device in devices_of(network) if device.type == "cuda"]
+        self._events = {device: torch.cuda.current_stream(device).record_event() for device in cuda}
+
+    @contextmanager
+    def after(self) -> Iterator[None]:
+        """Inside the block work is given to streams of their own, which wait for the moment."""
+        with ExitStack() as stack:
+            for device, event in reversed(self._events.items()):  # so that the first becomes the current one
+                stream = _side(device)
+                stream.wait_event(event)
+                stack.enter_context(torch.cuda.stream(stream))
+            yield
+
+
+@cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """A stream of a GPU beside that of its layers."""
+    return torch.cuda.Stream(device)
+
+
+@cache
+def _between(device: torch.device) -> torch.cuda.Stream:
+    """A stream of a GPU for what comes from another or goes there."""
+    return torch.cuda.Stream(device)
+
+
+def _copied(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on another device.
+
+    torch's copy lets the one GPU wait until the other is done with the batch before. In streams of their own, it waits
+    for the values alone, and the other GPU for the copy. Not where a graph is captured or gradients will come back.
+    """
+    gpus = values.device, device
+    if any(gpu.type != "cuda" for gpu in gpus) or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
+        return values.to(device, non_blocking=True)
+    source, target = map(_between, gpus)
+    source.wait_stream(torch.cuda.current_stream(values.device))
+    with torch.cuda.stream(target), torch.cuda.stream(source):
+        copy = values.to(device, non_blocking=True)
+    arrives = torch.cuda.current_stream(device)
+    arrives.wait_stream(target)
+    values.record_stream(source)  # neither is given to others before those that read it are done
+    copy.record_stream(arrives)
+    return copy
 
 
 class SharedCopies:
@@ -39,7 +115,7 @@ class SharedCopies:
         if known is not None and known[0]() is value and known[1] == state:
             return known[2]
         self._copies = {key: kept for key, kept in self._copies.items() if kept[0]() is not None}
-        copy = value.to(self.device, non_blocking=True)
+        copy = _copied(value, self.device)
         self._copies[id(value)] = (ref(value), state, copy)
         return copy
 
