@@ -10,6 +10,7 @@ the first GPU begin a batch while the second one is at the batch before; and the
 
 import argparse
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -212,6 +213,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--parts", nargs="+", default=["recording", "perplexity", "generation"], help="of split")
     given = parser.parse_args()
+    logging.basicConfig()
+    logging.getLogger("neuroglot.generation").setLevel(logging.DEBUG)  # what is not captured or fused, and why
     given.shape = given.shape or {"workers": "7b", "split": "34b"}[given.what]
     found = workers(given) if given.what == "workers" else split(given)
     driver = subprocess.run(

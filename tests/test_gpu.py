@@ -222,3 +222,38 @@ def test_a_model_over_two_gpus_is_recorded_and_measured_as_on_one(family, tmp_pa
         with ng.intervene(model, ng.Deactivate(off)):
             found.append(ng.evaluate.perplexity(model, tiny.corpus(), block=16, batch_tokens=32, progress=False))
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@two_gpus
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text", "gpt2"])
+def test_a_model_over_two_gpus_writes_as_on_one(family):
+    from neuroglot.generation import capture
+    from neuroglot.generation.continuous import reason_against
+
+    split, whole = over_two(family)
+    assert reason_against(split) == ""
+    prompts = ["the cats sat", "a much longer prompt, so that the first one is padded", "x", "dogs", "çà et là"] * 4
+    masks = [torch.rand(whole.layers, whole.neurons) < 0.3 for _ in range(3)]
+    stream = torch.rand(whole.layers, whole.stream_width) < 0.5
+    recipes = [
+        None,
+        ng.evaluate.Condition("off", (ng.Deactivate(masks[0]),)),
+        ng.evaluate.Condition(
+            "on", (ng.Replace(masks[1], 0.5, when="generated"), ng.Scale(masks[2], 0.5, site="hidden"))
+        ),
+        ng.evaluate.Condition("stream", (ng.Add(stream, 0.7, site="residual"),)),
+        None,
+    ] * 4
+    for how in ({"repetition_penalty": 1.3}, {"temperature": 1.0, "seed": 2}, {}):
+        settings = {"tokens": 24, "recipes": recipes, **how}
+        reference = ng.evaluate.generate(whole, prompts, engine="huggingface", **settings)
+        for batch in (None, 4, 4):  # one group of rows; two; two by the graphs that were kept
+            assert ng.evaluate.generate(split, prompts, engine="continuous", batch=batch, **settings) == reference
+        kept = capture._kept[split.network]
+        assert len(kept) == 2
+        for steps in kept:
+            assert steps.graphs and not steps.refused
+            assert not steps.unfused or family == "gpt2", steps.unfused
+    with ng.intervene(split, ng.Deactivate(masks[0])), ng.intervene(whole, ng.Deactivate(masks[0])):
+        texts = [ng.evaluate.generate(model, prompts, tokens=24) for model in (split, whole)]
+    assert texts[0] == texts[1]

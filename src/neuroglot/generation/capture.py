@@ -1,8 +1,12 @@
-"""Steps of a batch, one after the other: run as they are, or captured once as CUDA graphs and replayed."""
+"""Steps of a batch, one after the other: run as they are, or captured once as CUDA graphs and replayed.
+
+A graph holds a whole step, also of a model over several GPUs: the kernels of each layer on its device, and the copies
+between devices.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod, ref
@@ -14,6 +18,7 @@ from neuroglot.edit.rows import RowEdits
 from neuroglot.generation.fused import fused
 from neuroglot.generation.fused_layers import FusedLayers
 from neuroglot.generation.state import Rows
+from neuroglot.models.architecture.devices import Lane, devices_of, meet
 from neuroglot.models.model import Model
 
 __all__ = ["Steps", "kept_bytes"]
@@ -24,7 +29,7 @@ KEPT_SHARE = 0.3
 """Of the device's memory, that the graphs and the cache of a model may hold between calls."""
 
 logger = logging.getLogger(__name__)
-_kept: "WeakKeyDictionary[nn.Module, Steps]" = WeakKeyDictionary()
+_kept: "WeakKeyDictionary[nn.Module, list[Steps]]" = WeakKeyDictionary()
 
 
 class Steps:
@@ -43,6 +48,8 @@ class Steps:
         self.layers = FusedLayers.of(model) if captured else None
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.pool = torch.cuda.graph_pool_handle() if captured else None
+        self.devices = devices_of(model.network)
+        self.pools = {device: _pool(device) for device in self.devices[1:]} if captured else {}
         self.key: Any = None
         self.hooks: Any = None
 
@@ -56,14 +63,17 @@ class Steps:
         hooks = _hooks(model.network)  # weakly, as all that is kept: it must not keep the model
         weights = [part.data_ptr() for part in (*model.network.parameters(), *model.network.buffers())]
         key = (settings, edits.structure, weights)
-        found = _kept.pop(model.network, None)
-        if found is not None and found.key == key and found.hooks == hooks:
+        left = _kept.pop(model.network, [])
+        if left and left[0].key == key and left[0].hooks == hooks:
+            found = left.pop()
+            if left:  # of several groups of rows, whose steps are alike
+                _kept[model.network] = left
             found._bind(model)
             found.edits.refill(edits)
             if found.layers is not None:
                 found.layers.refresh()
         else:
-            del found  # before its memory is needed
+            left.clear()  # before their memory is needed
             found = cls(model, make(), edits, True)
             found.key, found.hooks = key, hooks
         return found
@@ -72,10 +82,13 @@ class Steps:
         """Let a later call have the graphs, unless they hold much memory."""
         if not self.graphs:
             return
-        total = torch.cuda.get_device_properties(self.model.device).total_memory
-        if self.state.cache.bytes <= KEPT_SHARE * total:
-            _kept[self.model.network] = self
-            self._bind(None)
+        before = _kept.get(self.model.network, [])
+        for device in self.devices:
+            held = sum(steps.state.cache.bytes_on(device) for steps in (self, *before))
+            if held > KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory:
+                return
+        _kept[self.model.network] = [*before, self]
+        self._bind(None)
 
     def _bind(self, model: Any) -> None:
         """Whose steps these are. Between calls nobody's: what is kept by the network must not hold the network."""
@@ -95,8 +108,10 @@ class Steps:
         """Advance the first rows by some steps, which look at the first `reach` places of each row."""
         graph = self._graph(rows) if self.captured else None
         if graph is not None:
+            meet(self.devices)
             for _ in range(steps):
                 graph.replay()
+            meet(self.devices)
             return
         with self.edits.applied(rows):
             for _ in range(steps):
@@ -117,16 +132,25 @@ class Steps:
         return self.graphs[size]
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
-        state, graph, stream = self.state, torch.cuda.CUDAGraph(), torch.cuda.Stream(self.model.device)
-        stream.wait_stream(torch.cuda.current_stream(self.model.device))
-        with torch.cuda.stream(stream), self._quick(size) if self._proved(size) else self.edits.applied(size):
+        state, graph, lane = self.state, torch.cuda.CUDAGraph(), Lane(self.devices)
+        stream, *others = lane.streams
+        lane.follow()
+        with lane.entered(), ExitStack() as stack:
+            stack.enter_context(self._quick(size) if self._proved(size) else self.edits.applied(size))
+            meet(self.devices)
             stream.synchronize()
+            for device, pool in self.pools.items():
+                stack.enter_context(torch.cuda.use_mem_pool(pool, device))
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
+                for other in others:  # which so become part of the capture
+                    other.wait_stream(stream)
                 state.step(size, state.length)
+                for other in others:
+                    stream.wait_stream(other)
             finally:
                 graph.capture_end()
-        torch.cuda.current_stream(self.model.device).wait_stream(stream)
+        lane.lead()
         return graph
 
     def _proved(self, size: int) -> bool:
@@ -159,10 +183,15 @@ class Steps:
             yield
 
 
-def kept_bytes(model: Model) -> int:
-    """Memory of keys and values that an earlier call left for the next one."""
-    found = _kept.get(model.network)
-    return 0 if found is None else found.state.cache.bytes
+def kept_bytes(model: Model, device: torch.device) -> int:
+    """Memory of a device for keys and values that an earlier call left for the next one."""
+    return sum(steps.state.cache.bytes_on(device) for steps in _kept.get(model.network, ()))
+
+
+def _pool(device: torch.device) -> Any:
+    """Memory of a further device that only graphs use; that of the first is torch's affair."""
+    with torch.cuda.device(device):
+        return torch.cuda.MemPool()
 
 
 def _hooks(network: nn.Module) -> list[Any]:

@@ -5,7 +5,8 @@ choice of the next token inside it, and replayed; the host looks at the rows eve
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ from neuroglot.generation.capture import Steps, kept_bytes
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.generation.state import Rows
+from neuroglot.models.architecture.devices import Lane, device_of, devices_of
 from neuroglot.models.model import Model
 
 __all__ = ["reason_against", "write_continuously"]
@@ -63,47 +65,97 @@ def write_continuously(
         return []
     # kernels are launched on the device that is the current one
     with torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
-        queue = _Queue(model, rows, tokens, choice, batch, captured)
-        return queue.run(written, advance)
+        queue = _Queue(model, rows, tokens)
+        devices = devices_of(model.network)
+        at_once = batch or SLOTS.get(model.device.type, 32)
+        count = min(len(devices), -(-len(rows) // at_once))
+        slots = min(-(-len(rows) // count), at_once, max(1, _room(model, queue.longest) // count))
+        groups = [_Group(queue, choice, slots, captured, written) for _ in range(count)]
+        if count == 1:
+            for finished in filter(None, groups[0].run()):
+                advance(finished)
+        else:
+            _in_turn(groups, devices, advance)
+        for group in groups:
+            group.steps.keep()
+        return queue.answers
+
+
+def _in_turn(groups: Sequence["_Group"], devices: Sequence[torch.device], advance: Callable[[int], None]) -> None:
+    """Run several groups of rows on a model over several GPUs: while one is on a GPU, another is on the next."""
+    # the first goes before the second where they meet, so that they part
+    lanes = [Lane(devices, first=number == 0) for number in range(len(groups))]
+    running = [(lane, group.run()) for lane, group in zip(lanes, groups, strict=True)]
+    for lane in lanes:
+        lane.follow()
+    while running:
+        for lane, steps in list(running):
+            with lane.entered():
+                finished = next(steps, None)
+            if finished is None:
+                running.remove((lane, steps))
+            elif finished:
+                advance(finished)
+    for lane in lanes:
+        lane.lead()
 
 
 class _Queue:
-    """Rows that wait, rows that are being written, and rows that are finished."""
+    """Rows that wait, and answers.
 
-    def __init__(
-        self, model: Model, rows: Sequence[Row], tokens: int, choice: Choice, batch: int | None, captured: bool
-    ):
+    Attributes:
+        waiting: the numbers of rows that are not begun. Prompts of like length are read together; the longest first, so
+            that the last to finish are short.
+        recipes: the different recipes.
+        longest: tokens of a prompt and its answer at most.
+    """
+
+    def __init__(self, model: Model, rows: Sequence[Row], tokens: int):
         self.model, self.rows, self.tokens = model, rows, tokens
         self.answers: list[list[int]] = [[] for _ in rows]
-        # prompts of like length are read together; the longest first, so that the last to finish are short
         self.waiting = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
+        found = {tuple(map(id, row.steps)): row.steps for row in rows}
+        self.recipes = list(found.values())
+        self._numbers = {key: number for number, key in enumerate(found)}
+        self.longest = -(-(len(rows[self.waiting[0]].ids) + tokens) // 16) * 16
+
+    def recipe(self, row: int) -> int:
+        """The number of a row's recipe."""
+        return self._numbers[tuple(map(id, self.rows[row].steps))]
+
+
+class _Group:
+    """Rows that are written together, in slots; as they finish, others are taken from the queue."""
+
+    def __init__(
+        self, queue: _Queue, choice: Choice, slots: int, captured: bool, written: Callable[[list[int]], None] | None
+    ):
+        self.queue, self.model, self.tokens, self.rows = queue, queue.model, queue.tokens, queue.rows
         self.active: list[int] = []  # the row in each of the first slots
         self._counts: list[int] = []  # new tokens of each when last looked at
-        recipes = {tuple(map(id, row.steps)): row.steps for row in rows}
-        self.recipe = {key: number for number, key in enumerate(recipes)}
-        longest = -(-(len(rows[self.waiting[0]].ids) + tokens) // 16) * 16
-        slots = min(len(rows), batch or SLOTS.get(model.device.type, 32), _room(model, longest))
-        self.prompt, edits = RowEdits.of_parts(model, list(recipes.values()), slots)
+        self.written = written
+        model, length, tokens = queue.model, queue.longest, queue.tokens
+        self.prompt, edits = RowEdits.of_parts(model, queue.recipes, slots)
         ends = end_tokens(model)
-        make = lambda: Rows(model, choice, ends, slots, longest, tokens)  # noqa: E731
-        settings = (choice, tuple(ends), slots, longest, tokens)
+        make = lambda: Rows(model, choice, ends, slots, length, tokens)  # noqa: E731
+        settings = (choice, tuple(ends), slots, length, tokens)
         self.steps = Steps.of(model, settings, make, edits, captured and model.device.type == "cuda")
         self.state, self.slots = self.steps.state, slots
 
-    def run(self, written: Callable[[list[int]], None] | None, advance: Callable[[int], None]) -> list[list[int]]:
-        look = 1 if written is not None or self.model.device.type == "cpu" else LOOK
+    def run(self) -> Iterator[int]:
+        """Write until nothing waits; after each turn, how many rows were finished in it."""
+        look = 1 if self.written is not None or self.model.device.type == "cpu" else LOOK
         self.state.forget()
-        while self.waiting or self.active:
-            free = self.slots - len(self.active)
-            if self.waiting and (not self.active or free >= min(len(self.waiting), max(1, self.slots // 4))):
+        finished = 0
+        while self.queue.waiting or self.active:
+            free, waiting = self.slots - len(self.active), len(self.queue.waiting)
+            if waiting and (not self.active or free >= min(waiting, max(1, self.slots // 4))):
                 self._admit(free)
             else:
                 self.steps.run(len(self.active), self._reach(look), min(look, self._left()))
-            finished = self._harvest(written)
-            if finished:
-                advance(finished)
-        self.steps.keep()
-        return self.answers
+            yield finished  # another group is given work before this one is waited for
+            finished = self._harvest()
+        yield finished
 
     def _left(self) -> int:
         """Steps until the first row can be full."""
@@ -116,12 +168,13 @@ class _Queue:
 
     def _admit(self, free: int) -> None:
         """Read waiting prompts into free slots, as many a pass as keep the device busy."""
-        while free and self.waiting:
-            longest = len(self.rows[self.waiting[0]].ids)
-            some = self.waiting[: min(free, max(1, self.model.batch_tokens // longest))]
-            del self.waiting[: len(some)]
+        waiting = self.queue.waiting
+        while free and waiting:
+            longest = len(self.rows[waiting[0]].ids)
+            some = waiting[: min(free, max(1, self.model.batch_tokens // longest))]
+            del waiting[: len(some)]
             slots = self._device(list(range(len(self.active), len(self.active) + len(some))))
-            recipes = self._device([self.recipe[tuple(map(id, self.rows[row].steps))] for row in some])
+            recipes = self._device(list(map(self.queue.recipe, some)))
             self.prompt.assign(self._device(list(range(len(some)))), recipes)
             self.steps.edits.assign(slots, recipes)
             with self.steps.reading(self.prompt, len(some)):
@@ -129,17 +182,17 @@ class _Queue:
             self.active += some
             free -= len(some)
 
-    def _harvest(self, written: Callable[[list[int]], None] | None) -> int:
+    def _harvest(self) -> int:
         """Take finished answers, and move rows so that those that go on are in the first slots."""
         count = len(self.active)
         done, self._counts = self._look(count)
-        if written is not None and self.active:
-            written(self.state.written[0, : self._counts[0]].tolist())
+        if self.written is not None and self.active:
+            self.written(self.state.written[0, : self._counts[0]].tolist())
         finished = [slot for slot in range(count) if done[slot]]
         if finished:
             made = self.state.written[self._device(finished)].tolist()
             for slot, answer in zip(finished, made, strict=True):
-                self.answers[self.active[slot]] = answer[: self._counts[slot]]
+                self.queue.answers[self.active[slot]] = answer[: self._counts[slot]]
             kept = count - len(finished)
             holes = [slot for slot in finished if slot < kept]
             movers = [slot for slot in range(kept, count) if not done[slot]]
@@ -163,16 +216,22 @@ class _Queue:
 
 
 def _room(model: Model, length: int) -> int:
-    """Rows of this length whose keys and values there is memory for."""
+    """Rows of this length whose keys and values there is memory for, on each device for those of its layers."""
     config = model.text_config
     layers = list(getattr(config, "per_layer_config", ())) or [config] * config.num_hidden_layers
-    row = 2 * length * sum(map(_cached, layers)) * model.network.dtype.itemsize
-    free = 4 << 30
-    if model.device.type == "cuda":
-        # what torch holds but does not use is free too, and so is what an earlier call left
-        held = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-        free = torch.cuda.mem_get_info(model.device)[0] + held + kept_bytes(model)
-    return max(1, int(CACHE_SHARE * free / row))
+    row: Counter[torch.device] = Counter()
+    for each, ffn in zip(layers, model.ffns, strict=False):
+        row[device_of(ffn.layer)] += 2 * length * _cached(each) * model.network.dtype.itemsize
+    return min(max(1, int(CACHE_SHARE * _free(model, device) / taken)) for device, taken in row.items())
+
+
+def _free(model: Model, device: torch.device) -> int:
+    """Bytes of a device that keys and values can have."""
+    if device.type != "cuda":
+        return 4 << 30
+    # what torch holds but does not use is free too, and so is what an earlier call left
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held + kept_bytes(model, device)
 
 
 def _cached(config: Any) -> int:
@@ -201,9 +260,9 @@ def reason_against(model: Model) -> str:
 
 def _tried(model: Model) -> str:
     network = model.network
-    devices = {weight.device for weight in network.parameters()}
-    if len(devices) != 1:
-        return "its weights are on several devices"
+    kinds = {device.type for device in devices_of(network)}
+    if len(kinds) != 1:
+        return "not all of its weights are on GPUs"
     if getattr(model.text_config, "is_encoder_decoder", False):
         return "it has an encoder"
     texts = [
@@ -220,7 +279,7 @@ def _tried(model: Model) -> str:
         return f"it cannot be read with a cache of slots ({type(error).__name__}: {str(error)[:80]})"
     for number, text in enumerate(read):
         with prompt_length(model, text.shape[1] - 1):
-            logits = network(input_ids=text, use_cache=False).logits[0, -2:].float()
+            logits = network(input_ids=text, use_cache=False).logits[0, -2:].float().to(model.device)
         if not bool(torch.isfinite(logits).all()):
             return UNTRIED
         exact = network.dtype == torch.float32

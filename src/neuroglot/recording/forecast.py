@@ -9,7 +9,7 @@ residual stream:
     while shards are added                  (K + 1) · s + 8 · K · L · N
     shards on disk                          S · s
     packed tokens on disk                   4 · T           (they stay where there are examples)
-    a worker, beside model and activations  2 · s + 4 · b · N + 16 · min(b, 4096) · t · L · E      (b tokens a forward pass)
+    a worker, beside model and activations  2 · s + 4 · b · N + 16 · min(b, 4096) · t · L · E   (b tokens a pass)
     samples of a parallel corpus            4 · K · n · L · (N + d)
 """
 

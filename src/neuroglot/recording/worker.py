@@ -14,7 +14,7 @@ from torch import Tensor
 from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import HEADS, RESIDUAL, Provenance, Recording
 from neuroglot.errors import NeuroglotError
-from neuroglot.models.architecture.devices import Moment, sent
+from neuroglot.models.architecture.devices import Lane, devices_of, sent
 from neuroglot.models.architecture.hooks import (
     observe_ffn,
     observe_heads,
@@ -170,10 +170,11 @@ def begin_shard(
     for statistic in of_gradients:  # each a pass of its own, seen by no other
         for batch in batches:
             statistic.read(model, batch, first)
-    given = Moment(model.network)
+    lane = Lane(devices_of(model.network))
+    lane.follow()  # so that sums are not kept waiting by what is begun meanwhile
 
     def finished() -> Recording:
-        with torch.inference_mode(), given.after():
+        with torch.inference_mode(), lane.entered():
             if finite is not None and not bool(finite):
                 raise NeuroglotError(
                     f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in "

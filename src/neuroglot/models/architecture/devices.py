@@ -6,7 +6,7 @@ torch's own copy between two GPUs, so what passes from one to the other goes by 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
@@ -17,7 +17,18 @@ from torch import Tensor, nn
 
 from neuroglot.models.architecture.body import input_device
 
-__all__ = ["Moment", "SharedCopies", "devices_of", "launch_ahead", "sent", "share_copies"]
+__all__ = [
+    "Lane",
+    "OnDevices",
+    "SharedCopies",
+    "device_of",
+    "devices_of",
+    "is_placed",
+    "launch_ahead",
+    "meet",
+    "sent",
+    "share_copies",
+]
 
 
 def launch_ahead() -> None:
@@ -41,28 +52,70 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-class Moment:
-    """How far the devices of a network have been given work: what is read `after` it waits for nothing given later."""
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are."""
+    return next(module.parameters()).device
 
-    def __init__(self, network: nn.Module):
-        cuda = [device for device in devices_of(network) if device.type == "cuda"]
-        self._events = {device: torch.cuda.current_stream(device).record_event() for device in cuda}
+
+def is_placed(module: nn.Module) -> bool:
+    """Whether accelerate does no more in a module's forward than bring what it is given to its device."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    own = getattr(getattr(module, "_old_forward", None), "__func__", None)
+    return type(hook).__name__ == "AlignDevicesHook" and not hook.offload and own is type(module).forward
+
+
+def meet(devices: Sequence[torch.device]) -> None:
+    """Let the work that GPUs are given from now on wait for all that any of them was given before."""
+    first, *others = [torch.cuda.current_stream(device) for device in devices]
+    for stream in others:
+        first.wait_stream(stream)
+    for stream in others:
+        stream.wait_stream(first)
+
+
+class Lane:
+    """A stream on each GPU of some devices, for work beside that of other streams.
+
+    Args:
+        devices: those that are no GPUs have none.
+        first: whether its work comes before that of other lanes where a GPU has both.
+    """
+
+    def __init__(self, devices: Sequence[torch.device], first: bool = False):
+        gpus = [device for device in devices if device.type == "cuda"]
+        self.streams = [torch.cuda.Stream(device, priority=-int(first)) for device in gpus]
+
+    def follow(self) -> None:
+        """What is given here from now on waits for what the current streams were given so far, and for nothing else."""
+        for stream in self.streams:
+            stream.wait_stream(torch.cuda.current_stream(stream.device))
+
+    def lead(self) -> None:
+        """What the current streams are given from now on waits for what was given here."""
+        for stream in self.streams:
+            torch.cuda.current_stream(stream.device).wait_stream(stream)
 
     @contextmanager
-    def after(self) -> Iterator[None]:
-        """Inside the block work is given to streams of their own, which wait for the moment."""
+    def entered(self) -> Iterator[None]:
+        """Inside the block work is given here; the first device is the current one."""
         with ExitStack() as stack:
-            for device, event in reversed(self._events.items()):  # so that the first becomes the current one
-                stream = _side(device)
-                stream.wait_event(event)
+            for stream in reversed(self.streams):
                 stack.enter_context(torch.cuda.stream(stream))
             yield
 
 
-@cache
-def _side(device: torch.device) -> torch.cuda.Stream:
-    """A stream of a GPU beside that of its layers."""
-    return torch.cuda.Stream(device)
+class OnDevices:
+    """A tensor and its copies on other devices, each made once, when it is first asked for."""
+
+    def __init__(self, values: Tensor):
+        self.values = values
+        self._copies = {values.device: values}
+
+    def on(self, device: torch.device) -> Tensor:
+        """The tensor on a device."""
+        if device not in self._copies:
+            self._copies[device] = self.values.to(device, non_blocking=True)
+        return self._copies[device]
 
 
 @cache
