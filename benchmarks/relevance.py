@@ -1,7 +1,7 @@
 """What the likelihood rule, or a judge in this process, says of written answers, beside what a person says of them.
 
     python benchmarks/relevance.py [--model gemma3-270m] [--chat] [--others 7]
-    python benchmarks/relevance.py --model qwen2.5-coder-1.5b.gguf --judge
+    python benchmarks/relevance.py --model qwen2.5-coder-1.5b.gguf --judge [--expected]
 
 The answers of `relevance.jsonl` were written for this project to the built-in questions: about the question (2), about
 its subject only (1), or echoes, loops and gibberish (0). Each of the first is read once more as the answer to a
@@ -42,18 +42,26 @@ def main() -> None:
     parser.add_argument("--chat", action="store_true")
     parser.add_argument("--others", type=int, default=7)
     parser.add_argument("--judge", action="store_true", help="the model is asked, as a judge is")
+    parser.add_argument("--expected", action="store_true", help="and its score is the mean of all ratings")
     asked = parser.parse_args()
     questions = ng.load_corpus("questions")
     rule: Judge | LikelihoodRule
     if asked.judge:
-        rule = Judge(JudgeSettings(model=asked.model, base_url="local", rubric="relevance"))
+        rule = Judge(
+            JudgeSettings(
+                model=asked.model,
+                base_url="local",
+                rubric="relevance",
+                reading="expected" if asked.expected else "reply",
+            )
+        )
     else:
         rule = LikelihoodRule(
             ng.load_model(asked.model), {tag: list(questions[tag]) for tag in questions.languages},
             others=asked.others, chat=asked.chat,
         )  # fmt: skip
     rated = rule.rate(written(questions), progress=False)
-    table = pd.crosstab(rated["kind"], rated["relevance"]).reindex(columns=[0, 1, 2], fill_value=0)
+    table = pd.crosstab(rated["kind"], rated["relevance"].round()).reindex(columns=[0, 1, 2], fill_value=0)
     table["mean"] = rated.groupby("kind")["relevance"].mean().round(2)
     print(table.to_markdown() if hasattr(table, "to_markdown") else table)
     gap = [rated.loc[rated["gold"] == gold, "relevance"].mean() / 2 for gold in (0, 1, 2)]

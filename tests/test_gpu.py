@@ -257,3 +257,30 @@ def test_a_model_over_two_gpus_writes_as_on_one(family):
     with ng.intervene(split, ng.Deactivate(masks[0])), ng.intervene(whole, ng.Deactivate(masks[0])):
         texts = [ng.evaluate.generate(model, prompts, tokens=24) for model in (split, whole)]
     assert texts[0] == texts[1]
+
+
+def cold_head(model):
+    """One head of the first layer whose scores are all about -120, as three layers of Qwen2.5 0.5B have some."""
+    attention, size = model.network.model.layers[0].self_attn, model.network.config.head_dim
+    slowest = size // 2 - 1  # of the rotation: it turns least from token to token
+    with torch.no_grad():
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.weight[:size] = 0
+            projection.bias[:size] = 0
+        attention.q_proj.bias[slowest] = 1
+        attention.k_proj.bias[slowest] = -120 * size**0.5
+
+
+def test_tuning_under_a_mask_keeps_gradients_numbers(tmp_path):
+    """Where cuDNN's are not: 64 tokens more than a multiple of 128, bfloat16, a head with very low scores."""
+    from neuroglot.corpus.instructions import Pair
+    from neuroglot.edit.training import TuneSettings
+    from neuroglot.edit.tuning import tune
+
+    network = tiny.network("qwen2", hidden_size=64, head_dim=32, max_position_embeddings=256, rope_theta=1e6)
+    model = ng.Model(network.cuda(), tiny.tokenizer(bos=False))
+    cold_head(model)
+    pairs = [Pair("ask", "answer " * size) for size in (40, 5)]  # one is cut at 192 tokens, one is padded
+    settings = TuneSettings(epochs=2, batch=2, at_once=2, max_tokens=192, save_every=0)
+    path = tune(model, pairs, tmp_path / "out", settings, progress=False)  # refuses what is no number
+    assert (path / "tuning.json").is_file()

@@ -182,3 +182,21 @@ def test_a_training_that_diverges_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(NeuroglotError, match="diverged"):
         tune(model, blocks_of(model), tmp_path / "out", FAST.model_copy(update={"learning_rate": 1e30}), progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gradient_that_is_no_number_ends_the_training_before_the_weights_are(tmp_path):
+    """At the step where it is, not at the end: and it says which."""
+    model = tiny.model()
+    asked = []
+
+    def spoil(grad):
+        asked.append(None)
+        return grad * torch.nan if len(asked) == 5 else grad  # two passes a step: in the third
+
+    weight = model.ffns[1].down.weight
+    weight.register_hook(spoil)
+    with pytest.raises(NeuroglotError, match="by step 3 "):
+        tune(model, blocks_of(model), tmp_path / "out", FAST, progress=False)
+    assert len(asked) == 6
+    assert all(bool(each.isfinite().all()) for each in model.network.parameters())
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import neuroglot as ng
 from neuroglot.edit.rows import RowEdits
+from neuroglot.generation.capture import reads_as_plain
 from neuroglot.generation.fused_layers import FusedLayers
 
 
@@ -117,3 +118,27 @@ def test_what_accelerate_placed_is_found_too():
         assert torch.allclose(network(ids).logits, before, atol=1e-5)
         assert not [part for part in found[1].gated if "forward" not in vars(part.module)]
     assert torch.allclose(network(ids).logits, plain.network(ids).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_told_by_every_dimension(dtype):
+    """In Gemma some weights are 600 and the others near 0, so that one more or less is lost in the largest."""
+    network = tiny.network("gemma3_text").to(dtype)
+    with torch.inference_mode():
+        for layer in network.model.layers:
+            layer.pre_feedforward_layernorm.weight[3] = 600.0
+        model = ng.Model(network, tiny.tokenizer())
+        layers = FusedLayers.of(model)
+        assert len(layers.norms) == 1 + 6 * model.layers and {norm.more for norm in layers.norms} == {1}
+        edits, _ = RowEdits.of_parts(model, [(ng.Deactivate(masks(model)[0]),)], 2)
+        edits.assign(torch.arange(1), torch.zeros(1, dtype=torch.int64))
+        assert reads_as_plain(model, layers, edits)
+
+
+def test_prompts_are_read_by_parts_that_were_proved():
+    model = tiny.model("gemma3_text")
+    layers = FusedLayers.of(model)
+    edits, _ = RowEdits.of_parts(model, [()], 1)
+    for norm in layers.norms[:2]:
+        norm.more = 0
+    assert not reads_as_plain(model, layers, edits)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.ffn import is_matrix, is_transposed
+from neuroglot.models.architecture.gradients import attention_with_gradients
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import padding_token
 from neuroglot.progress import progress_bar
@@ -113,7 +114,12 @@ def trained(
     )
 
     class Shown(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-        """Moves the bar; of steps, since a step is what takes time."""
+        """Moves the bar; of steps, since a step is what takes time. Ends a training before it spoils a weight."""
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            slopes = [weight.grad for weight in kwargs["model"].parameters() if weight.grad is not None]
+            if not bool(torch.nn.utils.get_total_norm(slopes).isfinite()):
+                raise _diverged(language, state.global_step + 1)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             advance(1, language)
@@ -136,7 +142,11 @@ def trained(
             return (loss, {"logits": logits}) if return_outputs else loss
 
     found = _saved_states(work)
-    with progress_bar("tuning", steps, unit="steps", shown=progress) as advance, only_part(model, only):
+    with (
+        progress_bar("tuning", steps, unit="steps", shown=progress) as advance,
+        only_part(model, only),
+        attention_with_gradients(),
+    ):
         trainer = (Trainer if teacher is None else Taught)(
             model=network,
             args=arguments,
@@ -155,11 +165,15 @@ def trained(
     loss = float(result.training_loss)
     network.eval()
     if not math.isfinite(loss) or not all(bool(weight.isfinite().all()) for weight in network.parameters()):
-        raise NeuroglotError(
-            f"Tuning on {language or 'these examples'} diverged (its loss, or a weight, is not a number); lower the "
-            "learning rate, or let it rise (--warm-up)."
-        )
+        raise _diverged(language, steps)
     return network, loss
+
+
+def _diverged(language: str, step: int) -> NeuroglotError:
+    return NeuroglotError(
+        f"Tuning on {language or 'these examples'} diverged: by step {step} its loss, a gradient or a weight is not a "
+        "number; lower the learning rate, or let it rise (--warm-up)."
+    )
 
 
 def distillation_loss(

@@ -1,12 +1,14 @@
 """How a rate of answers, such as a judge's score, falls with each language's neurons ablated."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from neuroglot.evaluate.steering.judge import RUBRICS, JudgeSettings, one_score
 from neuroglot.languages.tags import language_name
 
-__all__ = ["on_target"]
+__all__ = ["judged_on_target", "on_target"]
 
 
 def on_target(answers: pd.DataFrame, what: str) -> tuple[pd.DataFrame, list[str], bool]:
@@ -26,3 +28,21 @@ def on_target(answers: pd.DataFrame, what: str) -> tuple[pd.DataFrame, list[str]
         f"{wide.loc['normal'].mean():.2f}, over {len(answers) // len(wide)} answers a row.",
     ]
     return wide.round(3).reset_index(), said, len(below) > len(own) / 2
+
+
+def judged_on_target(answers: pd.DataFrame, judge: JudgeSettings) -> tuple[pd.DataFrame, list[str], bool | None]:
+    """The same of a judge's scores; no verdict if it gave every answer that it read one score.
+
+    Args:
+        answers: as `on_target`; with `answer`, and the judge's column in place of `rate`.
+        judge: who scored them.
+    """
+    rubric = RUBRICS[judge.rubric]
+    what = f"score, {rubric.lowest:g} to {rubric.highest:g},"
+    wide, said, agrees = on_target(answers.assign(rate=answers[rubric.column]), what)
+    how = ", the mean of its ratings by their likelihood" if judge.reading == "expected" else ""
+    said.append(f"Scored by {Path(judge.model).name}{how}.")
+    if (alike := one_score(answers, rubric.column)) is not None:
+        said.insert(0, f"No verdict: the judge gave every answer that it read one score, {alike:g}.")
+        return wide, said, None
+    return wide, said, agrees

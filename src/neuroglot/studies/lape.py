@@ -38,7 +38,7 @@ from neuroglot.run.perturbation import perturb_run
 from neuroglot.run.recording import record_run
 from neuroglot.run.steering import RunAnswers, first_prompts, judge_of
 from neuroglot.stats import spearman
-from neuroglot.studies.answers import on_target
+from neuroglot.studies.answers import judged_on_target, on_target
 from neuroglot.studies.settings import MeasureSettings, ParallelSettings, StudySettings
 from neuroglot.studies.study import Finding, Study, not_asked
 
@@ -279,14 +279,13 @@ class Lape(Study):
     def table_1(self) -> Finding:
         """Answers with each language's neurons off."""
         answers, judge = self.answers_off, self.asked.judge
+        agrees: bool | None
         wide, said, agrees = on_target(answers.assign(rate=well_formed(answers)), "share of well-formed answers")
         tables = {"": wide, "answers": answers}
         if judge is not None:
-            what = f"score, {judge.rubric.lowest:g} to {judge.rubric.highest:g},"
             tables["rules"] = wide
-            tables[""], scored, agrees = on_target(answers.assign(rate=answers[judge.rubric.column]), what)
-            said = [*scored, f"Scored by {Path(judge.settings.model).name}.", f"By rules, without the judge: {said[0]}",
-                    said[1]]  # fmt: skip
+            tables[""], scored, agrees = judged_on_target(answers, judge.settings)
+            said = [*scored, f"By rules, without the judge: {said[0]}", said[1]]
         return Finding(said, agrees, tables)
 
     def table_2(self) -> Finding:

@@ -3,6 +3,7 @@
 import http.server
 import itertools
 import json
+import math
 import os
 import socket
 import subprocess
@@ -15,10 +16,14 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import neuroglot as ng
-from neuroglot.evaluate.steering.judge import Judge, JudgeSettings, read_rating
+from neuroglot.evaluate.steering.judge import Judge, JudgeSettings, one_score, read_rating
+from neuroglot.evaluate.steering.local_judge import shares_of
 from neuroglot.evaluate.steering.tables import matrix
+from neuroglot.run.steering_settings import SteeringSettings
 
 pytest.importorskip("openai")
 
@@ -142,6 +147,66 @@ def test_a_model_of_this_process(tmp_path, says, scores):
     again = judge("local", str(tmp_path / "m"), tmp_path / "kept")
     again._asked.replies = lambda questions: iter(()) if not questions else pytest.fail("asked again")
     assert list(again.rate(ANSWERS, progress=False)["score"]) == scores
+
+
+def test_a_rating_that_begins_another_is_counted_only_where_it_ends():
+    replies = [[5, 1], [5, 2], [5, 1, 0], [5, 1, 0, 0]]
+    begun = [0.5, 0.2, 0.4, 0.1]  # of all that may be said
+    found = shares_of(replies, [-math.log(share) for share in begun])
+    assert found == pytest.approx([0.1 / 0.7, 0.2 / 0.7, 0.3 / 0.7, 0.1 / 0.7])
+
+
+@given(st.lists(st.floats(0.01, 50), min_size=9, max_size=9), st.floats(0, 1))
+def test_shares_of_ratings_are_those_of_whole_replies(weights, ten):
+    """Whatever a model says after a digit: 1 goes on to 10 in the share `ten` of cases, and ends in the others."""
+    total = sum(weights)
+    begun = [weight / total for weight in weights] + [max(weights[0] / total * ten, 1e-12)]
+    shares = shares_of([[digit] for digit in range(1, 10)] + [[1, 0]], [-math.log(share) for share in begun])
+    assert sum(shares) == pytest.approx(1)
+    assert shares[0] == pytest.approx(begun[0] - begun[9], abs=1e-9) and shares[1:] == pytest.approx(begun[1:])
+
+
+def test_the_mean_of_all_ratings_by_their_likelihood(tmp_path):
+    """By brute force: the likelihood of each rating by the network itself; kept apart from what it replies."""
+    model_that_says(tmp_path / "m", "Rating: 7")
+    asked = {"model": str(tmp_path / "m"), "base_url": "local", "rubric": "relevance"}
+    rater = Judge(JudgeSettings(**asked, reading="expected"), tmp_path / "kept")
+    found = list(rater.rate(ANSWERS, progress=False)["relevance"])
+    model = ng.load_model(tmp_path / "m")
+    question = rater._question("¿Qué es esto?", "这是一本书。", "zh")
+    before = torch.tensor(model.tokenizer(question + "\n", add_special_tokens=False)["input_ids"])
+    said = []
+    for rating in range(3):
+        after = torch.tensor(model.encode([f"Rating: {rating}"])[0])
+        with torch.no_grad():
+            logits = model.network(torch.cat([before, after])[None]).logits[0].double().log_softmax(-1)
+        said.append(float(logits[len(before) - 1 : -1].gather(1, after[:, None]).sum().exp()))
+    assert found[0] == pytest.approx((said[1] + 2 * said[2]) / sum(said), rel=1e-3)
+    assert found[2] == 0
+    replies = Judge(JudgeSettings(**asked), tmp_path / "kept")
+    assert float(replies.rate(ANSWERS, progress=False)["relevance"][0]).is_integer()
+    with pytest.raises(ng.NeuroglotError, match="does not say how likely"):
+        judge("http://localhost:1/v1", reading="expected")
+
+
+def test_a_judge_that_does_not_tell_answers_apart_is_warned_of(tmp_path):
+    """Of ten answers and more; what is empty was not read."""
+    model_that_says(tmp_path / "m", "Rating: 7")
+    rater = judge("local", str(tmp_path / "m"))
+    many = pd.concat([ANSWERS] * 4, ignore_index=True)
+    with pytest.warns(ng.NeuroglotWarning, match="every answer that it read one score, 7"):
+        rater.rate(many, progress=False)
+    rated = many.assign(score=[7, 3, 1] * 4)
+    assert one_score(rated, "score") is None
+    assert one_score(rated[rated.answer == ""], "score") is None  # it read none
+    assert one_score(rated[rated.score != 3], "score") == 7
+
+
+def test_tables_of_a_judge_s_replies_keep_the_names_that_earlier_versions_gave_them():
+    replies = JudgeSettings(model="m", base_url="local")
+    assert SteeringSettings(judge=replies).digest == "1adbabb8af2725c27b4eb99701462e51"
+    expected = replies.model_copy(update={"reading": "expected"})
+    assert SteeringSettings(judge=expected).digest != SteeringSettings(judge=replies).digest
 
 
 def test_a_model_of_this_process_is_chosen_by_the_settings_alone(tmp_path):

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any, Literal, Protocol
 import pandas as pd
 from pydantic import BaseModel, Field, SecretStr
 
-from neuroglot.errors import NeuroglotError, require
+from neuroglot.errors import NeuroglotError, NeuroglotWarning, require
 from neuroglot.languages.tags import language_name
 from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
-__all__ = ["Judge", "JudgeSettings"]
+__all__ = ["RUBRICS", "Judge", "JudgeSettings", "one_score"]
 
 QUESTION = """\
 You grade an answer that an assistant gave to a user.
@@ -66,6 +67,9 @@ Rating: 1"""
 _RATING = re.compile(r"rating\W{0,6}(\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?", re.IGNORECASE)
 _NUMBER = re.compile(r"[\s\[(*]*(\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?[\s\])*.]*")
 
+MANY = 10
+"""Answers, of which a judge that tells anything apart scores one differently."""
+
 LOCAL = "local"
 """In place of an endpoint: the model is opened in this process."""
 
@@ -102,6 +106,9 @@ class JudgeSettings(BaseModel):
     """By default OPENAI_API_KEY. It is never written anywhere."""
     rubric: Literal["quality", "relevance"] = "quality"
     """What is graded: the answer as a whole from 1 to 10, or from 0 to 2 whether it is about the question."""
+    reading: Literal["reply", "expected"] = "reply"
+    """The score is the rating in the reply; or, of a model of this process, the mean of all ratings, each weighted by
+    how likely the model finds it (Liu et al. 2023, G-Eval): a small model may reply the same to everything."""
     per_minute: float = Field(60, gt=0)
     """At most so many requests a minute."""
     retries: int = Field(4, ge=0)
@@ -122,6 +129,10 @@ class Asked(Protocol):
         """A reply to each question, in order."""
         ...
 
+    def likelihoods(self, questions: Sequence[str]) -> Iterator[list[float]]:
+        """How likely each rating is, from the lowest, of each question, in order; they sum to 1."""
+        ...
+
 
 class Judge:
     """Asks a model how good an answer is, never twice the same.
@@ -132,8 +143,8 @@ class Judge:
             is there costs nothing. Questions and answers are kept beside it; the key is not.
 
     Raises:
-        NeuroglotError: the openai client is not installed, there is no key for OpenAI's own endpoint, or the model of
-            this process cannot be opened.
+        NeuroglotError: the openai client is not installed, there is no key for OpenAI's own endpoint, the model of
+            this process cannot be opened, or likelihoods are asked of an endpoint.
     """
 
     def __init__(self, settings: JudgeSettings, directory: str | Path | None = None):
@@ -142,6 +153,11 @@ class Judge:
         self.name = f"{settings.model} as judge"
         self._cache = ResultCache(directory)
         self._asked: Asked
+        if settings.reading == "expected" and settings.base_url != LOCAL:
+            raise NeuroglotError(
+                "An endpoint does not say how likely each rating is, as `expected` needs; have the judge opened "
+                "here (--judge-url local), or read its reply."
+            )
         if settings.base_url == LOCAL:
             from neuroglot.evaluate.steering.local_judge import LocalModel
 
@@ -184,13 +200,22 @@ class Judge:
             for (_, _, target), score in zip(rows, self._scores(rows), strict=True):
                 scores.append(score)
                 advance(1, f"→ {target}")
-        return answers.assign(**{self.rubric.column: scores})
+        rated = answers.assign(**{self.rubric.column: scores})
+        if (alike := one_score(rated, self.rubric.column)) is not None and len(rated) >= MANY:
+            warnings.warn(
+                f"{self.name} gave every answer that it read one score, {alike:g}, so it does not tell them apart; "
+                "take a better judge, or of a model in this process its mean rating (--judge-reading expected).",
+                NeuroglotWarning,
+                stacklevel=2,
+            )
+        return rated
 
     def _scores(self, rows: Sequence[tuple[str, str, str]]) -> Iterator[float]:
         """The score of each prompt, answer and language, in order."""
         questions = [self._question(*row) for row in rows]
         missing = [text for text in dict.fromkeys(questions) if text is not None and self._kept(text) is None]
-        replies = zip(missing, self._asked.replies(missing), strict=True)
+        asked = self._asked.replies if self.settings.reading == "reply" else self._asked.likelihoods
+        replies: Iterator[tuple[str, Any]] = zip(missing, asked(missing), strict=True)
         for text in questions:
             if text is None:
                 yield float(self.rubric.lowest)
@@ -206,7 +231,8 @@ class Judge:
         return self.rubric.question.format(prompt=prompt, answer=answer, language=language_name(language))
 
     def _digest(self, question: str) -> str:
-        return digest_of_settings([self.settings.model, self.url, question])
+        asked = [self.settings.model, self.url, question]
+        return digest_of_settings(asked if self.settings.reading == "reply" else [*asked, self.settings.reading])
 
     def _kept(self, question: str) -> dict[str, Any] | None:
         return self._cache.find(self._digest(question), lambda kept: isinstance(kept.get("score"), int | float))
@@ -214,8 +240,11 @@ class Judge:
     def _rating(self, said: str) -> float | None:
         return read_rating(said, self.rubric.lowest, self.rubric.highest)
 
-    def _read(self, question: str, said: str) -> dict[str, Any]:
-        """What is kept of a reply."""
+    def _read(self, question: str, said: str | list[float]) -> dict[str, Any]:
+        """What is kept of a reply, or of the likelihoods of all ratings."""
+        if not isinstance(said, str):
+            mean = sum(share * (self.rubric.lowest + place) for place, share in enumerate(said))
+            return {"model": self.settings.model, "question": question, "likelihoods": said, "score": mean}
         score = self._rating(said)
         if score is None:
             lowest, highest, shown = self.rubric.lowest, self.rubric.highest, " ".join(said.split())[:120]
@@ -224,6 +253,19 @@ class Judge:
                 "model that follows instructions. Scores so far are kept."
             )
         return {"model": self.settings.model, "question": question, "said": said, "score": score}
+
+
+def one_score(answers: pd.DataFrame, column: str) -> float | None:
+    """The score that a judge gave every answer it read, if it is one: then nothing follows from it.
+
+    Empty answers are not read. They have the least score without being asked about.
+
+    Args:
+        answers: as `Judge.rate` gives.
+        column: the scores.
+    """
+    found = answers.loc[answers["answer"].astype(str).str.strip() != "", column].unique()
+    return float(found[0]) if len(found) == 1 else None
 
 
 class Endpoint:
@@ -257,6 +299,10 @@ class Endpoint:
     def replies(self, questions: Sequence[str]) -> Iterator[str]:
         """A reply to each question, in order, each when it is asked for."""
         return map(self._ask, questions)
+
+    def likelihoods(self, questions: Sequence[str]) -> Iterator[list[float]]:
+        """An endpoint does not say them: `Judge` refuses to ask."""
+        raise NotImplementedError
 
     def _ask(self, question: str) -> str:
         self._wait()

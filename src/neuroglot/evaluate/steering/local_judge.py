@@ -1,5 +1,6 @@
 """A judge in this process: a model that follows instructions, asked in its chat template, many questions at once."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from neuroglot.evaluate.steering.answers import nll_after
@@ -46,14 +47,41 @@ class LocalModel:
             yield from self._rated(some, generate(self.model, some, tokens=self.tokens, chat=True))
 
     def _rated(self, questions: Sequence[str], said: Sequence[str]) -> list[str]:
-        replies = list(said)
         unread = [i for i, reply in enumerate(said) if not self.is_rating(reply)]
-        if not unread:
-            return replies
-        after = self.model.encode(self.ratings)
-        before = prompt_tokens(self.model, [questions[i] for i in unread], True)
-        nll = iter(nll_after(self.model, [(asked, ids) for asked in before for ids in after]))
-        for i in unread:
-            likely = [next(nll)[0] for _ in after]
-            replies[i] = self.ratings[likely.index(min(likely))]
+        replies = list(said)
+        for i, shares in zip(unread, self.likelihoods([questions[i] for i in unread]), strict=True):
+            replies[i] = self.ratings[shares.index(max(shares))]
         return replies
+
+    def likelihoods(self, questions: Sequence[str]) -> Iterator[list[float]]:
+        """How likely each rating is as the reply, of all ratings: the shares of a question sum to 1.
+
+        A rating's share is of replies that end there: `Rating: 1` is not that part of `Rating: 10`.
+
+        Raises:
+            NeuroglotError: as `replies`.
+        """
+        after = self.model.encode(self.ratings)
+        for first in range(0, len(questions), AT_ONCE):
+            before = prompt_tokens(self.model, list(questions[first : first + AT_ONCE]), True)
+            nll = iter(nll_after(self.model, [(asked, ids) for asked in before for ids in after]))
+            for _ in before:
+                yield shares_of(after, [next(nll)[0] for _ in after])
+
+
+def shares_of(replies: Sequence[list[int]], nll: Sequence[float]) -> list[float]:
+    """How likely each reply is, of all of these, where what begins another reply is not counted as the shorter one.
+
+    Args:
+        replies: their tokens.
+        nll: of each as the beginning of what is said.
+    """
+    least = min(nll)
+    begun = [math.exp(least - each) for each in nll]
+    ended = list(begun)
+    for place, ids in enumerate(replies):
+        begins = [i for i, other in enumerate(replies) if len(other) < len(ids) and ids[: len(other)] == other]
+        if begins:
+            ended[max(begins, key=lambda i: len(replies[i]))] -= begun[place]
+    ended = [max(share, 0.0) for share in ended]  # of rounding
+    return [share / sum(ended) for share in ended]

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from neuroglot.artifacts.recording import HEADS
 from neuroglot.artifacts.widths import padded
 from neuroglot.models.architecture.attention import Attention
+from neuroglot.models.architecture.gradients import attention_with_gradients
 from neuroglot.models.architecture.hooks import observe_ffn, observe_heads
 from neuroglot.models.architecture.trace import function_name
 from neuroglot.models.model import Model
@@ -65,7 +66,12 @@ class GradientSums:
     def read(self, model: Model, batch: Int[Tensor, "batch length"], first: int) -> None:
         """Run a batch forward and back, and add what comes of it."""
         relevance, length = self.name == "relevance", batch.shape[1]
-        with torch.inference_mode(False), torch.enable_grad(), _only_activations(model.network):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _only_activations(model.network),
+            attention_with_gradients(),
+        ):
             blocks = batch.clone()
             if length not in self._at_once:
                 bound = KEPT.get(blocks.device.type, KEPT["cpu"])
