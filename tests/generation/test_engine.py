@@ -9,7 +9,6 @@ import torch
 
 import neuroglot as ng
 from neuroglot.edit.conditions import Condition
-from neuroglot.generation import continuous
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.continuous import reason_against, write_continuously
 from neuroglot.generation.engine import generate
@@ -51,23 +50,6 @@ def test_texts_equal_the_reference(family):
         reference = generate(model, PROMPTS, tokens=24, engine="huggingface", **how)
         for batch in (2, None):
             assert generate(model, PROMPTS, tokens=24, engine="continuous", batch=batch, **how) == reference, how
-
-
-def test_groups_of_rows_take_turns(monkeypatch):
-    """As on a model over two GPUs, where one group is on each."""
-    model = tiny.model()
-    recipes = [each for each in conditions(model)[:4] for _ in range(4)]
-    prompts = [f"{prompt} {number}" for number in range(4) for prompt in PROMPTS[:4]]
-    reference = generate(model, prompts, recipes=recipes, tokens=12, engine="huggingface", **DRAWN)
-    monkeypatch.setattr(continuous, "devices_of", lambda network: [model.device] * 2)
-    finished = []
-    for batch in (3, None):
-        made = generate(
-            model, prompts, recipes=recipes, tokens=12, engine="continuous", batch=batch,
-            advance=lambda count, what: finished.append(count), **DRAWN,
-        )  # fmt: skip
-        assert made == reference
-    assert sum(finished) == 2 * len(prompts)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])

@@ -20,6 +20,7 @@ from neuroglot.generation.fused import fused
 from neuroglot.generation.fused_layers import FusedLayers
 from neuroglot.generation.state import Rows
 from neuroglot.models.architecture.devices import Lane, devices_of, meet
+from neuroglot.models.fitting import when_full
 from neuroglot.models.model import Model
 
 __all__ = ["Steps", "kept_bytes"]
@@ -30,7 +31,8 @@ KEPT_SHARE = 0.3
 """Of the device's memory, that the graphs and the cache of a model may hold between calls."""
 
 logger = logging.getLogger(__name__)
-_kept: "WeakKeyDictionary[nn.Module, list[Steps]]" = WeakKeyDictionary()
+_kept: "WeakKeyDictionary[nn.Module, Steps]" = WeakKeyDictionary()
+when_full(_kept.clear)
 
 
 class Steps:
@@ -66,17 +68,14 @@ class Steps:
         hooks = _hooks(model.network)  # weakly, as all that is kept: it must not keep the model
         weights = [part.data_ptr() for part in (*model.network.parameters(), *model.network.buffers())]
         key = (settings, edits.structure, weights)
-        left = _kept.pop(model.network, [])
-        if left and left[0].key == key and left[0].hooks == hooks:
-            found = left.pop()
-            if left:  # of several groups of rows, whose steps are alike
-                _kept[model.network] = left
+        found = _kept.pop(model.network, None)
+        if found is not None and found.key == key and found.hooks == hooks:
             found._bind(model)
             found.edits.refill(edits)
             if found.layers is not None:
                 found.layers.refresh()
         else:
-            left.clear()  # before their memory is needed
+            del found  # before its memory is needed
             found = cls(model, make(), edits, True)
             found.key, found.hooks = key, hooks
         return found
@@ -85,13 +84,10 @@ class Steps:
         """Let a later call have the graphs, unless they hold much memory."""
         if not self.graphs:
             return
-        before = _kept.get(self.model.network, [])
-        for device in self.devices:
-            held = sum(steps.state.cache.bytes_on(device) for steps in (self, *before))
-            if held > KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory:
-                return
-        _kept[self.model.network] = [*before, self]
-        self._bind(None)
+        totals = {device: torch.cuda.get_device_properties(device).total_memory for device in self.devices}
+        if all(self.state.cache.bytes_on(device) <= KEPT_SHARE * total for device, total in totals.items()):
+            _kept[self.model.network] = self
+            self._bind(None)
 
     def _bind(self, model: Any) -> None:
         """Whose steps these are. Between calls nobody's: what is kept by the network must not hold the network."""
@@ -211,7 +207,8 @@ def same_logits(model: Model, one: Tensor, other: Tensor) -> bool:
 
 def kept_bytes(model: Model, device: torch.device) -> int:
     """Memory of a device for keys and values that an earlier call left for the next one."""
-    return sum(steps.state.cache.bytes_on(device) for steps in _kept.get(model.network, ()))
+    found = _kept.get(model.network)
+    return 0 if found is None else found.state.cache.bytes_on(device)
 
 
 def _pool(device: torch.device) -> Any:

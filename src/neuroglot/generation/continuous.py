@@ -6,7 +6,7 @@ choice of the next token inside it, and replayed; the host looks at the rows eve
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,13 +20,14 @@ from neuroglot.generation.capture import Steps, kept_bytes
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.generation.state import Rows
-from neuroglot.models.architecture.devices import Lane, device_of, devices_of
+from neuroglot.models.architecture.devices import device_of, devices_of
+from neuroglot.models.fitting import halving
 from neuroglot.models.model import Model
 
 __all__ = ["reason_against", "write_continuously"]
 
 SLOTS = {"cpu": 32, "cuda": 128}
-"""Rows at once by default: a step reads all weights once for all of them."""
+"""Rows at once by default, for each device of the model: a step reads all weights once for all of them."""
 LOOK = 8
 """Steps on a GPU between two looks at which rows are finished."""
 CACHE_SHARE = 0.7
@@ -63,99 +64,56 @@ def write_continuously(
     """
     if not rows:
         return []
+    answers: dict[int, list[int]] = {}  # by the row's number
+
+    def write(slots: int) -> None:
+        left = [number for number in range(len(rows)) if number not in answers]
+        queue = _Queue(model, [rows[number] for number in left], tokens, choice, slots, captured)
+        try:
+            queue.run(written, advance)
+        finally:  # also where memory ends, which another job has taken since: the other rows are begun again
+            answers.update((left[number], answer) for number, answer in queue.answers.items())
+
     # kernels are launched on the device that is the current one
     with torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
-        queue = _Queue(model, rows, tokens)
-        devices = devices_of(model.network)
-        at_once = batch or SLOTS.get(model.device.type, 32)
-        count = min(len(devices), -(-len(rows) // at_once))
-        slots = min(-(-len(rows) // count), at_once, max(1, _room(model, queue.longest) // count))
-        groups = [_Group(queue, choice, slots, captured, written) for _ in range(count)]
-        if count == 1:
-            for finished in filter(None, groups[0].run()):
-                advance(finished)
-        else:
-            _in_turn(groups, devices, advance)
-        for group in groups:
-            group.steps.keep()
-        return queue.answers
-
-
-def _in_turn(groups: Sequence["_Group"], devices: Sequence[torch.device], advance: Callable[[int], None]) -> None:
-    """Run several groups of rows on a model over several GPUs: while one is on a GPU, another is on the next."""
-    # the first goes before the second where they meet, so that they part
-    lanes = [Lane(devices, first=number == 0) for number in range(len(groups))]
-    running = [(lane, group.run()) for lane, group in zip(lanes, groups, strict=True)]
-    for lane in lanes:
-        lane.follow()
-    while running:
-        for lane, steps in list(running):
-            with lane.entered():
-                finished = next(steps, None)
-            if finished is None:
-                running.remove((lane, steps))
-            elif finished:
-                advance(finished)
-    for lane in lanes:
-        lane.lead()
+        halving(write, _slots(model, rows, tokens, batch), what="rows")
+    return [answers[number] for number in range(len(rows))]
 
 
 class _Queue:
-    """Rows that wait, and answers.
+    """Rows that wait, rows that are being written, and rows that are finished."""
 
-    Attributes:
-        waiting: the numbers of rows that are not begun. Prompts of like length are read together; the longest first, so
-            that the last to finish are short.
-        recipes: the different recipes.
-        longest: tokens of a prompt and its answer at most.
-    """
-
-    def __init__(self, model: Model, rows: Sequence[Row], tokens: int):
+    def __init__(self, model: Model, rows: Sequence[Row], tokens: int, choice: Choice, slots: int, captured: bool):
         self.model, self.rows, self.tokens = model, rows, tokens
-        self.answers: list[list[int]] = [[] for _ in rows]
+        self.answers: dict[int, list[int]] = {}
+        # prompts of like length are read together; the longest first, so that the last to finish are short
         self.waiting = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
-        found = {tuple(map(id, row.steps)): row.steps for row in rows}
-        self.recipes = list(found.values())
-        self._numbers = {key: number for number, key in enumerate(found)}
-        self.longest = -(-(len(rows[self.waiting[0]].ids) + tokens) // 16) * 16
-
-    def recipe(self, row: int) -> int:
-        """The number of a row's recipe."""
-        return self._numbers[tuple(map(id, self.rows[row].steps))]
-
-
-class _Group:
-    """Rows that are written together, in slots; as they finish, others are taken from the queue."""
-
-    def __init__(
-        self, queue: _Queue, choice: Choice, slots: int, captured: bool, written: Callable[[list[int]], None] | None
-    ):
-        self.queue, self.model, self.tokens, self.rows = queue, queue.model, queue.tokens, queue.rows
         self.active: list[int] = []  # the row in each of the first slots
         self._counts: list[int] = []  # new tokens of each when last looked at
-        self.written = written
-        model, length, tokens = queue.model, queue.longest, queue.tokens
-        self.prompt, edits = RowEdits.of_parts(model, queue.recipes, slots)
+        recipes = {tuple(map(id, row.steps)): row.steps for row in rows}
+        self.recipe = {key: number for number, key in enumerate(recipes)}
+        longest, slots = _longest(rows, tokens), min(slots, len(rows))
+        self.prompt, edits = RowEdits.of_parts(model, list(recipes.values()), slots)
         ends = end_tokens(model)
-        make = lambda: Rows(model, choice, ends, slots, length, tokens)  # noqa: E731
-        settings = (choice, tuple(ends), slots, length, tokens)
+        make = lambda: Rows(model, choice, ends, slots, longest, tokens)  # noqa: E731
+        settings = (choice, tuple(ends), slots, longest, tokens)
         self.steps = Steps.of(model, settings, make, edits, captured and model.device.type == "cuda")
         self.state, self.slots = self.steps.state, slots
 
-    def run(self) -> Iterator[int]:
-        """Write until nothing waits; after each turn, how many rows were finished in it."""
-        look = 1 if self.written is not None or self.model.device.type == "cpu" else LOOK
+    def run(self, written: Callable[[list[int]], None] | None, advance: Callable[[int], None]) -> None:
+        """Write all rows; the answers of those that are finished are in `answers`, by their number."""
+        look = 1 if written is not None or self.model.device.type == "cpu" else LOOK
         self.state.forget()
-        finished = 0
-        while self.queue.waiting or self.active:
-            free, waiting = self.slots - len(self.active), len(self.queue.waiting)
-            if waiting and (not self.active or free >= min(waiting, max(1, self.slots // 4))):
+        while self.waiting or self.active:
+            free = self.slots - len(self.active)
+            if self.waiting and (not self.active or free >= min(len(self.waiting), max(1, self.slots // 4))):
                 self._admit(free)
             else:
                 self.steps.run(len(self.active), self._reach(look), min(look, self._left()))
-            yield finished  # another group is given work before this one is waited for
-            finished = self._harvest()
-        yield finished
+            finished = self._harvest(written)
+            if finished:
+                advance(finished)
+        self.steps.keep()
 
     def _left(self) -> int:
         """Steps until the first row can be full."""
@@ -168,13 +126,12 @@ class _Group:
 
     def _admit(self, free: int) -> None:
         """Read waiting prompts into free slots, as many a pass as keep the device busy."""
-        waiting = self.queue.waiting
-        while free and waiting:
-            longest = len(self.rows[waiting[0]].ids)
-            some = waiting[: min(free, max(1, self.model.batch_tokens // longest))]
-            del waiting[: len(some)]
+        while free and self.waiting:
+            longest = len(self.rows[self.waiting[0]].ids)
+            some = self.waiting[: min(free, max(1, self.model.batch_tokens // longest))]
+            del self.waiting[: len(some)]
             slots = self._device(list(range(len(self.active), len(self.active) + len(some))))
-            recipes = self._device(list(map(self.queue.recipe, some)))
+            recipes = self._device([self.recipe[tuple(map(id, self.rows[row].steps))] for row in some])
             self.prompt.assign(self._device(list(range(len(some)))), recipes)
             self.steps.edits.assign(slots, recipes)
             with self.steps.reading(self.prompt, len(some)):
@@ -182,17 +139,17 @@ class _Group:
             self.active += some
             free -= len(some)
 
-    def _harvest(self) -> int:
+    def _harvest(self, written: Callable[[list[int]], None] | None) -> int:
         """Take finished answers, and move rows so that those that go on are in the first slots."""
         count = len(self.active)
         done, self._counts = self._look(count)
-        if self.written is not None and self.active:
-            self.written(self.state.written[0, : self._counts[0]].tolist())
+        if written is not None and self.active:
+            written(self.state.written[0, : self._counts[0]].tolist())
         finished = [slot for slot in range(count) if done[slot]]
         if finished:
             made = self.state.written[self._device(finished)].tolist()
             for slot, answer in zip(finished, made, strict=True):
-                self.queue.answers[self.active[slot]] = answer[: self._counts[slot]]
+                self.answers[self.active[slot]] = answer[: self._counts[slot]]
             kept = count - len(finished)
             holes = [slot for slot in finished if slot < kept]
             movers = [slot for slot in range(kept, count) if not done[slot]]
@@ -213,6 +170,17 @@ class _Group:
 
     def _device(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(list(numbers), dtype=torch.int64).to(self.model.device)
+
+
+def _longest(rows: Sequence[Row], tokens: int) -> int:
+    """Places of the longest prompt and its answer."""
+    return -(-(max(len(row.ids) for row in rows) + tokens) // 16) * 16
+
+
+def _slots(model: Model, rows: Sequence[Row], tokens: int, batch: int | None) -> int:
+    """Rows at once: as many as were asked for, or as the devices like, and have memory for at the moment."""
+    liked = SLOTS.get(model.device.type, 32) * len(devices_of(model.network))
+    return min(len(rows), batch or liked, _room(model, _longest(rows, tokens)))
 
 
 def _room(model: Model, length: int) -> int:
@@ -249,7 +217,7 @@ def reason_against(model: Model) -> str:
     """
     network = model.network
     if network not in _reasons:
-        reason = _tried(model)
+        reason = halving(lambda _: _tried(model), 1, what="trial")  # a full device is no reason against a model
         if reason == UNTRIED:
             return reason
         if reason:
@@ -260,8 +228,7 @@ def reason_against(model: Model) -> str:
 
 def _tried(model: Model) -> str:
     network = model.network
-    kinds = {device.type for device in devices_of(network)}
-    if len(kinds) != 1:
+    if len({device.type for device in devices_of(network)}) != 1:
         return "not all of its weights are on GPUs"
     if getattr(model.text_config, "is_encoder_decoder", False):
         return "it has an encoder"
@@ -275,6 +242,8 @@ def _tried(model: Model) -> str:
         first = state.read(slots, [Row(tuple(text[:-1])) for text in texts])
         state.last[:] = torch.tensor([text[-1] for text in texts]).to(model.device)
         second = state.step(2, 16)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever an architecture of somebody else's raises
         return f"it cannot be read with a cache of slots ({type(error).__name__}: {str(error)[:80]})"
     for number, text in enumerate(read):

@@ -5,7 +5,7 @@ On a GPU a shard is begun, and its statistics are asked for later: meanwhile the
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -22,6 +22,7 @@ from neuroglot.models.architecture.hooks import (
     observe_residual,
     observe_routing,
 )
+from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
@@ -90,11 +91,18 @@ def _routed_examples(examples: TopExamples, first: int, layer: int, weights: Ten
 def record_shard(
     model: Model,
     shard: Shard,
-    kept: Sequence[Kept],
+    kept: list[Kept],
     work: Work,
     advance: Advance = lambda tokens, what: None,
 ) -> Recording:
-    """The statistics of one shard.
+    """The statistics of one shard, read again with half the batch where the device has no memory for it.
+
+    Args:
+        model: that reads it.
+        shard: the blocks.
+        kept: the statistics, empty; they are empty again afterwards.
+        work: how.
+        advance: called with the tokens that were read, and their language.
 
     Raises:
         NeuroglotError: an activation is not a number.
@@ -102,21 +110,36 @@ def record_shard(
     return begin_shard(model, shard, kept, work, advance)()
 
 
-@torch.inference_mode()
 def begin_shard(
     model: Model,
     shard: Shard,
-    kept: Sequence[Kept],
+    kept: list[Kept],
     work: Work,
     advance: Advance = lambda tokens, what: None,
 ) -> Callable[[], Recording]:
     """Give the model's devices a shard, and what waits for its statistics, to be called once.
 
-    `kept` is the shard's until then: what is begun meanwhile has others.
-
-    Raises:
-        NeuroglotError: later, an activation is not a number.
+    `kept` is the shard's until then: what is begun meanwhile has others. Arguments and errors are those of
+    `record_shard`; that an activation is not a number is said later.
     """
+    done: list[int] | None = None
+
+    def begin(batch_tokens: int) -> Callable[[], Recording]:
+        nonlocal done
+        if done is not None:  # an attempt that was given up: layers before the one that failed hold its sums
+            kept[:] = work.kept(model)
+            advance(-sum(done), shard.language)
+        done = []
+        return _begun(model, shard, kept, replace(work, batch_tokens=batch_tokens), advance, done)
+
+    return fitting_tokens(model, begin, work.batch_tokens, least=shard.blocks.shape[1])
+
+
+@torch.inference_mode()
+def _begun(
+    model: Model, shard: Shard, kept: Sequence[Kept], work: Work, advance: Advance, done: list[int]
+) -> Callable[[], Recording]:
+    """A shard under way; what was said to have been read is noted in `done`."""
     first = model.uncounted
     shape = (0, 0)
     sums = [each for each in kept if isinstance(each, Sums) and each.names]
@@ -166,6 +189,7 @@ def begin_shard(
             states = model.hidden_states(batch)
             known = torch.isfinite(states).all()
             finite = known if finite is None else finite & known
+            done.append(batch.numel())
             advance(batch.numel(), shard.language)
     for statistic in of_gradients:  # each a pass of its own, seen by no other
         for batch in batches:

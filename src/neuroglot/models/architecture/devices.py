@@ -74,16 +74,10 @@ def meet(devices: Sequence[torch.device]) -> None:
 
 
 class Lane:
-    """A stream on each GPU of some devices, for work beside that of other streams.
+    """A stream on each GPU of some devices, for work beside that of other streams; on other devices nothing."""
 
-    Args:
-        devices: those that are no GPUs have none.
-        first: whether its work comes before that of other lanes where a GPU has both.
-    """
-
-    def __init__(self, devices: Sequence[torch.device], first: bool = False):
-        gpus = [device for device in devices if device.type == "cuda"]
-        self.streams = [torch.cuda.Stream(device, priority=-int(first)) for device in gpus]
+    def __init__(self, devices: Sequence[torch.device]):
+        self.streams = [torch.cuda.Stream(device) for device in devices if device.type == "cuda"]
 
     def follow(self) -> None:
         """What is given here from now on waits for what the current streams were given so far, and for nothing else."""
