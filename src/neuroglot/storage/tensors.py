@@ -52,7 +52,8 @@ def load_tensors(path: str | Path, kind: str, version: int) -> "tuple[dict[str, 
     """
     path = Path(path)
     if not os.path.isfile(path):  # Path.is_file raises where a name is too long
-        raise NeuroglotError(f"{path} does not exist; give the path of a {kind} file.")
+        is_what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise NeuroglotError(f"{path} {is_what}; give the path of a {kind} file.")
     try:
         found = _seal(path)
         if found is not None and found[1] != found[2]:
