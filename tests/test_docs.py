@@ -111,13 +111,13 @@ def test_a_page_whose_code_is_wrong_would_fail(tmp_path, world):
 
 
 def command_lines():
-    """Every line of a shell block, or of an indented one, and every `code` in a table, that begins with neuroglot."""
+    """Every line of a shell block, or of an indented one, and all `code`, that begins with neuroglot."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         lines = [line.strip() for _, block in blocks(page, "sh") for line in block.splitlines()]
         lines += [line.strip() for line in text.splitlines() if line.startswith("    neuroglot ")]
-        lines += [code for code in re.findall(r"`(neuroglot (?:study|evaluate|record|prune|perturb) [^`]+)`", text)]
+        lines += re.findall(r"`(neuroglot [a-z]+ [^`\n]+)`", text)
         found += [
             (page.name, line) for line in dict.fromkeys(lines) if line.startswith("neuroglot ") and "…" not in line
         ]
@@ -153,6 +153,37 @@ def test_a_command_line_that_does_not_exist_would_fail():
     for line in ("neuroglot recrod a b", "neuroglot record a b --tokenz 3", "neuroglot record a"):
         with pytest.raises(UsageError):
             parse(line)
+
+
+def scripts():
+    """Every command of a shell block, or in code, that runs a script of this repository."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        lines = [line.strip() for _, block in blocks(page, "sh") for line in block.splitlines()]
+        lines += re.findall(r"`(python (?:benchmarks|examples)/[^`]+)`", text)
+        found += [(page.name, line) for line in lines if re.match(r"python (benchmarks|examples)/", line)]
+    return sorted(set(found))
+
+
+def unknown_options(line):
+    """What a script's own source, and that of the scripts beside it that it imports, does not name."""
+    words = shlex.split(" ".join(line.split()), comments=True)[1:]
+    path = ROOT / words[0]
+    source = path.read_text(encoding="utf-8")
+    beside = re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
+    source += "".join(
+        each.read_text(encoding="utf-8") for name in beside if (each := path.with_name(f"{name}.py")).is_file()
+    )
+    return [word for word in words[1:] if word.startswith("--") and f'"{word.partition("=")[0]}"' not in source]
+
+
+def test_scripts_that_pages_run_exist_and_have_these_options():
+    found = scripts()
+    assert len(found) > 20
+    for page, line in found:
+        assert not unknown_options(line), (page, line)
+    assert unknown_options("python benchmarks/rates.py out.csv --shapez llama-2-7b") == ["--shapez"]
 
 
 # --- the site ---------------------------------------------------------------------------------------------------------

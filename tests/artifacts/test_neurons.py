@@ -191,7 +191,7 @@ def test_a_frame_says_probability_and_entropy_of_each_neuron():
         assert row.entropy == pytest.approx(-sum(x * math.log(x) for x in q if x), abs=1e-12)
         cell = cells.loc[(row.layer, row.neuron, row.language)]
         assert (cell.probability, cell.entropy, cell.tokens) == (row.probability, row.entropy, tokens[k])
-    with pytest.raises(ng.NeuroglotError, match="4 × 9, but the recording has 4 × 8"):
+    with pytest.raises(ng.NeuroglotError, match="4 × 9, not of 4 layers of at most 8"):
         made(1).frame(ng.Recording.from_counts(active[:, :8], tokens, TAGS[:3]))
     with pytest.raises(ng.NeuroglotError, match="has no fr"):
         made(1).frame(recording.select(["en", "zh"]))

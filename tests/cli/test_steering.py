@@ -201,6 +201,10 @@ def test_generation_refuses(run, monkeypatch, capsys):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     assert "set OPENAI_API_KEY" in say("--judge", "some-model")
+    assert "--judge-reading takes reply or expected, not 'mean'" in say("--judge", "m", "--judge-reading", "mean")
+    assert "does not say how likely" in say(
+        "--judge", "m", "--judge-url", "http://127.0.0.1:9/v1", "--judge-reading", "expected"
+    )
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Sets of neurons by language: their algebra and their files."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,12 +10,15 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from neuroglot.artifacts.origin import Numbered, Origin, check_origin
+from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import HEADS, RESIDUAL, Recording
 from neuroglot.artifacts.widths import check_widths, exists, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.stats import entropy
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.given import check_file
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["NeuronSet"]
@@ -97,6 +99,44 @@ class NeuronSet:
         about = {name: value for name, value in self.about.items() if name != "widths"}
         return NeuronSet(self.mask, self.languages, about | stated(widths))
 
+    def of_model(self, model: Numbered | Recording, *, site: str = "activation") -> "NeuronSet":
+        """The same sets, as neurons of this model, or of the one that was recorded.
+
+        Sets may be moved to a tuned variant of their model; that they were found in other weights is said.
+
+        Args:
+            model: in which they are meant.
+            site: `heads`, if the sets are of attention heads.
+
+        Raises:
+            NeuroglotError: it has other layers or widths, or numbers its neurons by other experts.
+        """
+        if site == "heads" and not isinstance(model, Recording):
+            found = self.of_widths([attention.heads for attention in model.attentions])
+            check_origin(self.about, Origin.of(model), "heads")
+        else:
+            found = self.of_widths(model.widths)
+            check_origin(self.about, Origin.of(model))
+        return found
+
+    def in_experts(self, partition: Partition) -> "NeuronSet":
+        """The sets of a dense model, as they are numbered in the mixture that `moefy` wrote by this partition.
+
+        Raises:
+            NeuroglotError: the partition is of a model of another shape, or its experts differ in width.
+        """
+        layers, neurons = partition.labels.shape
+        if self.shape != (layers, neurons) or int(partition.sizes.min()) != int(partition.sizes.max()):
+            raise NeuroglotError(
+                f"These neurons are of {self.shape[0]} × {self.shape[1]}, and the partition is {partition!r}; give the "
+                "one that the mixture was written by, whose experts have one width."
+            )
+        made_for = Origin(partition.about.get("model", "its model"), partition.about.get("fingerprint"), None)
+        check_origin(self.about, made_for)
+        experts = [[partition.experts, neurons // partition.experts]] * layers
+        about = {**self.about, "fingerprint": None, "experts": experts, "partition": partition.digest}
+        return NeuronSet(self.mask.gather(2, partition.order.expand_as(self.mask)), self.languages, about)
+
     def check_languages(self, languages: Sequence[str]) -> None:
         """Refuse languages that have no set here.
 
@@ -158,11 +198,7 @@ class NeuronSet:
         )
         if recording is None:
             return table
-        if (recording.layers, recording.neurons) != self.shape:
-            raise NeuroglotError(
-                f"These neurons are of {self.shape[0]} × {self.shape[1]}, but the recording has {recording.layers} × "
-                f"{recording.neurons}; give that of the same model."
-            )
+        self.of_model(recording)
         own = recording.select(self.languages)
         table["probability"] = own.probabilities[layer, neuron, language].numpy()
         table["entropy"] = entropy(recording.probabilities)[layer, neuron].numpy()
@@ -278,8 +314,7 @@ def _is_pickled(path: Path) -> bool:
     Raises:
         NeuroglotError: there is no such file, or it cannot be read.
     """
-    if not os.path.isfile(path):
-        raise NeuroglotError(f"{path} does not exist; give the path of a file of neurons.")
+    check_file(path, "give the path of a file of neurons")
     try:
         with path.open("rb") as file:
             begin = file.read(9)

@@ -167,8 +167,11 @@ def _shortened(name: str) -> str:
 def main() -> None:
     """Run the command line: bad input is one sentence and exit status 2, never a traceback."""
 
+    noted = set[str]()
+
     def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-        if issubclass(category, NeuroglotWarning):
+        if issubclass(category, NeuroglotWarning) and str(message) not in noted:
+            noted.add(str(message))  # what holds for each language or row is said once
             say("note", "yellow", str(message))
 
     warnings.showwarning = show

@@ -62,9 +62,10 @@ def perplexity(
     from neuroglot.evaluate.likelihood.perplexity import check_held_out
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
 
-    masks = [NeuronSet.load(neurons)[tag] for tag in split(off) or []] if neurons is not None else []
+    sets = NeuronSet.load(neurons).select(split(off) or []) if neurons is not None else None
     check_held_out(settings.reader(trust_remote_code=trust_remote_code), text, tokens=tokens, block=block)
     loaded = settings.load(trust_remote_code=trust_remote_code)
+    masks = [] if sets is None else list(sets.of_model(loaded).mask)
     rows, values = ["intact"], [measure(loaded, text, tokens=tokens, block=block)]
     if masks:
         with intervene(loaded, *map(Deactivate, masks)):

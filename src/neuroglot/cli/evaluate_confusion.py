@@ -7,8 +7,9 @@ import typer
 
 from neuroglot.cli.app import checked, out, print_table
 from neuroglot.cli.evaluate import evaluate
-from neuroglot.cli.options import DeviceOption, DtypeOption, TrustOption, writable
+from neuroglot.cli.options import DeviceOption, DtypeOption, TrustOption, writable_file
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import check_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -52,12 +53,14 @@ def confusion(
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option("--out", "-o", callback=writable, help="Write the rates to this .csv too.", show_default=False),
+        typer.Option(
+            "--out", "-o", callback=writable_file, help="Write the rates to this .csv too.", show_default=False
+        ),
     ] = None,
     starts: Annotated[
         Path | None,
         typer.Option(
-            callback=writable,
+            callback=writable_file,
             help="Write where confusion begins to this .csv: the first wrong line, word and character of each answer; "
             "with --model the token too, and how likely the language was there, after every layer.",
             show_default=False,
@@ -80,10 +83,9 @@ def confusion(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Line and word pass rates (LPR, WPR) of the Language Confusion Benchmark, with 95 % intervals; where it begins."""
-    if not completions.is_file():
-        raise NeuroglotError(f"There is no file {completions}; give a table of answers.")
-    if words is not None and not words.is_file():
-        raise NeuroglotError(f"There is no file {words}; give a list of English words, one a line.")
+    check_file(completions, "give a table of answers")
+    if words is not None:
+        check_file(words, "give a list of English words, one a line")
     from neuroglot.run.settings import ModelSettings
 
     source = None

@@ -8,6 +8,8 @@ import typer
 from neuroglot.cli.app import checked, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import (
+    JudgeReadingOption,
+    JudgeUrlOption,
     LanguageColumnOption,
     LayersOption,
     MethodOption,
@@ -19,7 +21,7 @@ from neuroglot.cli.options import (
     TrustOption,
     WhenOption,
     WorkersOption,
-    writable,
+    writable_folder,
 )
 from neuroglot.cli.steer import steering_settings
 from neuroglot.errors import NeuroglotError
@@ -104,14 +106,8 @@ def generation(
         str | None,
         typer.Option(help="Score answers 1 to 10 by this model, or with --relevance judge 0 to 2.", show_default=False),
     ] = None,
-    judge_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
-            "[default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]",
-            show_default=False,
-        ),
-    ] = None,
+    judge_url: JudgeUrlOption = None,
+    judge_reading: JudgeReadingOption = "reply",
     workers: WorkersOption = 1,
     reader: Annotated[
         str | None,
@@ -122,7 +118,7 @@ def generation(
     save: Annotated[
         Path | None,
         typer.Option(
-            callback=writable,
+            callback=writable_folder,
             help="Write a recipe for each target into this folder, what a search chose if there was one.",
             show_default=False,
         ),
@@ -130,7 +126,9 @@ def generation(
     clas: Annotated[
         Path | None,
         typer.Option(
-            callback=writable, help="Write the answers in CLaS-Bench's shape into this folder, too.", show_default=False
+            callback=writable_folder,
+            help="Write the answers in CLaS-Bench's shape into this folder, too.",
+            show_default=False,
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
@@ -199,7 +197,7 @@ def generation(
             batch=batch,
             chat=chat,
         ),
-        judge=None if judge is None else checked(JudgeSettings, model=judge, base_url=judge_url),
+        judge=None if judge is None else checked(JudgeSettings, model=judge, base_url=judge_url, reading=judge_reading),
     )
     result = steer_run(current, recording, settings)
     print_steered(result)

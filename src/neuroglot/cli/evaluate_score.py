@@ -7,7 +7,7 @@ import typer
 
 from neuroglot.cli.app import checked, out, print_table
 from neuroglot.cli.evaluate import evaluate
-from neuroglot.cli.options import writable
+from neuroglot.cli.options import JudgeReadingOption, JudgeUrlOption, writable_file
 from neuroglot.errors import NeuroglotError
 
 
@@ -27,14 +27,8 @@ def score(
             help="Rate relevance 0 to 2 by this model. [default: the scores in the files]", show_default=False
         ),
     ] = None,
-    judge_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
-            "[default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]",
-            show_default=False,
-        ),
-    ] = None,
+    judge_url: JudgeUrlOption = None,
+    judge_reading: JudgeReadingOption = "reply",
     reader: Annotated[
         str | None,
         typer.Option(help="Rate relevance by the likelihood rule, read by this model.", show_default=False),
@@ -42,7 +36,9 @@ def score(
     by: Annotated[str, typer.Option(help="Rows: condition, target or source.")] = "condition",
     table: Annotated[
         Path | None,
-        typer.Option("--out", "-o", callback=writable, help="Write the scores to this .csv too.", show_default=False),
+        typer.Option(
+            "--out", "-o", callback=writable_file, help="Write the scores to this .csv too.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """LFS, relevance and steering score (their harmonic mean) of answers, with 95 % intervals."""
@@ -61,7 +57,8 @@ def score(
     if judge is not None:
         from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
 
-        found = Judge(checked(JudgeSettings, model=judge, base_url=judge_url, rubric="relevance")).rate(found)
+        how = checked(JudgeSettings, model=judge, base_url=judge_url, reading=judge_reading, rubric="relevance")
+        found = Judge(how).rate(found)
     elif reader is not None:
         from neuroglot.evaluate.steering.relevance import LikelihoodRule
         from neuroglot.models.loading import load_model

@@ -7,7 +7,15 @@ import typer
 
 from neuroglot.cli.app import checked, numbers, out, print_table, split
 from neuroglot.cli.evaluate import evaluate
-from neuroglot.cli.options import BosOption, DeviceOption, DtypeOption, MethodOption, Seeds, TrustOption, writable
+from neuroglot.cli.options import (
+    BosOption,
+    DeviceOption,
+    DtypeOption,
+    MethodOption,
+    Seeds,
+    TrustOption,
+    writable_folder,
+)
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -60,7 +68,7 @@ def tasks(
         typer.Option(
             "--out",
             "-o",
-            callback=writable,
+            callback=writable_folder,
             help="Where a model's results go. [default: runs/MODEL-tasks]",
             show_default=False,
         ),

@@ -14,7 +14,7 @@ from neuroglot.cli.options import (
     LanguageColumnOption,
     LanguagesOption,
     TextColumnOption,
-    writable,
+    writable_folder,
 )
 
 
@@ -24,7 +24,7 @@ def evolve(
         list[str], typer.Argument(help="Directories, hub ids or ID@REVISION, in the order of training or of size.")
     ],
     corpus: Annotated[str, typer.Option(help="A parallel corpus; every 5th sample is kept for perplexity.")],
-    folder: Annotated[Path, typer.Option("--out", "-o", callback=writable, help="Where the results go.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", callback=writable_folder, help="Where the results go.")],
     languages: LanguagesOption = None,
     sizes: Annotated[bool, typer.Option("--sizes", help="Models of several sizes, not one in training.")] = False,
     samples: Annotated[int, typer.Option(min=2, help="Read at most so many samples.")] = 100,

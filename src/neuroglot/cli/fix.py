@@ -14,6 +14,7 @@ from neuroglot.cli.options import (
     TextColumnOption,
     TrustOption,
     writable,
+    writable_folder,
 )
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.made import check_place
@@ -64,7 +65,10 @@ def fix(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", callback=writable, help="Where the recipe and the tables go. [default: runs/MODEL-fix-TO]"
+            "--out",
+            "-o",
+            callback=writable_folder,
+            help="Where the recipe and the tables go. [default: runs/MODEL-fix-TO]",
         ),
     ] = None,
     bake: Annotated[

@@ -73,7 +73,7 @@ def identify(
         recording = current.recording
         shape = (recording.layers, recording.neurons)
         found = NeuronSet.load(file, languages=split(languages), shape=shape)
-        method, neurons = "imported", found.of_widths(recording.widths)
+        method, neurons = "imported", found.of_model(recording)
         keep_neurons(current, method, neurons, {"file": str(file)})
     else:
         described(method)  # an unknown one is refused before torch is imported

@@ -16,7 +16,7 @@ from neuroglot.cli.options import (
     LanguagesOption,
     TextColumnOption,
     TrustOption,
-    writable,
+    writable_folder,
 )
 from neuroglot.errors import NeuroglotError
 
@@ -35,7 +35,7 @@ def lens(
         typer.Option(help="With a model: the text. Every 5th document is read, the others' tokens are counted."),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", "-o", callback=writable, help="With a model: where the results go.")
+        Path | None, typer.Option("--out", "-o", callback=writable_folder, help="With a model: where the results go.")
     ] = None,
     languages: LanguagesOption = None,
     tokens: HeldOutTokens = 10_000,

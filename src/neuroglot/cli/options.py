@@ -12,8 +12,19 @@ if TYPE_CHECKING:
     from neuroglot.identify.units import Units
 
 
+def judge_reading(reading: str) -> str:
+    """Refuse another way to read a judge before anything is opened; the callback of the option.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if reading not in ("reply", "expected"):
+        raise NeuroglotError(f"--judge-reading takes reply or expected, not {reading!r}.")
+    return reading
+
+
 def writable(path: Path | None) -> Path | None:
-    """Refuse a place that cannot be written before anything is computed; the callback of every option that names one.
+    """Refuse a place that cannot be written before anything is computed; the callback of an option that names one.
 
     Raises:
         NeuroglotError: as said.
@@ -21,6 +32,28 @@ def writable(path: Path | None) -> Path | None:
     if path is not None:
         check_writable(path)
     return path
+
+
+def writable_file(path: Path | None) -> Path | None:
+    """The same for an option that names a file.
+
+    Raises:
+        NeuroglotError: it cannot be written, or is a directory.
+    """
+    if path is not None and path.is_dir():
+        raise NeuroglotError(f"{path} is a directory; give the name of a file.")
+    return writable(path)
+
+
+def writable_folder(path: Path | None) -> Path | None:
+    """The same for an option that names a directory, which may be there.
+
+    Raises:
+        NeuroglotError: it cannot be written, or is a file.
+    """
+    if path is not None and path.is_file():
+        raise NeuroglotError(f"{path} is a file; give a directory.")
+    return writable(path)
 
 
 ModelArgument = Annotated[
@@ -75,6 +108,22 @@ DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float
 DeviceOption = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, cuda:1, mps … [default: a GPU if there is one]", show_default=False),
+]
+JudgeUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
+        "[default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]",
+        show_default=False,
+    ),
+]
+JudgeReadingOption = Annotated[
+    str,
+    typer.Option(
+        callback=judge_reading,
+        help="The judge's score: the rating in its reply, or `expected`: the mean of all ratings by their likelihood, "
+        "with --judge-url local.",
+    ),
 ]
 WorkersOption = Annotated[
     int,

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import app, numbers, out, print_table, split
-from neuroglot.cli.options import RunArgument, Seeds, TrustOption, writable
+from neuroglot.cli.options import RunArgument, Seeds, TrustOption, writable, writable_file
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import check_file
 from neuroglot.storage.made import check_place
 
 
@@ -46,7 +47,7 @@ def prune(
     ranking: Annotated[
         Path | None,
         typer.Option(
-            callback=writable,
+            callback=writable_file,
             help='Write one language\'s experts by salience, a JSON line {"0": [5, 2, …]} a layer.',
             show_default=False,
         ),
@@ -141,8 +142,8 @@ def _check_choices(
         raise NeuroglotError("--max-perplexity-increase takes a number such as 0.05.")
     if folder is not None and folder.suffix != ".gguf":  # what is in a .gguf file is said by what writes one
         check_place(folder, "pruned model (--out)")
-    if gguf is not None and not gguf.is_file():
-        raise NeuroglotError(f"There is no file {gguf}; give the intact model's .gguf file.")
+    if gguf is not None:
+        check_file(gguf, "give the intact model's .gguf file")
     from neuroglot.experts.keep import SALIENCES
 
     if salience not in SALIENCES:

@@ -13,6 +13,7 @@ from neuroglot.cli.options import (
     ModelArgument,
     TextColumnOption,
     writable,
+    writable_file,
 )
 from neuroglot.errors import NeuroglotError
 from neuroglot.progress import status
@@ -54,7 +55,7 @@ def shrink(
     gguf: Annotated[
         Path | None,
         typer.Option(
-            callback=writable,
+            callback=writable_file,
             help="Write a .gguf file for llama.cpp, too; of a model that came as one.",
             show_default=False,
         ),

@@ -22,6 +22,7 @@ from neuroglot.cli.options import (
     TrustOption,
     WhenOption,
     writable,
+    writable_file,
 )
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.made import check_place
@@ -98,7 +99,9 @@ def steer(
     chat: Annotated[bool, typer.Option(help="Use the model's chat template.")] = False,
     save: Annotated[
         Path | None,
-        typer.Option(callback=writable, help="Keep the recipe: a .safetensors file for --recipe.", show_default=False),
+        typer.Option(
+            callback=writable_file, help="Keep the recipe: a .safetensors file for --recipe.", show_default=False
+        ),
     ] = None,
     bake: Annotated[
         Path | None,
@@ -109,7 +112,7 @@ def steer(
     export: Annotated[
         Path | None,
         typer.Option(
-            callback=writable,
+            callback=writable_file,
             help="Write it for other engines, where it is a control vector: .gguf (llama.cpp), or .safetensors.",
             show_default=False,
         ),

@@ -9,6 +9,7 @@ import typer
 from neuroglot.cli.app import app, err, out, print_table, split
 from neuroglot.cli.options import DeviceOption, DtypeOption, LanguageColumnOption, OutOption, TrustOption, WorkersOption
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import check_file
 
 if TYPE_CHECKING:
     from neuroglot.studies.settings import StudySettings
@@ -227,8 +228,7 @@ def _settings_text(name: str, preset: str, settings: Path | None) -> tuple[str, 
 
     if settings is None:
         return preset_text(name, preset), f"{name}-{preset}.toml"
-    if not settings.is_file():
-        raise NeuroglotError(f"There is no settings file {settings}; make one with `neuroglot study settings {name}`.")
+    check_file(settings, f"make a settings file with `neuroglot study settings {name}`")
     try:
         return settings.read_text(encoding="utf-8-sig"), str(settings)
     except (OSError, UnicodeDecodeError) as error:

@@ -13,9 +13,10 @@ from neuroglot.cli.options import (
     LanguagesOption,
     ModelArgument,
     TextColumnOption,
-    writable,
+    writable_folder,
 )
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import check_file
 
 
 @app.command()
@@ -29,7 +30,8 @@ def tune(
         ),
     ] = "starter",
     folder: Annotated[
-        Path, typer.Option("--out", "-o", callback=writable, help="Where the tuned models go, one folder a language.")
+        Path,
+        typer.Option("--out", "-o", callback=writable_folder, help="Where the tuned models go, one folder a language."),
     ] = Path("tuned"),
     languages: LanguagesOption = None,
     text: Annotated[
@@ -90,8 +92,8 @@ def tune(
     if only is not None and adapter is not None:
         raise NeuroglotError("An adapter has weights of its own; give --only or --adapter.")
     routers = only == Path("routers")
-    if only is not None and not routers and not only.is_file():
-        raise NeuroglotError(f"There is no file {only}; give the neurons that `neuroglot identify` wrote.")
+    if only is not None and not routers:
+        check_file(only, "give the neurons that `neuroglot identify` wrote")
     examples = load_instructions(instructions, split(languages)) if text is None else None
     corpus = None
     if text is not None:

@@ -13,6 +13,7 @@ from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.storage.given import check_file
 
 __all__ = ["load_directions", "steer_along"]
 
@@ -32,8 +33,7 @@ def load_directions(path: str | Path) -> Float64[Tensor, "layers width"]:
         NeuroglotError: the file is missing, damaged, holds more than tensors or other tensors, or they are no numbers.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NeuroglotError(f"There is no file {path}; give a file of directions.")
+    check_file(path, "give a file of directions")
     found = _plain_tensors(path) if path.suffix == ".safetensors" else _pickled(path)
     try:
         vectors = torch.as_tensor(_rows(found)).detach().to(torch.float64)

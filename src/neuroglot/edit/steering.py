@@ -241,11 +241,7 @@ def _neuron_steps(
         raise NeuroglotError(f"The site of neurons is activation or hidden, not {site!r}.")
     if to is None and source is None:
         raise NeuroglotError("Name a language to steer to, or one to switch off.")
-    if neurons.shape != (recording.layers, recording.neurons):
-        raise NeuroglotError(
-            f"The neurons are of {neurons.shape[0]} × {neurons.shape[1]}, and the recording of {recording.layers} × "
-            f"{recording.neurons}; take both from one run."
-        )
+    neurons = neurons.of_model(recording)
     chosen = _within(neurons.shape, layers)
     steps: list[UnitChange] = []
     target = torch.zeros_like(chosen)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.origin import origin
 from neuroglot.artifacts.samples import Samples
 from neuroglot.artifacts.widths import stated
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -45,7 +46,7 @@ def key_regions(samples: Samples, *, threshold: float = 2.0) -> NeuronSet:
             "threshold": threshold,
             "samples": len(samples),
             **stated(samples.widths),
-            "fingerprint": samples.provenance.fingerprint if samples.provenance else None,
+            **origin(samples),
         },
     )
     empty = [tag for tag, count in regions.sizes().items() if count == 0]

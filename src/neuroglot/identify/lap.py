@@ -3,6 +3,7 @@
 import warnings
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.origin import origin
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.widths import stated, within
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -38,7 +39,7 @@ def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
             "method": "lap",
             "threshold": threshold,
             **stated(recording.widths),
-            "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
+            **origin(recording),
         },
     )
     empty = [tag for tag, count in neurons.sizes().items() if count == 0]

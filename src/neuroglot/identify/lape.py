@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.origin import origin
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.widths import stated
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -127,7 +128,7 @@ def _lowest_entropy(
             "activity_quantile": activity_quantile,
             "threshold": float(threshold),
             **stated(recording.widths),
-            "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
+            **origin(recording),
         },
     )
 

@@ -15,6 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.origin import origin
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
@@ -84,7 +85,7 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
         {
             "method": "margin",
             "top_fraction": top_fraction,
-            "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
+            **origin(recording),
         },
         recording.widths,
     )

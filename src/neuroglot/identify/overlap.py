@@ -3,6 +3,7 @@
 import pandas as pd
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.origin import Origin, check_origin
 from neuroglot.errors import NeuroglotError
 
 __all__ = ["compare"]
@@ -16,10 +17,12 @@ def compare(first: NeuronSet, second: NeuronSet) -> pd.DataFrame:
         share on average) and `jaccard` (shared over either; NaN where both are empty).
 
     Raises:
-        NeuroglotError: the sets are of different shapes, or have no language in common.
+        NeuroglotError: the shapes or the experts that number the neurons differ, or no language is in both.
     """
     if first.shape != second.shape:
         raise NeuroglotError(f"These neurons are of {first.shape} and {second.shape} layers and neurons: two models.")
+    # Sets of a base model and of its tuned variant are compared on purpose, so other weights are not said.
+    check_origin(first.about, Origin("the other's model", None, second.about.get("experts", "unknown")))
     common = [tag for tag in first.languages if tag in second.languages]
     if not common:
         raise NeuroglotError("These sets of neurons have no language in common.")

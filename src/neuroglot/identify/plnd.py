@@ -3,6 +3,7 @@
 import torch
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.origin import origin
 from neuroglot.artifacts.recording import Recording
 from neuroglot.identify.importance import excess
 from neuroglot.identify.registry import default_choice, method
@@ -36,7 +37,7 @@ def plnd(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
     about = {
         "method": "plnd",
         "top_fraction": top_fraction,
-        "fingerprint": recording.provenance.fingerprint if recording.provenance else None,
+        **origin(recording),
     }
     most = select_top(important, recording.languages, top_fraction, about, recording.widths)
     alone = most.mask & (torch.sum(most.mask, 0) == 1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.origin import origin
 from neuroglot.artifacts.recording import EXPERTS, ROUTED, Recording
 from neuroglot.artifacts.widths import within
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -50,8 +51,7 @@ def choose(method: str, evidence: Evidence, **settings: Any) -> NeuronSet:
         return neurons
     how = {**found.defaults, **settings}
     scores = rank(method, replace(evidence, seed=how.get("seed", evidence.seed)))
-    provenance = evidence.recording.provenance
-    about = {"method": method, **how, "fingerprint": provenance.fingerprint if provenance else None}
+    about = {"method": method, **how, **origin(evidence.recording)}
     neurons = select_top(scores, evidence.recording.languages, how["top_fraction"], about, evidence.recording.widths)
     wanted = round(how["top_fraction"] * sum(evidence.recording.widths))
     if short := [f"{count} in {tag}" for tag, count in neurons.sizes().items() if count < wanted]:

@@ -18,6 +18,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.gguf_parts import parts_of
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
+from neuroglot.storage.given import check_file
 from neuroglot.storage.sums import is_whole
 
 __all__ = ["PACKAGED", "check_installed", "converted", "gguf_file", "packaged"]
@@ -101,8 +102,7 @@ def converted(file: Path, expected_sha256: str | None = None) -> Path:
     Raises:
         NeuroglotError: the file is missing, damaged, or of an architecture that transformers cannot read.
     """
-    if not file.is_file():
-        raise NeuroglotError(f"{file} does not exist; give the path of a .gguf file.")
+    check_file(file, "give the path of a .gguf file")
     if expected_sha256 is not None and is_whole(done := _target(file, expected_sha256)):
         return done  # its bytes were checked when it was converted
     with file.open("rb") as handle:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.gguf import PACKAGED, check_installed, converted, packaged
 from neuroglot.storage.atomic import read_json
+from neuroglot.storage.given import check_file
 
 __all__ = [
     "Bos",
@@ -76,8 +77,7 @@ def check_source(source: str | Path) -> None:
     if name in PACKAGED:
         check_installed(name)
     elif name.endswith(".gguf"):
-        if not os.path.isfile(source):
-            raise NeuroglotError(f"{source} does not exist; give the path of a .gguf file.")
+        check_file(source, "give the path of a .gguf file")
     elif is_adapter(source):
         adapter_base(source)
     elif os.path.isdir(source):

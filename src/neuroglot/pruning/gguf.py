@@ -17,6 +17,7 @@ from torch import Tensor
 from neuroglot.errors import NeuroglotError
 from neuroglot.pruning.checkpoint import kept_digest
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.given import check_file
 
 __all__ = ["made_from", "prune_gguf"]
 
@@ -48,8 +49,7 @@ def prune_gguf(source: str | Path, keep: Bool[Tensor, "layers neurons"], path: s
             a layer; `path` exists or cannot be written.
     """
     source, path = Path(source), Path(path)
-    if not source.is_file():
-        raise NeuroglotError(f"{source} does not exist; give the .gguf file of the intact model.")
+    check_file(source, "give the .gguf file of the intact model")
     ours = kept_digest(keep, str(source.resolve()), f"{source.stat().st_size} {source.stat().st_mtime_ns}")
     if path.exists():
         if made_from(path) == ours:

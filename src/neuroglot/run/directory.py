@@ -161,10 +161,9 @@ class Run:
         try:
             manifest = Manifest.model_validate_json((path / "run.json").read_text(encoding="utf-8"))
             check_inside(path)
-        except FileNotFoundError as error:
-            raise NeuroglotError(
-                f"{path} is not a run (it has no run.json); make one with `neuroglot record`."
-            ) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            lacks = "is a file" if path.is_file() else "has no run.json"
+            raise NeuroglotError(f"{path} is not a run (it {lacks}); make one with `neuroglot record`.") from error
         except NeuroglotError:  # which is a ValueError, too
             raise
         except ValidationError as error:

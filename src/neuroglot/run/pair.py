@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.origin import origin
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Intervention, intervene
@@ -136,8 +137,7 @@ def check_pair(base: Run, tuned: Run, reader: Model | TextReader, settings: Pair
 
 def _top(recording: Recording, settings: PairSettings) -> NeuronSet:
     scores = rank(settings.method, Evidence(recording))
-    fingerprint = recording.provenance.fingerprint if recording.provenance else None
-    about = {"method": settings.method, "budget": settings.budget, "fingerprint": fingerprint}
+    about = {"method": settings.method, "budget": settings.budget, **origin(recording)}
     return select_top(scores, recording.languages, settings.budget, about, recording.widths)
 
 

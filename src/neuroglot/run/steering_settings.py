@@ -19,7 +19,7 @@ __all__ = ["SteeringSettings"]
 
 LATER = (
     ("", "budget"), ("", "prompting"), ("", "identification"), ("", "relevance"), ("", "reader"),
-    ("how", "raised"), ("judge", "rubric"),
+    ("how", "raised"), ("judge", "rubric"), ("judge", "reading"),
 )  # fmt: skip
 """Settings, by their section, that came after the first tables were named."""
 
@@ -104,7 +104,7 @@ class SteeringSettings(BaseModel):
         del said["generation"]["batch"]
         for part, name in LATER:  # unless they are used, tables keep the names that earlier versions gave them
             kept = said[part] if part else said
-            if kept and kept[name] in (None, ["none"], "lingua", "quality"):
+            if kept and kept[name] in (None, ["none"], "lingua", "quality", "reply"):
                 del kept[name]
         if self.prompts not in BUILT_IN and Path(self.prompts).exists():
             said["prompts"] = str(Path(self.prompts).resolve())

@@ -167,7 +167,7 @@ def tasks_of_run(
         run.check_experts()
     model = run.load_model()
     run.check(model)
-    conditions = [] if neurons is None else off_conditions(neurons, off, method=method, seeds=seeds)
+    conditions = [] if neurons is None else off_conditions(neurons.of_model(model), off, method=method, seeds=seeds)
     if rules:
         conditions += pruned_conditions(run, model, prune, rules, seeds=seeds, own=own)
     table = measure_and_keep(model, names, conditions, how, run.path)

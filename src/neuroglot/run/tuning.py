@@ -59,6 +59,7 @@ def tune_languages(
             of_language = pack(loaded, examples[tag], tag, block=block, tokens=tokens)
         else:
             of_language = examples[tag]
+        only = only.of_model(loaded) if isinstance(only, NeuronSet) else only
         if isinstance(only, NeuronSet) and not bool(only[tag].any()):
             raise NeuroglotError(f"No neuron is said to be {tag}'s, so there is none to train; leave out {tag}.")
         with ExitStack() as kept:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import mmap
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.given import check_file
 from neuroglot.storage.sealed import BLANK, SEAL, digest_of_bytes, note_unsealed
 
 if TYPE_CHECKING:  # processes that only read text do without torch, which takes seconds to import
@@ -51,9 +51,7 @@ def load_tensors(path: str | Path, kind: str, version: int) -> "tuple[dict[str, 
         NeuroglotError: the file is missing, damaged, of another kind, or of a newer format.
     """
     path = Path(path)
-    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
-        is_what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise NeuroglotError(f"{path} {is_what}; give the path of a {kind} file.")
+    check_file(path, f"give the path of a {kind} file")
     try:
         found = _seal(path)
         if found is not None and found[1] != found[2]:

@@ -238,7 +238,7 @@ def test_sets_of_another_model_or_language_are_refused(measured):
 
     model, how, _ = measured
     other = NeuronSet(torch.ones(3, 1, 4, dtype=torch.bool), TAGS)
-    with pytest.raises(ng.NeuroglotError, match="1 × 4 neurons, but tiny-llama has 3 × 24"):
+    with pytest.raises(ng.NeuroglotError, match="1 × 4, not of 3 layers of at most 24"):
         measure_conditions(model, tiny.corpus(40), [Ablation("lape", 0.1, "all", other)], **how)
     lacking = NeuronSet(torch.ones(2, 3, 24, dtype=torch.bool), TAGS[:2])
     with pytest.raises(ng.NeuroglotError, match="no set of ru"):

@@ -23,6 +23,7 @@ import neuroglot as ng
 from neuroglot.evaluate.steering.judge import Judge, JudgeSettings, one_score, read_rating
 from neuroglot.evaluate.steering.local_judge import shares_of
 from neuroglot.evaluate.steering.tables import matrix
+from neuroglot.run.steering_settings import SteeringSettings
 
 pytest.importorskip("openai")
 
@@ -199,6 +200,13 @@ def test_a_judge_that_does_not_tell_answers_apart_is_warned_of(tmp_path):
     assert one_score(rated, "score") is None
     assert one_score(rated[rated.answer == ""], "score") is None  # it read none
     assert one_score(rated[rated.score != 3], "score") == 7
+
+
+def test_tables_of_a_judge_s_replies_keep_the_names_that_earlier_versions_gave_them():
+    replies = JudgeSettings(model="m", base_url="local")
+    assert SteeringSettings(judge=replies).digest == "1adbabb8af2725c27b4eb99701462e51"
+    expected = replies.model_copy(update={"reading": "expected"})
+    assert SteeringSettings(judge=expected).digest != SteeringSettings(judge=replies).digest
 
 
 def test_a_model_of_this_process_is_chosen_by_the_settings_alone(tmp_path):

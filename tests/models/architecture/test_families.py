@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import every_type
@@ -121,30 +122,50 @@ def test_the_page_s_example_is_what_doctor_then_goes_by(tmp_path, monkeypatch, c
     assert "This olmo3 model is not built as its family is" in said and "nothing" in said
 
 
-def test_a_package_offers_a_family(tmp_path, monkeypatch):
-    """Installed as pip does it: a module and its metadata on the path."""
-    about = tmp_path / "neuroglot_olmo-1.dist-info"
+@contextmanager
+def installed(place, monkeypatch, *entries):
+    """A package as pip installs it: its metadata, and modules of its own, on the path."""
+    about = place / "neuroglot_olmo-1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: neuroglot-olmo\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(
-        f"[{families.GROUP}]\nolmo3 = olmo_family:olmo3\nwrong = olmo_family:wrong\n"
-    )
+    (about / "entry_points.txt").write_text("\n".join([f"[{families.GROUP}]", *entries, ""]))
+    monkeypatch.syspath_prepend(place)
+    plugins.cache_clear()
+    try:
+        yield
+    finally:
+        monkeypatch.undo()
+        plugins.cache_clear()
+        families._said.clear()
+        families._own.clear()
+
+
+def test_a_package_offers_a_family(tmp_path, monkeypatch):
     (tmp_path / "olmo_family.py").write_text(
         "from neuroglot.models.architecture.families import Family\n"
         "olmo3 = wrong = Family(('olmo3',), 'mlp.act_fn', 'mlp.down_proj', 'mlp.up_proj', 'mlp.gate_proj')\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    plugins.cache_clear()
-    try:
+    with installed(tmp_path, monkeypatch, "olmo3 = olmo_family:olmo3", "wrong = olmo_family:wrong"):
         assert families.declaration("olmo3") == (declared("olmo3"), "neuroglot-olmo")
         assert describe(ng.Model(every_type.network("olmo3"), tiny.tokenizer())).found == "declared by neuroglot-olmo"
         sys.modules["olmo_family"].wrong = 3
+        with pytest.warns(ng.NeuroglotWarning, match="neuroglot-olmo offers wrong in neuroglot.families"):
+            assert families.declaration("olmo3")
+        assert declared("llama") in families.FAMILIES and declared("unheard_of") is None  # it is said once
         with pytest.raises(ng.NeuroglotError, match="neuroglot-olmo offers wrong in neuroglot.families"):
-            declared("olmo3")
-    finally:
-        monkeypatch.undo()
-        sys.modules.pop("olmo_family", None)
-        plugins.cache_clear()
+            declared("wrong")
+    sys.modules.pop("olmo_family", None)
+
+
+def test_a_package_that_breaks_blocks_no_other_model(tmp_path, monkeypatch):
+    with installed(tmp_path, monkeypatch, "olmo3 = no_such_module:olmo3"):
+        with pytest.warns(ng.NeuroglotWarning, match="neuroglot-olmo offers olmo3 and cannot be loaded .*uninstall"):
+            assert tiny.model("gpt2").layers == 3
+        network = every_type.network("olmo3")
+        with pytest.raises(ng.NeuroglotError, match="neuroglot-olmo offers olmo3 and cannot be loaded"):
+            find_ffns(network)
+        declare(families.Family(("olmo3",), "mlp.act_fn", "mlp.down_proj", "mlp.up_proj", "mlp.gate_proj"))
+        assert find_ffns(network)  # what the user declares comes first
 
 
 @pytest.mark.parametrize(

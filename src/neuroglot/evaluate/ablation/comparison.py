@@ -420,13 +420,8 @@ def _check(ablation: Ablation, model: Model, languages: Sequence[str]) -> None:
     missing = [tag for tag in languages if tag not in ablation.sets.languages]
     if missing:
         raise NeuroglotError(f"{ablation.name} has no set of {missing[0]}; find the neurons of all languages measured.")
-    units = units_of(ablation.method)
-    shape = model.shape("heads" if units == "heads" else "activation")
-    if isinstance(ablation.sets, NeuronSet) and ablation.sets.shape != shape:
-        raise NeuroglotError(
-            f"{ablation.name} is of {ablation.sets.shape[0]} × {ablation.sets.shape[1]} {units}, but {model.name} has "
-            f"{shape[0]} × {shape[1]}."
-        )
+    if isinstance(ablation.sets, NeuronSet):
+        ablation.sets.of_model(model, site="heads" if units_of(ablation.method) == "heads" else "activation")
 
 
 def _stability(conditions: Sequence[Ablation]) -> dict[str, dict[str, float]]:

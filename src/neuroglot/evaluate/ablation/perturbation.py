@@ -79,8 +79,7 @@ def perturb(
     """
     heads = units == "heads"
     site: Site = "heads" if heads else "activation"
-    widths = [attention.heads for attention in model.attentions] if heads else model.widths
-    neurons = neurons.of_widths(widths)  # so that random rows are drawn among what there is
+    neurons = neurons.of_model(model, site=site)  # so that random rows are drawn among what there is
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     size = _random_size(neurons, random_row)
     fresh = Perturbation(

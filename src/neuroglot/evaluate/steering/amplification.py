@@ -56,6 +56,7 @@ def amplification(
         NeuroglotError: a target has no set, a language cannot be detected, or there is no prompt in another language.
     """
     targets = [language_tag(tag) for tag in targets or neurons.languages]
+    neurons = neurons.of_model(model, site=site)
     neurons.check_languages(targets)
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
     identify = LanguageIdentifier([*targets, *sources])

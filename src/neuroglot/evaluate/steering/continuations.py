@@ -47,6 +47,7 @@ def continuations(
     Raises:
         NeuroglotError: a language has no set, a prompt is empty, or the neurons are of another shape.
     """
+    neurons = neurons.of_model(model)
     conditions = {tag: Condition(tag, (Deactivate(neurons[tag]),)) for tag in prompts}
     asked = [(tag, prompt) for tag, texts in prompts.items() for prompt in texts]
     recipes = [None] * len(asked) + [conditions[tag] for tag, _ in asked]

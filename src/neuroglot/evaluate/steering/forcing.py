@@ -176,7 +176,7 @@ def force(
         NeuroglotError: the model is not the one recorded, a language is unknown to the recording or the neurons, no
             library tells a target, or there is no prompt.
     """
-    neurons = neurons.of_widths(model.widths)
+    neurons = neurons.of_model(recording)
     how = how or Steering()
     wanted = [language_tag(tag) for tag in targets or neurons.languages]
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
@@ -421,7 +421,7 @@ def deactivated(
     Raises:
         NeuroglotError: the neurons are of another shape, or no library tells a language.
     """
-    neurons = neurons.of_widths(model.widths)
+    neurons = neurons.of_model(model)
     sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
     identify, made = LanguageIdentifier(list(sources)), _Answers(model, generation or Generation(), directory)
     largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])

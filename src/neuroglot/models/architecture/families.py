@@ -3,6 +3,7 @@
 import tomllib
 import warnings
 from dataclasses import dataclass, fields
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.architecture.ffn import Layout, Rows, is_matrix, out_features
 from neuroglot.plugins import load_plugin, package_of, plugins
+from neuroglot.storage.given import check_file
 
 __all__ = ["FAMILIES", "Family", "declaration", "declare", "declared", "note_others", "own_families", "read_families"]
 
@@ -84,6 +86,7 @@ FAMILIES = (
 )  # fmt: skip
 
 _own: list[Family] = []
+_said = set[str]()  # of packages that are left out
 
 
 def declare(*families: Family) -> None:
@@ -120,20 +123,41 @@ def declared(kind: str) -> Family | None:
 def declaration(kind: str) -> tuple[Family, str] | None:
     """The same, and who says so: `you`, the package whose entry point it is, or `Neuroglot`.
 
+    A package whose family cannot be had is left out, which is said once; only models of the type that its entry point
+    is named by are refused.
+
     Raises:
-        NeuroglotError: a package offers something that is no family, or cannot be imported.
+        NeuroglotError: the package whose entry point has the name of this type offers something that is no family, or
+            cannot be imported.
     """
     said = [(family, "you") for family in _own]
-    for entry in plugins(GROUP):
+    if not any(kind in family.types for family, _ in said):
+        said += [(family, package_of(entry)) for entry in plugins(GROUP) if (family := _offered(entry, kind))]
+    said += [(family, "Neuroglot") for family in FAMILIES]
+    return next(((family, who) for family, who in said if kind in family.types), None)
+
+
+def _offered(entry: EntryPoint, kind: str) -> Family | None:
+    """The family of an entry point; None where it cannot be had, unless it is named by the type that is asked for.
+
+    Raises:
+        NeuroglotError: see `declaration`.
+    """
+    try:
         family = load_plugin(entry)
         if not isinstance(family, Family):
             raise NeuroglotError(
                 f"The package {package_of(entry)} offers {entry.name} in {GROUP}, which is of type "
                 f"{type(family).__name__} and no Family; update or uninstall it."
             )
-        said.append((family, package_of(entry)))
-    said += [(family, "Neuroglot") for family in FAMILIES]
-    return next(((family, who) for family, who in said if kind in family.types), None)
+    except NeuroglotError as error:
+        if entry.name == kind:
+            raise
+        if (sentence := str(error)) not in _said:
+            _said.add(sentence)
+            warnings.warn(f"{sentence} Models of other families are read without it.", NeuroglotWarning, stacklevel=4)
+        return None
+    return family
 
 
 def read_families(path: str | Path) -> list[Family]:
@@ -142,6 +166,7 @@ def read_families(path: str | Path) -> list[Family]:
     Raises:
         NeuroglotError: it cannot be read, or a table lacks a field or has an unknown one.
     """
+    check_file(path, "give a TOML file that describes model families")
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8-sig")).get("family", [])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
