@@ -333,7 +333,7 @@ def steering_settings(layers: str | None, depth: int | None, *, method: str, **h
     known = (*METHODS, *DIRECTIONS, ROUTER)
     if method not in known:
         raise NeuroglotError(f"--steer takes {', '.join(known)}, not {method!r}.")
-    return checked(Steering, method=method, layers=layer_numbers(layers, depth or 1_000_000), **how)
+    return checked(Steering, method=method, layers=layer_numbers(layers, depth), **how)
 
 
 def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> None:

@@ -56,7 +56,7 @@ CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "ran
 """Nothing; the source's neurons off; the target's changed; both; both with random neurons of the same numbers."""
 
 
-class Steering(BaseModel, frozen=True):
+class Steering(BaseModel, frozen=True, allow_inf_nan=False):
     """How the target is raised; see `steer`."""
 
     method: Method | Direction | Routed = "replace"
