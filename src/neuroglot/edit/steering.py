@@ -1,7 +1,7 @@
 """A recipe from a recording: how a language's neurons are raised, another's ablated, or the residual stream moved."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -10,27 +10,18 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import RESIDUAL, ROUTED, Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.edit.directions import DIRECTIONS, SAMPLED, SPARSE, Direction, diffmean, lda, probe, sparse_dimensions
+from neuroglot.edit.directions import SPARSE, diffmean, lda, probe, sparse_dimensions
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, UnitChange
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.routing import DeactivateExperts, FavourExperts, language_experts
+from neuroglot.edit.steering_methods import DIRECTIONS, METHODS, ROUTER, SAMPLED, Direction, Method, Routed
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.storage.names import whole_number
 
-__all__ = ["METHODS", "ROUTER", "Method", "Routed", "layer_numbers", "steer"]
-
-Method = Literal["raise", "replace", "add", "difference", "scale"]
-
-
-METHODS: tuple[Method, ...] = ("raise", "replace", "add", "difference", "scale")
-
-Routed = Literal["router"]
-
-ROUTER: Routed = "router"
-"""What is steered is the choice of a native mixture's router."""
+__all__ = ["layer_numbers", "steer"]
 
 
 def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:

@@ -14,7 +14,7 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import load_corpus
 from neuroglot.corpus.prompts import Prompting, asking, prompted
-from neuroglot.edit.directions import DIRECTIONS, SAMPLED
+from neuroglot.edit.steering_methods import DIRECTIONS, SAMPLED
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.candidates import Candidate, alignment_layers, candidates, grid
