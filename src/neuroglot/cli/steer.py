@@ -161,9 +161,13 @@ def steer(
         check_place(bake, "baked model (--bake)")
     how: dict[str, Any] = {"method": steer, "site": site, "strength": strength, "when": when}
     from neuroglot.edit.recipes import Recipe
+    from neuroglot.generation.prompts import check_prompts
+    from neuroglot.generation.settings import check_settings
 
     steering_settings(layers, None, **how)  # what is wrong with it is said before anything is recorded
     made = Recipe.load(recipe) if recipe is not None else None
+    check_settings(tokens, repetition_penalty, temperature, 1.0, None)
+    check_prompts(settings.reader(trust_remote_code=trust_remote_code), [prompt], tokens, chat)
     loaded: Model | None = None
     if vector is not None:
         made, loaded = _from_vectors(settings, vector, less, to, layers, how)
