@@ -224,3 +224,22 @@ def test_a_reader_says_of_text_what_the_model_says(tmp_path, how):
     reader, model = load_reader(tmp_path / "m", **how), ng.load_model(tmp_path / "m", **how)
     for name in ("begin", "uncounted", "context", "vocabulary", "name"):
         assert getattr(reader, name) == getattr(model, name), name
+
+
+def test_a_variant_is_read_in_the_precision_of_its_base(tmp_path, monkeypatch):
+    """On a GPU: a variant that was tuned, and written, in float32 would differ from a base in bfloat16 untuned."""
+    from neuroglot.models.loading import auto_dtype
+    from neuroglot.run.settings import ModelSettings
+
+    for name, dtype in (("base", torch.bfloat16), ("tuned", torch.float32)):
+        tiny.network().to(dtype).save_pretrained(tmp_path / name)
+        tiny.tokenizer().save_pretrained(tmp_path / name)
+    base, tuned = str(tmp_path / "base"), str(tmp_path / "tuned")
+    assert (auto_dtype(base), auto_dtype(tuned), auto_dtype("some/model.gguf")) == ("bfloat16", "float32", "bfloat16")
+    assert ModelSettings(source=base, device="cuda").of_variant(tuned).dtype == "bfloat16"
+    assert ModelSettings(source=base, device="cuda", dtype="float16").of_variant(tuned).dtype == "float16"
+    assert ModelSettings(source="gemma3-270m", device_map="auto").of_variant(tuned).dtype == "bfloat16"
+    on_cpu = ModelSettings(source=base, device="cpu", revision="main").of_variant(tuned)
+    assert on_cpu == ModelSettings(source=tuned, device="cpu")  # where auto is float32 for both
+    with pytest.raises(ng.NeuroglotError, match="no model"):
+        ModelSettings(source=str(tmp_path / "nowhere"), device="cuda").of_variant(tuned)

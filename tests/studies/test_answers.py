@@ -41,6 +41,9 @@ def test_a_judge_that_gives_one_score_gives_no_verdict():
     assert said[1].startswith("2 of 2 languages have a lower score, 1 to 10,")  # the numbers stand
     assert said[-1] == "Scored by judge.gguf, the mean of its ratings by their likelihood."
     assert table.set_index("off").loc["en", "en"] == 1
+    assert "Of answers that are not empty, 0 of 2 languages: mean on target (none), random 5.00, normal 5.00." in said
     answers.loc[own, ["answer", "score"]] = ["y", 4.0]  # one answer read is enough
     assert judged_on_target(answers, judge)[2] is True
-    assert not any("No verdict" in sentence for sentence in judged_on_target(answers, judge)[1])
+    said = judged_on_target(answers, judge)[1]
+    assert not any("No verdict" in sentence for sentence in said)
+    assert "Of answers that are not empty, 2 of 2 languages: mean on target 4.00, random 5.00, normal 5.00." in said

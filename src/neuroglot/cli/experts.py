@@ -10,7 +10,6 @@ from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
     from neuroglot.run.directory import Run
-    from neuroglot.run.settings import ModelSettings
 
 
 @app.command()
@@ -32,6 +31,7 @@ def experts(
     A native mixture of experts has its own, and the recording has counted them: nothing is grouped or read again.
     Can be stopped and started again with the same command: finished shards are kept.
     """
+    from neuroglot.models.sources import check_source
     from neuroglot.run.directory import Run
     from neuroglot.run.settings import ExpertSettings
 
@@ -39,11 +39,10 @@ def experts(
     current.check_recorded()
     current.check_model()
     settings = checked(ExpertSettings, experts=number, kind=kind, seed=seed, top=numbers(top, "--top"))
-    variant = current.manifest.model.model_copy(update={"source": tuned, "revision": None}) if tuned else None
-    if variant is not None:
-        variant.check_source()
+    if tuned is not None:
+        check_source(tuned)
     if current.is_mixture():
-        _native(context, current, variant, trust_remote_code)
+        _native(context, current, tuned, trust_remote_code)
         return
     from neuroglot.run.experts import check_experts, record_experts
 
@@ -51,21 +50,22 @@ def experts(
     model = current.load_model()
     made = record_experts(current, model, current.manifest.text.load()[0], settings)
     out.print(f"counted {number} experts a layer in {len(made.languages)} languages: {run / 'experts'}")
-    if variant is not None:
+    if tuned is not None:
         del model  # two models at once may not fit
-        _count_tuned(current, variant, trust_remote_code)
+        _count_tuned(current, tuned, trust_remote_code)
     out.print(f"next: neuroglot report {run}, or neuroglot prune {run}")
 
 
-def _count_tuned(run: "Run", variant: "ModelSettings", trust_remote_code: bool) -> None:
+def _count_tuned(run: "Run", tuned: str, trust_remote_code: bool) -> None:
     from neuroglot.run.experts import record_tuned
 
+    variant = run.manifest.model.of_variant(tuned, trust_remote_code=trust_remote_code)
     changed = record_tuned(run, variant, variant.load(trust_remote_code=trust_remote_code), run.manifest.text.load()[0])
     where = run.path / "experts" / "tuned"
-    out.print(f"counted them in {variant.source}, {len(changed.languages)} languages: {where}")
+    out.print(f"counted them in {tuned}, {len(changed.languages)} languages: {where}")
 
 
-def _native(context: typer.Context, run: "Run", variant: "ModelSettings | None", trust_remote_code: bool) -> None:
+def _native(context: typer.Context, run: "Run", tuned: str | None, trust_remote_code: bool) -> None:
     """What the router of a native mixture of experts chose, from the recording."""
     given = [name for name in ("number", "kind", "seed", "top")
              if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]  # fmt: skip
@@ -75,8 +75,8 @@ def _native(context: typer.Context, run: "Run", variant: "ModelSettings | None",
             f"{run.manifest.model.source} is a native mixture of experts, whose neurons are in experts already, so "
             f"--{option} has no meaning; leave it out to see what its router chose."
         )
-    if variant is not None:
-        _count_tuned(run, variant, trust_remote_code)
+    if tuned is not None:
+        _count_tuned(run, tuned, trust_remote_code)
     from neuroglot.experts.frequency import high_frequency, shared
     from neuroglot.experts.routing import routing_divergence
     from neuroglot.report.page import report_experts

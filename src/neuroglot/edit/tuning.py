@@ -163,7 +163,8 @@ def _rows(
         blocks = examples.tolist()
         return [{"input_ids": block, "labels": [IGNORED] * given + block[given:]} for block in blocks]
     limit = min(settings.max_tokens, model.context or settings.max_tokens)
-    rows = [_row(model, pair, limit) for pair in examples]
+    parts = model.encode([part for pair in examples for part in (f"{pair.instruction}\n\n", pair.answer)])
+    rows = [_row(model, asked, answer, limit) for asked, answer in zip(parts[::2], parts[1::2], strict=True)]
     rows = [row for row in rows if any(label != IGNORED for label in row["labels"])]
     if not rows:
         raise NeuroglotError(
@@ -173,9 +174,8 @@ def _rows(
     return rows
 
 
-def _row(model: Model, pair: Pair, limit: int) -> dict[str, list[int]]:
+def _row(model: Model, asked: list[int], answer: list[int], limit: int) -> dict[str, list[int]]:
     """A pair's tokens, with labels for the answer and the end only."""
-    asked, answer = model.encode([f"{pair.instruction}\n\n", pair.answer])
     begin = list(model.begin)
     ends = model.tokenizer.eos_token_id
     end = [ends] if ends is not None and ends < model.vocabulary else []

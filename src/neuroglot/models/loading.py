@@ -1,7 +1,7 @@
 """Open a model: a directory, a hub id, a GGUF file, packaged weights, an adapter."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -16,7 +16,7 @@ from neuroglot.models.tokenization import Bos, TextReader, beginning
 from neuroglot.progress import without_bars
 from neuroglot.storage.hub import hub_refusal
 
-__all__ = ["load_model", "load_reader", "load_tokenizer"]
+__all__ = ["auto_dtype", "load_model", "load_reader", "load_tokenizer"]
 
 
 def load_model(
@@ -72,7 +72,7 @@ def load_model(
     elif device is not None:
         raise NeuroglotError("device and device_map say the same thing in two ways; give one of them.")
     on_cpu = device_map == {"": "cpu"}
-    elsewhere = torch.bfloat16 if name in PACKAGED or name.endswith(".gguf") else "auto"  # the cache holds float32
+    elsewhere = torch.bfloat16 if _is_gguf(name) else "auto"  # the cache holds float32
     weights: Any = {"auto": torch.float32 if on_cpu else elsewhere}.get(dtype) or getattr(torch, dtype)
     extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
     if quantize is not None:
@@ -118,6 +118,31 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_rem
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers and the hub client each raise their own
         raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
+
+
+def _is_gguf(name: str) -> bool:
+    return name in PACKAGED or name.endswith(".gguf")
+
+
+def auto_dtype(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Dtype:
+    """What `auto` is for a model that is not on a CPU; `auto` where its config does not say it.
+
+    Raises:
+        NeuroglotError: there is no model.
+    """
+    name = str(source)
+    if is_adapter(source):
+        return auto_dtype(adapter_base(source), trust_remote_code=trust_remote_code)
+    if _is_gguf(name):
+        return "bfloat16"
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(located(source), revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise NeuroglotError(_why_not_opened(name, located(source), error)) from error
+    said = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    return next((known for known in get_args(Dtype) if known == said), "auto")
 
 
 def load_reader(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -174,7 +175,7 @@ def _plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     if not special:
         return rows
     flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
-    if not np.isin(flat, list(special)).any():
+    if special.keys().isdisjoint(np.unique(flat).tolist()):
         return rows
     # a vocabulary may hold the spelling itself, and merges that lead to it: then it is read in two parts
     return [
@@ -190,11 +191,24 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [list(ids) for ids in encoded["input_ids"]]
 
 
+_SPECIAL: WeakKeyDictionary[Any, tuple[Any, dict[int, str]]] = WeakKeyDictionary()
+"""Of each tokenizer: what it was when they were asked for, and its special tokens."""
+
+
 def _special(tokenizer: Any) -> dict[int, str]:
-    """Special tokens and their spellings. The token for what is unknown stands for text, and so is none of them."""
+    """Special tokens and their spellings. The token for what is unknown stands for text, and so is none of them.
+
+    Some tokenizers have thousands, and texts are often few a call: they are kept until a token is added or named.
+    """
+    unknown = tokenizer.unk_token_id
+    state = (len(tokenizer), tuple(tokenizer.all_special_ids), unknown)
+    if (kept := _SPECIAL.get(tokenizer)) is not None and kept[0] == state:
+        return kept[1]
     known = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     known |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    return {index: token for index, token in known.items() if len(token) > 1 and index != tokenizer.unk_token_id}
+    special = {index: token for index, token in known.items() if len(token) > 1 and index != unknown}
+    _SPECIAL[tokenizer] = state, special
+    return special
 
 
 def _apart(text: str, spellings: Iterable[str]) -> list[str]:

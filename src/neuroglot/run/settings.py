@@ -114,6 +114,29 @@ class ModelSettings(BaseModel):
                 count_first=self.count_first,
             )
 
+    def of_variant(self, source: str, *, trust_remote_code: bool = False) -> "ModelSettings":
+        """How a tuned variant is opened: in the precision of this model, whatever it was written in.
+
+        A variant is often tuned and written in float32. Read so, beside a base in bfloat16, it would differ by more
+        than what it has learnt.
+
+        Args:
+            source: the variant.
+            trust_remote_code: see `load`.
+
+        Raises:
+            NeuroglotError: this model is not there.
+        """
+        import torch
+
+        from neuroglot.models.loading import auto_dtype
+
+        dtype, device = self.dtype, self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if dtype == "auto" and (self.device_map is not None or device != "cpu"):
+            allowed = trust_remote_code and self.trust_remote_code
+            dtype = auto_dtype(self.source, revision=self.revision, trust_remote_code=allowed)
+        return self.model_copy(update={"source": source, "revision": None, "dtype": dtype})
+
     def load(self, *, trust_remote_code: bool = False, workers: int = 1) -> "Model":
         """Open it, and say so, since that can take minutes.
 

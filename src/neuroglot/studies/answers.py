@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from neuroglot.evaluate.steering.judge import RUBRICS, JudgeSettings, one_score
+from neuroglot.evaluate.steering.judge import RUBRICS, JudgeSettings, is_empty, one_score
 from neuroglot.languages.tags import language_name
 
 __all__ = ["judged_on_target", "on_target"]
@@ -31,7 +31,9 @@ def on_target(answers: pd.DataFrame, what: str) -> tuple[pd.DataFrame, list[str]
 
 
 def judged_on_target(answers: pd.DataFrame, judge: JudgeSettings) -> tuple[pd.DataFrame, list[str], bool | None]:
-    """The same of a judge's scores; no verdict if it gave every answer that it read one score.
+    """The same of a judge's scores, beside those of answers that are not empty: the empty ones have the least unasked.
+
+    There is no verdict if it gave every answer that it read one score.
 
     Args:
         answers: as `on_target`; with `answer`, and the judge's column in place of `rate`.
@@ -41,6 +43,16 @@ def judged_on_target(answers: pd.DataFrame, judge: JudgeSettings) -> tuple[pd.Da
     what = f"score, {rubric.lowest:g} to {rubric.highest:g},"
     wide, said, agrees = on_target(answers.assign(rate=answers[rubric.column]), what)
     how = ", the mean of its ratings by their likelihood" if judge.reading == "expected" else ""
+    written: Any = answers[~is_empty(answers)].pivot_table(rubric.column, "off", "target", sort=False)
+    written = written.reindex(index=wide["off"], columns=wide.columns[1:])
+    own = pd.Series({tag: written.loc[tag, tag] for tag in written.columns if tag in written.index}, dtype=float)
+    lower = int((own < written.loc["random", own.index]).sum())
+    means = (own.mean(), written.loc["random"].mean(), written.loc["normal"].mean())
+    shown = ["(none)" if mean != mean else f"{mean:.2f}" for mean in means]
+    said.append(
+        f"Of answers that are not empty, {lower} of {len(own)} languages: mean on target {shown[0]}, random "
+        f"{shown[1]}, normal {shown[2]}."
+    )
     said.append(f"Scored by {Path(judge.model).name}{how}.")
     if (alike := one_score(answers, rubric.column)) is not None:
         said.insert(0, f"No verdict: the judge gave every answer that it read one score, {alike:g}.")

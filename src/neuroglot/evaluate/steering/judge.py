@@ -23,7 +23,7 @@ from neuroglot.languages.tags import language_name
 from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
-__all__ = ["RUBRICS", "Judge", "JudgeSettings", "one_score"]
+__all__ = ["RUBRICS", "Judge", "JudgeSettings", "is_empty", "one_score"]
 
 QUESTION = """\
 You grade an answer that an assistant gave to a user.
@@ -255,6 +255,11 @@ class Judge:
         return {"model": self.settings.model, "question": question, "said": said, "score": score}
 
 
+def is_empty(answers: pd.DataFrame) -> "pd.Series[bool]":
+    """Which answers say nothing, so that no judge reads them."""
+    return answers["answer"].astype(str).str.strip() == ""
+
+
 def one_score(answers: pd.DataFrame, column: str) -> float | None:
     """The score that a judge gave every answer it read, if it is one: then nothing follows from it.
 
@@ -264,7 +269,7 @@ def one_score(answers: pd.DataFrame, column: str) -> float | None:
         answers: as `Judge.rate` gives.
         column: the scores.
     """
-    found = answers.loc[answers["answer"].astype(str).str.strip() != "", column].unique()
+    found = answers.loc[~is_empty(answers), column].unique()
     return float(found[0]) if len(found) == 1 else None
 
 
