@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -11,29 +11,21 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import RESIDUAL, ROUTED, Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.edit.directions import DIRECTIONS, SAMPLED, SPARSE, Direction, diffmean, lda, probe, sparse_dimensions
+from neuroglot.edit.directions import SPARSE, diffmean, lda, probe, sparse_dimensions
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, UnitChange
 from neuroglot.edit.positions import When, check_when
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.routing import DeactivateExperts, FavourExperts, language_experts
+from neuroglot.edit.steering_methods import DIRECTIONS, METHODS, ROUTER, SAMPLED, Direction, Method, Routed
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.storage.names import whole_number
 
-__all__ = ["METHODS", "ROUTER", "Method", "Routed", "layer_numbers", "steer"]
-
-Method = Literal["raise", "replace", "add", "difference", "scale"]
-
-
-METHODS: tuple[Method, ...] = ("raise", "replace", "add", "difference", "scale")
-
-Routed = Literal["router"]
+__all__ = ["layer_numbers", "steer"]
 
 LAYERS = 1_000_000
 """More layers than any model has."""
-ROUTER: Routed = "router"
-"""What is steered is the choice of a native mixture's router."""
 
 
 def layer_numbers(text: str | None, layers: int | None) -> tuple[int, ...] | None:
