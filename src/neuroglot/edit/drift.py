@@ -15,6 +15,7 @@ from neuroglot.edit.interventions import Chosen, Intervention, Values
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.architecture.sites import Site
+from neuroglot.models.fitting import fitting_batches
 from neuroglot.models.model import Model
 
 __all__ = ["AddOnDrift", "projections", "thresholds"]
@@ -81,20 +82,21 @@ def projections(
         probe: a direction after each layer.
     """
     model.check_state(edited=False)
-    kept: list[Tensor] = []
     direction = probe.to(model.device, torch.float32)
     first = max(1, len(model.begin))
-    for batch in blocks.split(max(1, model.batch_tokens // blocks.shape[1])):
+
+    def projected(part: slice) -> Tensor:
         found: dict[int, Tensor] = {}
 
-        def read(layer: int, states: Tensor, found: dict[int, Tensor] = found) -> None:
+        def read(layer: int, states: Tensor) -> None:
             along = states[:, first:].float() @ direction[layer].to(states.device)
             found[layer] = along.flatten().to("cpu", torch.float64)
 
         with observe_residual(model.ffns, read):
-            model.hidden_states(batch)
-        kept.append(torch.stack([found[layer] for layer in range(model.layers)], 1))
-    return torch.cat(kept)
+            model.hidden_states(blocks[part])
+        return torch.stack([found[layer] for layer in range(model.layers)], 1)
+
+    return torch.cat([found for _, found in fitting_batches(model, blocks, None, projected)])
 
 
 def thresholds(found: Sequence[Float64[Tensor, "_ layers"]], false_alarms: float) -> Float64[Tensor, " layers"]:

@@ -15,6 +15,7 @@ from neuroglot.edit.rows import RowEdits
 from neuroglot.generation.fused import fused
 from neuroglot.generation.fused_layers import FusedLayers
 from neuroglot.generation.state import Rows
+from neuroglot.models.fitting import when_full
 from neuroglot.models.model import Model
 
 __all__ = ["Steps", "kept_bytes"]
@@ -26,6 +27,7 @@ KEPT_SHARE = 0.3
 
 logger = logging.getLogger(__name__)
 _kept: "WeakKeyDictionary[nn.Module, Steps]" = WeakKeyDictionary()
+when_full(_kept.clear)
 
 
 class Steps:

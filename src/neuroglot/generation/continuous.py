@@ -19,6 +19,7 @@ from neuroglot.generation.capture import Steps, kept_bytes
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.generation.state import Rows
+from neuroglot.models.fitting import halving
 from neuroglot.models.model import Model
 
 __all__ = ["reason_against", "write_continuously"]
@@ -61,28 +62,35 @@ def write_continuously(
     """
     if not rows:
         return []
+    answers: dict[int, list[int]] = {}  # by the row's number
+
+    def write(slots: int) -> None:
+        left = [number for number in range(len(rows)) if number not in answers]
+        queue = _Queue(model, [rows[number] for number in left], tokens, choice, slots, captured)
+        try:
+            queue.run(written, advance)
+        finally:  # also where memory ends, which another job has taken since: the other rows are begun again
+            answers.update((left[number], answer) for number, answer in queue.answers.items())
+
     # kernels are launched on the device that is the current one
     with torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
-        queue = _Queue(model, rows, tokens, choice, batch, captured)
-        return queue.run(written, advance)
+        halving(write, _slots(model, rows, tokens, batch), what="rows")
+    return [answers[number] for number in range(len(rows))]
 
 
 class _Queue:
     """Rows that wait, rows that are being written, and rows that are finished."""
 
-    def __init__(
-        self, model: Model, rows: Sequence[Row], tokens: int, choice: Choice, batch: int | None, captured: bool
-    ):
+    def __init__(self, model: Model, rows: Sequence[Row], tokens: int, choice: Choice, slots: int, captured: bool):
         self.model, self.rows, self.tokens = model, rows, tokens
-        self.answers: list[list[int]] = [[] for _ in rows]
+        self.answers: dict[int, list[int]] = {}
         # prompts of like length are read together; the longest first, so that the last to finish are short
         self.waiting = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
         self.active: list[int] = []  # the row in each of the first slots
         self._counts: list[int] = []  # new tokens of each when last looked at
         recipes = {tuple(map(id, row.steps)): row.steps for row in rows}
         self.recipe = {key: number for number, key in enumerate(recipes)}
-        longest = -(-(len(rows[self.waiting[0]].ids) + tokens) // 16) * 16
-        slots = min(len(rows), batch or SLOTS.get(model.device.type, 32), _room(model, longest))
+        longest, slots = _longest(rows, tokens), min(slots, len(rows))
         self.prompt, edits = RowEdits.of_parts(model, list(recipes.values()), slots)
         ends = end_tokens(model)
         make = lambda: Rows(model, choice, ends, slots, longest, tokens)  # noqa: E731
@@ -90,7 +98,8 @@ class _Queue:
         self.steps = Steps.of(model, settings, make, edits, captured and model.device.type == "cuda")
         self.state, self.slots = self.steps.state, slots
 
-    def run(self, written: Callable[[list[int]], None] | None, advance: Callable[[int], None]) -> list[list[int]]:
+    def run(self, written: Callable[[list[int]], None] | None, advance: Callable[[int], None]) -> None:
+        """Write all rows; the answers of those that are finished are in `answers`, by their number."""
         look = 1 if written is not None or self.model.device.type == "cpu" else LOOK
         self.state.forget()
         while self.waiting or self.active:
@@ -103,7 +112,6 @@ class _Queue:
             if finished:
                 advance(finished)
         self.steps.keep()
-        return self.answers
 
     def _left(self) -> int:
         """Steps until the first row can be full."""
@@ -162,6 +170,16 @@ class _Queue:
         return torch.tensor(list(numbers), dtype=torch.int64).to(self.model.device)
 
 
+def _longest(rows: Sequence[Row], tokens: int) -> int:
+    """Places of the longest prompt and its answer."""
+    return -(-(max(len(row.ids) for row in rows) + tokens) // 16) * 16
+
+
+def _slots(model: Model, rows: Sequence[Row], tokens: int, batch: int | None) -> int:
+    """Rows at once: as many as were asked for, or as the device likes, and has memory for at the moment."""
+    return min(len(rows), batch or SLOTS.get(model.device.type, 32), _room(model, _longest(rows, tokens)))
+
+
 def _room(model: Model, length: int) -> int:
     """Rows of this length whose keys and values there is memory for."""
     config = model.text_config
@@ -190,7 +208,7 @@ def reason_against(model: Model) -> str:
     """
     network = model.network
     if network not in _reasons:
-        reason = _tried(model)
+        reason = halving(lambda _: _tried(model), 1, what="trial")  # a full device is no reason against a model
         if reason == UNTRIED:
             return reason
         if reason:
@@ -216,6 +234,8 @@ def _tried(model: Model) -> str:
         first = state.read(slots, [Row(tuple(text[:-1])) for text in texts])
         state.last[:] = torch.tensor([text[-1] for text in texts]).to(model.device)
         second = state.step(2, 16)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever an architecture of somebody else's raises
         return f"it cannot be read with a cache of slots ({type(error).__name__}: {str(error)[:80]})"
     for number, text in enumerate(read):

@@ -13,6 +13,7 @@ from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotError
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, end_tokens
+from neuroglot.models.fitting import halving
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import padding_token
 
@@ -33,19 +34,23 @@ def write_plainly(
     advance: Callable[[int], None] = lambda rows: None,
 ) -> list[list[int]]:
     """The new tokens of every row, without the end token; see `generate`. Rows of one recipe share a batch."""
-    answers: list[list[int]] = [[] for _ in rows]
+    answers: dict[int, list[int]] = {}
     recipes: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
         recipes.setdefault(tuple(map(id, row.steps)), []).append(number)
-    for numbers in recipes.values():
-        with intervene(model, *rows[numbers[0]].steps):
-            for start in range(0, len(numbers), batch or BATCH):
-                some = numbers[start : start + (batch or BATCH)]
-                made = _batch(model, [rows[number] for number in some], tokens, choice, cache, written)
-                for number, answer in zip(some, made, strict=True):
-                    answers[number] = answer
-                advance(len(some))
-    return answers
+
+    def write(at_once: int) -> None:
+        for numbers in recipes.values():
+            left = [number for number in numbers if number not in answers]
+            with intervene(model, *rows[numbers[0]].steps):
+                for start in range(0, len(left), at_once):
+                    some = left[start : start + at_once]
+                    made = _batch(model, [rows[number] for number in some], tokens, choice, cache, written)
+                    answers.update(zip(some, made, strict=True))
+                    advance(len(some))
+
+    halving(write, min(batch or BATCH, max(1, len(rows))), what="rows")
+    return [answers[number] for number in range(len(rows))]
 
 
 def _batch(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from neuroglot.artifacts.recording import RESIDUAL, Provenance, Recording
 from neuroglot.artifacts.samples import check_norms, norms_of
 from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
+from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.recording.statistics.sums import StreamSums, Sums
@@ -56,25 +58,16 @@ def fill(
         NeuroglotError: an activation is not a number.
     """
     begin = list(model.begin)
-    pooling = _Pooling(
-        model,
-        Sums(model.ffns, statistics) if statistics else None,
-        StreamSums(model.layers) if RESIDUAL in statistics else None,
-        None if states is None else states.shape[3],
-    )
+    pooling = _Pooling(model, statistics, None if states is None else states.shape[3])
     recordings = []
     total = sum(len(begin) + len(ids) for of_language in rows for ids in of_language)
     with token_progress("samples", total, shown=progress) as advance, ExitStack() as stack:
         pooling.attach(stack)
         for k, (tag, of_language) in enumerate(zip(languages, rows, strict=True)):
-            store: Callable[[], None] = lambda: None  # noqa: E731 (keeps the batch before, while the device reads on)
-            for chosen in _batches([len(begin) + len(ids) for ids in of_language], batch_tokens):
-                batch = _Batch.of([begin + of_language[i] for i in chosen], model.uncounted, model.device)
-                pooling.run(batch)
-                store()
-                store = pooling.send(vectors[k], None if states is None else states[k], chosen, tag, keys)
-                advance(batch.read, tag)
-            store()
+            texts = [begin + ids for ids in of_language]
+            of_states = None if states is None else states[k]
+            read = partial(pooling.read, texts, vectors[k], of_states, tag, keys, advance)
+            fitting_tokens(model, read, batch_tokens, least=max(map(len, texts)))
             if pooling.kept is not None:
                 skipped = model.uncounted - len(begin)
                 count = torch.tensor([sum(len(ids) - skipped for ids in of_language)])
@@ -143,16 +136,43 @@ class _Pooling:
     They go to the host once all layers are read: a copy a layer would make the device wait for each of them.
     """
 
-    def __init__(self, model: Model, kept: Sums | None, stream: StreamSums | None, width: int | None):
-        self.model, self.kept, self.stream, self.width = model, kept, stream, width
+    def __init__(self, model: Model, statistics: Sequence[str], width: int | None):
+        self.model, self.statistics, self.width = model, statistics, width
+        self._given_up = 0  # tokens that an attempt read
         self._batch: _Batch
         self._vectors = self._states = torch.empty(0)
 
     def attach(self, stack: ExitStack) -> None:
         """Observe the model until the stack is left."""
         stack.enter_context(observe_ffn(self.model.ffns, self._observe))
-        if self.width is not None or self.stream is not None:
+        if self.width is not None or RESIDUAL in self.statistics:
             stack.enter_context(observe_residual(self.model.ffns, self._observe_states))
+
+    def read(
+        self,
+        texts: Sequence[list[int]],
+        vectors: np.ndarray,
+        states: np.ndarray | None,
+        language: str,
+        keys: Sequence[str],
+        advance: Callable[[int, str], None],
+        batch_tokens: int,
+    ) -> None:
+        """Read all samples of a language into its arrays; what an attempt before has read of them is forgotten."""
+        self.kept = Sums(self.model.ffns, self.statistics) if self.statistics else None
+        self.stream = StreamSums(self.model.layers) if RESIDUAL in self.statistics else None
+        advance(-self._given_up, language)
+        self._given_up = 0
+        store: Callable[[], None] = lambda: None  # noqa: E731 (keeps the batch before, while the device reads on)
+        for chosen in _batches(list(map(len, texts)), batch_tokens):
+            batch = _Batch.of([texts[i] for i in chosen], self.model.uncounted, self.model.device)
+            self.run(batch)
+            store()
+            store = self.send(vectors, states, chosen, language, keys)
+            self._given_up += batch.read
+            advance(batch.read, language)
+        store()
+        self._given_up = 0
 
     def run(self, batch: _Batch) -> None:
         """Read a batch."""

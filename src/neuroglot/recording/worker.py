@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from neuroglot.models.architecture.hooks import (
     observe_residual,
     observe_routing,
 )
+from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 from neuroglot.recording.statistics.examples import TopExamples, examples_of_shard
 from neuroglot.recording.statistics.experts import Experts
@@ -83,19 +84,43 @@ def _routed_examples(examples: TopExamples, first: int, layer: int, weights: Ten
     examples.route(layer, weights[:, first:])
 
 
-@torch.inference_mode()
 def record_shard(
     model: Model,
     shard: Shard,
-    kept: Sequence[Kept],
+    kept: list[Kept],
     work: Work,
     advance: Advance = lambda tokens, what: None,
 ) -> Recording:
-    """The statistics of one shard.
+    """The statistics of one shard, read again with half the batch where the device has no memory for it.
+
+    Args:
+        model: that reads it.
+        shard: the blocks.
+        kept: the statistics, empty; they are empty again afterwards.
+        work: how.
+        advance: called with the tokens that were read, and their language.
 
     Raises:
         NeuroglotError: an activation is not a number.
     """
+    done: list[int] | None = None
+
+    def read(batch_tokens: int) -> Recording:
+        nonlocal done
+        if done is not None:  # an attempt that was given up: layers before the one that failed hold its sums
+            kept[:] = work.kept(model)
+            advance(-sum(done), shard.language)
+        done = []
+        return _record_shard(model, shard, kept, replace(work, batch_tokens=batch_tokens), advance, done)
+
+    return fitting_tokens(model, read, work.batch_tokens, least=shard.blocks.shape[1])
+
+
+@torch.inference_mode()
+def _record_shard(
+    model: Model, shard: Shard, kept: Sequence[Kept], work: Work, advance: Advance, done: list[int]
+) -> Recording:
+    """The statistics of one shard; what was said to have been read is noted in `done`."""
     first = model.uncounted
     shape = (0, 0)
     sums = [each for each in kept if isinstance(each, Sums) and each.names]
@@ -144,6 +169,7 @@ def record_shard(
             states = model.hidden_states(batch)
             known = torch.isfinite(states).all()
             finite = known if finite is None else finite & known
+            done.append(batch.numel())
             advance(batch.numel(), shard.language)
     if finite is not None and not bool(finite):
         raise NeuroglotError(

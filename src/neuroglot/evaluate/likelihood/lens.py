@@ -19,6 +19,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import LOGITS_AT_ONCE, held_out_blocks
 from neuroglot.models.architecture.readout import Readout
+from neuroglot.models.fitting import fitting_batches
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.stats import mean_interval
@@ -226,15 +227,21 @@ def _read(
 ) -> list[Tensor]:
     """Mass, likeliest, entropy and nats of each block and layer of one language's text."""
     model.check_state()
-    batches: list[list[Tensor]] = []
-    for batch in blocks.to(model.device).split(max(1, batch_tokens // blocks.shape[1])):
+    blocks = blocks.to(model.device)
+
+    def read(part: slice) -> list[Tensor]:
+        batch = blocks[part]
         targets = batch[:, 1:].flatten().long()
         layers = []
         for output in readout.outputs(batch):
             states = readout.read(output, batch)[:, :-1].flatten(0, 1)
             values = _of_tokens(model, states, targets, tokens_of, top)
             layers.append([each.view(len(batch), -1, *each.shape[1:]).mean(1).cpu() for each in values])
-        batches.append([torch.stack(each, 1) for each in zip(*layers, strict=True)])
+        return [torch.stack(each, 1) for each in zip(*layers, strict=True)]
+
+    batches: list[list[Tensor]] = []
+    for batch, found in fitting_batches(model, blocks, batch_tokens, read):
+        batches.append(found)
         advance(batch.numel(), language)
     return [torch.cat(each) for each in zip(*batches, strict=True)]
 
@@ -271,9 +278,12 @@ def owner_mass(
     Run it inside `intervene` to read a changed model.
     """
     size, members = max(1, LOGITS_AT_ONCE // model.vocabulary), _members(tokens_of, model)
-    found = []
-    for batch in blocks.to(model.device).split(max(1, batch_tokens // blocks.shape[1])):
+    blocks = blocks.to(model.device)
+
+    def read(part: slice) -> Tensor:
+        batch = blocks[part]
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1).split(size)
         mass = torch.cat([model.logits(some).float().softmax(-1).to(members) @ members for some in states])
-        found.append(mass.to(torch.float64).view(len(batch), -1, mass.shape[1]).mean(1).cpu())
-    return torch.cat(found)
+        return mass.to(torch.float64).view(len(batch), -1, mass.shape[1]).mean(1).cpu()
+
+    return torch.cat([mass for _, mass in fitting_batches(model, blocks, batch_tokens, read)])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.fitting import fitting_batches
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
@@ -232,15 +233,19 @@ def blocks_nll(
     model.check_state()
     if not len(blocks) or blocks.shape[1] < 2:
         raise _nothing_to_predict(language)
-    size = max(1, (batch_tokens or model.batch_tokens) // blocks.shape[1])
-    wanted = blocks[:, 1:].to(torch.int64)
-    for number, batch in enumerate(blocks.to(model.device).split(size)):
+    blocks, wanted = blocks.to(model.device), blocks[:, 1:].to(torch.int64)
+
+    def losses(part: slice) -> Tensor:
+        nonlocal wanted
+        batch = blocks[part]
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         # all at once: to a head on another device than the first layer, a copy for each batch would wait for both
         wanted = wanted.to(states.device)
-        targets = wanted[number * size : (number + 1) * size].flatten()
-        found = torch.cat([nll.to(states.device, torch.float64) for nll in token_nll(model, states, targets)])
-        yield found.view(len(batch), -1)
+        nll = token_nll(model, states, wanted[part].flatten())
+        return torch.cat([some.to(states.device, torch.float64) for some in nll]).view(len(batch), -1)
+
+    for batch, found in fitting_batches(model, blocks, batch_tokens, losses):
+        yield found
         advance(batch.numel(), language)
 
 

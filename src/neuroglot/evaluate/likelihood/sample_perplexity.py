@@ -1,6 +1,7 @@
 """Perplexity over samples that are not packed: each on its own, cut to a length."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import finite_mean, perplexity_of, sum_nll
+from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 
 __all__ = ["TokenRows", "mean_sample_nll", "sample_perplexity", "tokenized_samples"]
@@ -63,10 +65,11 @@ def mean_sample_nll(
     """
     model.check_state()
     total, count, start = 0.0, 0, 0
-    batch_tokens = batch_tokens or model.batch_tokens
-    while start < len(samples):
+
+    def some(start: int, at_once: int) -> tuple[int, float, int, int]:
+        """From a sample on: where the batch stops, its summed nats, and how many tokens were predicted and read."""
         stop = start + 1  # the shortest come first, so that a batch's longest is its last
-        while stop < len(samples) and (stop + 1 - start) * len(samples[stop]) <= batch_tokens:
+        while stop < len(samples) and (stop + 1 - start) * len(samples[stop]) <= at_once:
             stop += 1
         batch = samples[start:stop]
         tokens = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
@@ -75,10 +78,15 @@ def mean_sample_nll(
         states = model.hidden_states(tokens, mask.to(torch.int64))[:, :-1]
         wanted = mask[:, 1:]
         targets = tokens[:, 1:][wanted].to(states.device)
-        total += float(sum_nll(model, states[wanted.to(states.device)], targets))
-        count += len(targets)
-        advance(int(lengths.sum()), language)
-        start = stop
+        nats = float(sum_nll(model, states[wanted.to(states.device)], targets))
+        return stop, nats, len(targets), int(lengths.sum())
+
+    while start < len(samples):
+        run = partial(some, start)
+        start, nats, predicted, read = fitting_tokens(model, run, batch_tokens, least=len(samples[start]))
+        total += nats
+        count += predicted
+        advance(read, language)
     return finite_mean(model, total, count, language)
 
 

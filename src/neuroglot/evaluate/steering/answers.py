@@ -1,7 +1,8 @@
 """What answers are like: their language, their script, whether they repeat themselves, and how likely they are."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -12,6 +13,7 @@ from neuroglot.evaluate.steering.refusals import refuses
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script
 from neuroglot.languages.identifiers import Identifier
 from neuroglot.languages.tags import closest
+from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 
 __all__ = ["answer_nll", "degenerate", "describe", "nll_after", "summary", "well_formed"]
@@ -49,13 +51,15 @@ def nll_after(
         rows: what is read first, and what is predicted after it.
         batch_tokens: tokens a forward pass, padding included; by default as many as the device likes.
     """
-    budget = batch_tokens or model.batch_tokens
     lengths = [len(before) + len(after) for before, after in rows]
     for length in lengths:
         model.check_length(length, "An answer", "write shorter ones")
     results = [(0.0, 0)] * len(rows)
     readable = [i for i, (before, after) in enumerate(rows) if lengths[i] >= 2 and len(after)]
-    for some in _of_like_length(sorted(readable, key=lambda i: (lengths[i], i)), lengths, budget):
+    order = sorted(readable, key=lambda i: (lengths[i], i))
+
+    def read(start: int, at_once: int) -> list[int]:
+        some = _of_like_length(order[start:], lengths, at_once)
         ids = [torch.tensor([*rows[i][0], *rows[i][1]], dtype=torch.int64) for i in some]
         tokens = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]).to(torch.int64)
@@ -68,19 +72,22 @@ def nll_after(
         sums = torch.stack([part.sum() for part in nll.to("cpu", torch.float64).split(counts)])
         for i, total, count in zip(some, sums.tolist(), counts, strict=True):
             results[i] = (total, count)
+        return some
+
+    start = 0
+    while start < len(order):
+        start += len(fitting_tokens(model, partial(read, start), batch_tokens, least=lengths[order[start]]))
     return results
 
 
-def _of_like_length(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Rows, sorted by length, in batches that have at most so many tokens when filled up; one row at least."""
-    some: list[int] = []
-    for i in order:
-        if some and lengths[i] * (len(some) + 1) > budget:
-            yield some
-            some = []
+def _of_like_length(order: Sequence[int], lengths: Sequence[int], budget: int) -> list[int]:
+    """The first rows, sorted by length, that have at most so many tokens when filled up; one row at least."""
+    some = [order[0]]
+    for i in order[1:]:
+        if lengths[i] * (len(some) + 1) > budget:
+            break
         some.append(i)
-    if some:
-        yield some
+    return some
 
 
 def describe(
