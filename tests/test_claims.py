@@ -135,7 +135,12 @@ def test_seconds_of_a_study():
 
 def test_the_judge_beside_a_person():
     (correlation, *_) = read("lape/judge.csv")
-    assert f"with the person is {correlation['value']} " in (DOCS / "claims.md").read_text(encoding="utf-8")
+    said = (DOCS / "claims.md").read_text(encoding="utf-8")
+    assert (
+        f"with the person is {correlation['reply']} by its replies and {correlation['expected']} by that mean" in said
+    )
+    said = (DOCS / "steering.md").read_text(encoding="utf-8")
+    assert f"with a person goes from {correlation['reply']} to {correlation['expected']}" in said
 
 
 def test_sizes_of_regions():
