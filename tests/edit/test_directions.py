@@ -168,9 +168,12 @@ def test_steering_saves_loads_and_refuses(recorded, tmp_path, neurons):
     assert not torch.allclose(steered, streams(model, TOKENS)[1])
     with pytest.raises(ng.NeuroglotError, match="other weights"):
         recipe.check(tiny.model(seed=9))
-    for wrong in ({"method": "replace"}, {"method": "diffmean", "source": "en"}, {"method": "probe"}):
+    for wrong in (
+        {"method": "replace"}, {"source": "en"}, {"method": "probe"}, {"when": "never"}, {"strength": torch.nan},
+        {"layers": []}, {"layers": [9]},
+    ):  # fmt: skip
         with pytest.raises(ng.NeuroglotError):
-            ng.steer(recording, to="fr", **wrong)
+            ng.steer(recording, to="fr", **{"method": "diffmean", **wrong})
     with pytest.raises(ng.NeuroglotError, match="residual"):
         ng.steer(ng.record(model, tiny.corpus(), block=16, progress=False), to="fr", method="diffmean")
 
