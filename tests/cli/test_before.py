@@ -80,7 +80,7 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("align {run}", "is not a parallel corpus"),
         ("align {run} --corpus {parallel} --max-tokens 20 --new-tokens 5000", "ask for at most"),
         ("steer {model} hello --to fr --run {run} --tokens 5000", "ask for at most"),
-        ("steer {model} hello --to fr --run {run} --repetition-penalty 0", "takes a repetition penalty above 0"),
+        ("steer {model} hello --to fr --run {run} --repetition-penalty 0", "takes a finite repetition penalty above 0"),
         ("steer {model} hello --to vi --tokens 5000", "ask for at most"),
         ("evaluate generation {run} --tokens 5000", "ask for at most"),
         ("align {run} --corpus starter --max-tokens 20 --block 5000", "block must be from"),
