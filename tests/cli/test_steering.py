@@ -100,7 +100,7 @@ def test_steer_refuses(run, checkpoint, tmp_path, monkeypatch, capsys):
     assert "leave out --run" in say(PROMPT, "--recipe", run / "neurons" / "lape.safetensors", "--run", run)
     assert "layers takes numbers from 1 to 3" in say(PROMPT, "--to", "fr", "--run", run, "--layers", "2-9")
     assert "needs --layers" in say(PROMPT, "--vector", "fr.pt") and "give both" in say(PROMPT, "--less", "fr.pt")
-    assert "no file fr.pt" in say(PROMPT, "--vector", "fr.pt", "--layers", 2)
+    assert "fr.pt does not exist; give a file of directions" in say(PROMPT, "--vector", "fr.pt", "--layers", 2)
     assert "should end in .gguf or .safetensors" in say(PROMPT, "--to", "fr", "--export", "fr.bin")
     assert "align it" in say(PROMPT, "--to", "fr", "--method", "probe")
     assert "has no samples" in say(PROMPT, "--to", "fr", "--run", run, "--method", "lda")

@@ -169,9 +169,12 @@ def test_steering_saves_loads_and_refuses(recorded, tmp_path, neurons):
     assert not torch.allclose(steered, streams(model, TOKENS)[1])
     with pytest.raises(ng.NeuroglotError, match="other weights"):
         recipe.check(tiny.model(seed=9))
-    for wrong in ({"method": "replace"}, {"method": "diffmean", "source": "en"}, {"method": "probe"}):
+    for wrong in (
+        {"method": "replace"}, {"source": "en"}, {"method": "probe"}, {"when": "never"}, {"strength": torch.nan},
+        {"layers": []}, {"layers": [9]},
+    ):  # fmt: skip
         with pytest.raises(ng.NeuroglotError):
-            ng.steer(recording, to="fr", **wrong)
+            ng.steer(recording, to="fr", **{"method": "diffmean", **wrong})
     with pytest.raises(ng.NeuroglotError, match="residual"):
         ng.steer(ng.record(model, tiny.corpus(), block=16, progress=False), to="fr", method="diffmean")
 
@@ -302,5 +305,5 @@ def test_layers_may_come_in_any_form_and_are_never_none(recorded):
     ):  # fmt: skip
         with pytest.raises(ng.NeuroglotError, match=words):
             ng.steer(recording, to="fr", method="diffmean", layers=layers)
-    with pytest.raises(ng.NeuroglotError, match="strength is a number"):
+    with pytest.raises(ng.NeuroglotError, match="strength is a finite number"):
         ng.steer(recording, to="fr", method="diffmean", strength=float("nan"))

@@ -44,7 +44,7 @@ def align(
 
     Can be stopped and started again with the same command: samples and finished rows are kept.
     """
-    from neuroglot.run.alignment import align_run, check_align, continue_run
+    from neuroglot.run.alignment import align_run, check_align, check_continued, continue_run
     from neuroglot.run.directory import Run
     from neuroglot.run.perturbation import measured_text, perturb_run
     from neuroglot.run.settings import AlignSettings
@@ -71,6 +71,7 @@ def align(
         from neuroglot.evaluate.likelihood.perplexity import check_held_out
 
         check_held_out(reader, measured_text(current), tokens=tokens, block=block)
+        check_continued(current, reader, parallel.languages, prompts, new_tokens)
     aligned = align_run(current, settings)
     if aligned.regions is not None:
         print_neurons(current, "regions", aligned.regions)

@@ -146,10 +146,13 @@ def fix(
         place, loaded = built_in_run(source, [tag for tag in (settings.to, *settings.avoided, *settings.keep) if tag])
     current = Run.open(place, trust_remote_code=trust_remote_code)
     current.check_recorded()
+    from neuroglot.generation.prompts import check_prompts
     from neuroglot.run.fixing import fix_prompts, languages_to_fix
 
-    fix_prompts(settings, languages_to_fix(settings, current.recording.languages))
+    asked = fix_prompts(settings, languages_to_fix(settings, current.recording.languages))
     source = source.reading_as(current.manifest.model)
+    texts = [text for of in asked.values() for some in of.values() for text in some]
+    check_prompts(source.reader(trust_remote_code=trust_remote_code), texts, tokens, chat)
     loaded = loaded or source.load(trust_remote_code=trust_remote_code)
     where = folder or fix_folder(model, settings)
     found, written = fix_run(current, loaded, settings, where)

@@ -79,7 +79,7 @@ def lens(
     from neuroglot.run.settings import ModelSettings
 
     source = checked(
-        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos or "auto"
+        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos
     )
     source.check_source()
     text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)

@@ -138,7 +138,7 @@ def record(
         device_map=device_map,
         quantize=quantize,
         trust_remote_code=trust_remote_code,
-        bos=bos or "auto",
+        bos=bos,
         count_first=count_first,
     )
     text = checked(

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from neuroglot.edit.positions import When, _in_part, _Places
+from neuroglot.edit.positions import When, _in_part, _Places, check_when
 from neuroglot.edit.routing import Rerouting, check_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
@@ -260,8 +260,7 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
         )
     shape = model.shape(intervention.site)
     check_mask(intervention.neurons, shape, units)
-    if intervention.when not in ("both", "prompt", "generated"):
-        raise NeuroglotError(f"when is both, prompt or generated, not {intervention.when!r}.")
+    check_when(intervention.when)
     values = getattr(intervention, "values", 0.0)
     if isinstance(values, np.ndarray) and values.ndim:
         raise NeuroglotError("The values are a tensor (layers, neurons) or one number; give torch.as_tensor(values).")

@@ -7,6 +7,7 @@ import torch
 
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.architecture.body import decoder_config
+from neuroglot.models.architecture.devices import launch_ahead
 from neuroglot.models.architecture.find import without_empty_warnings
 from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import check_kind, opener
@@ -79,6 +80,8 @@ def load_model(
         device_map = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
     elif device is not None:
         raise NeuroglotError("device and device_map say the same thing in two ways; give one of them.")
+    else:
+        launch_ahead()
     on_cpu = device_map == {"": "cpu"}
     elsewhere = torch.bfloat16 if _is_gguf(name) else "auto"  # the cache holds float32
     weights: Any = {"auto": torch.float32 if on_cpu else elsewhere}.get(precision) or getattr(torch, precision)

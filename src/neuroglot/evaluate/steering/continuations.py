@@ -11,11 +11,14 @@ from neuroglot.edit.conditions import Condition
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.generation.engine import generate
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 
 __all__ = ["beginnings", "continuations"]
 
 
-def beginnings(model: Model, corpus: Corpus, *, prompts: int = 3, tokens: int = 12) -> dict[str, list[str]]:
+def beginnings(
+    model: Model | TextReader, corpus: Corpus, *, prompts: int = 3, tokens: int = 12
+) -> dict[str, list[str]]:
     """The first tokens of the first documents of each language, for `continuations`.
 
     A document that is shorter gives its first half.

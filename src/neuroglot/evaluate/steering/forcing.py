@@ -21,11 +21,12 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import PROMPTINGS, Prompting, prompted
 from neuroglot.corpus.texts import prompts_by_language
 from neuroglot.edit.conditions import Condition, digest_of_steps
-from neuroglot.edit.directions import DIRECTIONS, Direction, shuffled
+from neuroglot.edit.directions import shuffled
 from neuroglot.edit.interventions import Deactivate, UnitChange
 from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
-from neuroglot.edit.steering import ROUTER, Method, Routed, steer
+from neuroglot.edit.steering import steer
+from neuroglot.edit.steering_methods import DIRECTIONS, ROUTER, Direction, Method, Routed
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import answer_nll, describe
 from neuroglot.generation.engine import generate
@@ -57,7 +58,7 @@ CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "ran
 """Nothing; the source's neurons off; the target's changed; both; both with random neurons of the same numbers."""
 
 
-class Steering(BaseModel, frozen=True):
+class Steering(BaseModel, frozen=True, allow_inf_nan=False):
     """How the target is raised; see `steer`."""
 
     method: Method | Direction | Routed = "replace"

@@ -123,13 +123,15 @@ def search(
     develop, report = _halves(prompts, wanted, asked)
     for tag, texts in prompts_by_language(more or {}).items():
         report[tag] = [*report.get(tag, []), *texts]
+    pairs = [(source, target) for source in asked for target in wanted if source != target]
+    most = max(len(develop[source]) for source, _ in pairs)
+    plan = _plan(list(dict.fromkeys(tried)), most, len(pairs), budget, seed)
     work = Forcing(
         model, recording, neurons, languages=[*wanted, *asked], samples=samples, identification=identification,
         generation=generation, directory=directory, progress=progress,
     )  # fmt: skip
-    pairs = [(source, target) for source in asked for target in wanted if source != target]
     halves = [_Half(work, half, pairs, wanted, relevance, max_loss, max_degenerate) for half in (develop, report)]
-    rows, best = _halving(halves[0], tried, budget, seed)
+    rows, best = _halving(halves[0], *plan)
     chosen = best[0]
     named = {candidate.family: candidate for candidate in best}
     reported, answers = halves[1].reported(named)
@@ -221,11 +223,9 @@ def _order(rates: Any) -> tuple[bool, float, float]:
 
 
 def _halving(
-    half: _Half, tried: Sequence[Candidate], budget: int | None, seed: int
+    half: _Half, chosen: Sequence[Candidate], shares: Sequence[int]
 ) -> tuple[list[dict[str, Any]], list[Candidate]]:
     """The rows of the table of the development half; the best of each family, best first."""
-    most = max(len(half.prompts[source]) for source, _ in half.pairs)
-    chosen, shares = _plan(list(dict.fromkeys(tried)), most, len(half.pairs), budget, seed)
     left = {str(place): candidate for place, candidate in enumerate(chosen)}
     rows: list[dict[str, Any]] = []
     answers = pd.DataFrame()
@@ -238,7 +238,7 @@ def _halving(
             words = {"family": each.family, "setting": each.words(), "single": each.single}
             rows.append({"half": "development", "rung": rung, **words, **row})
         order = sorted(left, key=lambda name: _order(rates.loc[name]), reverse=True)
-        room = {family: 1 if stop == most else -(-size // 2) for family, size in _sizes(left.values()).items()}
+        room = {family: 1 if stop == shares[-1] else -(-size // 2) for family, size in _sizes(left.values()).items()}
         kept: dict[str, Candidate] = {}
         for name in order:
             if room[left[name].family]:
