@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.devices import sent
 from neuroglot.models.fitting import fitting_batches
@@ -78,6 +78,7 @@ def held_out_blocks(
     model: Model | TextReader, corpus: Corpus, *, tokens: int, block: int | None
 ) -> dict[str, Int[Tensor, "blocks block"]]:
     """The packed blocks of each language; see `perplexity` for the arguments and what is raised."""
+    check_is_corpus(corpus)
     if block is None:
         shortest = min(len(tokenize(model, corpus[tag], 4 * AUTO_BLOCKS[0])) for tag in corpus.languages)
         limit = min(model.context or AUTO_BLOCKS[0], tokens)  # a block of more than was asked for is refused
