@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 import neuroglot as ng
-from neuroglot.edit.directions import DIRECTIONS
+from neuroglot.edit.steering_methods import DIRECTIONS
 from neuroglot.evaluate.steering.candidates import Candidate, alignment_layers, candidates
 from neuroglot.evaluate.steering.forcing import Cell, Forcing
 from neuroglot.evaluate.steering.relevance import LikelihoodRule

@@ -28,7 +28,9 @@ def test_only_neurons_on_plain_text_with_a_teacher(checkpoint, corpus, tmp_path,
         monkeypatch, capsys, *how, "--languages", "en", "--out", tmp_path / "x"
     )
     assert "--only or --adapter" in refused(monkeypatch, capsys, *how, "--adapter", 2)
-    assert "no file" in refused(monkeypatch, capsys, "tune", checkpoint, "--only", tmp_path / "nothing")
+    assert "nothing does not exist; give the neurons" in refused(
+        monkeypatch, capsys, "tune", checkpoint, "--only", tmp_path / "nothing"
+    )
     assert "schedule" in refused(monkeypatch, capsys, "tune", checkpoint, "--schedule", "step")
     assert not (tmp_path / "x").exists()
 

@@ -7,7 +7,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.edit.positions import prompt_length
-from neuroglot.edit.steering import METHODS
+from neuroglot.edit.steering_methods import METHODS
 
 TOKENS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(1))
 

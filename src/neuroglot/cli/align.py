@@ -16,10 +16,12 @@ from neuroglot.cli.options import (
     TrustOption,
 )
 from neuroglot.cli.perturb import print_change
+from neuroglot.cli.unused import refuse_unused
 
 
 @app.command()
 def align(
+    context: typer.Context,
     run: RunArgument,
     corpus: Annotated[
         str | None,
@@ -42,11 +44,13 @@ def align(
 
     Can be stopped and started again with the same command: samples and finished rows are kept.
     """
-    from neuroglot.run.alignment import align_run, check_align, continue_run
+    from neuroglot.run.alignment import align_run, check_align, check_continued, continue_run
     from neuroglot.run.directory import Run
     from neuroglot.run.perturbation import measured_text, perturb_run
     from neuroglot.run.settings import AlignSettings
 
+    if not measure:
+        refuse_unused(context, "with --no-measure", "tokens", "block", "seeds", "prompts", "new_tokens")
     current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_recorded()
     current.check_model()
@@ -67,6 +71,7 @@ def align(
         from neuroglot.evaluate.likelihood.perplexity import check_held_out
 
         check_held_out(reader, measured_text(current), tokens=tokens, block=block)
+        check_continued(current, reader, parallel.languages, prompts, new_tokens)
     aligned = align_run(current, settings)
     if aligned.regions is not None:
         print_neurons(current, "regions", aligned.regions)

@@ -53,7 +53,7 @@ def perplexity(
     if (neurons is None) != (off is None):
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
     settings = checked(
-        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos or "auto"
+        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos
     )
     settings.check_source()
     text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)

@@ -96,7 +96,7 @@ def tasks(
     chosen = split(names) or []
     current = _run(run_or_model, trust_remote_code)
     settings = checked(
-        ModelSettings, source=run_or_model, dtype=dtype, device=device, bos=bos or "auto",
+        ModelSettings, source=run_or_model, dtype=dtype, device=device, bos=bos,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     if current is None:

@@ -24,6 +24,8 @@ from neuroglot.cli.options import (
     writable,
     writable_file,
 )
+from neuroglot.cli.unused import refuse_unused
+from neuroglot.edit.steering_methods import DIRECTIONS, METHODS, ROUTER, SAMPLED
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.made import check_place
 
@@ -34,8 +36,14 @@ if TYPE_CHECKING:
     from neuroglot.run.settings import ModelSettings
 
 
+OF_NEURONS = ("method", "steer", "site")
+OF_BOTH = ("strength", "layers", "when")
+"""Parameters of how neurons are steered, and of how a published direction is, too."""
+
+
 @app.command()
 def steer(
+    context: typer.Context,
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="What to continue or answer.", show_default=False)],
     to: Annotated[str | None, typer.Option(help="The language to answer in, such as zh.", show_default=False)] = None,
@@ -140,9 +148,15 @@ def steer(
     enough = recipe is not None or vector is not None or to is not None
     if not enough and (experts_off is None or source is not None or run is not None):
         raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
+    if recipe is not None:
+        refuse_unused(context, "with --recipe, which says everything itself", *OF_NEURONS, *OF_BOTH)
+    elif vector is not None:
+        refuse_unused(context, "with --vector", *OF_NEURONS)
+    elif to is None:
+        refuse_unused(context, "without --to", *OF_NEURONS, *OF_BOTH)
     to = to and language_tag(to)
     pairs = _pairs(experts_off)
-    if method in ("diffmean", "probe", "lda", "sparse") and source not in (None, "none"):
+    if method in DIRECTIONS and source not in (None, "none"):
         raise NeuroglotError(f"--from ablates a language's neurons, which {method} has none of; leave it out.")
     if not prompt.strip():
         raise NeuroglotError("The prompt is empty; give it some text.")
@@ -151,7 +165,7 @@ def steer(
     if export is not None and export.suffix not in (".gguf", ".safetensors"):
         raise NeuroglotError(f"{export.name} should end in .gguf or .safetensors.")
     settings = checked(
-        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos or "auto"
+        ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos
     )
     settings.check_source()
     if run is not None:
@@ -160,9 +174,13 @@ def steer(
         check_place(bake, "baked model (--bake)")
     how: dict[str, Any] = {"method": steer, "site": site, "strength": strength, "when": when}
     from neuroglot.edit.recipes import Recipe
+    from neuroglot.generation.prompts import check_prompts
+    from neuroglot.generation.settings import check_settings
 
     steering_settings(layers, None, **how)  # what is wrong with it is said before anything is recorded
     made = Recipe.load(recipe) if recipe is not None else None
+    check_settings(tokens, repetition_penalty, temperature, 1.0, None)
+    check_prompts(settings.reader(trust_remote_code=trust_remote_code), [prompt], tokens, chat)
     loaded: Model | None = None
     if vector is not None:
         made, loaded = _from_vectors(settings, vector, less, to, layers, how)
@@ -236,8 +254,6 @@ def _from_run(
     how: dict[str, Any],
 ) -> "tuple[Recipe, Model | None, ModelSettings]":
     """The recipe from a run, and how that opened the model; from one on the built-in corpus if none is named."""
-    from neuroglot.edit.directions import DIRECTIONS, SAMPLED
-    from neuroglot.edit.steering import ROUTER
     from neuroglot.languages.detection import LanguageIdentifier
     from neuroglot.languages.tags import closest
     from neuroglot.run.directory import Run
@@ -282,8 +298,6 @@ def _from_run(
 
 def _check_method(method: str) -> None:
     """Refuse a name that is neither a method of finding neurons nor a direction."""
-    from neuroglot.edit.directions import DIRECTIONS
-    from neuroglot.edit.steering import ROUTER
     from neuroglot.identify.registry import names
 
     known = (*names(), *DIRECTIONS, ROUTER)
@@ -326,8 +340,7 @@ def _built_in(
 
 def steering_settings(layers: str | None, depth: int | None, *, method: str, **how: Any) -> "Steering":
     """How the target is raised, from the options of that; `depth` is the model's number of layers, if that is known."""
-    from neuroglot.edit.directions import DIRECTIONS
-    from neuroglot.edit.steering import METHODS, ROUTER, layer_numbers
+    from neuroglot.edit.steering import layer_numbers
     from neuroglot.evaluate.steering.forcing import Steering
 
     known = (*METHODS, *DIRECTIONS, ROUTER)

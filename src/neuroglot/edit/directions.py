@@ -6,7 +6,7 @@ compare: added once, it moves the mean of the others as far along it as the lang
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,12 +20,8 @@ from neuroglot.edit.routing import Rerouting
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest
 
-__all__ = ["DIRECTIONS", "SAMPLED", "SPARSE", "Direction", "diffmean", "lda", "probe", "shuffled", "sparse_dimensions"]
+__all__ = ["SPARSE", "diffmean", "lda", "probe", "shuffled", "sparse_dimensions"]
 
-Direction = Literal["diffmean", "probe", "lda", "sparse"]
-DIRECTIONS: tuple[Direction, ...] = ("diffmean", "probe", "lda", "sparse")
-SAMPLED: tuple[Direction, ...] = ("probe", "lda")
-"""Those that are found in samples with their states, and not in a recording alone."""
 SPARSE = 400 / 4096
 """Of the stream's dimensions the share that `sparse` changes after a layer."""
 

@@ -1,9 +1,10 @@
 """A recipe from a recording: how a language's neurons are raised, another's ablated, or the residual stream moved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -11,29 +12,21 @@ from torch import Tensor
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import RESIDUAL, ROUTED, Recording
 from neuroglot.artifacts.samples import Samples
-from neuroglot.edit.directions import DIRECTIONS, SAMPLED, SPARSE, Direction, diffmean, lda, probe, sparse_dimensions
+from neuroglot.edit.directions import SPARSE, diffmean, lda, probe, sparse_dimensions
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, UnitChange
 from neuroglot.edit.positions import When, check_when
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.routing import DeactivateExperts, FavourExperts, language_experts
+from neuroglot.edit.steering_methods import DIRECTIONS, METHODS, ROUTER, SAMPLED, Direction, Method, Routed
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.storage.names import whole_number
 
-__all__ = ["METHODS", "ROUTER", "Method", "Routed", "layer_numbers", "steer"]
-
-Method = Literal["raise", "replace", "add", "difference", "scale"]
-
-
-METHODS: tuple[Method, ...] = ("raise", "replace", "add", "difference", "scale")
-
-Routed = Literal["router"]
+__all__ = ["layer_numbers", "steer"]
 
 LAYERS = 1_000_000
 """More layers than any model has."""
-ROUTER: Routed = "router"
-"""What is steered is the choice of a native mixture's router."""
 
 
 def layer_numbers(text: str | None, layers: int | None) -> tuple[int, ...] | None:
@@ -64,7 +57,7 @@ def steer(
     method: Method | Direction | Routed = "replace",
     site: Site = "activation",
     strength: float = 1.0,
-    layers: Sequence[int] | None = None,
+    layers: Iterable[int] | int | None = None,
     when: When = "both",
     samples: Samples | None = None,
     dimensions: int | None = None,
@@ -105,10 +98,11 @@ def steer(
     """
     if recording.provenance is None:
         raise NeuroglotError("This recording names no model, so a recipe could not say whose units it changes.")
+    layers = _numbers(layers, recording.layers)
     check_when(when)
-    if not isfinite(strength):
-        raise NeuroglotError(f"strength is a finite number, not {strength}.")
-    how = {"layers": None if layers is None else list(layers), "when": when}
+    if not isfinite(float(strength)):
+        raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength}.")
+    how = {"layers": layers, "when": when}
     about: dict[str, Any] = {
         "model": recording.provenance.model,
         "to": None if to is None else language_tag(to),
@@ -209,6 +203,22 @@ def _direction_step(
         chosen &= sparse_dimensions(recording, tag, count)
         return Replace(chosen, values, strength, site="residual", when=when)
     return Add(chosen, values, strength, site="residual", when=when)
+
+
+def _numbers(layers: Iterable[int] | int | None, depth: int) -> list[int] | None:
+    """The layers that are named, from 0.
+
+    Raises:
+        NeuroglotError: there is none, one is not there, or they are no numbers of layers but a mask.
+    """
+    if layers is None:
+        return None
+    asked = list(layers) if isinstance(layers, Iterable) else [layers]
+    if any(isinstance(layer, bool | np.bool) for layer in asked) or any(layer not in range(depth) for layer in asked):
+        raise NeuroglotError(f"Layers are numbered from 0 to {depth - 1} here, such as layers=[0]; not {asked!r:.60}.")
+    if not asked:
+        raise NeuroglotError("layers names no layer, so nothing would change; name one, or leave it out for all.")
+    return [int(layer) for layer in asked]
 
 
 def _within(shape: Sequence[int], layers: Sequence[int] | None) -> Bool[Tensor, "layers units"]:

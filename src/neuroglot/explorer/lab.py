@@ -17,10 +17,10 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import Prompting, prompted
-from neuroglot.edit.directions import DIRECTIONS, Direction
 from neuroglot.edit.interventions import Deactivate, UnitChange
 from neuroglot.edit.recipes import Recipe
-from neuroglot.edit.steering import Method, steer
+from neuroglot.edit.steering import steer
+from neuroglot.edit.steering_methods import DIRECTIONS, Direction, Method
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import perplexity_of
 from neuroglot.evaluate.steering.answers import answer_nll

@@ -1,15 +1,15 @@
 """Prompts as tokens: how they begin, where answers end, and how long both may be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neuroglot.edit.interventions import Intervention
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.models.tokenization import encode
+from neuroglot.models.tokenization import TextReader, encode
 
-__all__ = ["Row", "check_lengths", "end_tokens", "prompt_tokens", "said_around", "stretched"]
+__all__ = ["Row", "check_lengths", "check_prompts", "end_tokens", "prompt_tokens", "said_around", "stretched"]
 
 PLACE = "\ue000\ue001"
 """Stands for the question in a chat template: no text has these characters."""
@@ -30,7 +30,7 @@ class Row:
     stream: int = 0
 
 
-def prompt_tokens(model: Model, prompts: Sequence[str], chat: bool) -> list[tuple[int, ...]]:
+def prompt_tokens(model: Model | TextReader, prompts: Sequence[str], chat: bool) -> list[tuple[int, ...]]:
     """The tokens of prompts, after what the tokenizer puts before a text, or inside its chat template.
 
     A prompt that spells a special token is text, in a template too.
@@ -66,7 +66,7 @@ def said_around(model: Model, chat: bool) -> dict[str, Any]:
     return {"template": model.tokenizer.chat_template} if chat else {}
 
 
-def _in_template(model: Model, prompt: str) -> list[int]:
+def _in_template(model: Model | TextReader, prompt: str) -> list[int]:
     """The tokens of a chat with one question; the template writes BOS itself, as text."""
 
     def template(question: str) -> str:
@@ -110,7 +110,22 @@ def end_tokens(model: Model) -> list[int]:
     return [int(end) for end in (ends if isinstance(ends, Sequence) else [ends])]
 
 
-def check_lengths(model: Model, rows: Sequence[Sequence[int]], tokens: int) -> None:
+def check_prompts(reader: TextReader, prompts: Iterable[str], tokens: int, chat: bool = False) -> None:
+    """Refuse what `generate` would refuse of prompts, before weights are opened and anything is measured.
+
+    Args:
+        reader: of the model that is to continue them.
+        prompts: texts.
+        tokens: at most so many new ones each.
+        chat: whether they go into the chat template.
+
+    Raises:
+        NeuroglotError: see `prompt_tokens` and `check_lengths`.
+    """
+    check_lengths(reader, prompt_tokens(reader, list(prompts), chat), tokens)
+
+
+def check_lengths(model: Model | TextReader, rows: Sequence[Sequence[int]], tokens: int) -> None:
     """Refuse prompts that with their answers are longer than the model's positions, rotary ones included.
 
     Beyond the length it was trained for, a model with a position table fails and one with rotary positions writes

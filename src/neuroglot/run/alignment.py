@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -9,11 +10,14 @@ from neuroglot.progress import status
 from neuroglot.run.identification import keep_neurons
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.corpus.corpus import Corpus
     from neuroglot.models.model import Model
+    from neuroglot.models.tokenization import TextReader
     from neuroglot.run.directory import Run
     from neuroglot.run.settings import AlignSettings
 
@@ -80,6 +84,27 @@ def align_run(run: "Run", settings: "AlignSettings") -> "Aligned":
     with run.changing() as manifest:
         manifest.align = settings
     return Aligned(model, summary(samples), regions)
+
+
+def check_continued(run: "Run", reader: "TextReader", languages: "Sequence[str]", prompts: int, tokens: int) -> None:
+    """Refuse what `continue_run` would, before anything is measured.
+
+    Args:
+        run: whose held-out text begins the prompts.
+        reader: of its model.
+        languages: that may have regions.
+        prompts: how many of each language.
+        tokens: to be written after each.
+
+    Raises:
+        NeuroglotError: a beginning and what is written after it are longer than what the model reads.
+    """
+    from neuroglot.evaluate.steering.continuations import beginnings
+    from neuroglot.generation.prompts import check_prompts
+
+    held_out = run.manifest.text.load()[1]
+    common = held_out.select([tag for tag in held_out.languages if tag in languages])
+    check_prompts(reader, chain.from_iterable(beginnings(reader, common, prompts=prompts).values()), tokens)
 
 
 def continue_run(run: "Run", model: "Model", prompts: int, tokens: int) -> None:

@@ -60,6 +60,11 @@ class ModelSettings(BaseModel):
     count_first: bool = False
     """Count the first token of a text that nothing stands before."""
 
+    @field_validator("bos", mode="before")
+    @classmethod
+    def _usual_bos(cls, bos: str | None) -> str:
+        return "auto" if bos is None else bos
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import load_corpus
 from neuroglot.corpus.prompts import Prompting, asking, prompted
-from neuroglot.edit.directions import DIRECTIONS, SAMPLED
+from neuroglot.edit.steering_methods import DIRECTIONS, SAMPLED
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.candidates import Candidate, alignment_layers, candidates, grid
@@ -24,6 +25,7 @@ from neuroglot.evaluate.steering.relevance import LikelihoodRule
 from neuroglot.evaluate.steering.scores import harmonic_mean, steering_scores
 from neuroglot.evaluate.steering.search import Found, Rater, search
 from neuroglot.evaluate.steering.tables import repair
+from neuroglot.generation.prompts import check_prompts
 from neuroglot.generation.settings import Generation
 from neuroglot.languages.identifiers import Identification
 from neuroglot.languages.tags import closest
@@ -234,12 +236,14 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
         for tag in targets:
             prompted(["?"], sources[0], tag, way)  # as well
     judge = None if settings.relevance == "judge" else judge_of(run, settings.judge)
+    prompts = first_prompts(asked, with_native, settings.limit)
+    said = settings.generation
+    check_prompts(run.reader(), chain.from_iterable(prompts.values()), said.tokens, said.chat)
     model = run.load_model()
     run.check(model)
     work = RunAnswers(run, model, recording, neurons, settings.generation, judge, settings.identification)
     how, chosen, tried, written = settings.how, None, None, []
     name = _named(run, settings)
-    prompts = first_prompts(asked, with_native, settings.limit)
     relevance = _rater(run, model, corpus, settings)
     if settings.search:
         best = work.searched(prompts, targets, sources, settings, relevance)

@@ -19,6 +19,7 @@ from neuroglot.evaluate.benchmarks import data
 from neuroglot.evaluate.benchmarks import table as task_table
 from neuroglot.evaluate.benchmarks.harness import Item, TaskScore, load_tasks
 from neuroglot.evaluate.benchmarks.harness_model import wrap
+from neuroglot.evaluate.steering.answers import nll_after
 from neuroglot.stats import mcnemar, paired
 
 LANGUAGES = ("en", "fr", "es", "zh", "vi", "id")
@@ -99,6 +100,20 @@ def test_no_second_copy_of_the_weights_and_bos_by_the_tokenizers_rule(model):
     for text in ("<s>", "a</s>b", "<s>a"):  # is text, and BOS stands before it as before any other
         assert wrapped.tok_encode(text) == [*model.begin, *model.encode([text])[0]]
         assert wrapped.tok_encode(text, add_special_tokens=False) == model.encode([text])[0]
+
+
+def test_a_request_that_spells_a_special_token_is_scored_as_text(model):
+    """Left to itself the harness would read `</s>` as one token, the end, and not as the four letters that it is."""
+    from lm_eval.api.instance import Instance
+
+    pairs = [("a</s>b", "c<s>"), ("<s>", "</s>"), ("x", "</s> y")]
+    asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    found = wrap(model).loglikelihood(asked, disable_tqdm=True)
+    for (before, after), (value, _) in zip(pairs, found, strict=True):
+        read, predicted = model.encode([before, after])
+        assert len(predicted) == len(after)  # a token a letter
+        nats, count = nll_after(model, [((*model.begin, *read), predicted)])[0]
+        assert (value, count) == (pytest.approx(-nats, rel=1e-5), len(after))
 
 
 def test_what_the_checkpoint_says_of_generation_and_padding_changes_no_answer(model):

@@ -7,9 +7,8 @@ from itertools import product
 from neuroglot.alignment.scores import by_layer
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import Prompting
-from neuroglot.edit.directions import Direction
 from neuroglot.edit.positions import When
-from neuroglot.edit.steering import Method
+from neuroglot.edit.steering_methods import Direction, Method
 from neuroglot.evaluate.steering.forcing import Forced, Steering, condition_name
 from neuroglot.models.architecture.sites import Site
 

@@ -6,15 +6,19 @@ import pandas as pd
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.texts import texts_of
 from neuroglot.edit.conditions import Condition
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.generation.engine import generate
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 
 __all__ = ["beginnings", "continuations"]
 
 
-def beginnings(model: Model, corpus: Corpus, *, prompts: int = 3, tokens: int = 12) -> dict[str, list[str]]:
+def beginnings(
+    model: Model | TextReader, corpus: Corpus, *, prompts: int = 3, tokens: int = 12
+) -> dict[str, list[str]]:
     """The first tokens of the first documents of each language, for `continuations`.
 
     A document that is shorter gives its first half.
@@ -49,7 +53,7 @@ def continuations(
     """
     neurons = neurons.of_model(model)
     conditions = {tag: Condition(tag, (Deactivate(neurons[tag]),)) for tag in prompts}
-    asked = [(tag, prompt) for tag, texts in prompts.items() for prompt in texts]
+    asked = [(tag, prompt) for tag, texts in prompts.items() for prompt in texts_of(texts, "prompts")]
     recipes = [None] * len(asked) + [conditions[tag] for tag, _ in asked]
     written = generate(model, [prompt for _, prompt in asked] * 2, recipes=recipes, tokens=tokens)
     rows = [(*row, *both) for row, both in zip(asked, zip(*_halves(written), strict=True), strict=True)]

@@ -13,6 +13,7 @@ import pandas as pd
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
+from neuroglot.corpus.texts import prompts_by_language
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.candidates import Candidate
@@ -120,8 +121,8 @@ def search(
     if not tried:
         raise NeuroglotError("There is no setting to try; see evaluate.candidates.")
     develop, report = _halves(prompts, wanted, asked)
-    for tag, texts in (more or {}).items():
-        report[language_tag(tag)] = [*report.get(language_tag(tag), []), *texts]
+    for tag, texts in prompts_by_language(more or {}).items():
+        report[tag] = [*report.get(tag, []), *texts]
     pairs = [(source, target) for source in asked for target in wanted if source != target]
     most = max(len(develop[source]) for source, _ in pairs)
     plan = _plan(list(dict.fromkeys(tried)), most, len(pairs), budget, seed)
@@ -139,7 +140,8 @@ def search(
 
 def _halves(prompts: Prompts, targets: Sequence[str], sources: Sequence[str]) -> list[dict[str, list[str]]]:
     """The prompts that develop (the first, third …) and those that report."""
-    halves = [{language_tag(tag): list(texts)[part::2] for tag, texts in prompts.items()} for part in (0, 1)]
+    given = prompts_by_language(prompts)
+    halves = [{tag: texts[part::2] for tag, texts in given.items()} for part in (0, 1)]
     if missing := [tag for tag in (*targets, *sources) if tag not in halves[0]]:
         raise NeuroglotError(f"The measure of fluency needs prompts in {missing[0]} too; give some.")
     if not any(source != target for source in sources for target in targets):

@@ -7,9 +7,9 @@ from typing import Any
 
 from neuroglot.artifacts.recording import RESIDUAL
 from neuroglot.corpus.prompts import PROMPTINGS
-from neuroglot.edit.directions import DIRECTIONS, SAMPLED, Direction
 from neuroglot.edit.interventions import described
-from neuroglot.edit.steering import METHODS, layer_numbers
+from neuroglot.edit.steering import layer_numbers
+from neuroglot.edit.steering_methods import DIRECTIONS, METHODS, SAMPLED, Direction
 from neuroglot.errors import NeuroglotError
 from neuroglot.explorer.lab import PROMPT, Answer, answer_panel, answers, blank_answers, lab_recipe
 from neuroglot.explorer.run_view import WAITING, RunView, note
