@@ -10,12 +10,15 @@ the first GPU begin a batch while the second one is at the batch before; and the
 
 import argparse
 import json
+import logging
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from operator import eq
 from pathlib import Path
 from typing import Any
@@ -39,11 +42,15 @@ SHAPES = {
 }  # fmt: skip
 
 
-def seconds(run: Callable[[], object]) -> float:
-    def settle() -> None:
-        for gpu in range(torch.cuda.device_count()):
-            torch.cuda.synchronize(gpu)
+NAIVE = "naive split, waiting for every batch"
 
+
+def settle() -> None:
+    for gpu in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(gpu)
+
+
+def seconds(run: Callable[[], object]) -> float:
     settle()
     start = time.perf_counter()
     run()
@@ -116,10 +123,15 @@ def split_model(shape: str) -> ng.Model:
     """Random weights, the first half of the layers on one GPU and the rest on the other."""
     from accelerate import dispatch_model
 
+    from neuroglot.models.architecture.devices import launch_ahead
+
+    launch_ahead()  # as load_model does with a device map
     settings = config(shape)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16)
     half = settings.num_hidden_layers // 2
+    if not torch.cuda.is_available():  # to try this script
+        return ng.Model(AutoModelForCausalLM.from_config(settings), tiny.tokenizer(), name=f"random {shape}")
     places = {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.norm": 1, "lm_head": 1}
     places |= {f"model.layers.{layer}": int(layer >= half) for layer in range(settings.num_hidden_layers)}
     for name, place in places.items():
@@ -134,44 +146,60 @@ def split_model(shape: str) -> ng.Model:
 def split(given: argparse.Namespace) -> dict[str, Any]:
     model = split_model(given.shape)
     corpus = random_text(given.tokens, ("en", "fr"))
-    size = given.batch_tokens
+    size, rates = given.batch_tokens, {}
     blocks = torch.randint(97, 123, (2 * given.tokens // 2048, 2048))
     batches = blocks.split(size // 2048)
 
-    def record() -> None:
+    def rate(name: str, tokens: int, run: Callable[[], object]) -> None:
+        rates[name] = round(tokens / seconds(run))
+        print(name, rates[name], flush=True)  # what a cut-off run leaves
+
+    def record(tokens: int) -> None:
         ng.record(
-            model, corpus, tokens=given.tokens, block=2048, shard_tokens=given.tokens, batch_tokens=size,
+            model, corpus, tokens=tokens, block=2048, shard_tokens=tokens, batch_tokens=size,
             statistics=["active", "activation", "hidden"], progress=False,
         )  # fmt: skip
 
-    def bare(waiting: bool) -> None:
-        for batch in batches:
-            model.hidden_states(batch.to("cuda:0"))
+    def bare(waiting: bool, count: int | None = None) -> None:
+        for batch in batches[:count]:
+            model.hidden_states(batch.to(model.device))
             if waiting:
-                torch.cuda.synchronize(1)
+                settle()
 
-    for run in (record, lambda: bare(False)):
-        run()
-    taken = {
-        "naive split, waiting for every batch": seconds(lambda: bare(True)),
-        "bare pass, batches in flight": seconds(lambda: bare(False)),
-        "recording": seconds(record),
-    }
-    rates = {name: round(2 * given.tokens / each) for name, each in taken.items()}
     off = torch.zeros(model.layers, max(model.widths), dtype=torch.bool)
     off[:, :100] = True
-    with ng.intervene(model, ng.Deactivate(off)):
-        rates["perplexity with neurons off"] = round(
-            32
-            * 2048
-            / seconds(lambda: ng.evaluate.perplexity(model, corpus, tokens=32_768, block=2048, progress=False))
-        )
-        prompts = ["abcdefgh " * 4] * 32
-        ng.evaluate.generate(model, prompts, tokens=8)
-        rates["generation, 32 prompts"] = round(
-            32 * 32 / seconds(lambda: ng.evaluate.generate(model, prompts, tokens=32))
-        )
-    return {"tokens/s": rates, "recording x naive": rates["recording"] / rates["naive split, waiting for every batch"]}
+    if "recording" in given.parts:
+        record(2 * size)
+        bare(False, 3)
+        rate(NAIVE, 2 * given.tokens, lambda: bare(True))
+        rate("bare pass, batches in flight", 2 * given.tokens, lambda: bare(False))
+        rate("recording", 2 * given.tokens, lambda: record(given.tokens))
+    if "perplexity" in given.parts:
+
+        def perplexity(tokens: int) -> None:
+            ng.evaluate.perplexity(model, corpus, tokens=tokens, block=2048, batch_tokens=size, progress=False)
+
+        with ng.intervene(model, ng.Deactivate(off)):
+            perplexity(2 * size)
+            rate("perplexity with neurons off", given.tokens, lambda: perplexity(given.tokens // 2))
+    if "generation" in given.parts:
+        condition = ng.evaluate.Condition("off", (ng.Deactivate(off),))
+        for count, engine in ((32, "huggingface"), (32, "auto"), (256, "auto")):
+
+            def write(tokens: int, count: int = count, engine: str = engine) -> list[str]:
+                prompts = [f"{number:03d} " + "abcdefgh " * 4 for number in range(count)]
+                return ng.evaluate.generate(model, prompts, tokens=tokens, recipes=[condition] * count, engine=engine)
+
+            new = 16 if engine == "huggingface" else 64
+            write(new)
+            rate(f"generation, {count} prompts, {engine}", count * new, partial(write, new))
+    rates["launch queues"] = os.environ.get("CUDA_SCALE_LAUNCH_QUEUES", "")
+    found: dict[str, Any] = {"tokens/s": rates}
+    if NAIVE in rates:
+        found["of the naive split"] = {
+            name: round(number / rates[NAIVE], 3) for name, number in rates.items() if isinstance(number, int)
+        }
+    return found
 
 
 def main() -> None:
@@ -183,7 +211,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=131_072, help="of each of two languages")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--parts", nargs="+", default=["recording", "perplexity", "generation"], help="of split")
     given = parser.parse_args()
+    logging.basicConfig()
+    logging.getLogger("neuroglot.generation").setLevel(logging.DEBUG)  # what is not captured or fused, and why
     given.shape = given.shape or {"workers": "7b", "split": "34b"}[given.what]
     found = workers(given) if given.what == "workers" else split(given)
     driver = subprocess.run(

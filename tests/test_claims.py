@@ -104,9 +104,43 @@ def test_what_items_say_is_what_their_tables_say():
         assert {min(sizes), max(sizes), sum(sizes)} <= set(numbers(said["Figure 6"]))
 
 
+def test_a_cell_says_which_run_it_is_of():
+    """The run of most of a column's items, then the items of others."""
+    (table,) = tables("claims.md", "Runs")
+    names = {"LAPE": "lape/items", "LAPE, parameter variation": "lape/pv", "Lingua Franca": "lingua-franca/items",
+             "Babel": "babel/items"}  # fmt: skip
+    assert [row[0] for row in table[1:]] == list(names)
+    for title, *cells in table[1:]:
+        for model, cell in zip(STUDIED, cells, strict=True):
+            rows = [row for row in read(f"{names[title]}.csv") if row["model"] == model]
+            if not rows:
+                assert cell == MISSING
+                continue
+            most, *others = cell.split("; ")
+            said = {item: run for part in others for items, run in [part.split(": ")] for item in items.split(", ")}
+            for row in rows:
+                shown = next((run for item, run in said.items() if item in row["item"].split(", ")), most)
+                assert shown.removeprefix("run ") == row["run"], (title, row["item"], model)
+            assert not said.keys() - {item for row in rows for item in row["item"].split(", ")}
+
+
+def test_seconds_of_a_study():
+    table = tables("claims.md", "Time and memory")[1]
+    names = {"LAPE": "lape", "Lingua Franca": "lingua-franca", "Babel": "babel"}
+    seconds = {(row["study"], row["model"]): row["seconds"] for row in read("studies.csv")}
+    for title, *cells in table[1:]:
+        for model, cell in zip(STUDIED, cells, strict=True):
+            assert cell.partition(",")[0] == seconds.get((names[title], model), ""), (title, model)
+
+
 def test_the_judge_beside_a_person():
     (correlation, *_) = read("lape/judge.csv")
-    assert f"with the person is {correlation['value']} " in (DOCS / "claims.md").read_text(encoding="utf-8")
+    said = (DOCS / "claims.md").read_text(encoding="utf-8")
+    assert (
+        f"with the person is {correlation['reply']} by its replies and {correlation['expected']} by that mean" in said
+    )
+    said = (DOCS / "steering.md").read_text(encoding="utf-8")
+    assert f"with a person goes from {correlation['reply']} to {correlation['expected']}" in said
 
 
 def test_sizes_of_regions():
@@ -156,7 +190,7 @@ def test_babel_s_items_are_those_of_their_tables():
 
 
 def test_rates():
-    (table,) = tables("claims.md", "Time and memory")
+    table = tables("claims.md", "Time and memory")[0]
     found = {}
     for row in read("rates.csv"):
         found.setdefault(row["model"], {})[row["pass"]] = row

@@ -188,6 +188,75 @@ def test_steps_are_captured_and_fused():
         assert not steps.unfused or not fused, steps.unfused
 
 
+two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+
+
+def over_two(family):
+    """A tiny model with half of its layers on each of two GPUs, and the same one on the first."""
+    from accelerate import dispatch_model
+
+    whole, network = tiny.network(family).cuda(), tiny.network(family)
+    layers = [ffn.layer for ffn in ng.Model(network, tiny.tokenizer()).ffns]
+    names = {module: name for name, module in network.named_modules()}
+    tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    leaves = [name for module, name in names.items() if not list(module.children())]
+    others = [name for name in leaves if not name.startswith(names[layers[0]][:-1])]
+    places = {name: int("norm" in name or (name == "lm_head" and not tied)) for name in others}
+    places |= {names[layer]: int(number >= len(layers) // 2) for number, layer in enumerate(layers)}
+    return ng.Model(dispatch_model(network, places), tiny.tokenizer()), ng.Model(whole, tiny.tokenizer())
+
+
+@two_gpus
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_a_model_over_two_gpus_is_recorded_and_measured_as_on_one(family, tmp_path):
+    how = {"block": 16, "batch_tokens": 32, "shard_tokens": 64, "examples": 2, "progress": False}
+    split, whole = over_two(family)
+    assert len({str(weight.device) for weight in split.network.parameters()}) == 2
+    for name, model in (("split", split), ("whole", whole)):
+        ng.record(model, tiny.corpus(), directory=tmp_path / name, **how)
+    files = [(tmp_path / name / "recording.safetensors").read_bytes() for name in ("split", "whole")]
+    assert files[0] == files[1]
+    off = torch.rand(whole.layers, whole.neurons) < 0.3
+    found = []
+    for model in (split, whole):
+        with ng.intervene(model, ng.Deactivate(off)):
+            found.append(ng.evaluate.perplexity(model, tiny.corpus(), block=16, batch_tokens=32, progress=False))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@two_gpus
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text", "gpt2"])
+def test_a_model_over_two_gpus_writes_as_on_one(family):
+    from neuroglot.generation import capture
+    from neuroglot.generation.continuous import reason_against
+
+    split, whole = over_two(family)
+    assert reason_against(split) == ""
+    prompts = ["the cats sat", "a much longer prompt, so that the first one is padded", "x", "dogs", "çà et là"] * 4
+    masks = [torch.rand(whole.layers, whole.neurons) < 0.3 for _ in range(3)]
+    stream = torch.rand(whole.layers, whole.stream_width) < 0.5
+    recipes = [
+        None,
+        ng.evaluate.Condition("off", (ng.Deactivate(masks[0]),)),
+        ng.evaluate.Condition(
+            "on", (ng.Replace(masks[1], 0.5, when="generated"), ng.Scale(masks[2], 0.5, site="hidden"))
+        ),
+        ng.evaluate.Condition("stream", (ng.Add(stream, 0.7, site="residual"),)),
+        None,
+    ] * 4
+    for how in ({"repetition_penalty": 1.3}, {"temperature": 1.0, "seed": 2}, {}):
+        settings = {"tokens": 24, "recipes": recipes, **how}
+        reference = ng.evaluate.generate(whole, prompts, engine="huggingface", **settings)
+        for batch in (None, 4, 4):  # all at once, a few, and a few by the graphs that were kept
+            assert ng.evaluate.generate(split, prompts, engine="continuous", batch=batch, **settings) == reference
+        steps = capture._kept[split.network]
+        assert len(steps.devices) == 2 and steps.graphs and not steps.refused
+        assert not steps.unfused or family == "gpt2", steps.unfused
+    with ng.intervene(split, ng.Deactivate(masks[0])), ng.intervene(whole, ng.Deactivate(masks[0])):
+        texts = [ng.evaluate.generate(model, prompts, tokens=24) for model in (split, whole)]
+    assert texts[0] == texts[1]
+
+
 def cold_head(model):
     """One head of the first layer whose scores are all about -120, as three layers of Qwen2.5 0.5B have some."""
     attention, size = model.network.model.layers[0].self_attn, model.network.config.head_dim

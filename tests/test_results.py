@@ -261,3 +261,27 @@ def test_the_middle_layers():
     rows = {(row["text"], row["layer"]): row for row in read("units/gemma3-270m-scripts.csv")}
     for text, layer, *cells in scripts[1:]:
         assert cells == [f"{100 * float(rows[text, layer][name]):.1f}" for name in scripts[0][2:]]
+
+
+# --- two GPUs --------------------------------------------------------------------------------------------------------
+
+
+def test_two_gpus():
+    (shown,) = tables("scale.md", "Several GPUs of one host")
+    for cells, row in zip(shown[1:], read("two-gpus/workers.csv"), strict=True):
+        assert numbers(" ".join(cells[1:4])) == [float(row[name]) for name in ("one_process", "two_workers", "ratio")]
+        assert round(float(row["two_workers"]) / float(row["one_process"]), 2) == float(row["ratio"])
+    _, rates, written, graphs = tables("scale.md", "One model over two GPUs")
+    found = read("two-gpus/split.csv")
+    passes = [row for row in found if row["of_naive"]]
+    cells = [cell for column in (1, 3) for row in rates[1:] for cell in row[column : column + 2] if cell]
+    for row, rate, share in zip(passes, cells[::2], cells[1::2], strict=True):
+        assert numbers(rate) == [int(row["tokens_per_second"])]
+        assert numbers(share)[0] == round(float(row["of_naive"]), 2)
+        naive = next(each for each in found if each["launch_queues"] == row["launch_queues"])
+        share_of_naive = int(row["tokens_per_second"]) / int(naive["tokens_per_second"])
+        assert round(share_of_naive, 3) == float(row["of_naive"])
+    made = [int(row["tokens_per_second"]) for row in found if not row["of_naive"]]
+    assert [rate for row in written[1:] for rate in numbers(" ".join(row[1:]))] == made
+    for cells, row in zip(graphs[1:], read("two-gpus/graphs.csv"), strict=True):
+        assert cells == [row["rows"], *(f"{float(value):.1f}" for value in list(row.values())[1:])]

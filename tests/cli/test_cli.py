@@ -128,6 +128,9 @@ def test_refusals(tmp_path, run, checkpoint, corpus, monkeypatch, capsys):
     assert "is not a run" in no("identify", tmp_path / "none")
     for wrong in ("nan", "inf", ",", "x", "-5", "0.5"):
         assert "texts" in no("compare", run, "--texts", wrong), wrong
+    for wrong in ("nan", "inf", "-inf"):  # of numbers without bounds too
+        assert "--strength takes a finite number" in no("steer", checkpoint, "a", "--to", "fr", "--strength", wrong)
+        assert "--max-cost takes a finite number" in no("fix", checkpoint, "--to", "fr", "--max-cost", wrong)
     assert "curve" in no("compare", run, "--curve", "7")
     assert "methods" in no("compare", run, "--methods", ",")
     assert "is not a method" in no("identify", run, "--method", "nosuch")

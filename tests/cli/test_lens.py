@@ -17,5 +17,5 @@ def test_a_run_and_a_model(recorded, checkpoint, corpus, tmp_path, monkeypatch, 
         Lens.load(path) for path in (tmp_path / "alone" / "lens.safetensors", run / "lens/lens.safetensors")
     )
     assert alone.frame().equals(of_run.frame())  # the same model on the same text
-    assert "has its own text" in refused(monkeypatch, capsys, "lens", run, "--corpus", corpus)
+    assert "has its own model, text and folder" in refused(monkeypatch, capsys, "lens", run, "--corpus", corpus)
     assert "needs text and a folder" in refused(monkeypatch, capsys, "lens", checkpoint)

@@ -83,7 +83,7 @@ def test_steering_by_the_router(run, mixture, checkpoint, tmp_path, monkeypatch,
 
 
 def test_a_partition_of_a_mixture_is_refused(run, mixture, corpus, tmp_path, monkeypatch, capsys):
-    assert "--experts has no meaning" in refused(monkeypatch, capsys, "experts", run, "--experts", 8)
+    assert "--experts changes nothing" in refused(monkeypatch, capsys, "experts", run, "--experts", 8)
     out = tmp_path / "run"
     said = refused(monkeypatch, capsys, "record", mixture, corpus, "--experts", 8, "--block", 32, "--out", out)
     assert "native mixture of experts" in said and not out.exists()

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from commands import neuroglot
+from commands import neuroglot, refused
 
 import neuroglot as ng
+from neuroglot.edit.training import TuneSettings
 from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.explorer.neuron import describe_neuron
 from neuroglot.explorer.neuron_map import CHOSEN, Atlas
@@ -17,6 +18,8 @@ from neuroglot.explorer.run_view import RunView
 from neuroglot.figures.screen import Plot
 from neuroglot.identify.overlap import compare
 from neuroglot.run.directory import Run
+from neuroglot.run.settings import ModelSettings
+from neuroglot.run.tuning import tune_languages
 
 WIDTHS = (24, 17, 9)
 SHORT = ("--block", 16, "--seeds", 2, "--tokens", 200)
@@ -105,3 +108,29 @@ def test_steering_and_shrinking(run, parallel, tmp_path):
     neuroglot("shrink", source, "--language", "fr", "--text", parallel, "--size", "95%", "--out", tmp_path / "small")
     smaller = ng.load_model(tmp_path / "small")
     assert all(0 < now <= before for now, before in zip(smaller.widths, WIDTHS, strict=True))
+
+
+def test_sets_of_another_models_neurons_are_refused_wherever_they_meet_a_model(
+    run, parallel, tmp_path, monkeypatch, capsys
+):
+    recording, model = run.recording, ng.load_model(run.path.parent / "pruned")
+    tags = list(recording.languages)
+    full = ng.NeuronSet(torch.ones(len(tags), 3, 24, dtype=torch.bool), tags)  # of a model as wide in all layers
+    full.save(tmp_path / "full.safetensors")
+    prompts = {tags[0]: ["one"], tags[1]: ["two"]}
+    tokens_of = ng.evaluate.TokenLanguages.of(torch.ones(model.vocabulary, len(tags), dtype=torch.int64), tags)
+    for use in (
+        lambda: ng.steer(recording, full, to=tags[0]),
+        lambda: ng.evaluate.continuations(model, prompts, full, tokens=1),
+        lambda: ng.evaluate.amplification(model, full, prompts),
+        lambda: ng.evaluate.steering_shift(model, full, prompts, prompts),
+        lambda: ng.evaluate.fallback(model, tiny.corpus(), full, tokens_of),
+        lambda: [*tune_languages(ModelSettings(source=str(run.path.parent / "pruned")), {tags[0]: []}, tmp_path,
+                                 TuneSettings(), only=full)],
+    ):  # fmt: skip
+        with pytest.raises(ng.NeuroglotError, match="hold neuron 17 of layer 2, which has 17 neurons"):
+            use()
+    place = run.path.parent / "pruned"
+    more = ("--tokens", 60, "--block", 16, "--neurons", tmp_path / "full.safetensors", "--off", tags[0])
+    sentence = refused(monkeypatch, capsys, "evaluate", "perplexity", place, parallel, *more)
+    assert "hold neuron 17 of layer 2" in sentence

@@ -1,5 +1,6 @@
 """Directions of the residual stream against plain loops, and steps on the stream against a layer written by hand."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -168,9 +169,12 @@ def test_steering_saves_loads_and_refuses(recorded, tmp_path, neurons):
     assert not torch.allclose(steered, streams(model, TOKENS)[1])
     with pytest.raises(ng.NeuroglotError, match="other weights"):
         recipe.check(tiny.model(seed=9))
-    for wrong in ({"method": "replace"}, {"method": "diffmean", "source": "en"}, {"method": "probe"}):
+    for wrong in (
+        {"method": "replace"}, {"source": "en"}, {"method": "probe"}, {"when": "never"}, {"strength": torch.nan},
+        {"layers": []}, {"layers": [9]},
+    ):  # fmt: skip
         with pytest.raises(ng.NeuroglotError):
-            ng.steer(recording, to="fr", **wrong)
+            ng.steer(recording, to="fr", **{"method": "diffmean", **wrong})
     with pytest.raises(ng.NeuroglotError, match="residual"):
         ng.steer(ng.record(model, tiny.corpus(), block=16, progress=False), to="fr", method="diffmean")
 
@@ -287,3 +291,19 @@ def test_an_exported_control_vector_added_by_hand_gives_the_steered_logits(recor
         with pytest.raises(ng.NeuroglotError, match=why):
             wrong.export(tmp_path / "no.gguf")
     assert not (tmp_path / "no.gguf").exists()
+
+
+def test_layers_may_come_in_any_form_and_are_never_none(recorded):
+    _, recording = recorded
+    wanted = ng.steer(recording, to="fr", method="diffmean", layers=[1]).steps[0]
+    for layers in (1, (1,), range(1, 2), np.array([1]), (layer for layer in [1])):
+        step = ng.steer(recording, to="fr", method="diffmean", layers=layers).steps[0]
+        assert torch.equal(step.neurons, wanted.neurons) and torch.equal(step.values, wanted.values)
+    for layers, words in (
+        ([], "names no layer"), ([-1], "numbered from 0"), ([99], "numbered from 0"), ([True, False], "numbered from"),
+        ((layer for layer in []), "names no layer"),
+    ):  # fmt: skip
+        with pytest.raises(ng.NeuroglotError, match=words):
+            ng.steer(recording, to="fr", method="diffmean", layers=layers)
+    with pytest.raises(ng.NeuroglotError, match="strength is a finite number"):
+        ng.steer(recording, to="fr", method="diffmean", strength=float("nan"))

@@ -54,6 +54,6 @@ def test_a_published_direction_is_added_after_its_layers(tmp_path):
         steered = model.network(TOKENS).logits
     with torch.no_grad(), plain.applied(model):
         torch.testing.assert_close(model.network(TOKENS).logits, steered)
-    for wrong, layers in ((values[:, :-1], [0]), (values, [9]), (values, [])):
+    for wrong, layers in ((values[:, :-1], [0]), (values, [9]), (values, []), (back, [0, 2])):
         with pytest.raises(ng.NeuroglotError):
             steer_along(model, wrong, layers=layers)

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -150,3 +151,10 @@ def test_half_precision_is_computed_in_float32():
 def test_refuses_what_is_not_a_number():
     with pytest.raises(ng.NeuroglotError, match="not numbers"):
         balanced_kmeans(torch.tensor([[1.0], [float("nan")]]), 1)
+
+
+def test_rows_and_frequencies_may_be_arrays():
+    rows = np.random.default_rng(0).normal(size=(9, 3))
+    assert torch.equal(balanced_kmeans(rows, 3), balanced_kmeans(torch.from_numpy(rows), 3))
+    shares = np.random.default_rng(1).random((2, 3, 4))
+    assert torch.equal(ng.experts.compare(shares).kl, ng.experts.compare(torch.from_numpy(shares)).kl)

@@ -153,3 +153,11 @@ def test_an_axes_of_no_grid_is_refused():
     free = Figure().add_axes((0.1, 0.1, 0.8, 0.8))
     with pytest.raises(ng.NeuroglotError, match="of a grid"):
         ng.figures.overlap_figure(*DRAWN["overlap_figure"], ax=free)
+
+
+def test_a_deviation_above_the_mean_does_not_stretch_a_logarithmic_axis():
+    """The axis begins just below what was measured, and not at 1 or at nothing."""
+    row = {"language": "fr", "random": 9e4, "random_std": 2e5, "experts": 500.0, "original": 60.0}
+    (axes,) = ng.figures.share_figure(pd.DataFrame([{**row, "proportion": share} for share in (0.7, 0.9)])).axes
+    low, high = axes.get_ylim()
+    assert 20 < low < 60 and 2.9e5 < high < 1e6

@@ -99,6 +99,27 @@ def test_another_residual_is_not_taken_for_a_plain_one():
     assert not layers.layers
 
 
+@torch.inference_mode()
+def test_what_accelerate_placed_is_found_too():
+    from accelerate import dispatch_model
+
+    plain = tiny.model()
+    network = dispatch_model(tiny.network(), {"model": "cpu", "lm_head": "cpu"}, force_hooks=True)
+    placed = ng.Model(network, tiny.tokenizer())
+    found = [FusedLayers.of(model) for model in (plain, placed)]
+    for part in ("norms", "gated", "joined", "layers"):
+        assert len(getattr(found[0], part)) == len(getattr(found[1], part)) > 0
+    ids = torch.randint(5, 200, (3, 7), generator=torch.Generator().manual_seed(0))
+    edits, _ = RowEdits.of_parts(placed, [(ng.Deactivate(mask),) for mask in masks(placed)], 3)
+    edits.assign(torch.arange(3), torch.arange(3))
+    with edits.applied(3):
+        before = network(ids).logits
+    with found[1].applied(edits, 3):
+        assert torch.allclose(network(ids).logits, before, atol=1e-5)
+        assert not [part for part in found[1].gated if "forward" not in vars(part.module)]
+    assert torch.allclose(network(ids).logits, plain.network(ids).logits)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_norm_is_told_by_every_dimension(dtype):
     """In Gemma some weights are 600 and the others near 0, so that one more or less is lost in the largest."""

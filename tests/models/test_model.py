@@ -243,3 +243,8 @@ def test_a_variant_is_read_in_the_precision_of_its_base(tmp_path, monkeypatch):
     assert on_cpu == ModelSettings(source=tuned, device="cpu")  # where auto is float32 for both
     with pytest.raises(ng.NeuroglotError, match="no model"):
         ModelSettings(source=str(tmp_path / "nowhere"), device="cuda").of_variant(tuned)
+
+
+def test_a_precision_may_be_one_of_torch(tmp_path):
+    path = tiny.model().save(tmp_path / "model")
+    assert ng.load_model(path, dtype=torch.bfloat16).network.dtype == torch.bfloat16

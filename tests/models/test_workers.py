@@ -125,6 +125,14 @@ def test_what_a_worker_refuses_is_said_here(shared):
         list(shared.workers.run(refuses, ((n,) for n in range(9))))
 
 
+def test_a_model_over_several_devices_has_no_workers():
+    model = tiny.model()
+    model.load_arguments = {}
+    model.network.lm_head.to("meta")
+    with pytest.raises(ng.NeuroglotError, match="spread over several devices"):
+        Workers(model, 2)
+
+
 @pytest.mark.long
 def test_what_workers_cannot_be_is_said(alone, shared):
     with pytest.raises(ng.NeuroglotError, match="at least 1 worker"):

@@ -1,6 +1,6 @@
 """Sets of neurons by language: their algebra and their files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import HEADS, RESIDUAL, Recording
 from neuroglot.artifacts.widths import check_widths, exists, stated
 from neuroglot.errors import NeuroglotError
-from neuroglot.languages.tags import language_tag
+from neuroglot.languages.tags import is_language, language_tag
 from neuroglot.stats import entropy
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.given import check_file
@@ -152,6 +152,12 @@ class NeuronSet:
         tag = language_tag(language)
         return self.mask[self.languages.index(tag)]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.languages)
+
+    def __contains__(self, language: object) -> bool:
+        return isinstance(language, str) and is_language(language) and language_tag(language) in self.languages
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NeuronSet):
             return NotImplemented
@@ -250,7 +256,7 @@ class NeuronSet:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, languages: Sequence[str] | None = None, shape: tuple[int, int] | None = None
+        cls, path: str | Path, *, languages: Iterable[str] | None = None, shape: tuple[int, int] | None = None
     ) -> "NeuronSet":
         """Read a `.safetensors`, or a file as the LAPE authors publish them. Its bytes say which it is, not its name.
 
@@ -267,6 +273,9 @@ class NeuronSet:
                 does not fit the languages or the shape.
         """
         path = Path(path)
+        if isinstance(languages, str):
+            raise NeuroglotError(f"languages is a list of tags, not {languages!r}; put it into a list.")
+        languages = None if languages is None else list(languages)
         if _is_pickled(path):
             return cls._load_published(path, languages, shape)
         tensors, about = load_tensors(path, KIND, VERSION)

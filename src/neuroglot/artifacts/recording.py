@@ -302,7 +302,7 @@ class Recording:
         )
 
     def __add__(self, other: "Recording") -> "Recording":
-        return Recording.merge([self, other])
+        return Recording.merge([self, other]) if isinstance(other, Recording) else NotImplemented
 
     @classmethod
     def merge(cls, recordings: Iterable["Recording"]) -> "Recording":

@@ -16,10 +16,12 @@ from neuroglot.cli.options import (
     TrustOption,
 )
 from neuroglot.cli.perturb import print_change
+from neuroglot.cli.unused import refuse_unused
 
 
 @app.command()
 def align(
+    context: typer.Context,
     run: RunArgument,
     corpus: Annotated[
         str | None,
@@ -47,6 +49,8 @@ def align(
     from neuroglot.run.perturbation import measured_text, perturb_run
     from neuroglot.run.settings import AlignSettings
 
+    if not measure:
+        refuse_unused(context, "with --no-measure", "tokens", "block", "seeds", "prompts", "new_tokens")
     current = Run.open(run, trust_remote_code=trust_remote_code)
     current.check_recorded()
     current.check_model()

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning, validated
 
@@ -43,6 +43,26 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             stopped()
+
+
+class OneCommand(TyperCommand):
+    """One command: its numbers are finite, since «nan» is above and below no bound of an option."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, unless an option holds a number that is none."""
+        for name, value in ctx.params.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise NeuroglotError(f"--{name.replace('_', '-')} takes a finite number, not {value}.")
+        return super().invoke(ctx)
+
+
+def _commands(within: typer.Typer) -> None:
+    """Make every command one that checks its numbers."""
+    for command in within.registered_commands:
+        command.cls = OneCommand if command.cls is TyperCommand else command.cls
+    for group in within.registered_groups:
+        if group.typer_instance is not None:
+            _commands(group.typer_instance)
 
 
 def stopped() -> NoReturn:
@@ -157,6 +177,7 @@ def main() -> None:
     warnings.showwarning = show
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    _commands(app)
     try:
         app()
     except NeuroglotError as error:

@@ -16,6 +16,7 @@ from neuroglot.cli.options import (
     TrustOption,
     WorkersOption,
 )
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 @app.command(cls=MethodCommand)
 def compare(
+    context: typer.Context,
     run: RunArgument,
     other: Annotated[
         Path | None,
@@ -85,9 +87,10 @@ def compare(
     from neuroglot.run.directory import Run
 
     if other is not None:
-        beyond = {"--curve": curve, "--texts": texts, "--close": close, "--tuned": tuned, "--corpus": corpus}
-        if unwanted := [name for name, value in beyond.items() if value is not None]:
-            raise NeuroglotError(f"Two runs are compared without {unwanted[0]}; leave it out.")
+        refuse_unused(
+            context, "where two runs are compared", "units", "curve", "texts", "close", "tuned", "corpus", "samples",
+            "text_column", "language_column", "defaults", "workers",
+        )  # fmt: skip
         _pair(run, other, split(methods), budget, tokens, block, seeds, trust_remote_code)
         return
     current = Run.open(run, trust_remote_code=trust_remote_code)

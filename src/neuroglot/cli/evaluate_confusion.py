@@ -8,6 +8,7 @@ import typer
 from neuroglot.cli.app import checked, out, print_table
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import DeviceOption, DtypeOption, TrustOption, writable_file
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.given import check_file
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 @evaluate.command()
 def confusion(
+    context: typer.Context,
     completions: Annotated[
         Path,
         typer.Argument(
@@ -83,6 +85,8 @@ def confusion(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Line and word pass rates (LPR, WPR) of the Language Confusion Benchmark, with 95 % intervals; where it begins."""
+    if model is None:
+        refuse_unused(context, "without --model", "chat", "counted", "dtype", "device")
     check_file(completions, "give a table of answers")
     if words is not None:
         check_file(words, "give a list of English words, one a line")

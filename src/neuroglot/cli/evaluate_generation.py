@@ -24,6 +24,7 @@ from neuroglot.cli.options import (
     writable_folder,
 )
 from neuroglot.cli.steer import steering_settings
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 @evaluate.command()
 def generation(
+    context: typer.Context,
     run: RunArgument,
     prompts: Annotated[
         str,
@@ -141,6 +143,17 @@ def generation(
     from neuroglot.languages.tags import language_tag
     from neuroglot.run.directory import Run
 
+    if search:
+        why = "with --search, which tries many"
+        refuse_unused(context, why, "steer", "site", "strength", "layers", "when")
+    else:
+        refuse_unused(context, "without --search", "budget", "max_loss")
+    if judge is None:
+        refuse_unused(context, "without --judge", "judge_url", "judge_reading")
+        if relevance == "judge":
+            raise NeuroglotError("--relevance judge needs a judge; name a model with --judge, or say --relevance rule.")
+    if relevance != "rule":
+        refuse_unused(context, "without --relevance rule", "reader")
     current = Run.open(run, trust_remote_code=trust_remote_code)
     current.workers = workers
     current.check_neurons(method)

@@ -8,11 +8,13 @@ import typer
 from neuroglot.cli.app import checked, out, print_table
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import JudgeReadingOption, JudgeUrlOption, writable_file
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 
 
 @evaluate.command()
 def score(
+    context: typer.Context,
     answers: Annotated[
         Path,
         typer.Argument(
@@ -46,6 +48,8 @@ def score(
         raise NeuroglotError(f"There is nothing at {answers}; give answers.")
     if judge is not None and reader is not None:
         raise NeuroglotError("Relevance is rated by a --judge or by a --reader; leave one out.")
+    if judge is None:
+        refuse_unused(context, "without --judge", "judge_url", "judge_reading")
     if by not in ("condition", "target", "source"):
         raise NeuroglotError(f"--by takes condition, target or source, not {by!r}.")
     if identifier not in ("fasttext", "lingua"):

@@ -6,7 +6,7 @@ import typer
 
 from neuroglot.cli.app import app, checked, numbers, out, print_table
 from neuroglot.cli.options import RunArgument, TrustOption
-from neuroglot.errors import NeuroglotError
+from neuroglot.cli.unused import refuse_unused
 
 if TYPE_CHECKING:
     from neuroglot.run.directory import Run
@@ -67,14 +67,10 @@ def _count_tuned(run: "Run", tuned: str, trust_remote_code: bool) -> None:
 
 def _native(context: typer.Context, run: "Run", tuned: str | None, trust_remote_code: bool) -> None:
     """What the router of a native mixture of experts chose, from the recording."""
-    given = [name for name in ("number", "kind", "seed", "top")
-             if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]  # fmt: skip
-    if given:
-        option = "experts" if given[0] == "number" else given[0]
-        raise NeuroglotError(
-            f"{run.manifest.model.source} is a native mixture of experts, whose neurons are in experts already, so "
-            f"--{option} has no meaning; leave it out to see what its router chose."
-        )
+    refuse_unused(
+        context, f"with {run.manifest.model.source}, a native mixture of experts, whose router has chosen them",
+        "number", "kind", "seed", "top",
+    )  # fmt: skip
     if tuned is not None:
         _count_tuned(run, tuned, trust_remote_code)
     from neuroglot.experts.frequency import high_frequency, shared

@@ -113,10 +113,10 @@ def fix(
     from neuroglot.run.fixing import FixSettings, fix_folder, fix_run
     from neuroglot.run.settings import ModelSettings
 
-    if (to is None) == (languages is None):
-        raise NeuroglotError("Say --to fr (stay in it) or --languages zh (stop slipping into it), one of the two.")
     if keep is not None and languages is None:
         raise NeuroglotError("--keep goes with --languages; with --to answers should be in that language.")
+    if (to is None) == (languages is None):
+        raise NeuroglotError("Say --to fr (stay in it) or --languages zh (stop slipping into it), one of the two.")
     tried = split(methods) or []
     if unknown := [name for name in tried if name not in METHODS]:
         raise NeuroglotError(f"--methods takes {', '.join(METHODS)}, not {unknown[0]!r}.")
@@ -181,13 +181,23 @@ def _show(found: "Fixed", max_cost: float) -> None:
     print_table(
         {name: [row[name] for row in cells] for name in cells[0]}, "method", [str(row["method"]) for row in rows]
     )
-    if found.chosen is None:
-        said = (
-            "Nothing to fix: every answer passes."
-            if (found.table["method"] == "intact").all() and before["line_pass_rate"] == 1
-            else (f"Nothing that was tried helps at under {max_cost:.0%} of perplexity; no recipe is written.")
+    rate = before["line_pass_rate"]
+    if not before["judged"]:
+        out.print(
+            "No answer of the reported half has a line of five words, so nothing can be said of it; ask for more "
+            "--tokens, or give other prompts."
         )
+    if found.chosen is None:
+        if (found.table["method"] != "intact").any():
+            said = f"Nothing that was tried helps at under {max_cost:.0%} of perplexity; no recipe is written."
+        elif rate == 1:
+            said = "Nothing to fix: every answer passes."
+        else:
+            said = "Nothing was tried: every answer of the half that chooses passes. More prompts may show more."
         out.print(said, highlight=False)
+        return
+    if not before["judged"]:
+        out.print(f"chosen: {found.chosen.method} {found.chosen.words}, by the half that chooses", highlight=False)
         return
     after = found.reported(found.chosen.method)
     assert after is not None
@@ -205,7 +215,9 @@ def _cells(row: "pd.Series[Any]") -> dict[str, str]:
     intact, word = row["method"] == "intact", row["word_pass_rate"]
     return {
         "setting": str(row["setting"]),
-        "line pass rate": f"{row['line_pass_rate']:.1%} ({row['line_low']:.0%} to {row['line_high']:.0%})",
+        "line pass rate": (
+            f"{row['line_pass_rate']:.1%} ({row['line_low']:.0%} to {row['line_high']:.0%})" if row["judged"] else "–"
+        ),
         "word pass rate": "n/a" if word != word else f"{word:.1%}",
         "judged": f"{row['judged']} of {row['answers']}",
         "perplexity": "" if intact else f"{row['perplexity_change']:+.2%}",

@@ -8,6 +8,7 @@ import typer
 from neuroglot.cli.app import app, out, print_table, split
 from neuroglot.cli.methods import IdentifyCommand
 from neuroglot.cli.options import MethodOption, RunArgument, UnitsOption, units_named
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def identify(
         raise NeuroglotError(
             "--languages names the languages of a file that --import reads; a method finds those that were recorded."
         )
+    if file is not None:
+        if context.obj:
+            option = next(iter(context.obj)).replace("_", "-")
+            raise NeuroglotError(f"--{option} changes nothing with --import, which reads neurons; leave it out.")
+        refuse_unused(context, "with --import, which reads neurons", "method")
     of = units_named(units)
     if of == "heads" and (file is not None or shares != "joint"):
         raise NeuroglotError("--import and --shares are about neurons; leave them out with --units heads.")

@@ -18,6 +18,7 @@ from neuroglot.cli.options import (
     TrustOption,
     writable_folder,
 )
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def lens(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(help="A run, or a model, which needs --corpus and --out.", metavar="RUN|MODEL")
     ],
@@ -65,11 +67,10 @@ def lens(
         LensSettings, tokens=tokens, block=block, top=top, counted=counted, share=share, least=least
     )  # fmt: skip
     if (Path(model) / "run.json").is_file():
-        if corpus is not None or folder is not None or languages is not None or bos is not None:
-            raise NeuroglotError(
-                f"{model} is a run, which has its own text, languages and folder; leave --corpus, --languages, --bos "
-                "and --out out."
-            )
+        refuse_unused(
+            context, f"with {model}, which is a run and has its own model, text and folder",
+            "corpus", "folder", "languages", "bos", "dtype", "device", "text_column", "language_column",
+        )  # fmt: skip
         _of_run(Path(model), settings, trust_remote_code)
         return
     if corpus is None or folder is None:

@@ -3,14 +3,14 @@
 from typing import Any
 
 from rich.markup import escape
-from typer.core import TyperCommand
 
+from neuroglot.cli.app import OneCommand
 from neuroglot.errors import NeuroglotError
 
 __all__ = ["IdentifyCommand", "MethodCommand"]
 
 
-class MethodCommand(TyperCommand):
+class MethodCommand(OneCommand):
     """A command whose help ends with the methods there are; they are looked up only when the help is shown."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

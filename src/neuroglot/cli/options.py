@@ -112,7 +112,7 @@ DeviceOption = Annotated[
 JudgeUrlOption = Annotated[
     str | None,
     typer.Option(
-        help="Its endpoint, or `local`: --judge is a model that is opened here, as record takes it. "
+        help="With --judge: its endpoint, or `local`: it is a model that is opened here, as record takes it. "
         "[default: OPENAI_BASE_URL; the key is OPENAI_API_KEY]",
         show_default=False,
     ),
@@ -121,8 +121,8 @@ JudgeReadingOption = Annotated[
     str,
     typer.Option(
         callback=judge_reading,
-        help="The judge's score: the rating in its reply, or `expected`: the mean of all ratings by their likelihood, "
-        "with --judge-url local.",
+        help="With --judge: its score is the rating in its reply, or `expected`: the mean of all ratings by their "
+        "likelihood, with --judge-url local.",
     ),
 ]
 WorkersOption = Annotated[

@@ -8,6 +8,7 @@ import typer
 
 from neuroglot.cli.app import app, numbers, out, print_table, split
 from neuroglot.cli.options import RunArgument, Seeds, TrustOption, writable, writable_file
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.given import check_file
 from neuroglot.storage.made import check_place
@@ -15,6 +16,7 @@ from neuroglot.storage.made import check_place
 
 @app.command()
 def prune(
+    context: typer.Context,
     run: RunArgument,
     languages: Annotated[
         str | None, typer.Option("--languages", "-l", help="Whose experts to keep. [default: all]", show_default=False)
@@ -82,6 +84,10 @@ def prune(
     if not native:
         current.check_experts()
     current.check_model()
+    if budget is None and max_perplexity_increase is None and ranking is None:
+        refuse_unused(context, "without --budget, --max-perplexity-increase or --ranking", "salience")
+    if folder is None or folder.suffix != ".gguf":
+        refuse_unused(context, "without an --out that ends in .gguf", "gguf")
     if max_perplexity_increase is None and not (threshold or share or budget or width):
         threshold = "0.05,0.01"
     rules = [

@@ -85,11 +85,15 @@ def record(
     workers: WorkersOption = 1,
     gpus_per_worker: Annotated[
         int | None,
-        typer.Option(min=0, help="With ray: GPUs of a worker. [default: 1 if there is any]", show_default=False),
+        typer.Option(
+            min=0, help="With --engine ray: GPUs of a worker. [default: 1 if there is any]", show_default=False
+        ),
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="With ray: an existing cluster. [default: workers on this machine]", show_default=False),
+        typer.Option(
+            help="With --engine ray: an existing cluster. [default: workers on this machine]", show_default=False
+        ),
     ] = None,
     readers: Annotated[
         int | None,
@@ -121,6 +125,10 @@ def record(
     from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
 
     part = part_of(shard)
+    if engine == "local":
+        for option, value in {"--gpus-per-worker": gpus_per_worker, "--address": address}.items():
+            if value is not None:
+                raise NeuroglotError(f"{option} changes nothing without --engine ray; leave it out.")
     model_settings = checked(
         ModelSettings,
         source=model,

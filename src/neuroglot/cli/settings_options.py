@@ -6,9 +6,8 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from neuroglot.cli.app import app
+from neuroglot.cli.app import OneCommand, app
 
 if TYPE_CHECKING:  # importing it takes a sixth of a second, and --help of all commands should not
     from pydantic import BaseModel
@@ -32,7 +31,7 @@ def command_with(settings: "Callable[[], type[BaseModel]]") -> Callable[[Command
     def register(function: Command) -> Command:
         own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
 
-        class WithFields(TyperCommand):
+        class WithFields(OneCommand):
             complete = False
 
             def get_params(self, ctx: Any) -> list[Any]:

@@ -15,12 +15,14 @@ from neuroglot.cli.options import (
     writable,
     writable_file,
 )
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 from neuroglot.progress import status
 
 
 @app.command()
 def shrink(
+    context: typer.Context,
     model: ModelArgument,
     language: Annotated[
         str, typer.Option("--language", "-l", help="Whom the model is for: fr; or several: fr,de.", show_default=False)
@@ -51,7 +53,7 @@ def shrink(
         int,
         typer.Option(min=0, help="Train what is left on so many tokens of the text, taught by the intact model."),
     ] = 0,
-    learning_rate: Annotated[float, typer.Option(help="Of the healing, at its highest.")] = 2e-4,
+    learning_rate: Annotated[float, typer.Option(help="With --heal: the learning rate at its highest.")] = 2e-4,
     gguf: Annotated[
         Path | None,
         typer.Option(
@@ -82,6 +84,8 @@ def shrink(
     Stopped in the healing and started again with the same command, it goes on where it was; finished, it says again
     what it did.
     """
+    if not heal:
+        refuse_unused(context, "without --heal", "learning_rate")
     share = _share(size)
     if folder.exists() and not (folder / "neuroglot_shrink.json").is_file():  # of another command
         raise NeuroglotError(f"{folder} exists; choose another --out.")

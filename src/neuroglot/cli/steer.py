@@ -24,6 +24,7 @@ from neuroglot.cli.options import (
     writable,
     writable_file,
 )
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.edit.steering_methods import DIRECTIONS, METHODS, ROUTER, SAMPLED
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.storage.made import check_place
@@ -35,8 +36,14 @@ if TYPE_CHECKING:
     from neuroglot.run.settings import ModelSettings
 
 
+OF_NEURONS = ("method", "steer", "site")
+OF_BOTH = ("strength", "layers", "when")
+"""Parameters of how neurons are steered, and of how a published direction is, too."""
+
+
 @app.command()
 def steer(
+    context: typer.Context,
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="What to continue or answer.", show_default=False)],
     to: Annotated[str | None, typer.Option(help="The language to answer in, such as zh.", show_default=False)] = None,
@@ -141,6 +148,12 @@ def steer(
     enough = recipe is not None or vector is not None or to is not None
     if not enough and (experts_off is None or source is not None or run is not None):
         raise NeuroglotError("Say the language to answer in, such as --to zh, or give a --recipe.")
+    if recipe is not None:
+        refuse_unused(context, "with --recipe, which says everything itself", *OF_NEURONS, *OF_BOTH)
+    elif vector is not None:
+        refuse_unused(context, "with --vector", *OF_NEURONS)
+    elif to is None:
+        refuse_unused(context, "without --to", *OF_NEURONS, *OF_BOTH)
     to = to and language_tag(to)
     pairs = _pairs(experts_off)
     if method in DIRECTIONS and source not in (None, "none"):
@@ -333,7 +346,7 @@ def steering_settings(layers: str | None, depth: int | None, *, method: str, **h
     known = (*METHODS, *DIRECTIONS, ROUTER)
     if method not in known:
         raise NeuroglotError(f"--steer takes {', '.join(known)}, not {method!r}.")
-    return checked(Steering, method=method, layers=layer_numbers(layers, depth or 1_000_000), **how)
+    return checked(Steering, method=method, layers=layer_numbers(layers, depth), **how)
 
 
 def _show(model: "Model", recipe: "Recipe", prompt: str, **settings: object) -> None:

@@ -15,12 +15,14 @@ from neuroglot.cli.options import (
     TextColumnOption,
     writable_folder,
 )
+from neuroglot.cli.unused import refuse_unused, written
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.given import check_file
 
 
 @app.command()
 def tune(
+    context: typer.Context,
     model: ModelArgument,
     instructions: Annotated[
         str,
@@ -40,8 +42,8 @@ def tune(
     ] = None,
     text_column: TextColumnOption = "text",
     language_column: LanguageColumnOption = None,
-    tokens: Annotated[int, typer.Option(min=1, help="At most so many of each language's plain text.")] = 1_000_000,
-    block: Annotated[int, typer.Option(min=8, help="Tokens a block of plain text.")] = 512,
+    tokens: Annotated[int, typer.Option(min=1, help="With --text: at most so many of each language.")] = 1_000_000,
+    block: Annotated[int, typer.Option(min=8, help="With --text: tokens a block.")] = 512,
     only: Annotated[
         Path | None,
         typer.Option(
@@ -54,7 +56,7 @@ def tune(
         str | None,
         typer.Option(help="Learn this model's distribution, too, such as the intact model's.", show_default=False),
     ] = None,
-    distil: Annotated[float, typer.Option(min=0, max=1, help="The teacher's share of the loss.")] = 0.5,
+    distil: Annotated[float, typer.Option(min=0, max=1, help="With --teacher: its share of the loss.")] = 0.5,
     epochs: Annotated[int, typer.Option(min=1, help="Times through the examples.")] = 2,
     batch: Annotated[int, typer.Option(min=1, help="Pairs or blocks a step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-5,
@@ -84,6 +86,14 @@ def tune(
     from neuroglot.corpus.load import load_corpus
     from neuroglot.run.settings import ModelSettings
 
+    if text is None:
+        refuse_unused(context, "without --text", "tokens", "block", "text_column", "language_column")
+    elif written(context, "instructions"):
+        raise NeuroglotError(f"--text is read in place of instructions; leave out {instructions!r}, or --text.")
+    else:
+        refuse_unused(context, "with --text", "max_tokens")
+    if teacher is None:
+        refuse_unused(context, "without --teacher", "distil")
     how = checked(ModelSettings, source=model, dtype=dtype, device=device)
     how.check_source()
     teaches = None if teacher is None else checked(ModelSettings, source=teacher, device=device)

@@ -5,10 +5,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from neuroglot.corpus.texts import check_texts, text_or_none
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest, is_language, language_tag
 
-__all__ = ["Corpus", "Documents"]
+__all__ = ["Corpus", "Documents", "check_is_corpus"]
 
 
 class Documents:
@@ -23,6 +24,7 @@ class Documents:
     def aligned(self) -> Iterator[str | None]:
         """Every sample of a parallel corpus in order, None where this language lacks it."""
         for text in self._read():
+            text = text_or_none(text)
             yield None if not text or text.isspace() else text
 
     def __iter__(self) -> Iterator[str]:
@@ -47,7 +49,7 @@ class Corpus:
         self.parallel = parallel
         self.keys = keys
         self._documents = {
-            language_tag(tag): texts if isinstance(texts, Documents) else Documents(_reader(texts))
+            language_tag(tag): texts if isinstance(texts, Documents) else Documents(_reader(texts, tag))
             for tag, texts in documents.items()
         }
         if other := [tag for tag in documents if not is_language(tag)]:
@@ -66,6 +68,12 @@ class Corpus:
             raise NeuroglotError(f"{self.name} has no {tag}; it has {', '.join(self.languages)}.")
         return self._documents[tag]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.languages)
+
+    def __contains__(self, language: object) -> bool:
+        return isinstance(language, str) and is_language(language) and language_tag(language) in self._documents
+
     def __repr__(self) -> str:
         kind = "parallel corpus" if self.parallel else "corpus"
         return f"<{kind} {self.name}: {', '.join(self.languages)}>"
@@ -78,8 +86,8 @@ class Corpus:
         """
         if not self.parallel:
             raise NeuroglotError(
-                f"{self.name} is not a parallel corpus; load it with parallel=True if line i means the same in every "
-                "language."
+                f"{self.name} is not a parallel corpus; give one file with a column a language or JSON lines with all "
+                "of them, or load it with parallel=True if document i means the same in every language."
             )
 
     def samples(self) -> Iterator[tuple[str, dict[str, str | None]]]:
@@ -89,10 +97,13 @@ class Corpus:
             NeuroglotError: the corpus is not parallel, or one language has more samples than another.
         """
         self.check_parallel()
-        keys = self.keys if self.keys is not None else (str(i) for i in itertools.count())
+        keys = iter(self.keys if self.keys is not None else (str(i) for i in itertools.count()))
         columns = [documents.aligned() for documents in self._documents.values()]
         ended: Any = object()
-        for key, texts in zip(keys, itertools.zip_longest(*columns, fillvalue=ended), strict=False):
+        for texts in itertools.zip_longest(*columns, fillvalue=ended):
+            key = next(keys, None)
+            if key is None:
+                raise NeuroglotError(f"{self.name} has more samples than keys; give each its own.")
             if ended in texts:
                 some, other = (self.languages[[text is ended for text in texts].index(kind)] for kind in (True, False))
                 raise NeuroglotError(
@@ -184,5 +195,18 @@ class Corpus:
         )
 
 
-def _reader(texts: Iterable[str | None]) -> Callable[[], Iterator[str | None]]:
-    return lambda: iter(texts)
+def check_is_corpus(given: Any) -> None:
+    """Refuse what is no text by language, such as a path or a dictionary.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if not hasattr(given, "languages") or isinstance(given, str):
+        remedy = "ng.Corpus(…) makes one of it" if isinstance(given, Mapping) else "ng.load_corpus(…) opens one"
+        raise NeuroglotError(f"The text is a Corpus, and not a {type(given).__name__}; {remedy}.")
+
+
+def _reader(texts: Iterable[str | None], language: str) -> Callable[[], Iterator[str | None]]:
+    check_texts(texts, f"The text in {language}")
+    again = list(texts) if isinstance(texts, Iterator) else texts  # which ends the first time
+    return lambda: iter(again)

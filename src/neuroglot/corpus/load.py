@@ -1,7 +1,8 @@
 """Text by language, from whatever it is in."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.directories import open_directory
 from neuroglot.corpus.hub import open_hub
 from neuroglot.corpus.local import open_table
+from neuroglot.corpus.texts import check_texts
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 
@@ -36,7 +38,7 @@ def check_corpus(source: str | Path, languages: Sequence[str] | None = None) -> 
 def load_corpus(
     source: str | Path,
     *,
-    languages: Sequence[str] | None = None,
+    languages: Iterable[str] | None = None,
     parallel: bool | None = None,
     text_column: str = "text",
     language_column: str | None = None,
@@ -66,6 +68,9 @@ def load_corpus(
     Warns:
         NeuroglotWarning: some of it was left out, or two spellings of one language were taken for one.
     """
+    if languages is not None:
+        check_texts(languages, "languages")
+        languages = sorted(languages) if isinstance(languages, AbstractSet) else list(languages)  # a set has no order
     check_corpus(source, languages)
     name = str(source)
     if name in BUILT_IN:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from neuroglot.edit.positions import When, _in_part, _Places
+from neuroglot.edit.positions import When, _in_part, _Places, check_when
 from neuroglot.edit.routing import Rerouting, check_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
@@ -244,6 +245,11 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
     if isinstance(intervention, Rerouting):
         check_experts(intervention, model)
         return
+    if not isinstance(intervention, Intervention):
+        raise NeuroglotError(
+            "What is put in force are interventions such as Deactivate(neurons), one by one, not a "
+            f"{type(intervention).__name__}."
+        )
     if intervention.site not in get_args(Site):
         raise NeuroglotError(f"site is {', '.join(get_args(Site))}, not {intervention.site!r}.")
     units = MASKS.get(intervention.site, "neurons")
@@ -254,9 +260,10 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
         )
     shape = model.shape(intervention.site)
     check_mask(intervention.neurons, shape, units)
-    if intervention.when not in ("both", "prompt", "generated"):
-        raise NeuroglotError(f"when is both, prompt or generated, not {intervention.when!r}.")
+    check_when(intervention.when)
     values = getattr(intervention, "values", 0.0)
+    if isinstance(values, np.ndarray) and values.ndim:
+        raise NeuroglotError("The values are a tensor (layers, neurons) or one number; give torch.as_tensor(values).")
     if isinstance(values, Tensor) and values.ndim and tuple(values.shape) != shape:
         raise NeuroglotError(
             f"The values must be one number or {shape[0]} × {shape[1]}, one for each "

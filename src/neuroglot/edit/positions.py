@@ -7,11 +7,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 
-__all__ = ["When", "prompt_length"]
+__all__ = ["When", "check_when", "prompt_length"]
 
 When = Literal["both", "prompt", "generated"]
+
+
+def check_when(when: str) -> None:
+    """Refuse what says no tokens.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if when not in ("both", "prompt", "generated"):
+        raise NeuroglotError(f"when is both, prompt or generated, not {when!r}.")
 
 
 @contextmanager

@@ -107,7 +107,8 @@ def steer_along(
         about: how they were made, kept in the recipe.
 
     Raises:
-        NeuroglotError: they are of another shape than the model's stream, or there is no such layer.
+        NeuroglotError: they are of another shape than the model's stream, there is no such layer, or no direction
+            after any of them.
     """
     if tuple(directions.shape) != (model.layers, model.stream_width):
         raise NeuroglotError(
@@ -117,6 +118,10 @@ def steer_along(
     if not layers or any(layer not in range(model.layers) for layer in layers):
         raise NeuroglotError(f"Say after which layers to add a direction, from 0 to {model.layers - 1}.")
     values = directions.to(torch.float64)
+    there = [layer for layer in range(model.layers) if bool(values[layer].any())]
+    if not set(layers) & set(there):
+        known = f"only after {', '.join(map(str, there))}" if there else "all are 0"
+        raise NeuroglotError(f"There is no direction after these layers, counted from 0; {known}.")
     if unit:
         length = values.norm(dim=1, keepdim=True)
         values = torch.where(length > 0, values / length, 0.0)

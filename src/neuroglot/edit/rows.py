@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neuroglot.edit.drift import AddOnDrift
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, of_columns
+from neuroglot.models.architecture.devices import OnDevices, device_of
 from neuroglot.models.architecture.sites import Edit, Site
 from neuroglot.models.model import Model
 
@@ -155,8 +156,11 @@ def drifts(model: Model, steps: Sequence[Intervention], part: Part) -> dict[int,
     return found
 
 
-Tables = dict[Site | Literal["drift"], tuple[tuple[int, ...], Float[Tensor, "layers numbers recipes width"]]]
-"""By site, the layers that some recipe changes, and what every recipe does there."""
+Tables = dict[
+    tuple[Site | Literal["drift"], torch.device],
+    tuple[tuple[int, ...], Float[Tensor, "layers numbers recipes width"]],
+]
+"""By site and device, the layers that some recipe changes, and what every recipe does there."""
 
 
 def tables(model: Model, recipes: Sequence[Sequence[Intervention]], part: Part) -> Tables:
@@ -167,18 +171,29 @@ def tables(model: Model, recipes: Sequence[Sequence[Intervention]], part: Part) 
         some = [(numbers, each[site]) for numbers, each in alike if site in each]
         layers = sorted({layer for _, each in some for layer in each.layers})
         kept = 4 if any(each.clamps for _, each in some) else 2
-        nothing = torch.tensor([1.0, 0.0, -inf, inf][:kept], dtype=model.network.dtype, device=model.device)
-        table = nothing[:, None, None].repeat(len(layers), 1, len(recipes), some[0][1].gain.shape[-1])
-        for numbers, each in some:
-            table[:, :, numbers] = each.stacked(kept, table.dtype).permute(2, 0, 1, 3)[layers]
-        made[site] = tuple(layers), table
+        for device, inside in _by_device(model, site, layers).items():
+            nothing = torch.tensor([1.0, 0.0, -inf, inf][:kept], dtype=model.network.dtype, device=device)
+            table = nothing[:, None, None].repeat(len(inside), 1, len(recipes), some[0][1].gain.shape[-1])
+            for numbers, each in some:
+                table[:, :, numbers] = each.stacked(kept, table.dtype).permute(2, 0, 1, 3)[inside].to(device)
+            made[site, device] = tuple(inside), table
     drifting = [drifts(model, steps, part) for steps in recipes]
     if layers := sorted({layer for each in drifting for layer in each}):
         never = torch.zeros_like(next(each[layers[0]] for each in drifting if layers[0] in each))
         never[2] = -inf
-        rows = [torch.stack([each.get(layer, never) for each in drifting], 1) for layer in layers]
-        made[DRIFT] = tuple(layers), torch.stack(rows)
+        rows = {layer: torch.stack([each.get(layer, never) for each in drifting], 1) for layer in layers}
+        for device, inside in _by_device(model, DRIFT, layers).items():
+            made[DRIFT, device] = tuple(inside), torch.stack([rows[layer] for layer in inside]).to(device)
     return made
+
+
+def _by_device(model: Model, site: Site | Literal["drift"], layers: Sequence[int]) -> dict[torch.device, list[int]]:
+    """The layers of each device, by what holds the site."""
+    parts = model.parts("residual" if site == DRIFT else site)
+    found: dict[torch.device, list[int]] = {}
+    for layer in layers:
+        found.setdefault(device_of(parts[layer].layer), []).append(layer)
+    return found
 
 
 class RowEdits:
@@ -195,13 +210,13 @@ class RowEdits:
         self.model = model
         self.shared = count == 1
         self._recipes = recipes
-        # those of all layers of a site are one tensor, so that a batch's recipes change by few operations
+        # those of all layers of a site and device are one tensor, so that a batch's recipes change by few operations
         self._sites = {
-            site: table[:, :, :1].repeat(1, 1, 1 if self.shared else rows, 1) for site, (_, table) in recipes.items()
+            place: table[:, :, :1].repeat(1, 1, 1 if self.shared else rows, 1) for place, (_, table) in recipes.items()
         }
         self._tables: dict[Place, Tensor] = {
-            (layer, site): self._sites[site][number, ..., : _width(model, layer, site)]
-            for site, (layers, _) in recipes.items()
+            (layer, place[0]): self._sites[place][number, ..., : _width(model, layer, place[0])]
+            for place, (layers, _) in recipes.items()
             for number, layer in enumerate(layers)
         }
 
@@ -224,20 +239,23 @@ class RowEdits:
     def assign(self, rows: Tensor, recipes: Tensor) -> None:
         """Give rows their recipes, by number."""
         if not self.shared:
-            for site, table in self._sites.items():
-                table[:, :, rows] = self._recipes[site][1][:, :, recipes]
+            where, what = OnDevices(rows), OnDevices(recipes)
+            for place, table in self._sites.items():
+                given = self._recipes[place][1][:, :, what.on(table.device)]
+                table[:, :, where.on(table.device)] = given
 
     def move(self, source: Tensor, target: Tensor) -> None:
         """Give some rows what other rows had."""
         if not self.shared:
+            sources, targets = OnDevices(source), OnDevices(target)
             for table in self._sites.values():
-                table[:, :, target] = table[:, :, source]
+                table[:, :, targets.on(table.device)] = table[:, :, sources.on(table.device)]
 
     def refill(self, other: "RowEdits") -> None:
         """Take the numbers of tables of the same structure, in place."""
         self._recipes = other._recipes
-        for site, table in self._sites.items():
-            table.copy_(other._sites[site])
+        for place, table in self._sites.items():
+            table.copy_(other._sites[place])
 
     def table(self, layer: int, site: Site, rows: int) -> Float[Tensor, "numbers some neurons"] | None:
         """What is done at a place: gain and shift, or those and two bounds, of the first rows, or once for all."""

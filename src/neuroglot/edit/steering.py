@@ -1,8 +1,10 @@
 """A recipe from a recording: how a language's neurons are raised, another's ablated, or the residual stream moved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -12,7 +14,7 @@ from neuroglot.artifacts.recording import RESIDUAL, ROUTED, Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.edit.directions import SPARSE, diffmean, lda, probe, sparse_dimensions
 from neuroglot.edit.interventions import Add, Deactivate, Intervention, Raise, Replace, Scale, UnitChange
-from neuroglot.edit.positions import When
+from neuroglot.edit.positions import When, check_when
 from neuroglot.edit.recipes import Recipe
 from neuroglot.edit.routing import DeactivateExperts, FavourExperts, language_experts
 from neuroglot.edit.steering_methods import DIRECTIONS, METHODS, ROUTER, SAMPLED, Direction, Method, Routed
@@ -23,9 +25,12 @@ from neuroglot.storage.names import whole_number
 
 __all__ = ["layer_numbers", "steer"]
 
+LAYERS = 1_000_000
+"""More layers than any model has."""
 
-def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
-    """Layers from 0, from `1-3,16-18`, which counts from 1.
+
+def layer_numbers(text: str | None, layers: int | None) -> tuple[int, ...] | None:
+    """Layers from 0, from `1-3,16-18`, which counts from 1; of a model of so many, if that is known.
 
     Raises:
         NeuroglotError: it is no such list, or the model has no such layer.
@@ -36,8 +41,9 @@ def layer_numbers(text: str | None, layers: int) -> tuple[int, ...] | None:
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         start, end = whole_number(first), whole_number(last or first)
-        if start is None or end is None or not 1 <= start <= end <= layers:
-            raise NeuroglotError(f"layers takes numbers from 1 to {layers} such as 1-3,16, not {text[:80]!r}.")
+        if start is None or end is None or not 1 <= start <= end <= (layers or LAYERS):
+            upwards = f"to {layers}" if layers else "upwards"
+            raise NeuroglotError(f"layers takes numbers from 1 {upwards} such as 1-3,16, not {text[:80]!r}.")
         numbers.update(range(start - 1, end))
     return tuple(sorted(numbers))
 
@@ -51,7 +57,7 @@ def steer(
     method: Method | Direction | Routed = "replace",
     site: Site = "activation",
     strength: float = 1.0,
-    layers: Sequence[int] | None = None,
+    layers: Iterable[int] | int | None = None,
     when: When = "both",
     samples: Samples | None = None,
     dimensions: int | None = None,
@@ -92,7 +98,11 @@ def steer(
     """
     if recording.provenance is None:
         raise NeuroglotError("This recording names no model, so a recipe could not say whose units it changes.")
-    how = {"layers": None if layers is None else list(layers), "when": when}
+    layers = _numbers(layers, recording.layers)
+    check_when(when)
+    if not isfinite(float(strength)):
+        raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength}.")
+    how = {"layers": layers, "when": when}
     about: dict[str, Any] = {
         "model": recording.provenance.model,
         "to": None if to is None else language_tag(to),
@@ -195,10 +205,28 @@ def _direction_step(
     return Add(chosen, values, strength, site="residual", when=when)
 
 
+def _numbers(layers: Iterable[int] | int | None, depth: int) -> list[int] | None:
+    """The layers that are named, from 0.
+
+    Raises:
+        NeuroglotError: there is none, one is not there, or they are no numbers of layers but a mask.
+    """
+    if layers is None:
+        return None
+    asked = list(layers) if isinstance(layers, Iterable) else [layers]
+    if any(isinstance(layer, bool | np.bool) for layer in asked) or any(layer not in range(depth) for layer in asked):
+        raise NeuroglotError(f"Layers are numbered from 0 to {depth - 1} here, such as layers=[0]; not {asked!r:.60}.")
+    if not asked:
+        raise NeuroglotError("layers names no layer, so nothing would change; name one, or leave it out for all.")
+    return [int(layer) for layer in asked]
+
+
 def _within(shape: Sequence[int], layers: Sequence[int] | None) -> Bool[Tensor, "layers units"]:
     """All units of these layers."""
     chosen = torch.zeros(tuple(shape), dtype=torch.bool)
     within = range(shape[0]) if layers is None else layers
+    if not len(within):
+        raise NeuroglotError("There is no layer to change; name one, or leave layers out for all.")
     if any(layer not in range(shape[0]) for layer in within):
         raise NeuroglotError(f"Layers are numbered from 0 to {shape[0] - 1} here.")
     chosen[list(within)] = True

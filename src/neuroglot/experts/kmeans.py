@@ -15,10 +15,12 @@ summation. So the labels do not depend on the number of threads, nor on the devi
 (clusters × rows), by one thread: many short ones on several threads wait for whatever else the cores are doing.
 """
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
@@ -37,7 +39,9 @@ BITS = 29  # of a product of two rows; a sum or a difference of two fits into in
 
 
 @torch.inference_mode()
-def balanced_kmeans(rows: Float[Tensor, "rows width"], clusters: int = 256, seed: int = 0) -> Int64[Tensor, " rows"]:
+def balanced_kmeans(
+    rows: Float[Tensor, "rows width"] | Float[np.ndarray, "rows width"], clusters: int = 256, seed: int = 0
+) -> Int64[Tensor, " rows"]:
     """Clusters of equal size with a small inertia (Liu et al. 2024, §3, "Expert Construction").
 
     The partition with the least inertia is not known (the problem is NP-hard): growing the clusters is a heuristic,
@@ -63,8 +67,11 @@ def balanced_kmeans(rows: Float[Tensor, "rows width"], clusters: int = 256, seed
         The cluster of each row, from 0. Sizes are equal, or differ by one where E does not divide the rows.
 
     Raises:
-        NeuroglotError: there are more clusters than rows, or a row is not finite.
+        NeuroglotError: there are more clusters than rows, a row is not finite, or there are no rows of numbers.
     """
+    rows, clusters = torch.as_tensor(rows), operator.index(clusters)
+    if rows.ndim != 2:
+        raise NeuroglotError(f"Rows to cluster are (rows, width), not of shape {tuple(rows.shape)}.")
     count = rows.shape[0]
     if not 1 <= clusters <= count:
         raise NeuroglotError(f"{count} rows cannot fill {clusters} clusters; ask for 1 to {count}.")

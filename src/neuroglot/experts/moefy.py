@@ -111,9 +111,12 @@ def _width(model: Model, experts: int) -> int:
     width = model.neurons // experts
     if width * experts != model.neurons or width % MULTIPLE:
         fits = [each for each in range(1, model.neurons + 1) if model.neurons % (each * MULTIPLE) == 0]
+        instead = (
+            f"split them into {', '.join(map(str, fits))}" if fits else "no number of experts does, so keep it dense"
+        )
         raise NeuroglotError(
             f"{model.neurons} neurons cannot be split into {experts} experts whose width is a multiple of {MULTIPLE}, "
-            f"as kernels of mixtures need it; ask for one of {', '.join(map(str, fits)) or 'none'}."
+            f"as kernels of mixtures need it; {instead}."
         )
     return width
 

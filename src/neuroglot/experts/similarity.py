@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -50,7 +51,11 @@ class Similarity:
         return pd.DataFrame(columns, index=index).reset_index()
 
 
-def compare(frequencies: Float64[Tensor, "languages layers experts"], *, smoothing: float = 1e-4) -> Similarity:
+def compare(
+    frequencies: Float64[Tensor, "languages layers experts"] | Float64[np.ndarray, "languages layers experts"],
+    *,
+    smoothing: float = 1e-4,
+) -> Similarity:
     """Compare the activation matrices of every pair of languages.
 
     For KL each layer's frequencies, with `smoothing` added to every one, are divided by their sum: a frequency of
@@ -62,7 +67,9 @@ def compare(frequencies: Float64[Tensor, "languages layers experts"], *, smoothi
     """
     if smoothing <= 0:
         raise NeuroglotError(f"smoothing must be above 0, not {smoothing:g}: a frequency of 0 has no logarithm.")
-    values = frequencies.to(torch.float64)
+    values = torch.as_tensor(frequencies).to(torch.float64)
+    if values.ndim != 3:
+        raise NeuroglotError(f"Frequencies are (languages, layers, experts), not of shape {tuple(values.shape)}.")
     euclidean = torch.stack([(values - one).square().sum((1, 2)).sqrt() for one in values])
     shares = (values + smoothing) / (values + smoothing).sum(2, keepdim=True)
     kl = torch.xlogy(shares, shares).sum((1, 2))[:, None] - torch.einsum("ale,ble->ab", shares, shares.log())

@@ -162,6 +162,7 @@ def expert_similarity_figure(
     colour = {genus: palette(i % palette.N) for i, genus in enumerate(genera)}
     with matplotlib.rc_context(STYLE):
         cell = max(0.3, min(0.42, 9 / size))
+        letters = 20 * cell  # four of them fill two thirds of a cell
         figure = surface((3 * (cell * size + 1.3), cell * size + 2.3), ax)
         grid = figure.subplots(2, 3, height_ratios=(1, cell * size), gridspec_kw={"hspace": 0.02})
         for (tree, axes), (name, words) in zip(grid.T, MEASURES.items(), strict=True):
@@ -175,8 +176,9 @@ def expert_similarity_figure(
                 if np.isfinite(value):
                     depth = mesh.norm(value) if name == "pearson" else 1 - mesh.norm(value)
                     text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 10 else f"{value:.0f}"
+                    white = depth > 0.55
                     axes.text(
-                        x, y, text, ha="center", va="center", fontsize=6.5, color="white" if depth > 0.55 else "black"
+                        x, y, text, ha="center", va="center", fontsize=letters, color="white" if white else "black"
                     )
             tags = [languages[i] for i in order]
             axes.set_xticks(range(size), tags)

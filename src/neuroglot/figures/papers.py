@@ -76,12 +76,15 @@ def share_figure(table: pd.DataFrame, title: str = "", *, ax: Axes | None = None
             of = table[table.language == tag].sort_values("proportion")
             share, random = of.proportion.astype(float), of.random.astype(float)
             spread = of.random_std.astype(float).fillna(0)
-            low = np.maximum(random - spread, 1.0)
             axes.plot(share, of.experts.astype(float), "o-", ms=4, color=RED, label="its most frequent experts")
-            axes.plot(share, random, "s--", ms=4, color=GREY, label="random experts, as many")
-            axes.fill_between(share, low, random + spread, color=GREY, alpha=0.2, lw=0)
+            axes.plot(share, random, "s--", ms=4, color=GREY, label="random experts, as many, ± std")
             axes.axhline(float(of.original.iloc[0]), color=BLUE, lw=1, ls=":", label="the whole model")
             axes.set_yscale("log")
+            # the deviation may be more than the mean, which no logarithm shows: then the band leaves at the bottom
+            bottom, top = axes.get_ylim()
+            low, high = np.maximum(random - spread, bottom), random + spread
+            axes.fill_between(share, low, high, color=GREY, alpha=0.2, lw=0)
+            axes.set_ylim(bottom, max(top, float(high.max()) * 1.2))
             axes.set_xticks(list(share), [f"{value:.0%}" for value in share])
             axes.set_title(f"{language_name(tag)} ({tag})", fontsize=9)
         for axes in grid[:, 0]:

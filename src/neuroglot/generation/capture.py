@@ -1,8 +1,12 @@
-"""Steps of a batch, one after the other: run as they are, or captured once as CUDA graphs and replayed."""
+"""Steps of a batch, one after the other: run as they are, or captured once as CUDA graphs and replayed.
+
+A graph holds a whole step, also of a model over several GPUs: the kernels of each layer on its device, and the copies
+between devices.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod, ref
@@ -15,6 +19,7 @@ from neuroglot.edit.rows import RowEdits
 from neuroglot.generation.fused import fused
 from neuroglot.generation.fused_layers import FusedLayers
 from neuroglot.generation.state import Rows
+from neuroglot.models.architecture.devices import Lane, devices_of, meet
 from neuroglot.models.fitting import when_full
 from neuroglot.models.model import Model
 
@@ -48,6 +53,8 @@ class Steps:
         self.layers = FusedLayers.of(model) if captured else None
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.pool = torch.cuda.graph_pool_handle() if captured else None
+        self.devices = devices_of(model.network)
+        self.pools = {device: _pool(device) for device in self.devices[1:]} if captured else {}
         self.key: Any = None
         self.hooks: Any = None
 
@@ -77,8 +84,8 @@ class Steps:
         """Let a later call have the graphs, unless they hold much memory."""
         if not self.graphs:
             return
-        total = torch.cuda.get_device_properties(self.model.device).total_memory
-        if self.state.cache.bytes <= KEPT_SHARE * total:
+        totals = {device: torch.cuda.get_device_properties(device).total_memory for device in self.devices}
+        if all(self.state.cache.bytes_on(device) <= KEPT_SHARE * total for device, total in totals.items()):
             _kept[self.model.network] = self
             self._bind(None)
 
@@ -102,8 +109,10 @@ class Steps:
         """Advance the first rows by some steps, which look at the first `reach` places of each row."""
         graph = self._graph(rows) if self.captured else None
         if graph is not None:
+            meet(self.devices)
             for _ in range(steps):
                 graph.replay()
+            meet(self.devices)
             return
         with self.edits.applied(rows):
             for _ in range(steps):
@@ -124,16 +133,25 @@ class Steps:
         return self.graphs[size]
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
-        state, graph, stream = self.state, torch.cuda.CUDAGraph(), torch.cuda.Stream(self.model.device)
-        stream.wait_stream(torch.cuda.current_stream(self.model.device))
-        with torch.cuda.stream(stream), self._quick(size) if self._proved(size) else self.edits.applied(size):
+        state, graph, lane = self.state, torch.cuda.CUDAGraph(), Lane(self.devices)
+        stream, *others = lane.streams
+        lane.follow()
+        with lane.entered(), ExitStack() as stack:
+            stack.enter_context(self._quick(size) if self._proved(size) else self.edits.applied(size))
+            meet(self.devices)
             stream.synchronize()
+            for device, pool in self.pools.items():
+                stack.enter_context(torch.cuda.use_mem_pool(pool, device))
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
+                for other in others:  # which so become part of the capture
+                    other.wait_stream(stream)
                 state.step(size, state.length)
+                for other in others:
+                    stream.wait_stream(other)
             finally:
                 graph.capture_end()
-        torch.cuda.current_stream(self.model.device).wait_stream(stream)
+        lane.lead()
         return graph
 
     def _proved(self, size: int) -> bool:
@@ -187,10 +205,16 @@ def same_logits(model: Model, one: Tensor, other: Tensor) -> bool:
     return float((one - other).abs().max()) <= allowed
 
 
-def kept_bytes(model: Model) -> int:
-    """Memory of keys and values that an earlier call left for the next one."""
+def kept_bytes(model: Model, device: torch.device) -> int:
+    """Memory of a device for keys and values that an earlier call left for the next one."""
     found = _kept.get(model.network)
-    return 0 if found is None else found.state.cache.bytes
+    return 0 if found is None else found.state.cache.bytes_on(device)
+
+
+def _pool(device: torch.device) -> Any:
+    """Memory of a further device that only graphs use; that of the first is torch's affair."""
+    with torch.cuda.device(device):
+        return torch.cuda.MemPool()
 
 
 def _hooks(network: nn.Module) -> list[Any]:

@@ -5,6 +5,7 @@ choice of the next token inside it, and replayed; the host looks at the rows eve
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -19,13 +20,14 @@ from neuroglot.generation.capture import Steps, kept_bytes
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.generation.state import Rows
+from neuroglot.models.architecture.devices import device_of, devices_of
 from neuroglot.models.fitting import halving
 from neuroglot.models.model import Model
 
 __all__ = ["reason_against", "write_continuously"]
 
 SLOTS = {"cpu": 32, "cuda": 128}
-"""Rows at once by default: a step reads all weights once for all of them."""
+"""Rows at once by default, for each device of the model: a step reads all weights once for all of them."""
 LOOK = 8
 """Steps on a GPU between two looks at which rows are finished."""
 CACHE_SHARE = 0.7
@@ -176,21 +178,28 @@ def _longest(rows: Sequence[Row], tokens: int) -> int:
 
 
 def _slots(model: Model, rows: Sequence[Row], tokens: int, batch: int | None) -> int:
-    """Rows at once: as many as were asked for, or as the device likes, and has memory for at the moment."""
-    return min(len(rows), batch or SLOTS.get(model.device.type, 32), _room(model, _longest(rows, tokens)))
+    """Rows at once: as many as were asked for, or as the devices like, and have memory for at the moment."""
+    liked = SLOTS.get(model.device.type, 32) * len(devices_of(model.network))
+    return min(len(rows), batch or liked, _room(model, _longest(rows, tokens)))
 
 
 def _room(model: Model, length: int) -> int:
-    """Rows of this length whose keys and values there is memory for."""
+    """Rows of this length whose keys and values there is memory for, on each device for those of its layers."""
     config = model.text_config
     layers = list(getattr(config, "per_layer_config", ())) or [config] * config.num_hidden_layers
-    row = 2 * length * sum(map(_cached, layers)) * model.network.dtype.itemsize
-    free = 4 << 30
-    if model.device.type == "cuda":
-        # what torch holds but does not use is free too, and so is what an earlier call left
-        held = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-        free = torch.cuda.mem_get_info(model.device)[0] + held + kept_bytes(model)
-    return max(1, int(CACHE_SHARE * free / row))
+    row: Counter[torch.device] = Counter()
+    for each, ffn in zip(layers, model.ffns, strict=False):
+        row[device_of(ffn.layer)] += 2 * length * _cached(each) * model.network.dtype.itemsize
+    return min(max(1, int(CACHE_SHARE * _free(model, device) / taken)) for device, taken in row.items())
+
+
+def _free(model: Model, device: torch.device) -> int:
+    """Bytes of a device that keys and values can have."""
+    if device.type != "cuda":
+        return 4 << 30
+    # what torch holds but does not use is free too, and so is what an earlier call left
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held + kept_bytes(model, device)
 
 
 def _cached(config: Any) -> int:
@@ -219,9 +228,8 @@ def reason_against(model: Model) -> str:
 
 def _tried(model: Model) -> str:
     network = model.network
-    devices = {weight.device for weight in network.parameters()}
-    if len(devices) != 1:
-        return "its weights are on several devices"
+    if len({device.type for device in devices_of(network)}) != 1:
+        return "not all of its weights are on GPUs"
     if getattr(model.text_config, "is_encoder_decoder", False):
         return "it has an encoder"
     texts = [
@@ -240,7 +248,7 @@ def _tried(model: Model) -> str:
         return f"it cannot be read with a cache of slots ({type(error).__name__}: {str(error)[:80]})"
     for number, text in enumerate(read):
         with prompt_length(model, text.shape[1] - 1):
-            logits = network(input_ids=text, use_cache=False).logits[0, -2:].float()
+            logits = network(input_ids=text, use_cache=False).logits[0, -2:].float().to(model.device)
         if not bool(torch.isfinite(logits).all()):
             return UNTRIED
         exact = network.dtype == torch.float32

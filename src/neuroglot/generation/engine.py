@@ -1,11 +1,12 @@
 """Write text: many prompts, each under a recipe of its own if need be, by the fastest engine that the model allows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from neuroglot.corpus.texts import texts_of
 from neuroglot.edit.interventions import check_intervention
 from neuroglot.edit.rows import in_rows
 from neuroglot.errors import NeuroglotError
@@ -31,9 +32,9 @@ class Bound(Protocol):
 @torch.inference_mode()
 def generate(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     *,
-    recipes: Sequence[Any] | None = None,
+    recipes: Iterable[Any] | None = None,
     tokens: int = 64,
     repetition_penalty: float = 1.0,
     temperature: float = 0.0,
@@ -79,6 +80,7 @@ def generate(
             out of range, a recipe is of another model, there is no chat template, or the model is an encoder with a
             decoder.
     """
+    prompts = texts_of(prompts, "prompts")
     check_settings(tokens, repetition_penalty, temperature, top_p, batch)
     model.check_state()
     if has_encoder(model.network):

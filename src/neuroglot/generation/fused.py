@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroglot.generation.state import Rows
+from neuroglot.models.architecture.devices import OnDevices
 from neuroglot.models.model import Model
 
 __all__ = ["fused"]
@@ -29,7 +30,7 @@ def fused(model: Model, state: Rows, rows: int) -> Iterator[None]:
 
     from neuroglot.generation.kernels import attend, note, store
 
-    position = state.position[:rows]
+    position = OnDevices(state.position[:rows])
 
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None,
@@ -38,7 +39,7 @@ def fused(model: Model, state: Rows, rows: int) -> Iterator[None]:
         if more.get("s_aux") is not None or more.get("position_bias") is not None or query.shape[2] != 1:
             raise NotImplementedError("attention of another kind")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return attend(query, key, value, position, scale, softcap, sliding_window), None
+        return attend(query, key, value, position.on(query.device), scale, softcap, sliding_window), None
 
     AttentionInterface.register(NAME, attention)
     config = model.text_config

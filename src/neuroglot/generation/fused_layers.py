@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroglot.edit.rows import Place, RowEdits
+from neuroglot.models.architecture.devices import SharedCopies, devices_of, is_placed
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.model import Model
 
 __all__ = ["FusedLayers"]
 
 JOINED_SHARE = 0.03
-"""Of the device's memory, that the copies of weights may take which are read as one matrix."""
+"""Of the devices' memory, that the copies of weights may take which are read as one matrix."""
 ATTENTION = ("q_proj", "k_proj", "v_proj")
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 FUNCTIONS: dict[Literal["silu", "gelu_tanh"], Callable[[Tensor], Tensor]] = {
@@ -208,7 +209,8 @@ class FusedLayers:
         attentions = [parts for parts in attentions if len({part.in_features for part in parts}) == 1]
         pairs = [part.projections for part in found.gated if len(part.projections) == 2]
         sizes = [sum(part.weight.nbytes for group in groups for part in group) for groups in (attentions, pairs)]
-        total = torch.cuda.get_device_properties(model.device).total_memory if model.device.type == "cuda" else 1 << 34
+        gpus = [device for device in devices_of(model.network) if device.type == "cuda"]
+        total = sum(torch.cuda.get_device_properties(device).total_memory for device in gpus) or 1 << 34
         if sizes[0] <= JOINED_SHARE * total:
             found.joined = [Joined(parts) for parts in attentions]
         if sum(sizes) <= JOINED_SHARE * total:
@@ -320,8 +322,9 @@ def _states(shape: tuple[int, ...], weight: Tensor) -> Tensor:
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether more happens in a call than its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+    """Whether more happens in a call than its class says, but that what it is given comes to its device."""
+    before = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, SharedCopies)]
+    return bool(module._forward_hooks or before or ("forward" in module.__dict__ and not is_placed(module)))
 
 
 def _is_plain(layer: Any) -> bool:

@@ -1,6 +1,8 @@
 """What a layer does between its matrix products, for one new token a row or a few, as Triton kernels."""
 
-from typing import Literal
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, TypeVar
 
 import torch
 import triton
@@ -11,6 +13,19 @@ from torch import Tensor
 __all__ = ["attend", "gated", "norm", "note", "rotate", "store"]
 
 NUMBERS = 8192  # products that a program holds at once
+
+Made = TypeVar("Made")
+
+
+def on_its_device(launch: Callable[..., Made]) -> Callable[..., Made]:
+    """Launch on the device of the first argument, which need not be the current one."""
+
+    @wraps(launch)
+    def launched(first: Tensor, *more: Any, **named: Any) -> Made:
+        with torch.cuda.device(first.device):
+            return launch(first, *more, **named)
+
+    return launched
 
 
 @triton.jit
@@ -216,6 +231,7 @@ def _note(token, ends, last, position, count, done, written, tokens, ends_count,
     tl.store(position + row, tl.load(position + row) + (finished == 0).to(tl.int64))
 
 
+@on_its_device
 def norm(
     states: Float[Tensor, "*tokens width"], weight: Float[Tensor, " width"], eps: float, more: int = 0
 ) -> Float[Tensor, "*tokens width"]:
@@ -229,6 +245,7 @@ def norm(
     return out
 
 
+@on_its_device
 def note(
     token: Int[Tensor, " rows"],
     ends: Int[Tensor, " ends"],
@@ -245,6 +262,7 @@ def note(
     )  # fmt: skip
 
 
+@on_its_device
 def store(
     key: Float[Tensor, "rows kept 1 width"],
     value: Float[Tensor, "rows kept 1 width"],
@@ -262,6 +280,7 @@ def store(
     )  # fmt: skip
 
 
+@on_its_device
 def gated(
     gate: Float[Tensor, "*tokens neurons"],
     up: Float[Tensor, "*tokens neurons"],
@@ -301,6 +320,7 @@ def _strides(table: Tensor | None, some: Tensor) -> tuple[Tensor, int, int, int]
     return table, table.stride(0), table.stride(1) if table.shape[1] > 1 else 0, len(table)
 
 
+@on_its_device
 def rotate(
     query: Float[Tensor, "rows heads 1 width"],
     key: Float[Tensor, "rows kept 1 width"],
@@ -321,6 +341,7 @@ def rotate(
     return new_query, new_key
 
 
+@on_its_device
 def attend(
     query: Float[Tensor, "rows heads 1 width"],
     keys: Float[Tensor, "rows kept places width"],

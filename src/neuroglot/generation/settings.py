@@ -1,5 +1,7 @@
 """How prompts are continued: the settings every generation engine takes."""
 
+from math import isfinite
+
 from pydantic import BaseModel, Field
 
 from neuroglot.errors import NeuroglotError
@@ -7,7 +9,7 @@ from neuroglot.errors import NeuroglotError
 __all__ = ["Generation", "check_settings"]
 
 
-class Generation(BaseModel, frozen=True):
+class Generation(BaseModel, frozen=True, allow_inf_nan=False):
     """How prompts are continued; see `generate`."""
 
     tokens: int = Field(64, ge=1)
@@ -33,8 +35,9 @@ def check_settings(tokens: int, repetition_penalty: float, temperature: float, t
         NeuroglotError: as said.
     """
     right = repetition_penalty > 0 and temperature >= 0 and 0 < top_p <= 1 and tokens >= 1
+    right = right and isfinite(repetition_penalty) and isfinite(temperature)
     if not right or (batch is not None and batch < 1):
         raise NeuroglotError(
-            "Generation takes a repetition penalty above 0, a temperature of 0 or more, a top_p above 0 and at most 1, "
-            "and at least one token and one prompt a batch."
+            "Generation takes a finite repetition penalty above 0, a finite temperature of 0 or more, a top_p above 0 "
+            "and at most 1, and at least one token and one prompt a batch."
         )

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from neuroglot.models.architecture.devices import OnDevices
+
 __all__ = ["SlotCache", "decode_masks"]
 
 OTHER_WINDOWS = ("attention_chunk_size", "window_size", "attention_window", "attention_types", "local_attention")
@@ -23,6 +25,8 @@ OTHER_WINDOWS = ("attention_chunk_size", "window_size", "attention_window", "att
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers' classes have no types
     """Keys and values of `slots` rows of up to `length` tokens, layer by layer, made as the first prompts are read.
+
+    Each layer's are on its device.
 
     Attributes:
         slots: how many rows.
@@ -36,15 +40,15 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers' classes have no t
     def __init__(self, layers: int, slots: int, length: int):
         super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
         self.slots, self.length = slots, length
-        self.rows: Int[Tensor, " rows"] | None = None
-        self.place: Int[Tensor, " rows"] | None = None
+        self.rows: OnDevices | None = None
+        self.place: OnDevices | None = None
         self.reach = length
         self.store: Callable[..., None] | None = None
 
     @contextmanager
     def filling(self, rows: Int[Tensor, " rows"]) -> Iterator[None]:
         """What is read inside the block fills these slots, from their beginning."""
-        self.rows = rows
+        self.rows = OnDevices(rows)
         try:
             yield
         finally:
@@ -52,19 +56,19 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers' classes have no t
 
     def step(self, place: Int[Tensor, " rows"], reach: int) -> None:
         """Say where the next token of each of the first rows goes."""
-        self.place, self.reach = place, reach
+        self.place, self.reach = OnDevices(place), reach
 
     def move(self, source: Int[Tensor, " rows"], target: Int[Tensor, " rows"]) -> None:
         """Copy rows to other slots."""
+        sources, targets = OnDevices(source), OnDevices(target)
         for layer in self.layers:
             for kept in (layer.keys, layer.values):
-                kept[target] = kept[source]
+                kept[targets.on(kept.device)] = kept[sources.on(kept.device)]
 
-    @property
-    def bytes(self) -> int:
-        """How much memory it takes."""
+    def bytes_on(self, device: torch.device) -> int:
+        """How much memory of a device it takes."""
         kept = [part for layer in self.layers for part in (layer.keys, layer.values) if part is not None]
-        return sum(part.numel() * part.element_size() for part in kept)
+        return sum(part.numel() * part.element_size() for part in kept if part.device == device)
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[misc]
@@ -96,15 +100,16 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         assert self.values is not None
         if cache.rows is not None:
             for kept, states in ((self.keys, key_states), (self.values, value_states)):
-                kept[cache.rows, : states.shape[2]] = states.transpose(1, 2)
+                kept[cache.rows.on(kept.device), : states.shape[2]] = states.transpose(1, 2)
             return key_states, value_states
         assert cache.place is not None
+        place = cache.place.on(self.keys.device)
         if cache.store is not None:
-            cache.store(key_states, value_states, self.keys, self.values, cache.place)
+            cache.store(key_states, value_states, self.keys, self.values, place)
             return self._seen(key_states.shape[0])
         for kept, states in ((self.keys, key_states), (self.values, value_states)):
             new = states.transpose(1, 2).reshape(states.shape[0], -1)
-            kept.view(cache.slots * cache.length, -1).index_copy_(0, cache.place, new)
+            kept.view(cache.slots * cache.length, -1).index_copy_(0, place, new)
         return self._seen(key_states.shape[0])
 
     def _seen(self, rows: int) -> tuple[Tensor, Tensor]:

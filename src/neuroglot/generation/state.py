@@ -65,7 +65,7 @@ class Rows:
                 )
         finally:
             narrowed.remove()
-        logits: Tensor = output.logits[:, -1].float()
+        logits: Tensor = output.logits[:, -1].to(device).float()
         self.position[slots], self.count[slots], self.stream[slots] = last, 0, streams
         if self.seen.shape[1]:
             inside = torch.arange(ids.shape[1], device=device) <= last[:, None]
@@ -91,7 +91,7 @@ class Rows:
                 input_ids=last[:, None], position_ids=position[:, None], attention_mask=masks,
                 past_key_values=self.cache, use_cache=True,
             )  # fmt: skip
-        logits: Tensor = output.logits[:, -1].float()
+        logits: Tensor = output.logits[:, -1].to(last.device).float()
         token = self.choice.drawn(self.choice.penalised(logits, self.seen[:rows]), self.stream[:rows], position + 1)
         if self.note is not None and not self.seen.shape[1]:
             self.note(token, self.ends, self.last, self.position, self.count, self.done, self.written)

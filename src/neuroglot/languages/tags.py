@@ -23,6 +23,8 @@ _ORDINARY = {"bar", "bin", "bug", "fit", "man", "new", "src"}
 
 def is_language(text: str) -> bool:
     """Whether `text` is a valid tag of one language, such as `fr`, `zh-Hans` or `eng_Latn`."""
+    if not isinstance(text, str):
+        return False
     text = text.strip()
     return text.isascii() and text.casefold() not in NO_LANGUAGE and bool(langcodes.tag_is_valid(text))
 
@@ -53,7 +55,7 @@ def language_tag(text: str) -> str:
     Raises:
         NeuroglotError: `text` is not a language tag.
     """
-    if not is_language(text) and text not in NO_LANGUAGE:
+    if not is_language(text) and not (isinstance(text, str) and text in NO_LANGUAGE):
         raise NeuroglotError(f"{text!r} is not a language tag; use BCP-47 tags such as en, fr, zh or zh-Hant.")
     return _standard(text.strip())
 

@@ -7,6 +7,7 @@ import torch
 
 from neuroglot.errors import NeuroglotError, first_line, require
 from neuroglot.models.architecture.body import decoder_config
+from neuroglot.models.architecture.devices import launch_ahead
 from neuroglot.models.architecture.find import without_empty_warnings
 from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import check_kind, opener
@@ -23,8 +24,8 @@ def load_model(
     source: str | Path,
     *,
     revision: str | None = None,
-    dtype: Dtype = "auto",
-    device: str | None = None,
+    dtype: Dtype | torch.dtype = "auto",
+    device: str | torch.device | None = None,
     device_map: str | dict[str, Any] | None = None,
     offload_folder: str | Path | None = None,
     quantize: Quantize | None = None,
@@ -39,7 +40,8 @@ def load_model(
             ships: `gemma3-270m`, `smollm2-135m`. GGUF is converted once and cached. A peft adapter's directory opens
             its base with the adapter merged into it.
         revision: the branch, tag or commit of a hub id.
-        dtype: of the weights. `auto` is float32 on a CPU, and elsewhere the checkpoint's own (of GGUF bfloat16).
+        dtype: of the weights; a `torch.dtype` does as well. `auto` is float32 on a CPU, and elsewhere the checkpoint's
+            own (of GGUF bfloat16).
         device: `cpu`, `cuda`, `cuda:1`, `mps` …; by default a GPU if there is one.
         device_map: spread a model over several devices, as `accelerate` does (`auto`); instead of `device`.
         offload_folder: where `device_map` puts what fits neither on GPUs nor in memory.
@@ -51,11 +53,18 @@ def load_model(
             statistic, as BOS is, since attention uses it as BOS is used.
 
     Raises:
-        NeuroglotError: nothing is there, it is damaged, it lacks weights, or its architecture is not supported.
+        NeuroglotError: nothing is there, it is damaged, it lacks weights, its architecture is not supported, or a
+            setting is none of those that there are.
     """
     name = str(source)
+    precision, device = str(dtype).removeprefix("torch."), None if device is None else str(device)
+    for option, value, known in (("dtype", precision, Dtype), ("bos", bos, Bos), ("quantize", quantize, Quantize)):
+        if value is not None and value not in get_args(known):
+            raise NeuroglotError(f"{option} is {', '.join(get_args(known))}, not {value!r}.")
+    if (device or "").startswith("cuda") and not torch.cuda.is_available():
+        raise NeuroglotError(f"There is no {device} here: torch sees no such GPU; leave the device out, or say cpu.")
     how: dict[str, Any] = {
-        "dtype": dtype,
+        "dtype": precision,
         "device": device,
         "device_map": device_map,
         "offload_folder": offload_folder,
@@ -71,9 +80,11 @@ def load_model(
         device_map = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
     elif device is not None:
         raise NeuroglotError("device and device_map say the same thing in two ways; give one of them.")
+    else:
+        launch_ahead()
     on_cpu = device_map == {"": "cpu"}
     elsewhere = torch.bfloat16 if _is_gguf(name) else "auto"  # the cache holds float32
-    weights: Any = {"auto": torch.float32 if on_cpu else elsewhere}.get(dtype) or getattr(torch, dtype)
+    weights: Any = {"auto": torch.float32 if on_cpu else elsewhere}.get(precision) or getattr(torch, precision)
     extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
     if quantize is not None:
         extra["quantization_config"] = _quantization(quantize, weights)

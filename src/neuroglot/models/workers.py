@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.devices import devices_of
 from neuroglot.models.architecture.families import declare, own_families
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
@@ -41,7 +42,8 @@ class Workers:
             without, the cores are shared out.
 
     Raises:
-        NeuroglotError: fewer than one worker is asked for, or the model did not come from `load_model`.
+        NeuroglotError: fewer than one worker is asked for, or the model did not come from `load_model`, or it is spread
+            over several devices.
     """
 
     def __init__(self, model: Model, count: int):
@@ -49,6 +51,11 @@ class Workers:
             raise NeuroglotError(f"There must be at least 1 worker, not {count}.")
         if model.load_arguments is None:
             raise NeuroglotError("Workers open the model themselves; give one that load_model opened from its source.")
+        if len(devices_of(model.network)) > 1:
+            raise NeuroglotError(
+                f"{model.name} is spread over several devices, and a worker has one; leave out the workers or the "
+                "device map, or record with Ray and several GPUs a worker."
+            )
         self.model, self.count = model, count
         self._threads = max(1, torch.get_num_threads() // count)
         self._of = ""

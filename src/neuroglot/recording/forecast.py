@@ -9,7 +9,7 @@ residual stream:
     while shards are added                  (K + 1) · s + 8 · K · L · N
     shards on disk                          S · s
     packed tokens on disk                   4 · T           (they stay where there are examples)
-    a worker, beside model and activations  s + 4 · b · N + 16 · min(b, 4096) · t · L · E      (b tokens a forward pass)
+    a worker, beside model and activations  2 · s + 4 · b · N + 16 · min(b, 4096) · t · L · E   (b tokens a pass)
     samples of a parallel corpus            4 · K · n · L · (N + d)
 """
 
@@ -92,9 +92,9 @@ class Footprint:
 
     @property
     def worker(self) -> int:
-        """On a worker's devices, beside the model and its activations."""
+        """On a worker's devices at most, beside the model and its activations: two shards are under way on a GPU."""
         ranked = 16 * min(self.batch_tokens, 4096) * self.tops * self.layers * self.experts
-        return self.language + 4 * self.batch_tokens * self.neurons + ranked
+        return 2 * self.language + 4 * self.batch_tokens * self.neurons + ranked
 
     def samples(self, samples: int) -> int:
         """What `record_samples` keeps of so many samples, with their states."""

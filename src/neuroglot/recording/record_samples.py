@@ -12,7 +12,7 @@ import torch
 
 from neuroglot.artifacts.recording import Provenance
 from neuroglot.artifacts.samples import Samples, read_header
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
@@ -72,6 +72,7 @@ def record_samples(
         NeuroglotError: the corpus is not parallel, a sample is missing, empty or too long, a statistic is unknown, an
             activation is not a number, or `directory` holds other samples.
     """
+    check_is_corpus(corpus)
     check_statistics(statistics, STATISTICS)
     model.check_state(edited=False)
     batch_tokens = batch_tokens or model.batch_tokens

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from neuroglot.artifacts.recording import ROUTED, Provenance, Recording
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError, validated
 from neuroglot.models.model import Model
 from neuroglot.progress import reading, token_progress
@@ -57,6 +57,7 @@ def record(model: Model, corpus: Corpus, **settings: Any) -> Recording:
             another model, an activation is not a number, `directory` holds a recording of another model, text or
             setting, cannot be written, or is being recorded by another process.
     """
+    check_is_corpus(corpus)
     asked = validated(RecordSettings, settings)
     engine = asked.engine or (LocalEngine() if model.workers is None else ProcessEngine(model.workers))
     work = work_of(model, asked, engine.batch_tokens(model))

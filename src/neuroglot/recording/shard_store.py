@@ -1,4 +1,4 @@
-"""Finished shards of a recording on disk, so that an interrupted pass loses at most the shard in flight.
+"""Finished shards of a recording on disk, so that an interrupted pass loses at most the shards in flight.
 
 Every file is whole or absent and its bytes follow from the plan, so no order of events can leave a wrong one. Locks
 only keep two processes from doing the same work twice.

@@ -1,4 +1,7 @@
-"""What a worker does: run the blocks of one shard through the model and keep their statistics."""
+"""What a worker does: run the blocks of one shard through the model and keep their statistics.
+
+On a GPU a shard is begun, and its statistics are asked for later: meanwhile the next one is under way.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,6 +14,7 @@ from torch import Tensor
 from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import HEADS, RESIDUAL, Provenance, Recording
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.devices import Lane, devices_of, sent
 from neuroglot.models.architecture.hooks import (
     observe_ffn,
     observe_heads,
@@ -30,7 +34,7 @@ from neuroglot.recording.statistics.routing import Routed
 from neuroglot.recording.statistics.sums import Statistic, StreamSums, Sums
 from neuroglot.tokens.shard_stream import Shard
 
-__all__ = ["Work", "record_shard"]
+__all__ = ["Work", "begin_shard", "record_shard"]
 
 Advance = Callable[[int, str], None]
 Kept = Statistic | StreamSums | HeadSums | GradientSums
@@ -103,24 +107,39 @@ def record_shard(
     Raises:
         NeuroglotError: an activation is not a number.
     """
+    return begin_shard(model, shard, kept, work, advance)()
+
+
+def begin_shard(
+    model: Model,
+    shard: Shard,
+    kept: list[Kept],
+    work: Work,
+    advance: Advance = lambda tokens, what: None,
+) -> Callable[[], Recording]:
+    """Give the model's devices a shard, and what waits for its statistics, to be called once.
+
+    `kept` is the shard's until then: what is begun meanwhile has others. Arguments and errors are those of
+    `record_shard`; that an activation is not a number is said later.
+    """
     done: list[int] | None = None
 
-    def read(batch_tokens: int) -> Recording:
+    def begin(batch_tokens: int) -> Callable[[], Recording]:
         nonlocal done
         if done is not None:  # an attempt that was given up: layers before the one that failed hold its sums
             kept[:] = work.kept(model)
             advance(-sum(done), shard.language)
         done = []
-        return _record_shard(model, shard, kept, replace(work, batch_tokens=batch_tokens), advance, done)
+        return _begun(model, shard, kept, replace(work, batch_tokens=batch_tokens), advance, done)
 
-    return fitting_tokens(model, read, work.batch_tokens, least=shard.blocks.shape[1])
+    return fitting_tokens(model, begin, work.batch_tokens, least=shard.blocks.shape[1])
 
 
 @torch.inference_mode()
-def _record_shard(
+def _begun(
     model: Model, shard: Shard, kept: Sequence[Kept], work: Work, advance: Advance, done: list[int]
-) -> Recording:
-    """The statistics of one shard; what was said to have been read is noted in `done`."""
+) -> Callable[[], Recording]:
+    """A shard under way; what was said to have been read is noted in `done`."""
     first = model.uncounted
     shape = (0, 0)
     sums = [each for each in kept if isinstance(each, Sums) and each.names]
@@ -163,7 +182,8 @@ def _record_shard(
         for each in kept:
             if isinstance(each, TopExamples):
                 stack.enter_context(observe_routing(model.ffns, partial(_routed_examples, each, first), weighed=True))
-        batches = shard.blocks.to(model.device).split(max(1, work.batch_tokens // shard.blocks.shape[1]))
+        blocks = sent(shard.blocks, model.device)
+        batches = blocks.split(max(1, work.batch_tokens // blocks.shape[1]))
         for batch in batches:
             shape = (batch.shape[0], batch.shape[1])
             states = model.hidden_states(batch)
@@ -171,15 +191,27 @@ def _record_shard(
             finite = known if finite is None else finite & known
             done.append(batch.numel())
             advance(batch.numel(), shard.language)
-    if finite is not None and not bool(finite):
-        raise NeuroglotError(
-            f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in {shard.language}; "
-            "load it in float32 or bfloat16, or check its weights."
-        )
     for statistic in of_gradients:  # each a pass of its own, seen by no other
         for batch in batches:
             statistic.read(model, batch, first)
-    text = shard.blocks.shape[1] - first
+    lane = Lane(devices_of(model.network))
+    lane.follow()  # so that sums are not kept waiting by what is begun meanwhile
+
+    def finished() -> Recording:
+        with torch.inference_mode(), lane.entered():
+            if finite is not None and not bool(finite):
+                raise NeuroglotError(
+                    f"{model.name} gives hidden states that are not numbers (NaN or infinite) on text in "
+                    f"{shard.language}; load it in float32 or bfloat16, or check its weights."
+                )
+            return _flushed(model, shard, kept, routed, work)
+
+    return finished
+
+
+def _flushed(model: Model, shard: Shard, kept: Sequence[Kept], routed: Routed, work: Work) -> Recording:
+    """What was summed of a shard."""
+    text = shard.blocks.shape[1] - model.uncounted
     flushed = {name: values for statistic in kept for name, values in statistic.flush().items()}
     flushed |= routed.sums()
     keys = flushed.pop(TopExamples.name, None)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.tokens.packing import tokenize
@@ -21,6 +21,7 @@ SHARED, UNSEEN = "shared", "unseen"
 
 def token_counts(model: Model, corpus: Corpus, tokens: int) -> Int64[Tensor, "vocabulary languages"]:
     """How often each token comes among the first `tokens` tokens of each language's text; the model is not run."""
+    check_is_corpus(corpus)
     rows = [tokenize(model, corpus[tag], tokens).long() for tag in corpus.languages]
     return torch.stack([row.bincount(minlength=model.vocabulary) for row in rows], dim=1)
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader, check_vocabulary
@@ -53,6 +53,7 @@ def check_fills(model: Model | TextReader, corpus: Corpus, block: int, tokens: i
     Raises:
         NeuroglotError: as said, or the model cannot read blocks so long.
     """
+    check_is_corpus(corpus)
     text = text_of_block(model, block)
     for tag in corpus.languages:
         count = len(tokenize(model, corpus[tag], min(text, tokens)))

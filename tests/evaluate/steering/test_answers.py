@@ -9,7 +9,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.corpus.prompts import _sentences, answer_in, asking, prompted
-from neuroglot.evaluate.steering.answers import answer_nll, degenerate, describe, summary
+from neuroglot.evaluate.steering.answers import answer_nll, choice_nll, degenerate, describe, nll_after, summary
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script, scripts
 from neuroglot.languages.identifiers import identifier
 from neuroglot.languages.tags import closest, language_name
@@ -172,3 +172,20 @@ def test_an_answer_that_the_model_cannot_read_is_refused():
     answer_nll(model, ["a" * 31])
     with pytest.raises(ng.NeuroglotError, match="An answer has 33 tokens, and tiny-llama reads 32"):
         answer_nll(model, ["short", "a" * 32])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_replies_that_begin_alike_are_read_once_and_are_as_likely_as_each_alone(family):
+    model = tiny.model(family)
+    befores = [[1, 2, 3, 4], [7], [9, 8, 7, 6, 5, 4, 3, 2, 1]]
+    replies = [[5, 6, 1], [5, 6, 2], [5, 6, 1, 0], [5], [9, 9], [4, 4, 4, 4]]
+    found = choice_nll(model, befores, replies, batch_tokens=40)
+    for before, of in zip(befores, found, strict=True):
+        alone = [total for total, _ in nll_after(model, [(before, reply) for reply in replies])]
+        assert of == pytest.approx(alone, rel=1e-4)
+    read = []
+    model.network.register_forward_hook(lambda *_: read.append(None))
+    hidden = model.hidden_states
+    model.hidden_states = lambda tokens, mask: read.append(len(tokens)) or hidden(tokens, mask)
+    choice_nll(model, befores, [[5, 6, digit] for digit in range(10)])
+    assert sum(filter(None, read)) == len(befores)

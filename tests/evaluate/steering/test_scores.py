@@ -1,5 +1,6 @@
 """LFS, relevance and their harmonic mean; the likelihood rule against a plain loop."""
 
+import math
 import sys
 
 import pandas as pd
@@ -109,3 +110,22 @@ def test_a_difference_is_drawn_by_prompt_for_both():
     assert found[0] == pytest.approx(scores["c"] - scores["a"]) and 0 <= found[1] <= found[0] <= found[2]
     with pytest.raises(ng.NeuroglotError, match="same prompts"):
         score_difference(answers[answers["prompt"] != "x"].query("condition == 'a'"), "a", "b")
+
+
+def test_an_answer_without_a_score_is_not_irrelevant():
+    answers = pd.DataFrame(
+        {"condition": "a", "source": None, "prompt": list("xyz"), "on_target": True, "relevance": 2.0}
+    )
+    scores = steering_scores(answers).loc["a"]
+    assert scores["answers"] == 3 and scores["lfs"] == scores["relevance"] == 1.0  # without a source, too
+    for wrong in (float("nan"), None, 3, -1):
+        unrated = answers.assign(relevance=pd.Series([2.0, 2.0, wrong], dtype=object))
+        for use in (
+            lambda table=unrated: steering_scores(table),
+            lambda table=unrated: score_difference(table, "a", "a"),
+        ):
+            with pytest.raises(ng.NeuroglotError, match="1 of 3 answers have another or none"):
+                use()
+    with pytest.raises(ng.NeuroglotError, match="no column on_target"):
+        steering_scores(answers.drop(columns="on_target"))
+    assert math.isnan(harmonic_mean(math.nan, 1.0))

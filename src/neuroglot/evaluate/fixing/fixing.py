@@ -9,6 +9,7 @@ import pandas as pd
 
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.texts import prompts_by_language
 from neuroglot.edit.recipes import Recipe
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.fixing.remedies import METHODS, Remedies, Remedy
@@ -191,7 +192,7 @@ def _halves(prompts: FirstOf) -> list[dict[str, dict[str, list[str]]]]:
     """The prompts that develop (the first, third …) and those that report."""
     halves: list[dict[str, dict[str, list[str]]]] = [
         {
-            source: {language_tag(tag): list(texts)[part::2] for tag, texts in languages.items()}
+            source: {tag: texts[part::2] for tag, texts in prompts_by_language(languages, source).items()}
             for source, languages in prompts.items()
         }
         for part in (0, 1)

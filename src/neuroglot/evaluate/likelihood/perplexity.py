@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.architecture.devices import sent
 from neuroglot.models.fitting import fitting_batches
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
@@ -68,16 +69,16 @@ def perplexity(
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     total = sum(piece.numel() for piece in blocks.values())
     with token_progress("perplexity", total, shown=progress) as advance:
-        return {
-            language: perplexity_of(mean_nll(model, piece, language, batch_tokens, advance))
-            for language, piece in blocks.items()
-        }
+        # a language is begun before the one before it is asked for: no device waits meanwhile
+        found = {tag: _block_means(model, piece, tag, batch_tokens, advance) for tag, piece in blocks.items()}
+        return {tag: perplexity_of(_mean(_finite(model, means, tag))) for tag, means in found.items()}
 
 
 def held_out_blocks(
     model: Model | TextReader, corpus: Corpus, *, tokens: int, block: int | None
 ) -> dict[str, Int[Tensor, "blocks block"]]:
     """The packed blocks of each language; see `perplexity` for the arguments and what is raised."""
+    check_is_corpus(corpus)
     if block is None:
         shortest = min(len(tokenize(model, corpus[tag], 4 * AUTO_BLOCKS[0])) for tag in corpus.languages)
         limit = min(model.context or AUTO_BLOCKS[0], tokens)  # a block of more than was asked for is refused
@@ -197,8 +198,7 @@ def mean_nll(
     Raises:
         NeuroglotError: a logit is not a number.
     """
-    losses = block_nll(model, blocks, language, batch_tokens, advance)
-    return math.fsum(losses) / len(losses)
+    return _mean(block_nll(model, blocks, language, batch_tokens, advance))
 
 
 @torch.inference_mode()
@@ -216,10 +216,26 @@ def block_nll(
     Raises:
         NeuroglotError: a logit is not a number.
     """
-    means = torch.cat([nll.mean(1) for nll in blocks_nll(model, blocks, language, batch_tokens, advance)])
-    finite_mean(model, float(means.sum()), len(means), language)
+    return _finite(model, _block_means(model, blocks, language, batch_tokens, advance), language)
+
+
+@torch.inference_mode()
+def _block_means(
+    model: Model, blocks: Tensor, language: str, batch_tokens: int | None, advance: Callable[[int, str], None]
+) -> Float64[Tensor, " blocks"]:
+    """As `block_nll`, on the device and not checked: nothing is waited for."""
+    return torch.cat([nll.mean(1) for nll in blocks_nll(model, blocks, language, batch_tokens, advance)])
+
+
+def _finite(model: Model, means: Tensor, language: str) -> list[float]:
+    """The means, or a refusal."""
     losses: list[float] = means.tolist()
+    finite_mean(model, sum(losses), len(losses), language)
     return losses
+
+
+def _mean(losses: list[float]) -> float:
+    return math.fsum(losses) / len(losses)
 
 
 def blocks_nll(
@@ -233,14 +249,14 @@ def blocks_nll(
     model.check_state()
     if not len(blocks) or blocks.shape[1] < 2:
         raise _nothing_to_predict(language)
-    blocks, wanted = blocks.to(model.device), blocks[:, 1:].to(torch.int64)
+    blocks, wanted = sent(blocks, model.device), blocks[:, 1:].to(torch.int64)
 
     def losses(part: slice) -> Tensor:
         nonlocal wanted
         batch = blocks[part]
         states = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         # all at once: to a head on another device than the first layer, a copy for each batch would wait for both
-        wanted = wanted.to(states.device)
+        wanted = sent(wanted, states.device)
         nll = token_nll(model, states, wanted[part].flatten())
         return torch.cat([some.to(states.device, torch.float64) for some in nll]).view(len(batch), -1)
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import finite_mean, perplexity_of, sum_nll
 from neuroglot.models.fitting import fitting_tokens, rows_within
@@ -29,6 +29,7 @@ def tokenized_samples(model: Model, corpus: Corpus, *, samples: int, length: int
     Raises:
         NeuroglotError: no sample of a language has two tokens, or the model cannot read samples so long.
     """
+    check_is_corpus(corpus)
     first = list(model.begin)
     length = length or min(LENGTH, model.context or LENGTH)
     model.check_length(length, "A sample of that length", f"use a length of at most {model.context}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.corpus.texts import prompts_by_language
 from neuroglot.edit.conditions import Condition
 from neuroglot.edit.interventions import Scale
 from neuroglot.errors import NeuroglotError
@@ -58,7 +59,7 @@ def amplification(
     targets = [language_tag(tag) for tag in targets or neurons.languages]
     neurons = neurons.of_model(model, site=site)
     neurons.check_languages(targets)
-    sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
+    sources = prompts_by_language(prompts)
     identify = LanguageIdentifier([*targets, *sources])
     how = (generation or Generation()).model_dump()
     asked = [(tag, text) for tag, texts in sources.items() for text in texts]

@@ -1,11 +1,12 @@
 """What answers are like: their language, their script, whether they repeat themselves, and how likely they are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from neuroglot.evaluate.likelihood.perplexity import perplexity_of, token_nll
 from neuroglot.evaluate.steering.mixing import mixed_words
@@ -16,7 +17,7 @@ from neuroglot.languages.tags import closest
 from neuroglot.models.fitting import fitting_tokens, rows_within
 from neuroglot.models.model import Model
 
-__all__ = ["answer_nll", "degenerate", "describe", "nll_after", "summary", "well_formed"]
+__all__ = ["answer_nll", "choice_nll", "degenerate", "describe", "nll_after", "summary", "well_formed"]
 
 
 def degenerate(text: str, *, share: float = 0.5) -> bool:
@@ -51,20 +52,9 @@ def nll_after(
         rows: what is read first, and what is predicted after it.
         batch_tokens: tokens a forward pass, padding included; by default as many as the device likes.
     """
-    lengths = [len(before) + len(after) for before, after in rows]
-    for length in lengths:
-        model.check_length(length, "An answer", "write shorter ones")
     results = [(0.0, 0)] * len(rows)
-    readable = [i for i, (before, after) in enumerate(rows) if lengths[i] >= 2 and len(after)]
-    order = sorted(readable, key=lambda i: (lengths[i], i))
 
-    def read(start: int, at_once: int) -> list[int]:
-        some = rows_within(order[start:], lengths, at_once)
-        ids = [torch.tensor([*rows[i][0], *rows[i][1]], dtype=torch.int64) for i in some]
-        tokens = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-        mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]).to(torch.int64)
-        starts = [max(len(rows[i][0]), 1) for i in some]
-        states = model.hidden_states(tokens, mask)
+    def take(some: list[int], states: Tensor, ids: list[Tensor], starts: list[int]) -> None:
         before = [row[start - 1 : len(one) - 1] for row, one, start in zip(states, ids, starts, strict=True)]
         predicted = [one[start:] for one, start in zip(ids, starts, strict=True)]
         nll = torch.cat(list(token_nll(model, torch.cat(before), torch.cat(predicted).to(states.device))))
@@ -72,12 +62,76 @@ def nll_after(
         sums = torch.stack([part.sum() for part in nll.to("cpu", torch.float64).split(counts)])
         for i, total, count in zip(some, sums.tolist(), counts, strict=True):
             results[i] = (total, count)
+
+    _read(model, rows, [i for i, (_, after) in enumerate(rows) if len(after)], take, batch_tokens)
+    return results
+
+
+@torch.inference_mode()
+def choice_nll(
+    model: Model, befores: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], *, batch_tokens: int | None = None
+) -> list[list[float]]:
+    """How unlikely each of some replies is after each text, in nats; what several of them begin with is read once.
+
+    Args:
+        model: as it is at the moment.
+        befores: the tokens of each text, one at least.
+        replies: the tokens of each reply, one at least.
+        batch_tokens: see `nll_after`.
+
+    Returns:
+        Of each text, a number a reply.
+    """
+    begun = sorted({tuple(reply[:-1]) for reply in replies}, key=len, reverse=True)
+    paths = [path for i, path in enumerate(begun) if not any(longer[: len(path)] == path for longer in begun[:i])]
+    of = [next(k for k, path in enumerate(paths) if path[: len(reply) - 1] == tuple(reply[:-1])) for reply in replies]
+    rows = [(before, path) for before in befores for path in paths]
+    results = [[0.0] * len(replies) for _ in befores]
+
+    def take(some: list[int], states: Tensor, ids: list[Tensor], starts: list[int]) -> None:
+        for i, row, one, start in zip(some, states, ids, starts, strict=True):
+            said = model.logits(row[start - 1 : len(one)]).float().log_softmax(-1).to("cpu", torch.float64)
+            for place, reply in enumerate(replies):
+                if of[place] == i % len(paths):
+                    wanted = torch.tensor(list(reply))[:, None]
+                    results[i // len(paths)][place] = -float(said[: len(reply)].gather(1, wanted).sum())
+
+    _read(model, rows, range(len(rows)), take, batch_tokens)
+    return results
+
+
+def _read(
+    model: Model,
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    readable: Iterable[int],
+    take: Callable[[list[int], Tensor, list[Tensor], list[int]], None],
+    batch_tokens: int | None,
+) -> None:
+    """Read rows of two parts in batches of like length; those of two tokens and more.
+
+    Args:
+        model: as it is at the moment.
+        rows: the two parts of each.
+        readable: which of them are read.
+        take: is given which rows they are, their last hidden states, their tokens, and where the second part begins.
+        batch_tokens: see `nll_after`.
+    """
+    lengths = [len(before) + len(after) for before, after in rows]
+    for length in lengths:
+        model.check_length(length, "An answer", "write shorter ones")
+    order = sorted((i for i in readable if lengths[i] >= 2), key=lambda i: (lengths[i], i))
+
+    def read(start: int, at_once: int) -> list[int]:
+        some = rows_within(order[start:], lengths, at_once)
+        ids = [torch.tensor([*rows[i][0], *rows[i][1]], dtype=torch.int64) for i in some]
+        tokens = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]).to(torch.int64)
+        take(some, model.hidden_states(tokens, mask), ids, [max(len(rows[i][0]), 1) for i in some])
         return some
 
     start = 0
     while start < len(order):
         start += len(fitting_tokens(model, partial(read, start), batch_tokens, least=lengths[order[start]]))
-    return results
 
 
 def describe(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def write_clas(answers: pd.DataFrame, folder: str | Path, about: Mapping[str, An
 
 def _result(number: int, row: Mapping[Any, Any]) -> dict[str, Any]:
     said = {"question_idx": number, "input": row["prompt"], "output": row["answer"]}
-    if "relevance" in row:
+    if row.get("relevance") is not None and not isnan(float(row["relevance"])):
         said["judge_evaluation"] = {"judge_score": float(row["relevance"])}
     return said
 

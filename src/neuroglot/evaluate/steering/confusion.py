@@ -2,7 +2,7 @@
 
 import logging
 import string
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from neuroglot.corpus.columns import column_named, text_of
 from neuroglot.corpus.files import text_lines
 from neuroglot.corpus.formats import Rows, name_and_format
+from neuroglot.corpus.texts import texts_of
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.evaluate.steering.beginning import Beginning, Identify, beginning
 from neuroglot.languages.fasttext import FastTextIdentifier
@@ -158,7 +159,7 @@ class LanguageConfusion:
 
 
 def language_confusion(
-    completions: Sequence[str],
+    completions: Iterable[str],
     language: str,
     *,
     words: Collection[str] | None = None,
@@ -179,6 +180,7 @@ def language_confusion(
     Raises:
         NeuroglotError: a package that is needed is not installed.
     """
+    completions = texts_of(completions, "completions")
     tag = language_tag(language).split("-")[0]
     identify = FastTextIdentifier() if identify is None else identify
     listed = _countable(english_words() if words is None else words) if tag in WORD_LEVEL else frozenset()

@@ -6,6 +6,7 @@ import pandas as pd
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.corpus.corpus import Corpus
+from neuroglot.corpus.texts import texts_of
 from neuroglot.edit.conditions import Condition
 from neuroglot.edit.interventions import Deactivate
 from neuroglot.generation.engine import generate
@@ -52,7 +53,7 @@ def continuations(
     """
     neurons = neurons.of_model(model)
     conditions = {tag: Condition(tag, (Deactivate(neurons[tag]),)) for tag in prompts}
-    asked = [(tag, prompt) for tag, texts in prompts.items() for prompt in texts]
+    asked = [(tag, prompt) for tag, texts in prompts.items() for prompt in texts_of(texts, "prompts")]
     recipes = [None] * len(asked) + [conditions[tag] for tag, _ in asked]
     written = generate(model, [prompt for _, prompt in asked] * 2, recipes=recipes, tokens=tokens)
     rows = [(*row, *both) for row, both in zip(asked, zip(*_halves(written), strict=True), strict=True)]

@@ -19,6 +19,7 @@ from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import PROMPTINGS, Prompting, prompted
+from neuroglot.corpus.texts import prompts_by_language
 from neuroglot.edit.conditions import Condition, digest_of_steps
 from neuroglot.edit.directions import shuffled
 from neuroglot.edit.interventions import Deactivate, UnitChange
@@ -57,7 +58,7 @@ CONDITIONS: tuple[Forced, ...] = ("intact", "source off", "raised", "both", "ran
 """Nothing; the source's neurons off; the target's changed; both; both with random neurons of the same numbers."""
 
 
-class Steering(BaseModel, frozen=True):
+class Steering(BaseModel, frozen=True, allow_inf_nan=False):
     """How the target is raised; see `steer`."""
 
     method: Method | Direction | Routed = "replace"
@@ -180,7 +181,7 @@ def force(
     neurons = neurons.of_model(recording)
     how = how or Steering()
     wanted = [language_tag(tag) for tag in targets or neurons.languages]
-    sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
+    sources = prompts_by_language(prompts)
     for chosen, known in ((conditions, CONDITIONS), (prompting, PROMPTINGS)):
         if unknown := [name for name in chosen if name not in known]:
             raise NeuroglotError(f"There is no condition {unknown[0]!r}; choose among {', '.join(known)}.")
@@ -423,7 +424,7 @@ def deactivated(
         NeuroglotError: the neurons are of another shape, or no library tells a language.
     """
     neurons = neurons.of_model(model)
-    sources = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
+    sources = prompts_by_language(prompts)
     identify, made = LanguageIdentifier(list(sources)), _Answers(model, generation or Generation(), directory)
     largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])
     masks = {tag: neurons[tag] for tag in neurons.languages} | {"random": random(neurons)[largest]}

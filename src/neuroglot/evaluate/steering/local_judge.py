@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from neuroglot.evaluate.steering.answers import nll_after
+from neuroglot.evaluate.steering.answers import choice_nll
 from neuroglot.generation.engine import generate
 from neuroglot.generation.prompts import prompt_tokens, said_around
 from neuroglot.models.loading import load_model
@@ -64,9 +64,8 @@ class LocalModel:
         after = self.model.encode(self.ratings)
         for first in range(0, len(questions), AT_ONCE):
             before = prompt_tokens(self.model, list(questions[first : first + AT_ONCE]), True)
-            nll = iter(nll_after(self.model, [(asked, ids) for asked in before for ids in after]))
-            for _ in before:
-                yield shares_of(after, [next(nll)[0] for _ in after])
+            for nll in choice_nll(self.model, before, after):
+                yield shares_of(after, nll)
 
 
 def shares_of(replies: Sequence[list[int]], nll: Sequence[float]) -> list[float]:

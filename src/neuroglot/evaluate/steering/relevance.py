@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from neuroglot.corpus.texts import texts_of
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import degenerate, nll_after
 from neuroglot.generation.prompts import prompt_tokens, said_around
@@ -77,7 +78,9 @@ class LikelihoodRule:
                 "one text; let another model read."
             )
         self.model, self.chat, self.others = model, chat, others
-        self.questions = {tag: list(dict.fromkeys(texts)) for tag, texts in questions.items()}
+        self.questions = {
+            tag: list(dict.fromkeys(texts_of(texts, f"questions in {tag}"))) for tag, texts in questions.items()
+        }
         self._cache = ResultCache(directory)
         for tag, texts in self.questions.items():
             if len(texts) < 3:

@@ -5,6 +5,7 @@ score their harmonic mean (CLaS-Bench, 2026).
 """
 
 from collections.abc import Sequence
+from math import isnan, nan
 
 import pandas as pd
 import torch
@@ -17,7 +18,9 @@ __all__ = ["harmonic_mean", "score_difference", "steering_scores"]
 
 
 def harmonic_mean(first: float, second: float) -> float:
-    """2ab / (a + b), and 0 where one of them is 0."""
+    """2ab / (a + b), 0 where one of them is 0, and NaN where one is unknown (NaN)."""
+    if isnan(first) or isnan(second):
+        return nan
     return 2 * first * second / (first + second) if first > 0 and second > 0 else 0.0
 
 
@@ -37,15 +40,32 @@ def steering_scores(
         …), NaN where there is one prompt only.
 
     Raises:
-        NeuroglotError: the answers were not rated.
+        NeuroglotError: a column is missing, or an answer was not rated from 0 to 2.
     """
-    if "relevance" not in answers:
-        raise NeuroglotError("These answers have no relevance; let the likelihood rule or a judge rate them.")
+    _check(answers, by)
     rows = {}
-    for name, group in answers.groupby(list(by), sort=False):
+    for name, group in answers.groupby(list(by), sort=False, dropna=False):
         rows[name] = _scores(group, draws, seed)
     index = pd.MultiIndex.from_tuples(rows, names=list(by))
     return pd.DataFrame(list(rows.values()), index=index if len(by) > 1 else index.get_level_values(0))
+
+
+def _check(answers: pd.DataFrame, by: Sequence[str] = ()) -> None:
+    """Refuse answers that were not all rated: one without a score would count as irrelevant."""
+    if "relevance" not in answers:
+        raise NeuroglotError("These answers have no relevance; let the likelihood rule or a judge rate them.")
+    if lacking := [name for name in (*by, "prompt", "on_target") if name not in answers]:
+        raise NeuroglotError(f"These answers have no column {lacking[0]}; it has {', '.join(map(str, answers))}.")
+    if answers["on_target"].isna().any():
+        raise NeuroglotError(
+            "Some answers do not say whether they are on_target; tell their language, or leave them out."
+        )
+    wrong = answers["relevance"][~answers["relevance"].astype(float).between(0, 2)]
+    if len(wrong):
+        raise NeuroglotError(
+            f"Relevance is from 0 to 2, and {len(wrong):,} of {len(answers):,} answers have another or none, such as "
+            f"{wrong.iloc[0]}; rate them, or leave them out."
+        )
 
 
 def _scores(group: pd.DataFrame, draws: int, seed: int) -> dict[str, float]:
@@ -62,7 +82,7 @@ def _sums(group: pd.DataFrame) -> pd.DataFrame:
     points = group["relevance"].astype(float) / 2
     sums = group.assign(count=1.0, hits=group["on_target"].astype(float), points=points)
     keys = [key for key in ("source", "prompt") if key in group]
-    return sums.groupby(keys, sort=True)[["count", "hits", "points"]].sum()
+    return sums.groupby(keys, sort=True, dropna=False)[["count", "hits", "points"]].sum()
 
 
 def _means(weights: Tensor, sums: pd.DataFrame) -> dict[str, Tensor]:
@@ -86,8 +106,9 @@ def score_difference(
         seed: see `steering_scores`.
 
     Raises:
-        NeuroglotError: a condition is missing, or their prompts differ.
+        NeuroglotError: see `steering_scores`; a condition is missing, or their prompts differ.
     """
+    _check(answers, ["condition"])
     sums = [_sums(answers[answers["condition"] == name]) for name in (first, second)]
     if any(part.empty for part in sums) or not sums[0].index.equals(sums[1].index):
         raise NeuroglotError(f"{first} and {second} were not asked the same prompts, so they cannot be compared.")

@@ -13,6 +13,7 @@ import pandas as pd
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
+from neuroglot.corpus.texts import prompts_by_language
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.candidates import Candidate
@@ -120,15 +121,17 @@ def search(
     if not tried:
         raise NeuroglotError("There is no setting to try; see evaluate.candidates.")
     develop, report = _halves(prompts, wanted, asked)
-    for tag, texts in (more or {}).items():
-        report[language_tag(tag)] = [*report.get(language_tag(tag), []), *texts]
+    for tag, texts in prompts_by_language(more or {}).items():
+        report[tag] = [*report.get(tag, []), *texts]
+    pairs = [(source, target) for source in asked for target in wanted if source != target]
+    most = max(len(develop[source]) for source, _ in pairs)
+    plan = _plan(list(dict.fromkeys(tried)), most, len(pairs), budget, seed)
     work = Forcing(
         model, recording, neurons, languages=[*wanted, *asked], samples=samples, identification=identification,
         generation=generation, directory=directory, progress=progress,
     )  # fmt: skip
-    pairs = [(source, target) for source in asked for target in wanted if source != target]
     halves = [_Half(work, half, pairs, wanted, relevance, max_loss, max_degenerate) for half in (develop, report)]
-    rows, best = _halving(halves[0], tried, budget, seed)
+    rows, best = _halving(halves[0], *plan)
     chosen = best[0]
     named = {candidate.family: candidate for candidate in best}
     reported, answers = halves[1].reported(named)
@@ -137,7 +140,8 @@ def search(
 
 def _halves(prompts: Prompts, targets: Sequence[str], sources: Sequence[str]) -> list[dict[str, list[str]]]:
     """The prompts that develop (the first, third …) and those that report."""
-    halves = [{language_tag(tag): list(texts)[part::2] for tag, texts in prompts.items()} for part in (0, 1)]
+    given = prompts_by_language(prompts)
+    halves = [{tag: texts[part::2] for tag, texts in given.items()} for part in (0, 1)]
     if missing := [tag for tag in (*targets, *sources) if tag not in halves[0]]:
         raise NeuroglotError(f"The measure of fluency needs prompts in {missing[0]} too; give some.")
     if not any(source != target for source in sources for target in targets):
@@ -219,11 +223,9 @@ def _order(rates: Any) -> tuple[bool, float, float]:
 
 
 def _halving(
-    half: _Half, tried: Sequence[Candidate], budget: int | None, seed: int
+    half: _Half, chosen: Sequence[Candidate], shares: Sequence[int]
 ) -> tuple[list[dict[str, Any]], list[Candidate]]:
     """The rows of the table of the development half; the best of each family, best first."""
-    most = max(len(half.prompts[source]) for source, _ in half.pairs)
-    chosen, shares = _plan(list(dict.fromkeys(tried)), most, len(half.pairs), budget, seed)
     left = {str(place): candidate for place, candidate in enumerate(chosen)}
     rows: list[dict[str, Any]] = []
     answers = pd.DataFrame()
@@ -236,7 +238,7 @@ def _halving(
             words = {"family": each.family, "setting": each.words(), "single": each.single}
             rows.append({"half": "development", "rung": rung, **words, **row})
         order = sorted(left, key=lambda name: _order(rates.loc[name]), reverse=True)
-        room = {family: 1 if stop == most else -(-size // 2) for family, size in _sizes(left.values()).items()}
+        room = {family: 1 if stop == shares[-1] else -(-size // 2) for family, size in _sizes(left.values()).items()}
         kept: dict[str, Candidate] = {}
         for name in order:
             if room[left[name].family]:

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 
 from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.corpus.texts import check_texts
 from neuroglot.edit.interventions import Scale, intervene
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.steering.answers import nll_after
@@ -58,6 +59,8 @@ def steering_shift(
     Raises:
         NeuroglotError: a target has no set or no answers, lists differ in length, or no prompt has both answers.
     """
+    for texts in (*prompts.values(), *answers.values()):
+        check_texts(texts, "A language")
     asked = {language_tag(tag): list(texts) for tag, texts in prompts.items()}
     known = {language_tag(tag): list(texts) for tag, texts in answers.items()}
     if len({len(texts) for texts in [*asked.values(), *known.values()]}) > 1:
