@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import neuroglot as ng
-from neuroglot.errors import require
+from neuroglot.errors import first_line, require
 
 
 def test_an_installed_package_is_imported():
@@ -26,3 +26,18 @@ def test_a_package_that_cannot_be_imported_says_why(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ng.NeuroglotError, match="lacks_this_one"):
         require("broken_package", "tasks")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("It broke.\nHere is why."), "It broke"),
+        (ValueError("\n  It broke\n"), "It broke"),
+        (ValueError(), "ValueError"),
+        (RuntimeError(" \n "), "RuntimeError"),
+        (FileNotFoundError(2, "No such file or directory", "x"), "No such file or directory"),
+        (OSError("the hub is out of reach"), "the hub is out of reach"),
+    ],
+)
+def test_the_first_line_of_an_error_of_others(error, said):
+    assert first_line(error) == said

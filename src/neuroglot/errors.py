@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:  # which takes a sixth of a second, and --help should not
     from pydantic import BaseModel
 
-__all__ = ["NeuroglotError", "NeuroglotWarning", "require", "validated"]
+__all__ = ["NeuroglotError", "NeuroglotWarning", "first_line", "require", "validated"]
 
 S = TypeVar("S", bound="BaseModel")
 
@@ -22,6 +22,13 @@ class NeuroglotError(ValueError):
 
 class NeuroglotWarning(UserWarning):
     """Something worth knowing about a result that is still valid, such as a method that found nothing."""
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, to stand in a sentence of ours: one line, without its full stop."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def validated(kind: type[S], values: Mapping[str, Any], named: Callable[[str], str] = str) -> S:

@@ -7,12 +7,13 @@ from unittest.mock import patch
 import pytest
 import tiny
 import torch
+from commands import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 import neuroglot as ng
 from neuroglot.models import fitting
-from neuroglot.models.fitting import halving, when_full
+from neuroglot.models.fitting import halving, rows_within, when_full
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -163,3 +164,22 @@ def test_finished_rows_are_not_written_again(model):
     finally:
         hook.remove()
     assert made == expected and done[0] == 2 and sum(done) == 6
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 200), st.booleans())
+def test_rows_of_like_length_fill_a_batch_and_no_more(lengths, tokens, down):
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row] if down else lengths[row])
+    some = rows_within(order, lengths, tokens)
+    assert some == order[: len(some)]
+    padded = lambda rows: len(rows) * max(lengths[row] for row in rows)  # noqa: E731
+    assert len(some) == 1 or padded(some) <= tokens
+    assert len(some) == len(order) or padded(order[: len(some) + 1]) > tokens
+
+
+def test_a_device_that_is_full_elsewhere_is_a_sentence(checkpoint, monkeypatch, capsys):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr("neuroglot.run.settings.ModelSettings.load", full)
+    said = refused(monkeypatch, capsys, "evaluate", "perplexity", checkpoint, "starter")
+    assert said.startswith("The device has no memory left for this; end other jobs on it")

@@ -182,6 +182,10 @@ def main() -> None:
         app()
     except NeuroglotError as error:
         refuse(str(error))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported to ask
+            raise
+        refuse("The device has no memory left for this; end other jobs on it, or choose another --device or --dtype.")
     except OSError as error:  # of a path that was given: its name is too long, it is another's …
         if error.filename is None:
             raise

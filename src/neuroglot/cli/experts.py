@@ -75,7 +75,7 @@ def _native(context: typer.Context, run: "Run", tuned: str | None, trust_remote_
         _count_tuned(run, tuned, trust_remote_code)
     from neuroglot.experts.frequency import high_frequency, shared
     from neuroglot.experts.routing import routing_divergence
-    from neuroglot.report.page import report_experts
+    from neuroglot.report.experts import expert_part
     from neuroglot.run.experts import experts_of
 
     counted = experts_of(run)
@@ -92,6 +92,6 @@ def _native(context: typer.Context, run: "Run", tuned: str | None, trust_remote_
         highlight=False,
     )
     print_table(columns, "layer", [str(layer + 1) for layer in counted.layers])
-    report_experts(run)
+    expert_part(run)
     out.print(f"wrote {run.path / 'tables' / 'expert-frequency.csv'}, and others; figures: {run.path / 'figures'}")
     out.print(f"next: neuroglot report {run.path}")

@@ -8,7 +8,7 @@ from neuroglot.corpus.columns import column_named, text_of
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.corpus.local import OBJECTS
 from neuroglot.corpus.quiet import quiet
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.languages.tags import is_language, language_tag
 from neuroglot.storage.hub import hub_refusal
 
@@ -195,7 +195,7 @@ def _reach(name: str, call: Callable[[], Any]) -> Any:
 
 def unreached(name: str, error: Exception) -> NeuroglotError:
     """One sentence for what the hub client, the network and dataset scripts raise, each in its own way."""
-    reason = hub_refusal(error) or str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    reason = hub_refusal(error) or first_line(error)
     return NeuroglotError(
         f"hf:{name} cannot be opened ({reason}); check its name and the network, or download it and give its path."
     )

@@ -1,5 +1,6 @@
 """How figures look, and how they are saved."""
 
+import base64
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -10,7 +11,7 @@ from PIL import Image
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
 
-__all__ = ["save_figure", "surface", "whole"]
+__all__ = ["image_text", "save_figure", "surface", "whole"]
 
 STYLE: Any = {
     "font.size": 9,
@@ -111,3 +112,8 @@ def save_figure(figure: Figure, directory: str | Path, name: str) -> list[Path]:
                 _reduce(draft)
         paths.append(path)
     return paths
+
+
+def image_text(png: Path) -> str:
+    """An image as a page holds it, in base64."""
+    return base64.b64encode(png.read_bytes()).decode("ascii")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuroglot.edit.interventions import Intervention
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader, encode
 
@@ -74,10 +74,9 @@ def _in_template(model: Model | TextReader, prompt: str) -> list[int]:
         try:
             return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # a template is a program of others, and some refuse what they are given
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise NeuroglotError(
-                f"The chat template of {model.name} does not take a question alone ({said[:120]}); set another "
-                "tokenizer.chat_template, or ask without it."
+                f"The chat template of {model.name} does not take a question alone ({first_line(error)[:120]}); set "
+                "another tokenizer.chat_template, or ask without it."
             ) from error
 
     def read(text: str) -> list[int]:

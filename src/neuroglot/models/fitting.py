@@ -6,7 +6,7 @@ out-of-memory error is no end: nothing that is finished is lost, and the rest go
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.model import Model
 
-__all__ = ["fitting_batches", "fitting_tokens", "halving", "when_full"]
+__all__ = ["fitting_batches", "fitting_tokens", "halving", "rows_within", "when_full"]
 
 T = TypeVar("T")
 
@@ -82,6 +82,19 @@ def fitting_tokens(model: Model, run: Callable[[int], T], tokens: int | None, *,
         return run(size)
 
     return halving(kept, max(least, min(wanted, _fits.get(model.network, wanted))), least=least)
+
+
+def rows_within(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[int]:
+    """The first rows, which are in the order of their lengths, that padded to the longest have at most so many tokens.
+
+    One row at least.
+    """
+    some = [order[0]]
+    for row in order[1:]:
+        if max(lengths[order[0]], lengths[row]) * (len(some) + 1) > tokens:
+            break
+        some.append(row)
+    return some
 
 
 def fitting_batches(

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import torch
 
-from neuroglot.errors import NeuroglotError, require
+from neuroglot.errors import NeuroglotError, first_line, require
 from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.architecture.devices import launch_ahead
 from neuroglot.models.architecture.find import without_empty_warnings
@@ -218,8 +218,7 @@ def _quantization(quantize: Quantize, weights: Any) -> Any:
 def _why_not_opened(name: str, path: str, error: Exception) -> str:
     refusal = None if Path(path).exists() else hub_refusal(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0].rstrip(".") if lines else type(error).__name__
-    reason = refusal or reason
+    reason = refusal or first_line(error)
     if any("trust_remote_code" in line for line in lines):
         return (
             f"{name} comes with Python code of its own, which is not run unasked; read it, and if you trust it, give "

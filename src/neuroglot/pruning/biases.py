@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from neuroglot.models.architecture.body import decoder_config, text_config
 from neuroglot.models.architecture.find import find_ffns
+from neuroglot.models.architecture.undo import configure, taking_back
 from neuroglot.models.model import Model
 
-__all__ = ["attach", "configure", "plain_biases"]
+__all__ = ["attach", "plain_biases"]
 
 PLAIN = "mlp_bias"
 """What a config of Llama, Granite and their like says of all projections of the FFN."""
@@ -52,16 +53,4 @@ def attach(model: Model, gains: Sequence[Float[Tensor, " width"] | None], plain:
     if missing and plain:
         undo.append(configure(model.text_config, PLAIN, True))
 
-    def put_back() -> None:
-        for step in reversed(undo):
-            step()
-
-    return put_back
-
-
-def configure(thing: Any, name: str, value: Any) -> Callable[[], None]:
-    """Set a value of a config or a module, and give a function that undoes it."""
-    missing = object()
-    old = getattr(thing, name, missing)
-    setattr(thing, name, value)
-    return lambda: delattr(thing, name) if old is missing else setattr(thing, name, old)
+    return taking_back(undo)

@@ -16,9 +16,10 @@ from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import check_mask
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.head_groups import check_heads, keep_heads
+from neuroglot.models.architecture.undo import configure, taking_back
 from neuroglot.models.layer_widths import BIASES, WIDTHS, can_be_narrowed, width_name
 from neuroglot.models.model import Model
-from neuroglot.pruning.biases import attach, configure, plain_biases
+from neuroglot.pruning.biases import attach, plain_biases
 from neuroglot.pruning.compensation import Change, compensated
 from neuroglot.pruning.heads import HeadCut, refitted_heads
 from neuroglot.pruning.mixtures import expert_mask, prune_mixture
@@ -207,11 +208,7 @@ def _keep_heads(model: Model, heads: HeadCut) -> Callable[[], None]:
                 bias: Any = attention.projection.bias
                 undo.append(configure(attention.projection, "bias", torch.nn.Parameter(bias + change.bias.to(bias))))
 
-    def put_back() -> None:
-        for step in reversed(undo):
-            step()
-
-    return put_back
+    return taking_back(undo)
 
 
 def kept_digest(keep: Bool[Tensor, "layers neurons"], *bound: str) -> str:

@@ -16,9 +16,9 @@ from neuroglot.experts.keep import MULTIPLE
 from neuroglot.models.architecture.body import few_tokens
 from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.narrowing import COUNTS, WIDTHS, narrow
+from neuroglot.models.architecture.undo import configure
 from neuroglot.models.layer_widths import EXPERTS, without_weights
 from neuroglot.models.model import Model
-from neuroglot.pruning.biases import configure
 from neuroglot.storage.atomic import save_text
 
 __all__ = ["expert_mask", "prune_mixture", "save_ranking"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from neuroglot.artifacts.recording import RESIDUAL, Provenance, Recording
 from neuroglot.artifacts.samples import check_norms, norms_of
 from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
-from neuroglot.models.fitting import fitting_tokens
+from neuroglot.models.fitting import fitting_tokens, rows_within
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.recording.statistics.sums import StreamSums, Sums
@@ -223,11 +223,8 @@ class _Pooling:
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Samples of like length together, at most `batch_tokens` tokens with padding (or one sample)."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while order:
+        batch = rows_within(order, lengths, batch_tokens)
         yield batch
+        order = order[len(batch) :]

@@ -1,18 +1,16 @@
 """The part of a run's report that is about alignment: its tables, its figures, and what they show in words."""
 
-import base64
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from neuroglot.alignment import scores, sentence_similarity, similarity
 from neuroglot.artifacts.samples import Samples
 from neuroglot.figures.alignment import agreement_figure, dominance_figure, score_figure, ses_figure, similarity_figure
-from neuroglot.figures.style import save_figure
 from neuroglot.identify.overlap import compare
+from neuroglot.report.files import keep_figure, keep_table
 from neuroglot.run.directory import Run
-from neuroglot.storage.tables import load_table, save_table
+from neuroglot.storage.tables import load_table
 
 __all__ = ["alignment_findings", "alignment_section"]
 
@@ -30,8 +28,8 @@ def alignment_section(run: Run) -> dict[str, Any]:
     best = 1 + int(layers["sads"].to_numpy().argmax())
     whole, of_best = similarity.similarity_map(samples), similarity.similarity_map(samples, layer=best - 1)
     what = f"{model}: {len(samples)} samples in each of {len(samples.languages)} languages"
-    _table(run, "alignment", summary)
-    _table(run, "alignment-layers", layers)
+    keep_table(run.path, "alignment", summary.reset_index())
+    keep_table(run.path, "alignment-layers", layers.reset_index())
     figures = {
         "similarity": similarity_figure(whole, samples.languages, what),
         "similarity-layer": similarity_figure(of_best, samples.languages, f"{what}; layer {best}"),
@@ -39,7 +37,7 @@ def alignment_section(run: Run) -> dict[str, Any]:
         "alignment-layers": score_figure(layers, f"Alignment of {model} by layer"),
     }
     if dominance is not None:
-        _table(run, "dominance", dominance)
+        keep_table(run.path, "dominance", dominance.reset_index())
         figures["dominance"] = dominance_figure(dominance, f"Dominance in {model}")
     for method in ("lape", "regions"):
         if method in run.manifest.identify and "ses" in layers:
@@ -50,7 +48,7 @@ def alignment_section(run: Run) -> dict[str, Any]:
     agreement = None
     if has_regions and "lape" in run.manifest.identify:
         agreement = compare(run.neurons("regions"), run.neurons("lape"))
-        _table(run, "agreement", agreement)
+        keep_table(run.path, "agreement", agreement.reset_index())
         figures["agreement"] = agreement_figure(agreement, "region", "LAPE", f"Key regions and LAPE neurons, {model}")
     written = run.continuations_path
     return {
@@ -59,7 +57,7 @@ def alignment_section(run: Run) -> dict[str, Any]:
         "settings": settings,
         "summary": summary,
         "findings": alignment_findings(layers, dominance, agreement),
-        "figures": {name: _figure(run, figure, name) for name, figure in figures.items()},
+        "figures": {name: keep_figure(run.path, figure, name) for name, figure in figures.items()},
         "continuations": load_table(written, keep_default_na=False) if written.is_file() else None,
     }
 
@@ -100,12 +98,3 @@ def alignment_findings(
             f"{shared / chance if chance else float('nan'):.1f} times what chance would put there."
         )
     return said
-
-
-def _figure(run: Run, figure: Figure, name: str) -> str:
-    png, _ = save_figure(figure, run.path / "figures", name)
-    return base64.b64encode(png.read_bytes()).decode("ascii")
-
-
-def _table(run: Run, name: str, table: pd.DataFrame) -> None:
-    save_table(run.path / "tables" / f"{name}.csv", table.reset_index())

@@ -1,24 +1,22 @@
 """The part of a report about methods side by side."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from neuroglot.evaluate.ablation.comparison import Comparison
 from neuroglot.figures.comparison import budget_figure, curve_figure, matrices_figure, text_figure
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.genealogy import distances
+from neuroglot.report.files import keep_figure, keep_table
 from neuroglot.run.directory import Run
 
 __all__ = ["compare_part"]
 
 
-def compare_part(
-    run: Run, figure: Callable[[Run, Figure, str], str], save_table: Callable[[Run, str, pd.DataFrame], None]
-) -> dict[str, Any] | None:
+def compare_part(run: Run) -> dict[str, Any] | None:
     """Write the tables and figures of the comparison, and gather what the page shows; None if there was none."""
     if not run.manifest.compare or not run.comparison_path.is_file():
         return None
@@ -27,10 +25,10 @@ def compare_part(
         return None
     distance, budget = distances(result.languages), run.manifest.compare["budget"]
     summary = result.summary(distance)
-    save_table(run, "compare", summary)
-    save_table(run, "compare-cells", result.frame())
+    keep_table(run.path, "compare", summary)
+    keep_table(run.path, "compare-cells", result.frame())
     likeness = pd.DataFrame(result.stability).T.rename_axis("choice").reset_index()
-    save_table(run, "compare-likeness", likeness)
+    keep_table(run.path, "compare-likeness", likeness)
     source = run.manifest.model.source
     equal = [name for name, what in result.conditions.items() if what["part"] == "all" and what["budget"] == budget]
     title = f"Methods in {source}, {100 * budget:g} % of all neurons a language"
@@ -41,16 +39,16 @@ def compare_part(
         "languages": len(result.languages),
         "rows": _rows(summary, budget),
         "findings": _findings(summary, budget),
-        "matrices": figure(run, matrices_figure(result, equal, title), "compare"),
+        "matrices": keep_figure(run.path, matrices_figure(result, equal, title), "compare"),
         "relation": distance is not None,
     }
     curves = summary[(summary.part == "all") & summary.budget.notna()]
     bent = [str(name) for name, rows in curves.groupby("method", sort=False) if rows.budget.nunique() > 1]
     if bent:
-        shown["curves"] = figure(run, curve_figure(summary, f"Budgets in {source}"), "compare-budgets")
+        shown["curves"] = keep_figure(run.path, curve_figure(summary, f"Budgets in {source}"), "compare-budgets")
         shown["budgets"] = {
-            method_title(method): figure(
-                run,
+            method_title(method): keep_figure(
+                run.path,
                 budget_figure(result, method, f"{method_title(method)}, {source}"),
                 f"compare-budget-{method}",
             )
@@ -59,7 +57,7 @@ def compare_part(
         }
     if any(part.endswith(" tokens") for found in result.stability.values() for part in found):
         drawn = text_figure(result, summary, budget, f"How much text is enough, {source}")
-        shown["texts"] = figure(run, drawn, "compare-texts")
+        shown["texts"] = keep_figure(run.path, drawn, "compare-texts")
     return shown
 
 

@@ -1,6 +1,5 @@
 """What `evolve` measured, as tables, figures and a page."""
 
-import base64
 import re
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
 from neuroglot.figures.alignment import evolution_figure, region_layers_figure, sizes_figure
-from neuroglot.figures.style import save_figure
+from neuroglot.report.files import keep_figure
 from neuroglot.run.evolution import Evolution
 from neuroglot.storage.atomic import save_text
 from neuroglot.storage.tables import save_table
@@ -45,10 +44,7 @@ def evolution_report(evolution: Evolution, out: str | Path, *, sizes: bool = Fal
         figures["evolution"] = evolution_figure(table, "step", evolution.tasks, "Alignment over training")
     if evolution.regions:
         figures["region-layers"] = region_layers_figure(evolution.regions, "Where the key regions are")
-    shown = {}
-    for name, figure in figures.items():
-        png, _ = save_figure(figure, out / "figures", name)
-        shown[name] = base64.b64encode(png.read_bytes()).decode("ascii")
+    shown = {name: keep_figure(out, figure, name) for name, figure in figures.items()}
     columns = ["checkpoint", "step", "parameters", "lrds", "sads", "sklr", "perplexity", *evolution.tasks]
     page = _TEMPLATES.get_template("evolution.html").render(
         rows=evolution.table.to_dict("records"), columns=[c for c in columns if c in evolution.table], figures=shown

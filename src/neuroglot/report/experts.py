@@ -1,11 +1,9 @@
 """The part of a report about experts: tables, figures, and what they show in sentences."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from neuroglot.artifacts.recording import ROUTED
 from neuroglot.edit.routing import language_experts
@@ -22,6 +20,7 @@ from neuroglot.figures.screen import curves, pair_plot
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.genealogy import relatedness
 from neuroglot.languages.tags import language_name, named
+from neuroglot.report.files import keep_figure, keep_table
 from neuroglot.run.directory import Run
 from neuroglot.run.experts import RunExperts, experts_of
 from neuroglot.run.pruning import pruning_measured
@@ -30,9 +29,7 @@ from neuroglot.stats import mantel
 __all__ = ["expert_part"]
 
 
-def expert_part(
-    run: Run, figure: Callable[[Run, Figure, str], str], save_table: Callable[[Run, str, pd.DataFrame], None]
-) -> dict[str, Any] | None:
+def expert_part(run: Run) -> dict[str, Any] | None:
     """Write the tables and figures of the experts, and gather what the page shows; None if there are none yet."""
     counted = experts_of(run)
     if counted is None:
@@ -44,11 +41,11 @@ def expert_part(
         for matrix in frequency
     ]
     long = parts[0].iloc[:, :2].set_axis(["layer", "expert"], axis=1)
-    save_table(run, "expert-frequency", long.assign(**{t: p.iloc[:, 2] for t, p in zip(tags, parts, strict=True)}))
+    keep_table(run.path, "expert-frequency", long.assign(**{t: p.iloc[:, 2] for t, p in zip(tags, parts, strict=True)}))
     is_high, in_all = high_frequency(frequency, counted.high), shared(frequency, counted.high)
     by_layer = {"layer": numbers, "shared_by_all": in_all.sum(1).tolist()}
     high = {tag: matrix.sum(1).tolist() for tag, matrix in zip(tags, is_high, strict=True)}
-    save_table(run, "expert-high-frequency", pd.DataFrame({**by_layer, **high}))
+    keep_table(run.path, "expert-high-frequency", pd.DataFrame({**by_layer, **high}))
     patterns = pattern_figure(frequency, tags, f"Activation patterns of {source}", layers=layers)
     many = shared_figure(frequency, f"High-frequency experts of {source}", counted.high, layers=layers)
     shown: dict[str, Any] = {
@@ -56,8 +53,8 @@ def expert_part(
         "chosen": counted.chosen,
         "top": counted.top,
         "high": counted.high,
-        "patterns": figure(run, patterns, "expert-patterns"),
-        "shared": figure(run, many, "expert-shared"),
+        "patterns": keep_figure(run.path, patterns, "expert-patterns"),
+        "shared": keep_figure(run.path, many, "expert-shared"),
         "shared_share": float(in_all.double().mean()),
         "high_share": {tag: float(matrix.double().mean()) for tag, matrix in zip(tags, is_high, strict=True)},
         "findings": [],
@@ -70,18 +67,18 @@ def expert_part(
             for name in ("euclidean", "kl", "pearson")
         }
         for name, matrix in measures.items():
-            save_table(run, f"expert-{name}", matrix.rename_axis("language").reset_index())
+            keep_table(run.path, f"expert-{name}", matrix.rename_axis("language").reset_index())
         shown["plots"]["similarity"] = embedded({name: pair_plot(each, name) for name, each in measures.items()})
         drawn = expert_similarity_figure(similarity, tags, f"Similarity of activation patterns in {source}")
-        shown["similarity"] = figure(run, drawn, "expert-similarity")
+        shown["similarity"] = keep_figure(run.path, drawn, "expert-similarity")
         shown["smoothing"] = similarity.smoothing
         shown["findings"] = _nearest(similarity, tags) + _explained(similarity, tags)
         if counted.native:
-            shown |= _routing(run, counted, figure, save_table)
+            shown |= _routing(run, counted)
     for method in run.methods:
         place = _neurons_in_experts(run, method, counted)
         if place is not None:
-            save_table(run, f"expert-{method}", place.reset_index())
+            keep_table(run.path, f"expert-{method}", place.reset_index())
             inside, chance = place["inside"].sum(), place["by_chance"].sum()
             times = inside / chance if chance else float("nan")
             shown["findings"].append(
@@ -91,9 +88,9 @@ def expert_part(
     if run.manifest.tuned is not None:
         change = tuning_change(recording, run.tuned_recording, counted.top)[:, layers]
         moved = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags), index=numbers)
-        save_table(run, "expert-tuning", moved.rename_axis("layer").reset_index())
+        keep_table(run.path, "expert-tuning", moved.rename_axis("layer").reset_index())
         drawn = change_figure(change, tags, f"{run.manifest.tuned.source} less {source}", layers=layers)
-        shown["tuning"] = figure(run, drawn, "expert-tuning")
+        shown["tuning"] = keep_figure(run.path, drawn, "expert-tuning")
         mean = moved.mean(axis=1)
         shown["tuning_found"] = (
             f"The frequencies change most in layer {mean.idxmax()} ({mean.max():.4f} on average over experts and "
@@ -104,7 +101,7 @@ def expert_part(
     file = run.path / "experts" / "pruning.csv"
     if run.manifest.prune and file.is_file():  # without the entry it was stopped, or is not finished yet
         pruning = pruning_measured(file)
-        save_table(run, "pruning", pruning)
+        keep_table(run.path, "pruning", pruning)
         shown["pruning"] = pruning
     return shown
 
@@ -112,8 +109,6 @@ def expert_part(
 def _routing(
     run: Run,
     counted: RunExperts,
-    figure: Callable[[Run, Figure, str], str],
-    save_table: Callable[[Run, str, pd.DataFrame], None],
 ) -> dict[str, Any]:
     """How differently the router treats the languages, by layer."""
     recording, tags = counted.recording, counted.recording.languages
@@ -129,10 +124,12 @@ def _routing(
         for i in range(len(tags))
         for j in range(i)
     ]
-    save_table(
-        run, "routing-divergence", pd.DataFrame(rows, columns=["layer", "language", "other", "bits", "low", "high"])
+    keep_table(
+        run.path,
+        "routing-divergence",
+        pd.DataFrame(rows, columns=["layer", "language", "other", "bits", "low", "high"]),
     )
-    save_table(run, "expert-languages", _of_languages(counted))
+    keep_table(run.path, "expert-languages", _of_languages(counted))
     title = f"Routing divergence in {run.manifest.model.source}"
     drawn = routing_figure(divergence, tags, title, interval=interval, layers=counted.layers)
     mean = divergence.mean(0)
@@ -155,7 +152,7 @@ def _routing(
     table = pd.DataFrame(lines, index=pd.Index([layer + 1 for layer in counted.layers], name="layer"))
     plot = curves(table, x_title="layer", y_title="bits", bands=bands)
     return {
-        "routing": figure(run, drawn, "routing-divergence"),
+        "routing": keep_figure(run.path, drawn, "routing-divergence"),
         "routing_plot": embedded({"": plot}),
         "routing_found": said,
         "routing_unknown": unknown,

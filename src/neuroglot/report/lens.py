@@ -1,22 +1,20 @@
 """The lens on a page: its tables, its figures, and what they show in words."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
 from neuroglot.evaluate.likelihood.lens import Lens
 from neuroglot.figures.lens import lens_curve_figure, lens_figure, lens_findings
-from neuroglot.figures.style import save_figure
+from neuroglot.report.files import keep_figure, keep_table
 from neuroglot.run.directory import Run
-from neuroglot.storage.tables import save_table
 
 __all__ = ["lens_part", "write_lens"]
 
 
 def write_lens(found: Lens, folder: Path, model: str) -> dict[str, str]:
     """Write the tables and figures of a lens into `tables/` and `figures/`, and give the figures for a page."""
-    save_table(folder / "tables" / "lens.csv", found.frame())
-    save_table(folder / "tables" / "lens-curve.csv", found.curve())
+    keep_table(folder, "lens", found.frame())
+    keep_table(folder, "lens-curve", found.curve())
     figures = {
         "lens": lens_figure(found, f"Whose tokens are likely after each layer of {model}"),
         "lens-likeliest": lens_figure(
@@ -25,8 +23,7 @@ def write_lens(found: Lens, folder: Path, model: str) -> dict[str, str]:
         ),
         "lens-curve": lens_curve_figure(found, f"Layers of {model} read through its head"),
     }  # fmt: skip
-    pngs = {name: save_figure(figure, folder / "figures", name)[0] for name, figure in figures.items()}
-    return {name: base64.b64encode(png.read_bytes()).decode("ascii") for name, png in pngs.items()}
+    return {name: keep_figure(folder, figure, name) for name, figure in figures.items()}
 
 
 def lens_part(run: Run) -> dict[str, Any] | None:

@@ -1,19 +1,17 @@
 """The part of a report about a run beside another of the same shape."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from neuroglot.figures.pair import pair_figure, pair_findings
+from neuroglot.report.files import keep_figure
 from neuroglot.run.directory import Run
 from neuroglot.storage.tables import load_table
 
 __all__ = ["pair_part"]
 
 
-def pair_part(run: Run, figure: Callable[[Run, Figure, str], str]) -> dict[str, Any] | None:
+def pair_part(run: Run) -> dict[str, Any] | None:
     """Gather what the page shows of the tables that `neuroglot compare RUN OTHER` wrote; None if it wrote none."""
     file = run.path / "tables" / "pair.csv"
     if not run.manifest.pair or not file.is_file():
@@ -23,6 +21,6 @@ def pair_part(run: Run, figure: Callable[[Run, Figure, str], str]) -> dict[str, 
     title = f"{run.manifest.model.source} beside the run {Path(run.manifest.pair['base']).name}"
     return {
         "settings": run.manifest.pair,
-        "figure": figure(run, pair_figure(table, layers, title), "pair"),
+        "figure": keep_figure(run.path, pair_figure(table, layers, title), "pair"),
         "findings": pair_findings(table),
     }

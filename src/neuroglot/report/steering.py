@@ -1,15 +1,14 @@
 """The part of a report about steering: who answered in what, at what cost, and what it reads like."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.tables import repair
 from neuroglot.figures.steering import forcing_figure, score_figure
 from neuroglot.languages.tags import direction, language_name
+from neuroglot.report.files import keep_figure, keep_table
 from neuroglot.run.directory import Run
 from neuroglot.run.steering import read_answers, scores_of
 from neuroglot.storage.tables import load_table
@@ -19,9 +18,7 @@ __all__ = ["steering_findings", "steering_part"]
 EXAMPLES = 24  # answers shown, at most three of a pair of languages
 
 
-def steering_part(
-    run: Run, figure: Callable[[Run, Figure, str], str], save_table: Callable[[Run, str, pd.DataFrame], None]
-) -> list[dict[str, Any]]:
+def steering_part(run: Run) -> list[dict[str, Any]]:
     """Draw the matrices of everything that was steered in a run, and gather what the page shows: an entry a set."""
     parts = []
     for name, settings in run.manifest.steering.items():
@@ -36,26 +33,28 @@ def steering_part(
         wanting = answers if asked else answers[answers["source"] == answers["target"]]
         if {"intact", "raised"} <= set(wanting["condition"]):
             repaired = repair(answers, asked=asked)
-            save_table(run, f"steering-repair-{name}", repaired.reset_index())
+            keep_table(run.path, f"steering-repair-{name}", repaired.reset_index())
         search = run.path / "tables" / f"steering-search-{name}.csv"
         scored = "score" in answers
         scores = scores_of(answers)
         if scores is not None:
-            save_table(run, f"steering-scores-{name}", scores.reset_index())
+            keep_table(run.path, f"steering-scores-{name}", scores.reset_index())
         parts.append(
             {
                 "name": name,
                 "settings": settings,
-                "figure": figure(run, forcing_figure(answers, title), f"steering-{name}"),
+                "figure": keep_figure(run.path, forcing_figure(answers, title), f"steering-{name}"),
                 "scores": None
                 if not scored
-                else figure(
-                    run, forcing_figure(answers, f"Content score, 1 to 10: {name}", "score"), f"steering-score-{name}"
+                else keep_figure(
+                    run.path,
+                    forcing_figure(answers, f"Content score, 1 to 10: {name}", "score"),
+                    f"steering-score-{name}",
                 ),
                 "steering_scores": scores,
                 "score_figure": None
                 if scores is None
-                else figure(run, score_figure(scores, f"Steering score: {name}"), f"steering-scores-{name}"),
+                else keep_figure(run.path, score_figure(scores, f"Steering score: {name}"), f"steering-scores-{name}"),
                 "rates": rates,
                 "findings": steering_findings(answers),
                 "repair": repaired,

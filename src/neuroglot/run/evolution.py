@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from neuroglot.alignment import scores
 from neuroglot.corpus.corpus import Corpus
-from neuroglot.errors import NeuroglotError, NeuroglotWarning
+from neuroglot.errors import NeuroglotError, NeuroglotWarning, first_line
 from neuroglot.evaluate.likelihood.perplexity import check_held_out, perplexity
 from neuroglot.identify.key_regions import check_threshold, key_regions
 from neuroglot.models.loading import load_model, load_reader
@@ -152,8 +152,7 @@ def evolve(
     results = [_finished(path, asked) for path in paths]
 
     def failed(checkpoint: Checkpoint, error: BaseException) -> dict[str, Any]:
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        reason = first_line(error)
         say(f"{checkpoint.name} failed: {reason}")
         return {"row": {"error": reason}, "regions": None, "layers": None}
 

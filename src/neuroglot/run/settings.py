@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.load import check_corpus, load_corpus
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.models.sources import Bos, Dtype, Quantize, check_source
 from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
@@ -333,8 +333,9 @@ def _check_device(device: str | None) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise NeuroglotError(f"There is no device {device} here ({reason}); choose another --device.") from error
+        raise NeuroglotError(
+            f"There is no device {device} here ({first_line(error)}); choose another --device."
+        ) from error
 
 
 def library_version(name: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.storage.atomic import read_json, save_text
 from neuroglot.storage.sealed import note_unsealed, sealed_json, unsealed_json
 
@@ -48,9 +48,7 @@ def readable(path: str | Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        first = (said.strip().splitlines() or [type(error).__name__])[0]
-        raise NeuroglotError(f"{path} is missing or damaged ({first}); {remedy}.") from error
+        raise NeuroglotError(f"{path} is missing or damaged ({first_line(error)}); {remedy}.") from error
 
 
 class JsonResult:

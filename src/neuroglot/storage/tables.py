@@ -8,7 +8,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.storage.atomic import save_text
 from neuroglot.storage.locks import locked
 from neuroglot.storage.sealed import digest_of_bytes, note_unsealed
@@ -71,7 +71,7 @@ def load_table(path: str | Path, remedy: str = "make it again", **how: Any) -> "
                 raise ValueError("its checksum does not match")
         table: pd.DataFrame = pd.read_csv(path, **how)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise NeuroglotError(f"{path} is missing or damaged ({_first_line(error)}); {remedy}.") from error
+        raise NeuroglotError(f"{path} is missing or damaged ({first_line(error)}); {remedy}.") from error
     if not known:
         note_unsealed(path)
     return table
@@ -86,9 +86,3 @@ def _digests(path: Path) -> list[str]:
         return [line for line in _beside(path).read_bytes().decode("ascii", "replace").split("\n") if line]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.given import check_file
 from neuroglot.storage.sealed import BLANK, SEAL, digest_of_bytes, note_unsealed
@@ -91,8 +91,8 @@ def whole(path: str | Path, kind: str) -> Iterator[None]:
             raise
         raise NeuroglotError(f"{path} does not hold a whole {kind}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        missing = f"it lacks {said}" if isinstance(error, KeyError) else said[:160]
+        said = first_line(error)[:160]
+        missing = f"it lacks {said}" if isinstance(error, KeyError) else said
         raise NeuroglotError(f"{path} does not hold a whole {kind} ({missing}); make it again.") from error
 
 

@@ -1,12 +1,12 @@
 """A study's page: for every table and figure of the paper, its words and numbers beside what was measured."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from neuroglot.figures.style import image_text
 from neuroglot.storage.atomic import save_text
 from neuroglot.storage.names import whole_number
 from neuroglot.storage.tables import load_table
@@ -71,8 +71,7 @@ def _shown(study: Study, item: Item) -> dict[str, Any]:
              and suffix == "" and _width(table) <= NARROW}
         )  # fmt: skip
     for suffix, name in kept["figures"].items():
-        image = base64.b64encode((folder / name).read_bytes()).decode("ascii")
-        shown["figures"].append({"suffix": suffix, "name": name, "image": image})
+        shown["figures"].append({"suffix": suffix, "name": name, "image": image_text(folder / name)})
     return shown
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.evaluate.benchmarks.harness_model import cuts_are_said, harness, wrap
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
@@ -174,7 +174,7 @@ def load_tasks(names: Sequence[str], *, data_dir: str | Path | None = None) -> d
             except ImportError as error:
                 raise NeuroglotError(f"The task {name} needs a package that is not installed ({error}).") from error
             except Exception as error:  # the hub client, the network and each task raise their own
-                reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
+                reason = first_line(error)
                 why = reason if reachable else f"the Hugging Face hub is out of reach, and no copy is cached: {reason}"
                 local = _local(manager.task_index[name].cfg) is not None
                 setting = "give local JSON lines with --data-dir" if local else "connect to the hub once to fetch it"

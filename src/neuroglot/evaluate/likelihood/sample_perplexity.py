@@ -10,7 +10,7 @@ from torch import Tensor
 from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import finite_mean, perplexity_of, sum_nll
-from neuroglot.models.fitting import fitting_tokens
+from neuroglot.models.fitting import fitting_tokens, rows_within
 from neuroglot.models.model import Model
 
 __all__ = ["TokenRows", "mean_sample_nll", "sample_perplexity", "tokenized_samples"]
@@ -66,12 +66,11 @@ def mean_sample_nll(
     """
     model.check_state()
     total, count, start = 0.0, 0, 0
+    sizes = [len(row) for row in samples]  # the shortest come first
 
     def some(start: int, at_once: int) -> tuple[int, float, int, int]:
         """From a sample on: where the batch stops, its summed nats, and how many tokens were predicted and read."""
-        stop = start + 1  # the shortest come first, so that a batch's longest is its last
-        while stop < len(samples) and (stop + 1 - start) * len(samples[stop]) <= at_once:
-            stop += 1
+        stop = start + len(rows_within(range(start, len(samples)), sizes, at_once))
         batch = samples[start:stop]
         tokens = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
         lengths = torch.tensor([len(row) for row in batch])

@@ -14,7 +14,7 @@ from neuroglot.evaluate.steering.refusals import refuses
 from neuroglot.languages.detection import LanguageIdentifier, mixed_script
 from neuroglot.languages.identifiers import Identifier
 from neuroglot.languages.tags import closest
-from neuroglot.models.fitting import fitting_tokens
+from neuroglot.models.fitting import fitting_tokens, rows_within
 from neuroglot.models.model import Model
 
 __all__ = ["answer_nll", "choice_nll", "degenerate", "describe", "nll_after", "summary", "well_formed"]
@@ -122,7 +122,7 @@ def _read(
     order = sorted((i for i in readable if lengths[i] >= 2), key=lambda i: (lengths[i], i))
 
     def read(start: int, at_once: int) -> list[int]:
-        some = _of_like_length(order[start:], lengths, at_once)
+        some = rows_within(order[start:], lengths, at_once)
         ids = [torch.tensor([*rows[i][0], *rows[i][1]], dtype=torch.int64) for i in some]
         tokens = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]).to(torch.int64)
@@ -132,16 +132,6 @@ def _read(
     start = 0
     while start < len(order):
         start += len(fitting_tokens(model, partial(read, start), batch_tokens, least=lengths[order[start]]))
-
-
-def _of_like_length(order: Sequence[int], lengths: Sequence[int], budget: int) -> list[int]:
-    """The first rows, sorted by length, that have at most so many tokens when filled up; one row at least."""
-    some = [order[0]]
-    for i in order[1:]:
-        if lengths[i] * (len(some) + 1) > budget:
-            break
-        some.append(i)
-    return some
 
 
 def describe(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.models.architecture.body import (
     body,
     decoder_config,
@@ -122,11 +122,10 @@ def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Disco
             raise _reads_ahead(kind)
         inside = body(network) if has_encoder(network) else network  # what the encoder computes is no part of it
         return discover(inside, lambda: last_hidden_states(network, few_tokens(network)), several)
-    except NeuroglotError:
+    except (NeuroglotError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever an unknown architecture raises when it is given nothing but tokens
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NeuroglotError(f"{kind} cannot be run on tokens alone ({words}); {SUPPORTED}.") from error
+        raise NeuroglotError(f"{kind} cannot be run on tokens alone ({first_line(error)}); {SUPPORTED}.") from error
     finally:
         for module, was in training.items():
             module.training = was

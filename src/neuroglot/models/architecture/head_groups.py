@@ -18,6 +18,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.attention import Attention
 from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.architecture.ffn import narrow_projection
+from neuroglot.models.architecture.undo import configure, taking_back
 
 __all__ = ["HeadGroups", "check_heads", "head_groups", "keep_heads", "kept_groups"]
 
@@ -143,17 +144,13 @@ def keep_heads(network: Any, attentions: Sequence[Attention], mask: Mask) -> Cal
             undo.append(narrow_projection(getattr(parent, name), _columns(some, whole.width), "out"))
         for name, value in vars(modules[names[id(parent)]]).items():  # such as num_key_value_groups
             if type(value) is int and getattr(parent, name) != value:
-                undo.append(_set(parent, name, value))
-        undo.append(_set(attention, "columns", torch.arange(kept.heads * kept.width).view(kept.heads, kept.width)))
-        undo.append(_set(attention, "heads", kept.heads))
+                undo.append(configure(parent, name, value))
+        undo.append(configure(attention, "columns", torch.arange(kept.heads * kept.width).view(kept.heads, kept.width)))
+        undo.append(configure(attention, "heads", kept.heads))
     for name, value in _said(network.config, kept).items():
-        undo.append(_set(decoder_config(network.config), name, value))
+        undo.append(configure(decoder_config(network.config), name, value))
 
-    def put_back() -> None:
-        for step in reversed(undo):
-            step()
-
-    return put_back
+    return taking_back(undo)
 
 
 def _made(network: Any, attentions: Sequence[Attention], whole: HeadGroups, kept: HeadGroups) -> Any:
@@ -209,10 +206,3 @@ def _parent(network: nn.Module, attention: Attention) -> nn.Module:
 def _columns(heads: Tensor, width: int) -> Int64[Tensor, " columns"]:
     """The rows or columns of some heads."""
     return heads.repeat_interleave(width).nonzero().flatten()
-
-
-def _set(thing: Any, name: str, value: Any) -> Callable[[], None]:
-    missing = object()
-    old = getattr(thing, name, missing)
-    setattr(thing, name, value)
-    return lambda: delattr(thing, name) if old is missing else setattr(thing, name, old)

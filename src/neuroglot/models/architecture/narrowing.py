@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.moe import Mixture
+from neuroglot.models.architecture.undo import taking_back
 
 __all__ = ["narrow"]
 
@@ -64,11 +65,7 @@ def narrow(
     ):
         _set(thing, name, value, undo)
 
-    def put_back() -> None:
-        for step in reversed(undo):
-            step()
-
-    return put_back
+    return taking_back(undo)
 
 
 def _routers(block: nn.Module, owner: nn.Module) -> Iterator[nn.Module]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.models.architecture.attention import Attention
 from neuroglot.models.architecture.body import few_tokens, last_hidden_states, text_config
 from neuroglot.models.architecture.bypass import Bypass, Replays
@@ -61,11 +61,10 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
         except (NeuroglotError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a site that is no tensor of neurons fails in ways of its own
-            words = str(error).splitlines()[0] if str(error) else type(error).__name__
             kind, first = text_config(network).model_type, checks[0].name if checks else "its experts"
             raise NeuroglotError(
-                f"What was taken for the FFNs of {kind}, such as {first}, cannot be read or written there ({words}); "
-                "describe the architecture as docs/families.md says."
+                f"What was taken for the FFNs of {kind}, such as {first}, cannot be read or written there "
+                f"({first_line(error)}); describe the architecture as docs/families.md says."
             ) from error
     for mixture, found in zip(mixtures, experts, strict=True):
         if wrong := found[0] if found else "they were not called":
