@@ -3,7 +3,7 @@
 import pytest
 
 import neuroglot as ng
-from neuroglot.explorer.lab import Answer, _marked, answer_panel, answers, lab_recipe
+from neuroglot.explorer.lab import Answer, _clauses, _marked, answer_panel, answers, lab_recipe
 
 
 def test_words_of_another_language_are_marked_and_the_text_stays_as_it_is():
@@ -16,6 +16,14 @@ def test_words_of_another_language_are_marked_and_the_text_stays_as_it_is():
     assert {"sleeps", "window", "garden"} <= {*other} and not {"chat", "fenêtre", "pluie"} & {*other}
     panel = answer_panel(Answer("edited", "x", text, done=True, marked=parts))
     assert '<mark title="another language">window</mark>' in panel and "&lt;b&gt;" in panel
+
+
+def test_words_in_brackets_are_read_by_themselves():
+    text = "Nous allons à la lumière (the light) avant que la nuit ne tombe."
+    assert [word for word, foreign in _marked(text, "fr", ["fr", "en"]) if foreign] == ["(the", "light)"]
+    words = "il dit oui. Alors (the light)".split()  # «Alors» stands alone
+    assert _clauses(words) == [(0, 3), (0, 3), (0, 3), (0, 6), (4, 6), (4, 6)]
+    assert _clauses([]) == []
 
 
 @pytest.mark.long

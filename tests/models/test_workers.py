@@ -144,3 +144,12 @@ def test_what_workers_cannot_be_is_said(alone, shared):
         changed.network.get_input_embeddings().weight.add_(1)
     with with_workers(changed, 1), pytest.raises(ng.NeuroglotError, match="other weights where its workers open it"):
         list(changed.workers.run(double, [(1,)]))
+
+
+def group(model):
+    return os.getpgid(0)
+
+
+def test_ctrl_c_at_the_terminal_reaches_no_worker(shared):
+    """It goes to the whole foreground group, and a worker that opens its model would print a traceback."""
+    assert os.getpgid(0) not in shared.workers.run(group, ((),))

@@ -4,6 +4,7 @@ import os
 
 import pandas as pd
 import pytest
+import tiny
 import torch
 
 import neuroglot as ng
@@ -70,3 +71,11 @@ def test_a_table_keeps_every_character_of_a_text(tmp_path):
     table = pd.DataFrame({"text": ["a\rb", "c\nd", 'e"f', "g,h", " "], "true": [True, False, True, True, False]})
     save_table(tmp_path / "t.csv", table)
     pd.testing.assert_frame_equal(load_table(tmp_path / "t.csv", keep_default_na=False), table)
+
+
+def test_who_may_read_our_text_may_read_our_tensors(tmp_path):
+    """safetensors makes files that nobody but their owner may read, so a baked model could not be served by another."""
+    text = save_text(tmp_path / "a.txt", "a")
+    path = save_tensors(tmp_path / "x.safetensors", "thing", 1, {"x": torch.ones(1)}, {})
+    model = tiny.model().save(tmp_path / "model")
+    assert {item.stat().st_mode for item in (path, *model.iterdir())} == {text.stat().st_mode}

@@ -16,6 +16,7 @@ from neuroglot.studies.page import study_page
 from neuroglot.studies.paper import paper
 from neuroglot.studies.registry import STUDIES
 from neuroglot.studies.settings import preset, read_settings
+from neuroglot.studies.study import Finding
 
 pytestmark = pytest.mark.slow
 
@@ -262,3 +263,10 @@ def test_tasks_of_real_items_have_a_verdict(checkpoint, other, tmp_path, monkeyp
     found = study.measure(["table-3"])["table-3"]
     assert found["failed"] is None and found["agrees"] is False  # one of two is not most
     assert "in 1 of 2 rows; mean 30.0 % against 30.0 %, the whole model 50.0 %" in found["said"][0]
+
+
+def test_a_verdict_of_a_table_is_kept_as_one():
+    """With one language beside English a share is pandas' own number, and its comparison no JSON."""
+    for agrees in (pd.Series([1.0]).mean() > 0.5, pd.Series([True]).iloc[0]):
+        assert json.loads(json.dumps(Finding(["said"], agrees).agrees)) is True
+    assert Finding(["said"]).agrees is None

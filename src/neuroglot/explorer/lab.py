@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from queue import Queue
 from threading import Event, Thread
 from typing import Any
@@ -36,6 +37,8 @@ __all__ = ["PROMPT", "Answer", "answer_panel", "answers", "blank_answers", "lab_
 
 PROMPT = 8_000
 """Characters of a prompt, at most."""
+OPENING, CLOSING = ("(", "[", "«", "“", '"'), (".", "!", "?", ":", ";", "…", ")", "]", "»", "”", '"')
+"""Where a clause begins, and where it ends."""
 SECONDS = 120.0
 """How long the model may write an answer."""
 
@@ -253,7 +256,7 @@ def _language(text: str, languages: Sequence[str]) -> tuple[str | None, str]:
 
 
 def _marked(text: str, tag: str, languages: Sequence[str]) -> tuple[tuple[str, bool], ...]:
-    """The words of a text, each read with two on either side of it in its line: is that another language?"""
+    """The words of a text, each read with two on either side of it in its clause: is that another language?"""
     try:
         identify = LanguageIdentifier(languages)
     except NeuroglotError:
@@ -261,12 +264,29 @@ def _marked(text: str, tag: str, languages: Sequence[str]) -> tuple[tuple[str, b
     parts: list[tuple[str, bool]] = []
     for line in re.split("(\n)", text):
         pieces = re.split(r"(\s+)", line)  # words at even places, what is between them at odd ones
-        words = pieces[::2]
+        words, ends = pieces[::2], _clauses(pieces[::2])
         for place, piece in enumerate(pieces):
-            near = words[max(0, place // 2 - AROUND) : place // 2 + AROUND + 1]
+            first, last = ends[place // 2]
+            near = words[max(first, place // 2 - AROUND) : min(last, place // 2 + AROUND + 1)]
             found = identify(" ".join(near)) if place % 2 == 0 and piece.strip() else None
             parts.append((piece, found is not None and closest(found, [tag]) is None))
     return tuple(parts)
+
+
+def _clauses(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Of each word where its clause begins and ends: what brackets, quotation marks or full stops hold.
+
+    One word tells no language, so what would stand alone has the whole line around it.
+    """
+    cuts = {0, len(words)}
+    for place, word in enumerate(words):
+        cuts |= {place} if word.startswith(OPENING) else set()
+        cuts |= {place + 1} if word.endswith(CLOSING) else set()
+    places = sorted(cuts)
+    found = []
+    for first, last in pairwise(places):
+        found += [(first, last) if last - first > 1 else (0, len(words))] * (last - first)
+    return found
 
 
 def answer_panel(answer: Answer) -> str:

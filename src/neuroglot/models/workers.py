@@ -141,6 +141,7 @@ class Workers:
                 [sys.executable, "-c", "from neuroglot.models.workers import serve; serve()", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for us, and we end them; a worker that is opening would print a traceback
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         connection = Connection(ours.detach())

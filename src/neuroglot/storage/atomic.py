@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ __all__ = ["DRAFT", "atomic_path", "check_writable", "read_json", "save_text", "
 
 DRAFT = ".partial"  # ends the hidden name of what is being written
 OLD = 7 * 24 * 3600.0  # seconds after which the draft of another machine is left for good
+
+_UMASK = os.umask(0o077)  # it can be read by setting it alone; what is written in between is private, and no more
+os.umask(_UMASK)
+_MODE = 0o666 & ~_UMASK
+"""What a file that this process opens may be read and written by."""
 
 _HOST = digest_of_bytes(socket.gethostname().encode())[:6]
 _OURS = re.compile(rf"\..*\.(?:([0-9a-f]{{6}})-([0-9]+)-)?[0-9a-f]{{8}}{re.escape(DRAFT)}")
@@ -95,7 +101,9 @@ def atomic_path(path: str | Path, replaces: str | None = None) -> Iterator[Path]
             yield draft
             if draft.is_file() and path.is_file() and filecmp.cmp(draft, path, shallow=False):
                 return  # it holds that already, and stays untouched: its time says when it became what it is
-            _flush(draft, *(draft.rglob("*") if draft.is_dir() else ()))
+            written = [draft, *(draft.rglob("*") if draft.is_dir() else ())]
+            _share(*written)
+            _flush(*written)
             if draft.is_dir():
                 _replace_directory(draft, path)
             else:
@@ -175,6 +183,15 @@ def _abandoned(item: os.DirEntry[str], host: str | None, process: str | None) ->
         return time.time() - item.stat(follow_symlinks=False).st_mtime > OLD
     except OSError:
         return False
+
+
+def _share(*paths: Path) -> None:
+    """Let those read a file who may read what this process writes: those of safetensors are for their owner alone."""
+    for item in paths:
+        mode = item.lstat().st_mode
+        if stat.S_ISREG(mode) and mode & _MODE != _MODE:
+            with suppress(OSError):  # some file systems have no modes
+                item.chmod(mode & 0o7777 | _MODE)
 
 
 def _flush(*paths: Path) -> None:

@@ -60,6 +60,10 @@ class Finding:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.agrees is not None:
+            self.agrees = bool(self.agrees)  # NumPy's and pandas' own are no JSON
+
 
 class Study:
     """A paper's experiments on one model and one corpus, in one directory.
