@@ -156,11 +156,16 @@ def test_other_methods_join_the_report(run):
     assert page.count("Perplexity-change matrix.") == 1
 
 
-def test_published_neurons_are_imported(run, tmp_path, monkeypatch, capsys):
+def test_published_neurons_are_imported(run, checkpoint, tmp_path, monkeypatch, capsys):
     neurons = ng.NeuronSet.load(run / "neurons" / "lape.safetensors")
     published = neurons.save(tmp_path / "x.neuron.pth")
     neuroglot("identify", run, "--import", published, "--languages", "en,fr,ru")
     assert ng.NeuronSet.load(run / "neurons" / "imported.safetensors") == neurons
+    to = max(neurons.sizes(), key=neurons.sizes().get)
+    steered = neuroglot(
+        "steer", checkpoint, "a", "--to", to, "--from", "none", "--run", run, "-m", "imported", "--tokens", 2
+    )
+    assert f"replace {neurons.sizes()[to]} neurons" in steered
     torch.save([[torch.tensor([24])] * 3], published)
     sentence = refused(monkeypatch, capsys, "identify", run, "--import", published, "--languages", "en")
     assert "names neuron 24 in layer 1 of en, but the shape says there are 24" in sentence

@@ -10,7 +10,7 @@ import torch
 import neuroglot as ng
 from neuroglot.corpus.instructions import Pair, load_instructions
 from neuroglot.edit.training import IGNORED, TuneSettings
-from neuroglot.edit.tuning import _row, tune
+from neuroglot.edit.tuning import _rows, tune
 from neuroglot.languages.detection import scripts
 
 
@@ -86,13 +86,17 @@ def test_a_wrong_line_is_named(tmp_path, row, sentence):
         load_instructions(path)
 
 
+def _row(model, pair, **settings):
+    return _rows(model, [pair], TuneSettings(**settings), "fr")[0]
+
+
 def test_only_the_answer_has_a_loss():
     model = tiny.model()
-    row = _row(model, Pair("ab", "cd"), 100)
+    row = _row(model, Pair("ab", "cd"))
     tokens = model.tokenizer.convert_ids_to_tokens(row["input_ids"])
     assert tokens == ["<s>", "a", "b", "Ċ", "Ċ", "c", "d", "</s>"]
     assert row["labels"] == [IGNORED] * 5 + row["input_ids"][5:]
-    assert _row(model, Pair("ab", "cd"), 6)["labels"] == [IGNORED] * 5 + row["input_ids"][5:6]
+    assert _row(model, Pair("ab", "cd"), max_tokens=6)["labels"] == [IGNORED] * 5 + row["input_ids"][5:6]
 
 
 def test_tuning_learns_what_it_is_told(tmp_path):
@@ -101,7 +105,7 @@ def test_tuning_learns_what_it_is_told(tmp_path):
     settings = TuneSettings(epochs=6, batch=4, learning_rate=0.01)
     path = tune(tiny.model(), pairs, tmp_path / "full", settings, language="fr", progress=False)
     model = ng.load_model(path)
-    row = torch.tensor([_row(model, pairs[0], 100)["input_ids"]])
+    row = torch.tensor([_row(model, pairs[0])["input_ids"]])
     logits = model.network(row).logits[0]
     answer = slice(len("<0 ?\n\n") - 1, -2)
     nll = torch.nn.functional.cross_entropy(logits[:-1][answer], row[0, 1:][answer])

@@ -260,7 +260,7 @@ def _from_run(
     from neuroglot.run.identification import beyond_recording, identify_run
     from neuroglot.run.steering import samples_for
 
-    _check_method(method)
+    _check_method(method, run)
     folder, loaded = run, None
     if folder is None:
         if method in SAMPLED:
@@ -296,11 +296,13 @@ def _from_run(
     return how_raised.recipe(recording, neurons, to, off), loaded, opened
 
 
-def _check_method(method: str) -> None:
-    """Refuse a name that is neither a method of finding neurons nor a direction."""
+def _check_method(method: str, run: Path | None) -> None:
+    """Refuse a name that is neither a method of finding neurons nor a direction, nor what the run calls neurons."""
     from neuroglot.identify.registry import names
+    from neuroglot.run.directory import Run
 
-    known = (*names(), *DIRECTIONS, ROUTER)
+    given = () if run is None else Run.open(run).methods
+    known = tuple(dict.fromkeys((*names(), *given, *DIRECTIONS, ROUTER)))
     if method not in known:
         raise NeuroglotError(f"{method} is not a method; choose among {', '.join(known)}.")
 
