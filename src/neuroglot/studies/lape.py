@@ -335,7 +335,7 @@ class Lape(Study):
             f"{change_text(others.loc[last].median())}.",
         ]  # fmt: skip
         diagonal_dominant = bool((own > others.max(axis=1)).all())
-        agrees = diagonal_dominant and own.iloc[-1] > own.iloc[0]
+        agrees = diagonal_dominant and bool(own.iloc[-1] > own.iloc[0] and own.min() > 0)  # harmed, and ever more
         if "es" in others and how.language == "fr":
             agrees = agrees and others.loc[last].idxmax() == "es"
         table.insert(0, "neurons", pd.Series(sizes))

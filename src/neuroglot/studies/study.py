@@ -60,10 +60,6 @@ class Finding:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.agrees is not None:
-            self.agrees = bool(self.agrees)  # NumPy's and pandas' own are no JSON
-
 
 class Study:
     """A paper's experiments on one model and one corpus, in one directory.
@@ -221,8 +217,9 @@ class Study:
             tables[suffix] = name
         for suffix, figure in finding.figures.items():
             figures[suffix] = save_figure(figure, folder, f"{item.key}{suffix and '-'}{suffix}")[0].name
+        agrees = None if finding.agrees is None else bool(finding.agrees)  # pandas' own is no JSON
         kept = {
-            "said": finding.said, "agrees": finding.agrees, "tables": tables, "figures": figures, "failed": None,
+            "said": finding.said, "agrees": agrees, "tables": tables, "figures": figures, "failed": None,
         }  # fmt: skip
         save_json(folder / f"{item.key}.json", kept)
 
