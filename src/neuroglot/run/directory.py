@@ -16,7 +16,7 @@ report.html
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,6 +196,28 @@ class Run:
             self.manifest = found
             if found.model_dump_json() != before:
                 self.save()
+
+    @contextmanager
+    def measured_with(self, neurons: "NeuronSet", method: str, wrote: Iterable[Path]) -> Iterator[Manifest]:
+        """`changing`, to say what was measured with a method's neurons.
+
+        Args:
+            neurons: those that were measured with.
+            method: whose.
+            wrote: files that go if other neurons were found meanwhile.
+
+        Raises:
+            NeuroglotError: they were, by another command.
+        """
+        with self.changing() as manifest:
+            if self.neurons(method, units_of(method)) != neurons:
+                for path in wrote:
+                    path.unlink(missing_ok=True)
+                raise NeuroglotError(
+                    f"Other neurons of {method} were found in {self.path} meanwhile, and what was measured is of the "
+                    "earlier ones, so it was not kept; give the same command again."
+                )
+            yield manifest
 
     def save(self) -> None:
         """Write run.json as it is known here; what other processes have added to it is lost (see `changing`)."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.units import Units, of_units, units_of
 from neuroglot.run.settings import PLAIN
+from neuroglot.storage.locks import locked
 
 if TYPE_CHECKING:
     from neuroglot.artifacts.neurons import NeuronSet
@@ -119,14 +120,15 @@ def beyond_recording(method: str) -> str | None:
 def keep_neurons(run: "Run", method: str, neurons: "NeuronSet", settings: dict[str, Any]) -> "NeuronSet":
     """Save neurons as a method's of this run, and drop what measured others that it found before."""
     before = None
-    with suppress(NeuroglotError):  # none, or damaged
-        before = run.neurons(method, units_of(method))
-    if before != neurons:  # drop first: stopped between the two, old neurons without measurements are left
+    with locked(run.path):  # so that a measurement ends before all of it, or after; see `Run.measured_with`
+        with suppress(NeuroglotError):  # none, or damaged
+            before = run.neurons(method, units_of(method))
+        if before != neurons:  # drop first: stopped between the two, old neurons without measurements are left
+            with run.changing() as manifest:
+                forget_measured(run, manifest, method)
+        neurons.save(run.neurons_path(method))
         with run.changing() as manifest:
-            forget_measured(run, manifest, method)
-    neurons.save(run.neurons_path(method))
-    with run.changing() as manifest:
-        manifest.identify[method] = settings
+            manifest.identify[method] = settings
     return neurons
 
 

@@ -63,7 +63,7 @@ def perturb_run(
         resume=run.perturbation_path(method),
         beside=[run.perturbation_path(other) for other in run.manifest.perturb],
     )
-    with run.changing() as manifest:
+    with run.measured_with(neurons, method, [run.perturbation_path(method)]) as manifest:
         manifest.perturb[method] = {
             "corpus": corpus or "held out",
             "tokens": tokens,

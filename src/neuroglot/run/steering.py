@@ -267,7 +267,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
     scores = scores_of(answers)
     if scores is not None:
         written.append(_save(run, "steering-scores", name, scores.reset_index()))
-    with run.changing() as manifest:
+    with run.measured_with(neurons, settings.method, [_table(run, kind, name) for kind in TABLES]) as manifest:
         manifest.steering[name] = _about(settings, how)
     result = Steered(how, answers, rates, tried, off, _repaired(answers, settings), scores, chosen, written)
     if result.repaired is not None:

@@ -172,9 +172,13 @@ def tasks_of_run(
         conditions += pruned_conditions(run, model, prune, rules, seeds=seeds, own=own)
     table = measure_and_keep(model, names, conditions, how, run.path)
     entry = {"tasks": table.tasks, "rows": list(table.neurons), "method": method if switched else None, **how}
-    with run.changing() as manifest:
-        if entry not in manifest.tasks:
-            manifest.tasks.append(entry)
+    try:
+        with run.changing() if neurons is None else run.measured_with(neurons, method, ()) as manifest:
+            if entry not in manifest.tasks:
+                manifest.tasks.append(entry)
+    except NeuroglotError:  # other neurons were found meanwhile
+        forget_tasks(run, method)
+        raise
     return table
 
 
