@@ -112,7 +112,7 @@ def test_what_cannot_be_a_mixture_is_refused_in_one_sentence(tmp_path):
 
     assert "from 1 to the 4 experts" in refused(model, 4, 5)
     assert "give text=" in refused(model, 4, 2)
-    assert "one of 1, 2, 4" in refused(model, 8, 8)
+    assert "split them into 1, 2, 4" in refused(model, 8, 8)
     labels = torch.arange(32).clamp_max(3).expand(3, 32)
     uneven = ng.experts.partition(model, 4, kind="labels", labels=labels, equal=False)
     assert "share one width" in refused(model, uneven, 4)
