@@ -116,6 +116,7 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("tune {model} --out {run}/run.json", "run.json is a file; give a directory"),
         ("steer {model} hello --recipe {run}", "{run} is a directory; give the path of a recipe file"),
         ("evaluate perplexity {model} starter --neurons {run} --off fr", "{run} is a directory; give the path"),
+        ("evaluate perplexity {model} starter --neurons {run}/neurons/lape.safetensors --off ,", "names no language"),
         ("evaluate confusion {run} --language fr", "{run} is a directory; give a table of answers"),
         ("study lape {model} --settings {run}", "{run} is a directory; make a settings file"),
         ("--family {run} doctor", "{run} is a directory; give a TOML file"),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import tiny
 import torch
 
 import neuroglot as ng
+from neuroglot.errors import NeuroglotWarning
 from neuroglot.evaluate.ablation.comparison import Ablation, measure_conditions
-from neuroglot.models.workers import Workers, with_workers
+from neuroglot.models.workers import Workers, show_note, with_workers
 from neuroglot.recording.statistics import own
 
 pytestmark = pytest.mark.slow
@@ -153,3 +155,12 @@ def group(model):
 def test_ctrl_c_at_the_terminal_reaches_no_worker(shared):
     """It goes to the whole foreground group, and a worker that opens its model would print a traceback."""
     assert os.getpgid(0) not in shared.workers.run(group, ((),))
+
+
+def test_a_note_of_a_worker_is_said_as_one(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show_note
+        warnings.warn("It is worth a note.", NeuroglotWarning, stacklevel=1)
+        warnings.warn("It is not.", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "note: It is worth a note.\n"

@@ -52,6 +52,8 @@ def perplexity(
 
     if (neurons is None) != (off is None):
         raise NeuroglotError("--neurons and --off go together: whose neurons, and which language's.")
+    if off is not None and not split(off):
+        raise NeuroglotError("--off names no language; give some, such as fr,es.")
     settings = checked(
         ModelSettings, source=model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, bos=bos
     )

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.models.architecture.devices import devices_of
 from neuroglot.models.architecture.families import declare, own_families
 from neuroglot.models.loading import load_model
@@ -276,9 +277,16 @@ def with_workers(model: Model, count: int) -> Iterator[Model]:
         model.workers = before
 
 
+def show_note(message: Warning | str, category: type[Warning], *args: Any, **named: Any) -> None:
+    """Show what is worth a note as the command line does; of what else a library warns, the first process has told."""
+    if issubclass(category, NeuroglotWarning):
+        print(f"note: {message}", file=sys.stderr, flush=True)
+
+
 def serve() -> None:
     """What a worker does until its connection ends."""
     connection = Connection(int(sys.argv[1]))
+    warnings.showwarning = show_note
     how, threads, fingerprint, families = pickle.loads(connection.recv_bytes())
     torch.set_num_threads(threads)
     declare(*families)
