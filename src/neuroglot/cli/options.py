@@ -40,9 +40,9 @@ def writable_file(path: Path | None) -> Path | None:
     Raises:
         NeuroglotError: it cannot be written, or is a directory.
     """
-    if path is not None and path.is_dir():
+    if (place := writable(path)) is not None and place.is_dir():
         raise NeuroglotError(f"{path} is a directory; give the name of a file.")
-    return writable(path)
+    return path
 
 
 def writable_folder(path: Path | None) -> Path | None:
@@ -51,9 +51,9 @@ def writable_folder(path: Path | None) -> Path | None:
     Raises:
         NeuroglotError: it cannot be written, or is a file.
     """
-    if path is not None and path.is_file():
+    if (place := writable(path)) is not None and place.is_file():  # a name too long for the disk raises in is_file
         raise NeuroglotError(f"{path} is a file; give a directory.")
-    return writable(path)
+    return path
 
 
 ModelArgument = Annotated[
