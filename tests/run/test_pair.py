@@ -86,5 +86,5 @@ def test_refusals(runs, tmp_path, corpus, monkeypatch, capsys):
 
     assert "no neuron of one is one of the other" in says(base, tmp_path / "other")
     assert "by one method" in says(base, chat, "--methods", "lape,lap")
-    assert "without --curve" in says(base, chat, "--curve", "0.1")
+    assert "--curve changes nothing" in says(base, chat, "--curve", "0.1")
     assert "compared by their recordings" in says(base, chat, "--methods", "regions")
