@@ -135,7 +135,7 @@ def test_seconds_of_a_study():
 
 def test_the_judge_beside_a_person():
     (correlation, *_) = read("lape/judge.csv")
-    said = (DOCS / "claims.md").read_text(encoding="utf-8")
+    said = " ".join((DOCS / "claims.md").read_text(encoding="utf-8").split())
     assert (
         f"with the person is {correlation['reply']} by its replies and {correlation['expected']} by that mean" in said
     )
