@@ -20,6 +20,7 @@ from neuroglot.cli.options import (
     WorkersOption,
 )
 from neuroglot.cli.settings_options import command_with
+from neuroglot.cli.unused import refuse_unused
 from neuroglot.errors import NeuroglotError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def _pass_settings() -> "type[PassSettings]":
 
 @command_with(_pass_settings)
 def record(
+    context: typer.Context,
     model: ModelArgument,
     corpus: CorpusArgument,
     folder: OutOption = None,
@@ -126,9 +128,7 @@ def record(
 
     part = part_of(shard)
     if engine == "local":
-        for option, value in {"--gpus-per-worker": gpus_per_worker, "--address": address}.items():
-            if value is not None:
-                raise NeuroglotError(f"{option} changes nothing without --engine ray; leave it out.")
+        refuse_unused(context, "without --engine ray", "gpus_per_worker", "address")
     model_settings = checked(
         ModelSettings,
         source=model,

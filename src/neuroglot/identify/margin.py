@@ -62,7 +62,8 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
 def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
     """For each language the neurons with the largest margin over the next language (Neuroglot's own; see `margins`).
 
-    A neuron belongs to one language at most: only where it is active more often than in every other beyond doubt.
+    A neuron belongs to one language at most: where it is active more often than in every other by more than chance
+    allows.
 
     Args:
         recording: needs `active` and `hidden`.
@@ -94,7 +95,7 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
         said = ", ".join(f"{count} in {tag}" for tag, count in short.items())
         warnings.warn(
             f"margin found fewer than the {wanted} neurons asked for: {said}. No other is more active there than "
-            "elsewhere beyond doubt; record more text, or ask for fewer.",
+            "elsewhere by more than chance allows; record more text, or ask for fewer.",
             NeuroglotWarning,
             stacklevel=2,
         )
