@@ -20,7 +20,7 @@ from neuroglot.models.architecture.body import (
     text_config,
 )
 from neuroglot.models.architecture.discovery import Discovery, discover, layer_of
-from neuroglot.models.architecture.expert_weights import holds_experts
+from neuroglot.models.architecture.expert_weights import fit_a_grouped_product, holds_experts
 from neuroglot.models.architecture.families import FAMILIES, Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
@@ -147,6 +147,8 @@ def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
             blocks[layer] = module, network.get_submodule(name.rpartition(".")[0])
     if not blocks:
         raise _own_code(kind, next((name for name in names.values() if name.rpartition(".")[2] in EXPERTS), kind))
+    if not all(fit_a_grouped_product(module) for module, _ in blocks.values()):
+        network.set_experts_implementation("eager")  # one expert after the other, of any width
     stream = text_config(network).hidden_size
     beside: dict[nn.Module, list[FFN]] = {}
     for layout in _discovery(network, blocks).layouts:
