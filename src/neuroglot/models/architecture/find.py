@@ -201,6 +201,8 @@ def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
         raise NeuroglotError(
             f"This {kind} model is not built as its family is ({error}); see docs/families.md to describe it."
         ) from error
+    if not ffns:
+        raise NeuroglotError(f"This {kind} model has no layers; {SUPPORTED}.")
     if len({id(ffn.activation) for ffn in ffns}) < len(ffns):
         raise NeuroglotError(
             f"This {kind} model shares one activation module between layers; its layers cannot be told apart."
