@@ -131,7 +131,7 @@ def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Disco
             module.training = was
 
 
-def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
+def _mixtures(network: Any, kind: str) -> list[FFN]:
     """The layers of a native mixture of experts: mixtures, and dense FFNs where layers have no experts.
 
     Raises:
