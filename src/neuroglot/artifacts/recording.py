@@ -43,14 +43,17 @@ class Provenance(BaseModel, frozen=True):
     """The digest of the partition whose experts were counted, if any were."""
     own: dict[str, Own] = {}
     """Statistics that somebody registered, by name."""
+    dtype: str | None = None
+    """The precision of the model, which its fingerprint does not tell; None in a file that does not say."""
 
     def plain(self) -> dict[str, Any]:
         """As files hold it; what only some recordings have is not named in the others'."""
-        return self.model_dump(exclude=None if self.own else {"own"})
+        return self.model_dump(exclude={name for name in ("own", "dtype") if not getattr(self, name)})
 
     def differences(self, other: "Provenance") -> list[str]:
         """What differs, in words (the model's name may: the fingerprint decides)."""
-        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition",
+        words: dict[str, str] = {} if None in (self.dtype, other.dtype) else {"dtype": "precision"}
+        words |= {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition",
                  "own": "the code of their own statistics"}  # fmt: skip
         return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]
 

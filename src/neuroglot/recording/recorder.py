@@ -161,6 +161,7 @@ def work_of(model: Model, asked: RecordSettings, batch_tokens: int) -> Work:
         block=asked.block,
         partition=asked.partition.digest if asked.partition else None,
         own={each.name: each.kept for each in own},
+        dtype=model.dtype,
     )
     size = asked.batch_tokens or batch_tokens
     work = Work(asked.statistics, asked.partition, asked.top, size, provenance, asked.examples, own)
