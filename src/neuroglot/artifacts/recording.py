@@ -52,9 +52,9 @@ class Provenance(BaseModel, frozen=True):
 
     def differences(self, other: "Provenance") -> list[str]:
         """What differs, in words (the model's name may: the fingerprint decides)."""
-        words: dict[str, str] = {} if None in (self.dtype, other.dtype) else {"dtype": "precision"}
-        words |= {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition",
+        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition",
                  "own": "the code of their own statistics"}  # fmt: skip
+        words |= {"dtype": "precision"} if self.dtype and other.dtype else {}
         return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]
 
 
@@ -124,9 +124,7 @@ class Recording:
         for name, values in others.items():
             if name == RESIDUAL:
                 if values.ndim != 3 or (values.shape[0], values.shape[2]) != (active.shape[0], active.shape[2]):
-                    raise NeuroglotError(
-                        f"{name} must be (layers, width of the stream, languages), not {tuple(values.shape)}."
-                    )
+                    raise NeuroglotError(f"{name} must be (layers, stream, languages), not {tuple(values.shape)}.")
             elif values.shape != active.shape:
                 raise NeuroglotError(f"{name} must be {tuple(active.shape)} as active is, not {tuple(values.shape)}.")
         uneven = given_widths(widths, [active, *(values for name, values in others.items() if name != RESIDUAL)])

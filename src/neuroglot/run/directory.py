@@ -20,14 +20,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from neuroglot import __version__
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.units import Units, units_of
-from neuroglot.models.sources import Dtype
 from neuroglot.run.settings import (
     Manifest,
     ModelSettings,
@@ -253,17 +252,8 @@ class Run:
         return settings.load(trust_remote_code=self.trust_remote_code, workers=self.workers)
 
     def as_recorded(self, model: ModelSettings) -> ModelSettings:
-        """How its model is opened: `auto` is the precision in which the run was begun, on whatever device it goes on.
-
-        A run that was recorded on a GPU in bfloat16 would otherwise go on in float32 on a CPU, and add up and compare
-        numbers that were rounded otherwise.
-        """
-        plan = read_json(self.path / "recording" / "plan.json") or {}
-        settings = plan.get("settings")
-        begun = settings.get("dtype") if isinstance(settings, dict) else None
-        if model.dtype != "auto" or begun not in get_args(Dtype):
-            return model
-        return model.model_copy(update={"dtype": begun})
+        """How its model is opened, on whatever device; see `ModelSettings.as_begun`."""
+        return model.as_begun(self.path / "recording")
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 
