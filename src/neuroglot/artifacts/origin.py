@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 
 __all__ = ["Origin", "check_origin", "check_precision", "origin"]
@@ -65,7 +66,9 @@ def origin(found: Found) -> dict[str, Any]:
     if made is None:
         return {"fingerprint": None}
     known = {"fingerprint": made.fingerprint, "model": made.model}
-    return known | ({"experts": found.experts} if isinstance(found, Recording) else {})
+    if not isinstance(found, Recording):
+        return known
+    return known | ({"experts": found.experts} if found.units == "neurons" else {"units": found.units})
 
 
 def check_origin(about: Mapping[str, Any], model: Origin, units: str = "neurons") -> None:

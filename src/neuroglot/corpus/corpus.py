@@ -191,7 +191,7 @@ class Corpus:
         return found
 
     def _where(self, mine: Callable[[int], bool], what: str) -> "Corpus":
-        """The documents at these positions, and their copies; in a parallel corpus the same samples of every language."""
+        """The documents at these positions, with their copies; of a parallel corpus the samples, of each language."""
 
         def reader(documents: Documents) -> Callable[[], Iterator[str | None]]:
             placed = (lambda: enumerate(documents.aligned())) if self.parallel else (lambda: with_first(documents))

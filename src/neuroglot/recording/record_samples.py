@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from neuroglot.artifacts.recording import Provenance
+from neuroglot.artifacts.provenance import Provenance
 from neuroglot.artifacts.samples import Samples, read_header
 from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning

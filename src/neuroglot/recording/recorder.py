@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from neuroglot.artifacts.recording import ROUTED, Provenance, Recording
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.recording import ROUTED, Recording
 from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError, validated
 from neuroglot.models.model import Model

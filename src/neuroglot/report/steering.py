@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from neuroglot.edit.steering_methods import DIRECTIONS, ROUTER
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.tables import repair
 from neuroglot.figures.steering import forcing_figure, score_figure
@@ -43,6 +44,7 @@ def steering_part(run: Run) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "settings": settings,
+                "done": _done(settings),
                 "figure": keep_figure(run.path, forcing_figure(answers, title), f"steering-{name}"),
                 "scores": None
                 if not scored
@@ -63,6 +65,22 @@ def steering_part(run: Run) -> list[dict[str, Any]]:
             }
         )
     return parts
+
+
+def _done(settings: dict[str, Any]) -> str:
+    """What was changed, in a sentence's first half: neurons, the residual stream, the router."""
+    how, words = settings.get("steering") or {}, settings["words"]
+    neurons = f"{settings['neurons']} neurons of the target language were changed"
+    if how.get("method") in DIRECTIONS:
+        said = "The residual stream was moved along the target language's direction"
+        said += f", and the {neurons}" if how.get("raised") else ""
+    elif how.get("method") == ROUTER:
+        said = "The router was made to choose the target language's experts"
+        said += f", and the {neurons}" if how.get("raised") else ""
+    else:
+        said = f"The {neurons}"
+    off = "experts" if how.get("method") == ROUTER and not how.get("raised") else f"{settings['neurons']} neurons"
+    return f"{said} ({words}); the {off} of the language asked in were ablated"
 
 
 def steering_findings(answers: pd.DataFrame) -> list[str]:

@@ -214,8 +214,8 @@ class Run:
                 for path in wrote:
                     path.unlink(missing_ok=True)
                 raise NeuroglotError(
-                    f"Other neurons of {method} were found in {self.path} meanwhile, and what was measured is of the "
-                    "earlier ones, so it was not kept; give the same command again."
+                    f"Other {units_of(method)} of {method} were found in {self.path} meanwhile; what was measured is "
+                    "of the earlier ones, so it was not kept; give the same command again."
                 )
             yield manifest
 
