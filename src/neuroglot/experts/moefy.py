@@ -1,6 +1,6 @@
 """A dense model written as an ordinary mixture of experts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def moefy(
     if top < count and text is None:
         raise NeuroglotError(f"A router that chooses {top} of {count} experts is fitted to text; give text=, a corpus.")
     check_place(path, "mixture of experts")
-    width = _width(model, count)
+    width = expert_width(model.name, model.widths, count)
     if not all(ffn.readable for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map.")
     split = partition(model, experts, progress=progress) if isinstance(experts, int) else experts
@@ -103,22 +103,28 @@ def moefy(
     return made.save(path, made_from)
 
 
-def _width(model: Model, experts: int) -> int:
-    """The neurons of an expert.
+def expert_width(name: str, widths: Sequence[int], experts: int) -> int:
+    """The neurons of an expert of a mixture.
+
+    Args:
+        name: of the dense model.
+        widths: how many neurons each of its layers has.
+        experts: how many a layer.
 
     Raises:
         NeuroglotError: layers or experts would differ in width, or experts be of a width that kernels do not take.
     """
-    if model.uneven:
-        raise NeuroglotError(f"The layers of {model.name} differ in width, and the experts of a mixture do not.")
-    width = model.neurons // experts
-    if width * experts != model.neurons or width % MULTIPLE:
-        fits = [each for each in range(1, model.neurons + 1) if model.neurons % (each * MULTIPLE) == 0]
+    if len(set(widths)) > 1:
+        raise NeuroglotError(f"The layers of {name} differ in width, and the experts of a mixture do not.")
+    neurons = widths[0]
+    width = neurons // experts
+    if width * experts != neurons or width % MULTIPLE:
+        fits = [each for each in range(1, neurons + 1) if neurons % (each * MULTIPLE) == 0]
         instead = (
             f"split them into {', '.join(map(str, fits))}" if fits else "no number of experts does, so keep it dense"
         )
         raise NeuroglotError(
-            f"{model.neurons} neurons cannot be split into {experts} experts whose width is a multiple of {MULTIPLE}, "
+            f"{neurons} neurons cannot be split into {experts} experts whose width is a multiple of {MULTIPLE}, "
             f"as kernels of mixtures need it; {instead}."
         )
     return width

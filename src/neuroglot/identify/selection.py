@@ -15,7 +15,7 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.artifacts.widths import stated, within
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["Evidence", "Scores", "select_top"]
+__all__ = ["Evidence", "Scores", "check_budget", "select_top"]
 
 Scores = Float64[Tensor, "languages layers neurons"]
 
@@ -40,6 +40,18 @@ class Evidence:
     labels: Int64[Tensor, "layers neurons"] | None = None
     rates: Float64[Tensor, "languages layers neurons"] | None = None
     seed: int = 0
+
+
+def check_budget(share: float, widths: Sequence[int]) -> None:
+    """Refuse a share of all neurons that is not one neuron at least, and all at most.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if not 0 < share <= 1 or round(share * sum(widths)) < 1:
+        raise NeuroglotError(
+            f"A budget of {share:g} of {sum(widths):,} neurons is no number from one to all; choose another."
+        )
 
 
 def select_top(

@@ -22,7 +22,7 @@ from neuroglot.identify.overlap import compare as agreement
 from neuroglot.identify.random_neurons import random
 from neuroglot.identify.ranking import rank
 from neuroglot.identify.registry import find
-from neuroglot.identify.selection import Evidence, select_top
+from neuroglot.identify.selection import Evidence, check_budget, select_top
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import progress_bar
@@ -127,6 +127,7 @@ def check_pair(base: Run, tuned: Run, reader: Model | TextReader, settings: Pair
         raise NeuroglotError(
             f"{base.path} and {tuned.path} have fewer than two languages in common; record them alike."
         )
+    check_budget(settings.budget, second.widths)
     if more := [need for need in find(settings.method).evidence if need != "seed"]:
         raise NeuroglotError(
             f"{settings.method} needs {', '.join(more)}, and two runs are compared by their recordings; choose another."

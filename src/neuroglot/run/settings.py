@@ -17,6 +17,7 @@ from neuroglot.storage.atomic import read_json
 from neuroglot.storage.names import Name
 
 if TYPE_CHECKING:
+    from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.models.model import Model
     from neuroglot.models.tokenization import TextReader
 
@@ -115,6 +116,19 @@ class ModelSettings(BaseModel):
                 bos=self.bos,
                 count_first=self.count_first,
             )
+
+    def check_neurons(self, neurons: "NeuronSet", *, trust_remote_code: bool = False) -> None:
+        """Refuse neurons of a model of another shape before weights are read, where the config says how many there are.
+
+        Raises:
+            NeuroglotError: as said, or see `load`.
+        """
+        self.check_consent(trust_remote_code)
+        from neuroglot.models.loading import load_widths
+
+        widths = load_widths(self.source, revision=self.revision, trust_remote_code=self.trust_remote_code)
+        if widths is not None:
+            neurons.of_widths(widths)
 
     def as_begun(self, recording: Path) -> "ModelSettings":
         """The same model, in which `auto` is the precision in which a recording was begun, on whatever device.
