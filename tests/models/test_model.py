@@ -1,6 +1,7 @@
 """Opening models, and saying why one does not open."""
 
 import json
+import pickle
 import subprocess
 import sys
 import types
@@ -11,6 +12,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.models import gguf
+from neuroglot.models.loading import load_reader
 from neuroglot.models.sources import check_source
 
 
@@ -69,6 +71,12 @@ def damage(path, what):
         (path / "config.json").unlink()
     elif what == "broken config":
         (path / "config.json").write_text("{")
+    elif what == "other shapes":
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 9}))
+    elif what == "code":
+        (path / "model.safetensors").unlink()
+        (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": print}, protocol=2))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +87,8 @@ def damage(path, what):
         ("no weights", "cannot be opened"),
         ("no config", r"holds no config\.json"),
         ("broken config", "cannot be opened"),
+        ("other shapes", r"weights are of other shapes than its config\.json says"),
+        ("code", "holds code, or other things than weights"),
     ],
 )
 def test_damaged_directories(checkpoint, what, sentence):
@@ -86,6 +96,17 @@ def test_damaged_directories(checkpoint, what, sentence):
     with pytest.raises(ng.NeuroglotError, match=sentence) as caught:
         ng.load_model(checkpoint)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])
+def test_weights_without_a_tokenizer(tmp_path, family):
+    """Of three of these transformers makes an empty tokenizer, for which every text is no token, or an unknown one."""
+    path = tiny.model(family).save(tmp_path / family)
+    for file in path.glob("*token*"):
+        file.unlink()
+    for opened in (ng.load_model, load_reader):
+        with pytest.raises(ng.NeuroglotError, match="has no tokenizer"):
+            opened(path)
 
 
 def test_names_that_lead_nowhere(tmp_path):
