@@ -290,3 +290,16 @@ def test_batches_one_after_the_other_hold_the_memory_of_one_on_a_gpu():
         assert held[-1] <= 1.05 * held[0], held
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("engine", ["continuous", "huggingface"])
+@pytest.mark.parametrize("when", ["both", "generated"])
+def test_an_answer_ends_where_logits_are_no_numbers(engine, when):
+    model, prompts = tiny.model(), ["the cat", "a mat", "çà et là"]
+    everything = torch.ones(model.layers, model.neurons, dtype=torch.bool)
+    beyond = Condition("beyond", (ng.Add(everything, 1e39, when=when),))  # what float32 holds
+    intact = ng.evaluate.generate(model, prompts, tokens=6, engine=engine)
+    with pytest.warns(ng.NeuroglotWarning, match="1 answer ends where the logits of tiny-llama are not numbers"):
+        changed = ng.evaluate.generate(model, prompts, tokens=6, engine=engine, recipes=[None, beyond, None])
+    assert changed[::2] == intact[::2]
+    assert len(changed[1].encode()) == 0 if when == "both" else intact[1].startswith(changed[1])

@@ -11,7 +11,7 @@ from torch import Tensor
 from neuroglot.edit.interventions import intervene
 from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotError
-from neuroglot.generation.choice import Choice
+from neuroglot.generation.choice import Choice, no_number, say_lost
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.models.fitting import halving
 from neuroglot.models.model import Model
@@ -35,21 +35,25 @@ def write_plainly(
 ) -> list[list[int]]:
     """The new tokens of every row, without the end token; see `generate`. Rows of one recipe share a batch."""
     answers: dict[int, list[int]] = {}
+    lost = 0
     recipes: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
         recipes.setdefault(tuple(map(id, row.steps)), []).append(number)
 
     def write(at_once: int) -> None:
+        nonlocal lost
         for numbers in recipes.values():
             left = [number for number in numbers if number not in answers]
             with intervene(model, *rows[numbers[0]].steps):
                 for start in range(0, len(left), at_once):
                     some = left[start : start + at_once]
-                    made = _batch(model, [rows[number] for number in some], tokens, choice, cache, written)
+                    made, ended = _batch(model, [rows[number] for number in some], tokens, choice, cache, written)
                     answers.update(zip(some, made, strict=True))
+                    lost += ended
                     advance(len(some))
 
     halving(write, min(batch or BATCH, max(1, len(rows))), what="rows")
+    say_lost(model.name, lost)
     return [answers[number] for number in range(len(rows))]
 
 
@@ -60,14 +64,16 @@ def _batch(
     choice: Choice,
     cache: bool,
     written: Callable[[list[int]], None] | None,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], int]:
+    """The new tokens of each row, and how many rows ended where there were no numbers."""
     from transformers import LogitsProcessorList
 
     length, padding, ends = max(len(row.ids) for row in rows), padding_token(model), end_tokens(model)
     # padded on the left, so that every continuation begins at the same place
     ids = torch.tensor([[padding] * (length - len(row.ids)) + list(row.ids) for row in rows]).to(model.device)
     mask = torch.tensor([[0] * (length - len(row.ids)) + [1] * len(row.ids) for row in rows]).to(model.device)
-    processors: list[Any] = []
+    numbers = _Numbers(tokens, len(rows))
+    processors: list[Any] = [numbers]
     if choice.repetition_penalty != 1:
         processors.append(_Repetition(choice.repetition_penalty, mask))
     if choice.temperature:
@@ -89,7 +95,9 @@ def _batch(
                 f"{model.name} cannot continue a prompt, since transformers’ generate fails on it ({error}); give its "
                 "class and its configuration what GenerationMixin needs. It can be recorded and measured."
             ) from error
-    return [_until(answer, ends) for answer in output[:, length:].tolist()]
+    answers = [_until(answer, ends) for answer in output[:, length:].tolist()]
+    lost = sum(first < tokens and len(answer) >= first for first, answer in zip(numbers.until, answers, strict=True))
+    return [answer[:first] for first, answer in zip(numbers.until, answers, strict=True)], lost
 
 
 @contextmanager
@@ -108,6 +116,21 @@ def checkpoint_defaults(model: Model) -> Iterator[None]:
 def _until(answer: list[int], ends: Sequence[int]) -> list[int]:
     """An answer up to where it ends; what fills the row after it may be any token."""
     return answer[: next((place for place, token in enumerate(answer) if token in ends), len(answer))]
+
+
+class _Numbers:
+    """A logits processor that changes nothing: up to which token the logits of each row were numbers."""
+
+    def __init__(self, tokens: int, rows: int):
+        self.until, self.step = [tokens] * rows, 0
+
+    def __call__(
+        self, input_ids: Int[Tensor, "batch length"], scores: Float[Tensor, "batch vocabulary"]
+    ) -> Float[Tensor, "batch vocabulary"]:
+        for row in no_number(scores).nonzero().flatten().tolist():
+            self.until[row] = min(self.until[row], self.step)
+        self.step += 1
+        return scores
 
 
 class _Repetition:
