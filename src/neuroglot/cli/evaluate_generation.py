@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroglot.cli.app import checked, out, print_table, split
+from neuroglot.cli.app import checked, out, print_table, share, split
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import (
     JudgePerMinuteOption,
@@ -252,8 +252,7 @@ def print_steered(result: "Steered") -> None:
     if result.scores is not None:
         columns = {
             name: [
-                f"{row[column]:.1%} ({row[f'{column}_low']:.0%} to {row[f'{column}_high']:.0%})"
-                for _, row in result.scores.iterrows()
+                share(row[column], row[f"{column}_low"], row[f"{column}_high"]) for _, row in result.scores.iterrows()
             ]
             for name, column in (("LFS", "lfs"), ("relevance", "relevance"), ("steering score", "steering_score"))
         }

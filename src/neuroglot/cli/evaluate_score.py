@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import checked, out, print_table
+from neuroglot.cli.app import checked, out, print_table, share
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import JudgePerMinuteOption, JudgeReadingOption, JudgeUrlOption, writable_file
 from neuroglot.cli.unused import refuse_unused
@@ -87,9 +87,7 @@ def score(
     shown = {"answers": [f"{count:.0f}" for count in scores["answers"]]}
     for name, column in (("LFS", "lfs"), ("relevance", "relevance"), ("steering score", "steering_score")):
         ends = zip(scores[column], scores[f"{column}_low"], scores[f"{column}_high"], strict=True)
-        shown[name] = [
-            f"{value:.1%}" if low != low else f"{value:.1%} ({low:.0%} to {high:.0%})" for value, low, high in ends
-        ]
+        shown[name] = [share(*each) for each in ends]
     print_table(shown, by, list(map(str, scores.index)))
     if table is not None:
         out.print(f"wrote {table}")

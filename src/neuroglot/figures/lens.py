@@ -140,7 +140,7 @@ def lens_findings(lens: Lens) -> list[str]:
     table = lens.frame()
     unseen = table[table.tokens_of == UNSEEN].set_index(["language", "layer"])["mass"]
     table = table[~table.tokens_of.isin([SHARED, UNSEEN])]
-    said, left_out = [], set()
+    said, left_out, alone = [], set(), False
     for tag in lens.languages:
         read = unseen[tag].index[unseen[tag] <= UNREAD]
         of_text = table[table.language == tag]
@@ -150,8 +150,13 @@ def lens_findings(lens: Lens) -> list[str]:
             continue
         left_out |= {*mass.index} - {*read}
         others = mass.columns.drop(tag)
-        beyond = mass[others].sub(mass[tag], axis=0).where(low[others].gt(high[tag], axis=0))  # of both intervals
+        ahead = mass[others].sub(mass[tag], axis=0)
+        unknown = bool(high[tag].isna().all())  # intervals, of one block of text
+        alone = alone or unknown
+        beyond = ahead.where(ahead.gt(0) if unknown else low[others].gt(high[tag], axis=0))  # of both intervals
         said.append(_finding(tag, mass, beyond.loc[read]))
+    if alone:
+        said.append("No interval is known where a text has one block; give more --tokens.")
     if left_out and said:
         said.append(
             f"Left out, for some or all texts: {_ranges(sorted(left_out))}, where more than {UNREAD:.0%} of the "

@@ -328,8 +328,8 @@ class Endpoint:
             ) from error
         except self._unreachable as error:
             raise NeuroglotError(
-                f"The judge at {self.where} cannot be reached ({_reason(error)}); check the address and that it is running. "
-                "Scores so far are kept."
+                f"The judge at {self.where} cannot be reached ({_reason(error)}); check the address and that it is "
+                "running. Scores so far are kept."
             ) from error
         except self._errors as error:
             raise NeuroglotError(
