@@ -70,10 +70,12 @@ def score(
         how = checked(JudgeSettings, model=judge, base_url=judge_url, **asked)
         found = Judge(how, cache_directory() / "judge").rate(found)
     elif reader is not None:
-        from neuroglot.evaluate.steering.relevance import LikelihoodRule
+        from neuroglot.evaluate.steering.relevance import LikelihoodRule, distinct_questions
         from neuroglot.models.loading import load_model
 
-        questions = {str(tag): list(dict.fromkeys(rows["prompt"])) for tag, rows in found.groupby("source", sort=False)}
+        questions = distinct_questions(
+            {str(tag): list(rows["prompt"]) for tag, rows in found.groupby("source", sort=False)}
+        )
         found = LikelihoodRule(load_model(reader), questions).rate(found)
     if "relevance" not in found:
         raise NeuroglotError(
