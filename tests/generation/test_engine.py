@@ -186,6 +186,16 @@ def test_refusals():
     with pytest.raises(ng.NeuroglotError, match="made for"):
         generate(model, PROMPTS[:1], recipes=[recipe])
     assert generate(model, []) == []
+    for wrong, sentence in (
+        ({"tokens": 2.5}, "tokens is a whole number, not 2.5"),
+        ({"temperature": "1"}, "temperature is a number, not '1'"),
+        ({"seed": "a"}, "seed is a whole number"),
+        ({"streams": ["a"]}, "streams are whole numbers"),
+    ):
+        with pytest.raises(ng.NeuroglotError, match=sentence):
+            generate(model, PROMPTS[:1], **wrong)
+    with pytest.raises(ng.NeuroglotError, match="half a surrogate pair"):
+        generate(model, ["\ud800"])
 
 
 TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] | trim }}</s>{% endfor %}bot:"
@@ -206,8 +216,16 @@ def test_a_prompt_that_spells_a_special_token_is_text():
         ]
         assert model.tokenizer.decode(ids) == f"<s>user: {text}</s>bot:"
     model.tokenizer.chat_template = TEMPLATE.replace("trim", "length")
-    with pytest.raises(ng.NeuroglotError, match="rewrites the question"):
-        prompt_tokens(model, ["a <s>b</s>"], True)
+    for prompt in ("a <s>b</s>", "a b"):
+        with pytest.raises(ng.NeuroglotError, match="leaves the question out"):
+            prompt_tokens(model, [prompt], True)
+
+
+def test_a_template_that_takes_messages_in_parts_only_is_given_parts():
+    """Models that see images, too, have such ones: text alone they would leave out without a word."""
+    model = tiny.model()
+    model.tokenizer.chat_template = "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}!"
+    assert [model.tokenizer.decode(ids) for ids in prompt_tokens(model, ["a b", "a <s>"], True)] == ["a b!", "a <s>!"]
 
 
 def test_angles_that_depend_on_the_longest_row():
