@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 
+import every_type
 import pytest
 import tiny
 import torch
@@ -41,6 +42,18 @@ def test_fingerprint_tells_weights_apart_but_not_precision(checkpoint):
         other.ffns[2].down.weight[3, 5] += 0.5
     assert other.fingerprint != model.fingerprint
     assert tiny.model(bos=False).tokenizer_fingerprint != model.tokenizer_fingerprint
+
+
+def test_fingerprint_tells_routers_apart():
+    model = ng.Model(every_type.network("deepseek_v3"), tiny.tokenizer())
+    intact, gate = model.fingerprint, model.mixtures[3].routing.owner
+    gate.top_k = 1  # fewer experts a token
+    fewer = model.fingerprint
+    assert model.mixtures[3].routing.chosen == 1
+    gate.top_k = 2
+    assert fewer != intact == model.fingerprint
+    gate.e_score_correction_bias[1] += 0.5  # a buffer, by which experts are chosen
+    assert model.fingerprint not in (intact, fewer)
 
 
 def test_head_gives_the_logits_of_every_family():
