@@ -1,16 +1,19 @@
 """Opening models, and saying why one does not open."""
 
 import json
+import pickle
 import subprocess
 import sys
 import types
 
+import every_type
 import pytest
 import tiny
 import torch
 
 import neuroglot as ng
 from neuroglot.models import gguf
+from neuroglot.models.loading import load_reader
 from neuroglot.models.sources import check_source
 
 
@@ -41,6 +44,18 @@ def test_fingerprint_tells_weights_apart_but_not_precision(checkpoint):
     assert tiny.model(bos=False).tokenizer_fingerprint != model.tokenizer_fingerprint
 
 
+def test_fingerprint_tells_routers_apart():
+    model = ng.Model(every_type.network("deepseek_v3"), tiny.tokenizer())
+    intact, gate = model.fingerprint, model.mixtures[3].routing.owner
+    gate.top_k = 1  # fewer experts a token
+    fewer = model.fingerprint
+    assert model.mixtures[3].routing.chosen == 1
+    gate.top_k = 2
+    assert fewer != intact == model.fingerprint
+    gate.e_score_correction_bias[1] += 0.5  # a buffer, by which experts are chosen
+    assert model.fingerprint not in (intact, fewer)
+
+
 def test_head_gives_the_logits_of_every_family():
     tokens = torch.randint(0, 256, (2, 9))
     extra = {
@@ -69,6 +84,12 @@ def damage(path, what):
         (path / "config.json").unlink()
     elif what == "broken config":
         (path / "config.json").write_text("{")
+    elif what == "other shapes":
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 9}))
+    elif what == "code":
+        (path / "model.safetensors").unlink()
+        (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": print}, protocol=2))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +100,8 @@ def damage(path, what):
         ("no weights", "cannot be opened"),
         ("no config", r"holds no config\.json"),
         ("broken config", "cannot be opened"),
+        ("other shapes", r"weights are of other shapes than its config\.json says"),
+        ("code", "holds code, or other things than weights"),
     ],
 )
 def test_damaged_directories(checkpoint, what, sentence):
@@ -86,6 +109,17 @@ def test_damaged_directories(checkpoint, what, sentence):
     with pytest.raises(ng.NeuroglotError, match=sentence) as caught:
         ng.load_model(checkpoint)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])
+def test_weights_without_a_tokenizer(tmp_path, family):
+    """Of three of these transformers makes an empty tokenizer, for which every text is no token, or an unknown one."""
+    path = tiny.model(family).save(tmp_path / family)
+    for file in path.glob("*token*"):
+        file.unlink()
+    for opened in (ng.load_model, load_reader):
+        with pytest.raises(ng.NeuroglotError, match="has no tokenizer"):
+            opened(path)
 
 
 def test_names_that_lead_nowhere(tmp_path):

@@ -42,6 +42,8 @@ FONTS = (
     '"Microsoft YaHei", "Noto Naskh Arabic", "Geeza Pro", "Noto Sans Devanagari", "Noto Sans Bengali", sans-serif'
 )
 """Fonts that have every script of the starter corpus, on the usual systems; none is fetched."""
+LETTER = 9
+"""Pixels of a letter of an axis title, with room for what is around: a long one stands beside few rows."""
 
 
 def plain(text: object) -> str:
@@ -126,7 +128,7 @@ def heatmap(
     if written:
         trace["texttemplate"] = "%{text}"
         trace["xgap"] = trace["ygap"] = 1
-    layout = _layout(x_title, y_title, height or 130 + 26 * max(4, len(y)))
+    layout = _layout(x_title, y_title, height or max(130 + 26 * max(4, len(y)), LETTER * len(y_title)))
     if down:
         layout["yaxis"]["autorange"] = "reversed"
     if all(isinstance(name, str) for name in y):

@@ -6,12 +6,13 @@ from typing import Any, Literal, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
 
-__all__ = ["image_text", "save_figure", "surface", "whole"]
+__all__ = ["image_text", "layer_axis", "name_lowest", "save_figure", "surface", "whole"]
 
 STYLE: Any = {
     "font.size": 9,
@@ -75,6 +76,24 @@ def _canvas(
     figure = surface((width, height), ax, layout=None)
     box = (left / width, bottom / height, columns * CELL / width, rows * CELL / height)
     return figure, figure.add_axes(box), (width, height)
+
+
+def name_lowest(grid: Any, count: int, label: str) -> None:
+    """Name the x axis under the lowest panel of each column, of a grid of which only the first `count` are shown."""
+    columns = grid.shape[1]
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    for column in range(min(columns, count)):
+        lowest = grid[(count - 1 - column) // columns, column]
+        lowest.set_xlabel(label)
+        lowest.tick_params(labelbottom=True)
+
+
+def layer_axis(axes: Axes) -> None:
+    """Whole numbers from 1: there is no layer 0."""
+    axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))
 
 
 def _readable_on(colour: Any) -> str:

@@ -21,7 +21,7 @@ from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.candidates import Candidate, alignment_layers, candidates, grid
 from neuroglot.evaluate.steering.forcing import Forced, Prompts, Steering, deactivated, force
 from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
-from neuroglot.evaluate.steering.relevance import LikelihoodRule
+from neuroglot.evaluate.steering.relevance import LikelihoodRule, distinct_questions
 from neuroglot.evaluate.steering.scores import harmonic_mean, steering_scores
 from neuroglot.evaluate.steering.search import Found, Rater, plan_search, search
 from neuroglot.evaluate.steering.tables import repair
@@ -240,6 +240,8 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
             prompted(["?"], sources[0], tag, way)  # as well
     judge = None if settings.relevance == "judge" else judge_of(run, settings.judge)
     prompts = first_prompts(asked, with_native, settings.limit)
+    if settings.relevance == "rule":
+        distinct_questions({tag: list(asked[tag]) for tag in with_native})  # refuses too few
     said = settings.generation
     check_prompts(run.reader(), chain.from_iterable(prompts.values()), said.tokens, said.chat)
     tried_out = candidates_of(recording, samples_of(run), settings) if settings.search else []
@@ -250,7 +252,7 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
     work = RunAnswers(run, model, recording, neurons, settings.generation, judge, settings.identification)
     how, chosen, tried, written = settings.how, None, None, []
     name = _named(run, settings)
-    relevance = _rater(run, model, corpus, settings)
+    relevance = _rater(run, model, asked, settings)
     if settings.search:
         best = work.searched(prompts, tried_out, targets, sources, settings, relevance)
         chosen, tried = best.chosen, best.table
@@ -312,13 +314,13 @@ def scores_of(answers: pd.DataFrame) -> pd.DataFrame | None:
     return steering_scores(crossed) if "relevance" in crossed and len(crossed) else None
 
 
-def _rater(run: Run, model: Model, corpus: Corpus, settings: SteeringSettings) -> Rater | None:
+def _rater(run: Run, model: Model, asked: Corpus, settings: SteeringSettings) -> Rater | None:
     """Who says what is relevant, if anyone does."""
     if settings.relevance == "judge":
         assert settings.judge is not None
         return judge_of(run, settings.judge.model_copy(update={"rubric": "relevance"}))
     if settings.relevance == "rule":
-        questions = {tag: list(corpus[tag]) for tag in corpus.languages}
+        questions = {tag: list(asked[tag]) for tag in asked.languages}
         reader = model if settings.reader is None else load_model(settings.reader)
         chat = settings.generation.chat and settings.reader is None
         return LikelihoodRule(reader, questions, chat=chat, directory=run.steering_path / "relevance")

@@ -173,7 +173,7 @@ class Babel(Study):
             said.append(f"Whether family explains it was not tested: {error}")
         else:
             said.append("Against distance by family and genus (Mantel): " + ", ".join(
-                f"{name} r = {test.r:.2f}, p = {test.p:.4f}" for name, test in tests.items()) + ".")  # fmt: skip
+                f"{name} r = {test.r:z.2f}, p = {test.p:.4f}" for name, test in tests.items()) + ".")  # fmt: skip
             agrees = all(test.p < 0.05 for test in tests.values())
         return Finding(said, agrees, tables, {"": figure})
 

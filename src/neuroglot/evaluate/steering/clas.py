@@ -100,14 +100,29 @@ def _rows(file: Path, top: Path) -> Iterator[dict[str, Any]]:
             about = {"condition": str(said.get("method", place))}
             about |= {"source": language_tag(source), "target": language_tag(target)}
             for row in [said] if lines else said["results"]:
-                score = (row.get("judge_evaluation") or {}).get("judge_score")
-                prompt = str(row.get("original_prompt", row["input"]))
-                yield {**about, "prompt": prompt, "answer": str(row["output"]), "relevance": score}
+                prompt, answer = row.get("original_prompt", row["input"]), row["output"]
+                if not isinstance(prompt, str) or not isinstance(answer, str | None):
+                    raise TypeError
+                yield {**about, "prompt": prompt, "answer": answer or "", "relevance": _score(row, file)}
     except NeuroglotError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         lack = f"it lacks {error}" if isinstance(error, KeyError) else "something else is where an answer should be"
         raise NeuroglotError(f"{file} is not a file of answers as CLaS-Bench has them ({lack}).") from error
+
+
+def _score(row: Mapping[str, Any], file: Path) -> float | None:
+    """What a judge left in the file, if it left anything.
+
+    Raises:
+        NeuroglotError: it is no number from 0 to 2.
+    """
+    score = (row.get("judge_evaluation") or {}).get("judge_score")
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 2:
+        raise NeuroglotError(f"{file} has the judge_score {score!r:.40}; give a number from 0 to 2, or leave it out.")
+    return float(score)
 
 
 def _objects(file: Path, lines: bool) -> Iterator[dict[str, Any]]:
