@@ -151,8 +151,8 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("record {model} starter --out {run}", "is a run with other settings"),
         ("moefy {run} --out x", "24 neurons cannot be split into 4 experts whose width is a multiple of 8"),
         (
-            "evaluate generation {run} --targets fr --sources en --search --budget 3",
-            "A budget of 3 answers is too small for one candidate",
+            "evaluate generation {run} --targets fr --sources en --tokens 4 --search --budget 1",
+            "A budget of 1 answers is",
         ),
         ("compare {run} --methods lape --budget 0.0001", "A budget of 0.0001 of 72 neurons is no number"),
         ("compare {run} --methods lape --curve 0.1,0.0001", "A budget of 0.0001 of 72 neurons is no number"),
