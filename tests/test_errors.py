@@ -33,6 +33,7 @@ def test_a_package_that_cannot_be_imported_says_why(monkeypatch, tmp_path):
     [
         (ValueError("It broke.\nHere is why."), "It broke"),
         (ValueError("\n  It broke\n"), "It broke"),
+        (ValueError("It broke for:\n\there is why.\nAnd more."), "It broke for: here is why"),
         (ValueError(), "ValueError"),
         (RuntimeError(" \n "), "RuntimeError"),
         (FileNotFoundError(2, "No such file or directory", "x"), "No such file or directory"),

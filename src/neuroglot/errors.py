@@ -25,10 +25,15 @@ class NeuroglotWarning(UserWarning):
 
 
 def first_line(error: BaseException) -> str:
-    """What somebody else's error says, to stand in a sentence of ours: one line, without its full stop."""
+    """What somebody else's error says, to stand in a sentence of ours: one line, without its full stop.
+
+    A first line that ends with a colon is a heading, and the next one says what is wrong.
+    """
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 1 + lines[0].endswith(":")]).rstrip(".")
 
 
 def validated(kind: type[S], values: Mapping[str, Any], named: Callable[[str], str] = str) -> S:

@@ -174,6 +174,26 @@ def test_an_adapter_is_read_as_peft_merges_it(tmp_path):
         opened = ng.load_model(path)
         ids = torch.tensor([[1, 2, 3]])
         assert torch.allclose(opened.network(ids).logits, merged(ids).logits, atol=1e-5)
+    said = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": str(tmp_path / "llama")}))
+    refused = [(path, "is no adapter of .*llama")]  # GPT-2's
+    prompt = tmp_path / "prompt"
+    peft.get_peft_model(network, peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")).save_pretrained(
+        prompt
+    )
+    said = json.loads((prompt / "adapter_config.json").read_text())
+    (prompt / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": str(base)}))
+    refused.append((prompt, "is a prompt adapter"))
+    for adapter, sentence in refused:
+        with pytest.raises(ng.NeuroglotError, match=sentence):
+            ng.load_model(adapter)
+    weights = prompt / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ng.NeuroglotError, match="is no adapter of .* damaged"):
+        ng.load_model(prompt)
+    weights.unlink()
+    with pytest.raises(ng.NeuroglotError, match="without its weights"):
+        ng.load_model(prompt)
 
 
 def test_without_peft_it_says_what_to_install(monkeypatch, tmp_path):

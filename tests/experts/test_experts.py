@@ -1,5 +1,7 @@
 """Partitions, the counting of experts against plain loops, and patterns."""
 
+from dataclasses import replace
+
 import pytest
 import shapes
 import tiny
@@ -172,6 +174,9 @@ def test_the_change_of_tuning_is_a_difference():
     wanted = ng.experts.frequencies(after.select(["en", "fr", "ru"])) - ng.experts.frequencies(before)
     assert torch.equal(change, wanted)
     assert change.abs().sum() > 0
+    narrow = replace(after, provenance=after.provenance.model_copy(update={"dtype": "bfloat16"}))
+    with pytest.raises(ng.NeuroglotError, match="would differ by rounding"):
+        ng.experts.tuning_change(before, narrow)
 
 
 def test_what_was_not_counted_is_said():

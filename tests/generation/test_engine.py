@@ -2,6 +2,7 @@
 
 import gc
 
+import every_type
 import pytest
 import shapes
 import tiny
@@ -12,7 +13,7 @@ from neuroglot.edit.conditions import Condition
 from neuroglot.generation.choice import Choice
 from neuroglot.generation.continuous import reason_against, write_continuously
 from neuroglot.generation.engine import generate
-from neuroglot.generation.huggingface import write_plainly
+from neuroglot.generation.huggingface import pads_alike, write_plainly
 from neuroglot.generation.prompts import Row, prompt_tokens
 from neuroglot.generation.slots import SlotCache
 
@@ -236,6 +237,16 @@ def test_angles_that_depend_on_the_longest_row():
     model = tiny.model("phi3", rope_parameters={**rope, **factors}, original_max_position_embeddings=24)
     together = generate(model, PROMPTS, tokens=8)
     assert together == [generate(model, [prompt], tokens=8)[0] for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize(("kind", "alike"), [("bart", False), ("git", False), ("opt", True)])
+def test_a_decoder_that_counts_padding_reads_prompts_of_one_length_together(kind, alike):
+    """The decoder of BART numbers places from the first, so that padding on the left would be other places."""
+    model = ng.Model(every_type.network(kind), tiny.tokenizer())
+    how = {"tokens": 6, "engine": "huggingface", "repetition_penalty": 1.3}
+    together = generate(model, PROMPTS, **how)
+    assert together == [generate(model, [prompt], **how)[0] for prompt in PROMPTS]
+    assert pads_alike(model) is alike
 
 
 def test_other_windows_and_layers_fall_back():

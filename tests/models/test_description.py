@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 import neuroglot as ng
 from neuroglot.edit.interventions import Add, Deactivate, Replace, Scale
 from neuroglot.models.description import describe
+from neuroglot.models.layer_widths import width_name
 
 EVERY = every_type.SOME == every_type.TYPES
 KINDS = {"deactivate": Deactivate, "replace": Replace} | ({"scale": Scale, "add": Add} if EVERY else {})
@@ -85,3 +86,9 @@ def test_an_uneven_model_becomes_an_even_one(tmp_path):
     torch.testing.assert_close(even.hidden_states(every_type.TOKENS), expected, rtol=1e-4, atol=1e-4)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "even")
     assert plain.config.intermediate_size == 8
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_name_of_the_width_is_found_whether_or_not_the_head_is_the_embedding(tied):
+    model = ng.Model(every_type.network("starcoder2", tie_word_embeddings=tied), tiny.tokenizer())
+    assert width_name(model.network, model.ffns, 7) == "intermediate_size"

@@ -1,6 +1,7 @@
 """Opening models, and saying why one does not open."""
 
 import json
+import pickle
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ import torch
 
 import neuroglot as ng
 from neuroglot.models import gguf
+from neuroglot.models.loading import load_reader
 from neuroglot.models.sources import check_source
 
 
@@ -82,6 +84,12 @@ def damage(path, what):
         (path / "config.json").unlink()
     elif what == "broken config":
         (path / "config.json").write_text("{")
+    elif what == "other shapes":
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 9}))
+    elif what == "code":
+        (path / "model.safetensors").unlink()
+        (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": print}, protocol=2))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,8 @@ def damage(path, what):
         ("no weights", "cannot be opened"),
         ("no config", r"holds no config\.json"),
         ("broken config", "cannot be opened"),
+        ("other shapes", r"weights are of other shapes than its config\.json says"),
+        ("code", "holds code, or other things than weights"),
     ],
 )
 def test_damaged_directories(checkpoint, what, sentence):
@@ -99,6 +109,17 @@ def test_damaged_directories(checkpoint, what, sentence):
     with pytest.raises(ng.NeuroglotError, match=sentence) as caught:
         ng.load_model(checkpoint)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])
+def test_weights_without_a_tokenizer(tmp_path, family):
+    """Of three of these transformers makes an empty tokenizer, for which every text is no token, or an unknown one."""
+    path = tiny.model(family).save(tmp_path / family)
+    for file in path.glob("*token*"):
+        file.unlink()
+    for opened in (ng.load_model, load_reader):
+        with pytest.raises(ng.NeuroglotError, match="has no tokenizer"):
+            opened(path)
 
 
 def test_names_that_lead_nowhere(tmp_path):
@@ -242,7 +263,10 @@ def test_a_reader_says_of_text_what_the_model_says(tmp_path, how):
 def test_a_variant_is_read_in_the_precision_of_its_base(tmp_path, monkeypatch):
     """On a GPU: a variant that was tuned, and written, in float32 would differ from a base in bfloat16 untuned."""
     from neuroglot.models.loading import auto_dtype
-    from neuroglot.run.settings import ModelSettings
+    from neuroglot.run.directory import Run
+    from neuroglot.run.evolution import Checkpoint, EvolveSettings, _note_precisions, _one_precision
+    from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
+    from neuroglot.storage.results import save_json
 
     for name, dtype in (("base", torch.bfloat16), ("tuned", torch.float32)):
         tiny.network().to(dtype).save_pretrained(tmp_path / name)
@@ -256,6 +280,17 @@ def test_a_variant_is_read_in_the_precision_of_its_base(tmp_path, monkeypatch):
     assert on_cpu == ModelSettings(source=tuned, device="cpu")  # where auto is float32 for both
     with pytest.raises(ng.NeuroglotError, match="no model"):
         ModelSettings(source=str(tmp_path / "nowhere"), device="cuda").of_variant(tuned)
+    listed = [Checkpoint(source=each) for each in (str(tmp_path / "nowhere"), base, tuned)]
+    assert _one_precision(listed, EvolveSettings(device="cuda")) == "bfloat16"
+    assert _one_precision(listed, EvolveSettings(device="cuda", sizes=True)) == "auto"
+    with pytest.warns(ng.NeuroglotWarning, match=r"own precision \(base in bfloat16, tuned in float32"):
+        _note_precisions([{"checkpoint": "base", "dtype": "bfloat16"}, {"checkpoint": "tuned", "dtype": "float32"}])
+    text = TextSettings(source="starter")
+    run = Run.create(tmp_path / "run", ModelSettings(source=base), text, RunRecordSettings())
+    assert run.load_model().dtype == "float32"
+    save_json(tmp_path / "run" / "recording" / "plan.json", {"settings": {"dtype": "bfloat16"}})  # begun on a GPU
+    assert run.load_model().dtype == "bfloat16"
+    assert run.as_recorded(ModelSettings(source=base, dtype="float16")).dtype == "float16"
 
 
 def test_a_precision_may_be_one_of_torch(tmp_path):

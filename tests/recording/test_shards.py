@@ -16,6 +16,7 @@ import torch
 import neuroglot as ng
 from neuroglot.recording.forecast import Footprint, forecast
 from neuroglot.recording.shard_store import ShardStore, merge
+from neuroglot.storage.results import load_json, save_json
 
 SETTINGS = {"block": 16, "shard_tokens": 128, "progress": False}
 
@@ -249,6 +250,22 @@ def test_a_damaged_result_or_plan_is_refused(tmp_path):
     damage(tmp_path / "plan.json", "truncated")
     with pytest.raises(ng.NeuroglotError, match=r"plan.json is damaged; delete .* to record again"):
         record(tmp_path)
+
+
+def test_one_recording_has_one_precision(tmp_path, monkeypatch):
+    """A model has the same fingerprint in float32 and bfloat16, and its activations are not the same."""
+    interrupted(monkeypatch, tmp_path / "a")
+    narrow = tiny.model()
+    narrow.network.to(torch.bfloat16)
+    with pytest.raises(ng.NeuroglotError, match=r"dtype \(was float32, now bfloat16\)"):
+        record(tmp_path / "a", model=narrow)
+    whole, other = record(tmp_path / "a"), ng.record(narrow, tiny.corpus(40), **SETTINGS)
+    with pytest.raises(ng.NeuroglotError, match="differ in precision"):
+        whole + other
+    plan = tmp_path / "a" / "plan.json"  # of an earlier version, which did not say it
+    kept = {name: value for name, value in load_json(plan)["settings"].items() if name != "dtype"}
+    save_json(plan, {"settings": kept})
+    assert torch.equal(record(tmp_path / "a").sum("active"), whole.sum("active"))
 
 
 def test_a_damaged_shard_is_not_merged(tmp_path):

@@ -228,8 +228,8 @@ def generation(
     if clas is not None:
         from neuroglot.evaluate.steering.clas import write_clas
 
-        about = {"model": current.manifest.model.source, "steering": result.how.words()}
-        out.print(f"wrote {len(write_clas(result.answers, clas, about))} files in {clas}")
+        files = write_clas(result.answers, clas, {"model": current.manifest.model.source}, result.how)
+        out.print(f"wrote {len(files)} files in {clas}")
     out.print(f"next: neuroglot report {run}")
 
 

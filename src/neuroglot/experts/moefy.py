@@ -1,6 +1,7 @@
 """A dense model written as an ordinary mixture of experts."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from neuroglot.experts.moefication import partition
 from neuroglot.models.architecture.body import few_tokens
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.hooks import observe_ffn
+from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 from neuroglot.models.moe_layouts import MoeLayout, layout_of, moe_network
 from neuroglot.progress import token_progress
@@ -93,7 +95,8 @@ def moefy(
     routers = None
     if top < count:
         assert text is not None
-        routers = _routers(model, split, text, tokens, progress)
+        fit = partial(_routers, model, split, text, tokens, progress)
+        routers = fitting_tokens(model, fit, None, least=LENGTH)
     made = _filled(model, split, layout, width)
     if routers is not None:
         _choose(made, model, layout, routers, top)
@@ -165,7 +168,7 @@ def _choose(made: Model, dense: Model, layout: MoeLayout, routers: list[Router],
     setattr(made.network.config, layout.chosen, top)
 
 
-def _rows(model: Model, documents: Iterable[str], tokens: int) -> list[Int64[Tensor, "_ _"]]:
+def _rows(model: Model, documents: Iterable[str], tokens: int, batch_tokens: int) -> list[Int64[Tensor, "_ _"]]:
     """The first tokens of a text as batches of full rows and one of the rest, each row begun as a text is."""
     length = min(LENGTH, model.context or LENGTH) - len(model.begin)
     ids: list[int] = []
@@ -175,13 +178,18 @@ def _rows(model: Model, documents: Iterable[str], tokens: int) -> list[Int64[Ten
             break
     rows = [torch.tensor([*model.begin, *ids[i : i + length]]) for i in range(0, min(len(ids), tokens), length)]
     full = [row for row in rows if len(row) == length + len(model.begin)]
-    size = max(1, model.batch_tokens // LENGTH)
+    size = max(1, batch_tokens // LENGTH)
     batches = [torch.stack(full[i : i + size]) for i in range(0, len(full), size)]
     return batches + [row[None] for row in rows[len(full) :]]
 
 
-def _routers(model: Model, split: Partition, text: Corpus, tokens: int, progress: bool) -> list[Router]:
-    """Each layer's router, (E, width of the stream): least squares from what its FFN reads to its experts' shares."""
+def _routers(
+    model: Model, split: Partition, text: Corpus, tokens: int, progress: bool, batch_tokens: int
+) -> list[Router]:
+    """Each layer's router, (E, width of the stream): least squares from what its FFN reads to its experts' shares.
+
+    The text is read from its first token on: a layer may have added what the next had no memory for.
+    """
     model.check_state(edited=False)
     inputs: dict[int, Tensor] = {}
     stream = [ffn.up_rows.shape[1] for ffn in model.ffns]
@@ -200,7 +208,7 @@ def _routers(model: Model, split: Partition, text: Corpus, tokens: int, progress
 
     handles = [_before(ffn, layer, inputs) for layer, ffn in enumerate(model.ffns)]
     each = -(-tokens // len(text.languages))
-    batches = {tag: _rows(model, text[tag], each) for tag in text.languages}
+    batches = {tag: _rows(model, text[tag], each, batch_tokens) for tag in text.languages}
     total = sum(batch.numel() for of in batches.values() for batch in of)
     if not total:
         raise NeuroglotError(f"{text.name} has no token to fit routers to; give more text.")

@@ -170,7 +170,7 @@ def text_figure(
                 rows["tokens"] = rows.part.str.split().str[0].astype(int)
                 rows = rows.sort_values("tokens")
                 _selectivity_line(rest[0], rows.tokens.to_numpy(), rows, colour)
-        left.set_ylabel("Jaccard index with\nthe neurons of all text")
+        left.set_ylabel("Jaccard index with\nthe sets of all text")
         left.set_ylim(0, 1.02)
         left.legend(frameon=False, fontsize=8)
         for axes in rest:

@@ -137,13 +137,20 @@ def lens_findings(lens: Lens) -> list[str]:
     table = lens.frame()
     unseen = table[table.tokens_of == UNSEEN].set_index(["language", "layer"])["mass"]
     table = table[~table.tokens_of.isin([SHARED, UNSEEN])]
+    if len(counted := [tag for tag in lens.owners if tag not in (SHARED, UNSEEN)]) < 2:
+        name = language_name(counted[0])
+        return [
+            f"Only text in {name} was counted, so every token that it has counts as {name}'s own, punctuation and "
+            "names too, and no language can be ahead of it; count the text of others as well."
+        ]
     said, left_out, alone = [], set(), False
     for tag in lens.languages:
         read = unseen[tag].index[unseen[tag] <= UNREAD]
         of_text = table[table.language == tag]
         mass, low, high = (of_text.pivot(index="layer", columns="tokens_of", values=name)
                            for name in ("mass", "mass_low", "mass_high"))  # fmt: skip
-        if tag not in mass or mass.shape[1] < 2:
+        if tag not in mass:
+            said.append(f"Text in {language_name(tag)}: none in that language was counted, so no token is its own.")
             continue
         left_out |= {*mass.index} - {*read}
         others = mass.columns.drop(tag)

@@ -101,7 +101,7 @@ def perturbation_figure(result: Perturbation, title: str = "", *, ax: Axes | Non
 
 def layer_figure(neurons: NeuronSet, title: str = "", *, ax: Axes | None = None) -> Figure:
     """Neurons, or heads, by layer and language, as a heatmap under the bars of the layers' totals."""
-    counts, units = neurons.counts(), neurons.about.get("units", "neurons")
+    counts, units = neurons.counts(), neurons.units
     layers, languages = counts.shape
     with matplotlib.rc_context(STYLE):
         cell = min(0.34, 11 / layers)

@@ -192,7 +192,7 @@ def curves(table: pd.DataFrame, *, x_title: str, y_title: str, bands: Mapping[st
 
 def layer_plot(neurons: NeuronSet) -> Plot:
     """How many neurons, or heads, each language has in each layer."""
-    counts, units = neurons.counts(), neurons.about.get("units", "neurons")
+    counts, units = neurons.counts(), neurons.units
     return heatmap(
         counts.T.to_numpy(),
         x=list(counts.index),
@@ -207,7 +207,7 @@ def layer_plot(neurons: NeuronSet) -> Plot:
 
 def overlap_plot(neurons: NeuronSet) -> Plot:
     """How much the languages' sets overlap: the Jaccard index of every pair, with how many are shared."""
-    units = neurons.about.get("units", "neurons")
+    units = neurons.units
     flat = neurons.mask.flatten(1).float()
     shared = (flat @ flat.T).int().numpy()
     return pair_plot(

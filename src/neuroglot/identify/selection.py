@@ -57,7 +57,7 @@ def select_top(
         NeuroglotError: `share` is not in (0, 1].
     """
     if not 0 < share <= 1:
-        raise NeuroglotError(f"A budget is a share of all neurons, above 0 and at most 1, not {share:g}.")
+        raise NeuroglotError(f"A budget is a share of all units, above 0 and at most 1, not {share:g}.")
     if widths is not None:
         scores, about = within(scores, widths), {**(about or {}), **stated(widths)}
     flat, count = scores.flatten(1), scores[0].numel() if widths is None else sum(widths)

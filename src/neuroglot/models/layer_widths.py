@@ -113,7 +113,7 @@ def width_name(network: Any, ffns: Sequence[FFN], width: int) -> str:
         with suppress(Exception), torch.device("meta"):
             setattr(decoder_config(other), name, width)
             made = _made(network, other)
-            shapes = {weight: value.shape for weight, value in made.named_parameters()}
+            shapes = {weight: value.shape for weight, value in made.named_parameters(remove_duplicate=False)}
             same = all(shapes.get(weight) == shape for weight, shape in beside.items())
             if same and [ffn.neurons for ffn in find_ffns(made)] == [width] * len(ffns):
                 return name

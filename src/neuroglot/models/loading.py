@@ -1,6 +1,7 @@
 """Open a model: a directory, a hub id, a GGUF file, packaged weights, an adapter."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, get_args
 
 import torch
@@ -13,7 +14,7 @@ from neuroglot.models.gguf import PACKAGED
 from neuroglot.models.layer_widths import check_kind, opener
 from neuroglot.models.model import Model, context_of
 from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
-from neuroglot.models.tokenization import Bos, TextReader, beginning
+from neuroglot.models.tokenization import Bos, TextReader, beginning, reads_letters
 from neuroglot.progress import without_bars
 from neuroglot.storage.hub import hub_refusal
 
@@ -88,11 +89,11 @@ def load_model(
     extra: dict[str, Any] = {} if offload_folder is None else {"offload_folder": str(offload_folder)}
     if quantize is not None:
         extra["quantization_config"] = _quantization(quantize, weights)
-    from transformers import AutoTokenizer
-
     try:
+        kind = opener(path, revision, trust_remote_code)
+        tokenizer = _tokenizer(name, path, revision, trust_remote_code)  # before weights are read
         with without_bars(), without_empty_warnings():
-            network, loading = opener(path, revision, trust_remote_code).from_pretrained(
+            network, loading = kind.from_pretrained(
                 path,
                 revision=revision,
                 dtype=weights,
@@ -101,7 +102,6 @@ def load_model(
                 output_loading_info=True,
                 **extra,
             )
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except NeuroglotError:
         raise
     except Exception as error:  # transformers, safetensors and the hub client each raise their own
@@ -122,13 +122,33 @@ def load_model(
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Open the tokenizer of a model alone; arguments and errors are those of `load_model`."""
+    path = located(adapter_base(source) if is_adapter(source) else source)
+    return _tokenizer(str(source), path, revision, trust_remote_code)
+
+
+def _tokenizer(name: str, path: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The tokenizer beside a model's weights.
+
+    Where its files are missing, transformers makes an empty one for some types: every text is no token, or unknown.
+
+    Raises:
+        NeuroglotError: it is not there, or is damaged.
+    """
     from transformers import AutoTokenizer
 
-    path = located(adapter_base(source) if is_adapter(source) else source)
+    missing = NeuroglotError(
+        f"{name} has no tokenizer; put the files of the one that it was trained with (tokenizer.json …) beside its "
+        "weights."
+    )
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers and the hub client each raise their own
-        raise NeuroglotError(_why_not_opened(str(source), path, error)) from error
+        if "instantiate the backend tokenizer" in str(error):
+            raise missing from error
+        raise NeuroglotError(_why_not_opened(name, path, error)) from error
+    if not reads_letters(tokenizer):
+        raise missing
+    return tokenizer
 
 
 def _is_gguf(name: str) -> bool:
@@ -188,13 +208,29 @@ def load_reader(
 
 
 def _merged(path: Path, how: dict[str, Any]) -> Model:
-    """The base of an adapter, with the adapter's changes in its weights."""
+    """The base of an adapter, with the adapter's changes in its weights.
+
+    Raises:
+        NeuroglotError: there is no base, or the adapter is damaged, of another base, or not one of weights.
+    """
+    if not any((path / f"adapter_model.{kind}").exists() for kind in ("safetensors", "bin")):
+        raise NeuroglotError(f"{path} is an adapter without its weights, adapter_model.safetensors; save it again.")
     peft = require("peft", "tune", needed_by=f"{path} is an adapter, which")
     try:
         model = load_model(adapter_base(path), **how)
     except NeuroglotError as error:
         raise NeuroglotError(f"{path} is an adapter without its base: {error}") from error
-    network = peft.PeftModel.from_pretrained(model.network, str(path)).merge_and_unload()
+    try:
+        adapted = peft.PeftModel.from_pretrained(model.network, str(path))
+    except Exception as error:  # peft, safetensors and torch each raise their own
+        raise NeuroglotError(
+            f"{path} is no adapter of {model.name} ({first_line(error)}); it is damaged or was trained on another base."
+        ) from error
+    if not hasattr(adapted.base_model, "merge_and_unload"):
+        raise NeuroglotError(
+            f"{path} is a prompt adapter, which changes no weights; give one such as LoRA, or its base."
+        )
+    network = adapted.merge_and_unload()
     merged = Model(network, model.tokenizer, str(path), bos=how["bos"], count_first=how["count_first"])
     merged.load_arguments = how | {"source": str(path), "revision": None}
     return merged
@@ -219,6 +255,8 @@ def _why_not_opened(name: str, path: str, error: Exception) -> str:
     refusal = None if Path(path).exists() else hub_refusal(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = refusal or first_line(error)
+    if isinstance(error, UnpicklingError):  # torch says how to run it nonetheless
+        return f"{name} holds code, or other things than weights, in a .bin file; ask its authors for safetensors."
     if any("trust_remote_code" in line for line in lines):
         return (
             f"{name} comes with Python code of its own, which is not run unasked; read it, and if you trust it, give "
@@ -230,6 +268,8 @@ def _why_not_opened(name: str, path: str, error: Exception) -> str:
             f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging "
             f"Face hub did not give it ({reason}); check the name, the network and your access."
         )
+    if "ignore_mismatched_sizes" in reason:
+        reason = "weights are of other shapes than its config.json says"
     return (
         f"{name} cannot be opened as a causal language model ({reason}); it is damaged, incomplete or of another kind."
     )

@@ -200,6 +200,11 @@ class Model:
         return input_device(self.network)
 
     @property
+    def dtype(self) -> str:
+        """The precision of its weights, such as bfloat16."""
+        return str(self.network.dtype).removeprefix("torch.")
+
+    @property
     def batch_tokens(self) -> int:
         """Tokens a forward pass that keep the device busy: as many as its cache likes on a CPU, many on a GPU."""
         return 1024 if self.device.type == "cpu" else 16_384

@@ -25,6 +25,7 @@ __all__ = [
     "known_tokens",
     "padding_token",
     "pieces",
+    "reads_letters",
 ]
 
 
@@ -59,6 +60,13 @@ class TextReader:
             NeuroglotError: the model does not know one.
         """
         return known_tokens(self, texts, limit)
+
+
+def reads_letters(tokenizer: Any) -> bool:
+    """Whether any token but the special ones has a letter or a digit: a tokenizer without its files has none."""
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    words = (word for word in tokenizer.get_vocab() if word not in special)
+    return any(isinstance(word, bytes) or any(map(str.isalnum, word)) for word in words)
 
 
 def beginning(tokenizer: Any, bos: Bos = "auto") -> tuple[int, ...]:

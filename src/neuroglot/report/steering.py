@@ -19,7 +19,7 @@ __all__ = ["steering_findings", "steering_part"]
 
 CONDITIONS = {
     "intact": "nothing is changed",
-    "source off": "the neurons of the language asked in are ablated",
+    "source off": "what the language asked in has to itself is ablated",
     "raised": "the target is raised",
     "both": "the source is off and the target raised",
     "random": "both, with the size-matched random baseline",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.artifacts.origin import origin
+from neuroglot.artifacts.origin import check_precision, origin
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Intervention, intervene
@@ -79,8 +79,8 @@ def pair_runs(
         Both are kept in the second run as tables/pair.csv and pair-layers.csv.
 
     Raises:
-        NeuroglotError: the runs are of models of different shapes, have fewer than two languages in common, or the
-            method needs more than a recording.
+        NeuroglotError: the runs are of models of different shapes, or read in different precision; they have fewer
+            than two languages in common, or the method needs more than a recording.
     """
     tuned.check(model)
     read, held_out = check_pair(base, tuned, model, settings)
@@ -119,6 +119,9 @@ def check_pair(base: Run, tuned: Run, reader: Model | TextReader, settings: Pair
             f"{base.path} is of {first.layers} × {first.neurons} neurons and {tuned.path} of {second.layers} × "
             f"{second.neurons}, so no neuron of one is one of the other; compare models of one shape."
         )
+    made = [recording.provenance for recording in (first, second)]
+    if made[0] is not None and made[1] is not None:
+        check_precision(made[0].dtype, made[1].dtype, (str(base.path), str(tuned.path)))
     tags = [tag for tag in first.languages if tag in second.languages]
     if len(tags) < 2:
         raise NeuroglotError(

@@ -204,7 +204,7 @@ def _made(
     if settings.heal:
         heal(model, cut, plan.ids, documents, language, settings, draft, progress=progress)
         laps.end("healing")
-    written = load_model(draft, device=str(model.device))
+    written = _reopened(draft, model)
     with status("measuring what was written", progress):
         after = {tag: read(written, tag) for tag in held_out.languages}
         if settings.heal:
@@ -245,7 +245,7 @@ def _with_gguf(
         raise NeuroglotError(f"{gguf} exists; choose a new place for the pruned model.")
     assert source is not None
     with status("writing the GGUF file", progress), atomic_path(gguf) as draft:
-        written = load_model(path, device=str(model.device))
+        written = _reopened(path, model)
         write_gguf(written, source, draft)
         costs = {"intact": cost(model, measured, source), "shrunk": cost(written, measured, draft)}
         done = replace(done, costs=costs)
@@ -357,7 +357,12 @@ def heal(
     student.weights_changed()
     student.save(path)
     shutil.rmtree(draft, ignore_errors=True)
-    kind: Any = str(model.network.dtype).removeprefix("torch.")
+    return _reopened(path, model)
+
+
+def _reopened(path: Path, model: Model) -> Model:
+    """What was written, on the device and in the precision of the model that it is compared with."""
+    kind: Any = model.dtype
     return load_model(path, dtype=kind, device=str(model.device))
 
 

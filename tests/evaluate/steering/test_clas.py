@@ -8,6 +8,7 @@ from commands import neuroglot, refused
 
 import neuroglot as ng
 from neuroglot.evaluate.steering.clas import identified, read_clas, write_clas
+from neuroglot.evaluate.steering.forcing import Steering
 
 ROWS = [
     ("intact", "en", "fr", "Why?", "Because the sky is blue and the sun is high.", 2),
@@ -36,6 +37,20 @@ def test_what_was_written_is_read(answers, tmp_path):
         pd.testing.assert_frame_equal(
             read, answers.sort_values(COLUMNS, ignore_index=True), check_dtype=False, check_like=True
         )
+
+
+def test_a_file_says_the_steering_of_its_condition(answers, tmp_path):
+    """What the intact model answers is not said to be steered."""
+    how = Steering(method="diffmean", strength=2.0)
+    names = ("intact", "prompting I", "raised + prompting I", "source off", "both", "random")
+    tables = [answers[answers.condition == "intact"].assign(condition=name) for name in names]
+    write_clas(pd.concat(tables), tmp_path, {"model": "tiny"}, how)
+    lines = map(json.loads, (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines())
+    said = {row["method"]: row["steering"] for row in lines}
+    words = "diffmean × 2 at residual"
+    assert [said[name] for name in names] == [
+        None, None, words, "source off", f"{words}, source off", f"{words}, source off, random neurons"
+    ]  # fmt: skip
 
 
 def test_files_of_the_benchmarks_own_scripts(tmp_path):

@@ -49,6 +49,14 @@ def test_counts_sums_and_routed_equal_plain_loops_and_ablation_zeroed_weights(ki
     assert mixtures.ablated_wrong(model) is None
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+def test_experts_of_a_width_that_torch_cannot_multiply_at_once(kind):
+    """Grouped products take rows of whole 16 bytes; plain transformers stops there with an error of strides."""
+    model = opened(kind, intermediate_size=21)
+    assert model.hidden_states(TOKENS).isfinite().all() and model.widths == (84,) * 4
+    assert mixtures.counted_wrong(model) is None
+
+
 @pytest.mark.parametrize("kind", ["qwen2_moe", "aria_text", "nemotron_h"])
 def test_neurons_are_numbered_expert_by_expert_and_have_their_weights(kind):
     model = opened(kind)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotWarning, require
-from neuroglot.generation.huggingface import checkpoint_defaults
+from neuroglot.generation.huggingface import checkpoint_defaults, pads_alike
+from neuroglot.models.architecture.body import has_encoder
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import padding_token
 
@@ -39,6 +40,8 @@ def wrap(model: Model, batch_size: int = 8) -> Any:
     if tokenizer.pad_token_id != padding_token(model):
         tokenizer = copy.deepcopy(tokenizer)  # the harness asks it what to pad with
         tokenizer.pad_token_id = padding_token(model)
+    if not has_encoder(model.network) and not pads_alike(model):
+        batch_size = 1
     made = _kind()(pretrained=model.network, tokenizer=tokenizer, batch_size=batch_size, max_length=model.context)
     made.of = model
     return made

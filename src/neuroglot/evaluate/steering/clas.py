@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,13 +16,21 @@ from neuroglot.languages.tags import closest, language_tag
 from neuroglot.storage.atomic import save_text
 from neuroglot.storage.names import check_name
 
+if TYPE_CHECKING:
+    from neuroglot.evaluate.steering.forcing import Steering
+
 __all__ = ["identified", "read_clas", "write_clas"]
 
 LANGUAGES = (("source_language", "deactivate_language"), ("target_language", "activate_language"))
 """What a file calls the language asked in and the one wanted; its scripts on neurons have names of their own."""
 
 
-def write_clas(answers: pd.DataFrame, folder: str | Path, about: Mapping[str, Any] | None = None) -> list[Path]:
+def write_clas(
+    answers: pd.DataFrame,
+    folder: str | Path,
+    about: Mapping[str, Any] | None = None,
+    steering: "Steering | None" = None,
+) -> list[Path]:
     """Write answers as the benchmark's scripts do, so that its own evaluation reads them.
 
     A folder a condition, in it `SOURCE_to_TARGET.json`, and beside them all `answers.jsonl`, one line an answer.
@@ -31,6 +39,7 @@ def write_clas(answers: pd.DataFrame, folder: str | Path, about: Mapping[str, An
         answers: with condition, source, target, prompt and answer, as `force` gives; and relevance, if there is any.
         folder: where.
         about: what is said of all files, such as the model.
+        steering: what was done; a file says what of it its condition has, and null where the model is intact.
 
     Returns:
         The files.
@@ -41,6 +50,8 @@ def write_clas(answers: pd.DataFrame, folder: str | Path, about: Mapping[str, An
     for (condition, source, target), table in answers.groupby(["condition", "source", "target"], sort=False):
         results = [_result(number, row) for number, row in enumerate(table.to_dict("records"))]
         said = {"source_language": source, "target_language": target, "method": condition, **(about or {})}
+        if steering is not None:
+            said["steering"] = steering.in_condition(str(condition))
         place = check_name(str(condition).replace(" + ", "-").replace(" ", "-").replace(",", ""))
         text = json.dumps({**said, "results": results}, ensure_ascii=False, indent=1)
         written.append(save_text(folder / place / f"{source}_to_{target}.json", text + "\n"))

@@ -119,6 +119,13 @@ class Steering(BaseModel, frozen=True, allow_inf_nan=False):
         besides = f"{self.raised} at {self.site} + " if self.raised else ""
         return f"{besides}{self.method} × {self.strength:g} at {site}{layers}{few}{when}"
 
+    def in_condition(self, condition: str) -> str | None:
+        """What is done in a condition, in a few words; None where the model is intact."""
+        name = condition.split(" + prompting ")[0]
+        if name not in CONDITIONS[2:]:
+            return name if name == "source off" else None
+        return self.words() + {"both": ", source off", "random": ", source off, random neurons"}.get(name, "")
+
 
 def _span(layers: Sequence[int]) -> str:
     if len(layers) == 1:

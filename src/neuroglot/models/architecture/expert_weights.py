@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.weights import is_readable
 
-__all__ = ["ExpertWeights", "by_expert", "holds_experts"]
+__all__ = ["ExpertWeights", "by_expert", "fit_a_grouped_product", "holds_experts"]
 
 OWN = ("Llama4TextExperts",)  # code of their own whose layout is known: transposed, the gate first
 
@@ -21,6 +21,12 @@ def holds_experts(module: nn.Module) -> bool:
     weights = [getattr(module, name, None) for name in ("gate_up_proj", "up_proj")]
     whole = any(isinstance(weight, nn.Parameter) and weight.ndim == 3 for weight in weights)
     return whole and (hasattr(module, "has_gate") or type(module).__name__ in OWN)
+
+
+def fit_a_grouped_product(module: nn.Module) -> bool:
+    """Whether torch can multiply all experts at once, as transformers does by default: their rows fill 16 bytes."""
+    sizes = [size * weight.element_size() for weight in module.parameters() for size in weight.shape[1:]]
+    return all(size % 16 == 0 for size in sizes)
 
 
 class ExpertWeights:

@@ -20,7 +20,7 @@ from neuroglot.models.architecture.body import (
     text_config,
 )
 from neuroglot.models.architecture.discovery import Discovery, discover, layer_of
-from neuroglot.models.architecture.expert_weights import holds_experts
+from neuroglot.models.architecture.expert_weights import fit_a_grouped_product, holds_experts
 from neuroglot.models.architecture.families import FAMILIES, Family, declared
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.moe import Mixture
@@ -131,7 +131,7 @@ def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Disco
             module.training = was
 
 
-def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
+def _mixtures(network: Any, kind: str) -> list[FFN]:
     """The layers of a native mixture of experts: mixtures, and dense FFNs where layers have no experts.
 
     Raises:
@@ -147,6 +147,8 @@ def _mixtures(network: nn.Module, kind: str) -> list[FFN]:
             blocks[layer] = module, network.get_submodule(name.rpartition(".")[0])
     if not blocks:
         raise _own_code(kind, next((name for name in names.values() if name.rpartition(".")[2] in EXPERTS), kind))
+    if not all(fit_a_grouped_product(module) for module, _ in blocks.values()):
+        network.set_experts_implementation("eager")  # one expert after the other, of any width
     stream = text_config(network).hidden_size
     beside: dict[nn.Module, list[FFN]] = {}
     for layout in _discovery(network, blocks).layouts:
@@ -199,6 +201,8 @@ def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
         raise NeuroglotError(
             f"This {kind} model is not built as its family is ({error}); see docs/families.md to describe it."
         ) from error
+    if not ffns:
+        raise NeuroglotError(f"This {kind} model has no layers; {SUPPORTED}.")
     if len({id(ffn.activation) for ffn in ffns}) < len(ffns):
         raise NeuroglotError(
             f"This {kind} model shares one activation module between layers; its layers cannot be told apart."
