@@ -276,9 +276,11 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
     if not isinstance(strength, Real):
         raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength!r:.40}.")
     # the usual case is one number, without an operation of torch for each of many recipes
-    one = isinstance(values, int | float)
-    most = values * strength if one else torch.as_tensor(values).mul(float(strength)).abs().max()
-    if not abs(float(most)) <= torch.finfo(model.network.dtype).max:
+    if isinstance(values, int | float):
+        most = abs(values * float(strength))
+    else:
+        most = float(torch.as_tensor(values).mul(float(strength)).abs().max())
+    if not most <= torch.finfo(model.network.dtype).max:
         kind = str(model.network.dtype).removeprefix("torch.")
         raise NeuroglotError(
             f"The values have entries that are not numbers (NaN or infinite), or that {kind} cannot hold; give finite "
