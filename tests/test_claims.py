@@ -179,6 +179,17 @@ def test_babel_s_items_are_those_of_their_tables():
         assert f"most in layer {most + 1} of {len(changes)}, by {changes[most]:.4f}" in said["Figure 4"]
 
 
+def test_languages_whose_last_layer_changes_most():
+    last = []
+    for model in STUDIED:
+        *layers, at_the_end = read(f"babel/{model}/figure-4.csv")
+        tags = [tag for tag in at_the_end if tag != "layer"]
+        last.append(sum(all(float(at_the_end[tag]) > float(row[tag]) for row in layers) for tag in tags))
+    said = " ".join((DOCS / "claims.md").read_text(encoding="utf-8").split())
+    assert last[:3] == [0, 0, 0] and "In the other three models it is so for 0 of 9." in said
+    assert f"it is in the 1.5B, for {last[3]} of 9;" in said
+
+
 def test_rates():
     models, shapes, _ = tables("claims.md", "Time and memory")
     found = {}
