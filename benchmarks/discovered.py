@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neuroglot as ng
-from neuroglot.artifacts.recording import Provenance
+from neuroglot.artifacts.provenance import Provenance
 from neuroglot.models.architecture import proof
 from neuroglot.models.architecture.find import discovered
 from neuroglot.recording.worker import Work, record_shard

@@ -17,7 +17,8 @@ import torch
 from playwright.sync_api import sync_playwright
 
 import neuroglot as ng
-from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.recording import Recording
 from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.explorer.app import explore
 from neuroglot.report.page import report

@@ -15,7 +15,7 @@ import torch
 from side_by_side import Row, measure, write
 
 import neuroglot as ng
-from neuroglot.artifacts.recording import Provenance
+from neuroglot.artifacts.provenance import Provenance
 from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import Shard
 

@@ -3,8 +3,9 @@
     python benchmarks/rates.py OUT.csv [MODEL …] [--text TEXT] [--shapes llama-2-7b llama-2-70b]
 
 A row is a model and a pass. `bare` reads the blocks and keeps nothing; every other pass is compared with it on the same
-blocks. Shapes have random weights, which time like trained ones. Of 80 layers, four are opened, and a layer's time is
-the rest's. `hours` is 100 million tokens of one language at that rate. Each row is written when it is measured.
+blocks. What a pass takes to read and tokenise its text is timed within it and taken off. Shapes have random weights,
+which time like trained ones. Of 80 layers, four are opened, and a layer's time is the rest's. `hours` is 100 million
+tokens of one language at that rate. Each row is written when it is measured.
 """
 
 import argparse
@@ -12,14 +13,18 @@ import csv
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import neuroglot as ng
+from neuroglot.evaluate.likelihood import perplexity
 from neuroglot.tokens.packing import pack
+from neuroglot.tokens.shards import Reading
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import tiny  # its byte tokenizer
@@ -39,15 +44,39 @@ FIELDS = ["model", "layers", "opened", "device", "dtype", "pass", "tokens", "tok
           "hours"]  # fmt: skip
 
 
+@contextmanager
+def reading_timed() -> Iterator[list[float]]:
+    """The seconds of every reading of text in this block: no model runs meanwhile."""
+    taken: list[float] = []
+
+    def timed(read: Callable) -> Callable:
+        def reads(*given: object, **named: object) -> object:
+            start = time.perf_counter()
+            try:
+                return read(*given, **named)
+            finally:
+                taken.append(time.perf_counter() - start)
+
+        return reads
+
+    with (
+        mock.patch.object(Reading, "run", timed(Reading.run)),
+        mock.patch.object(perplexity, "pack", timed(perplexity.pack)),
+    ):
+        yield taken
+
+
 def seconds(model: ng.Model, run: Callable[[], object]) -> float:
+    """Of a pass, reading its text not counted."""
     cuda = model.device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    with reading_timed() as reading:
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start - sum(reading)
 
 
 def shaped(name: str, device: str) -> tuple[ng.Model, int]:
@@ -76,25 +105,21 @@ def measure(model: ng.Model, layers: int, corpus: ng.Corpus, asked: argparse.Nam
             bare()
 
     text = corpus.select([language])
-    packing = statistics.median(
-        seconds(model, lambda: pack(model, text[language], language, block=asked.block, tokens=asked.tokens))
-        for _ in range(3)
-    )
-    passes: dict[str, tuple[Callable[[], object], float]] = {
-        "bare": (bare, 0.0),
-        "record active": (lambda: ng.record(model, text, statistics=["active"], **some), packing),
-        "record all four sums": (
-            lambda: ng.record(model, text, statistics=["active", "activation", "hidden", "magnitude"], **some), packing,
+    passes: dict[str, Callable[[], object]] = {
+        "bare": bare,
+        "record active": lambda: ng.record(model, text, statistics=["active"], readers=0, **some),
+        "record all four sums": lambda: ng.record(
+            model, text, statistics=["active", "activation", "hidden", "magnitude"], readers=0, **some
         ),
-        "ablate 1 %": (edited, 0.0),
-        "perplexity": (lambda: ng.evaluate.perplexity(model, text, **some), packing),
-    }  # fmt: skip
+        "ablate 1 %": edited,
+        "perplexity": lambda: ng.evaluate.perplexity(model, text, **some),
+    }
     of_bare = 0.0
-    for name, (run, less) in passes.items():
+    for name, run in passes.items():
         run()
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        taken = statistics.median(seconds(model, run) for _ in range(asked.repeats)) - less
+        taken = statistics.median(seconds(model, run) for _ in range(asked.repeats))
         taken *= layers / model.layers
         of_bare = of_bare or taken
         rate = blocks.numel() / taken

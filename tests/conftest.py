@@ -21,16 +21,13 @@ torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it bri
 
 
 def pytest_collection_modifyitems(items):
-    """Which worker runs what: a file's tests share what they make; those of real models share the models, and begin."""
+    """In which order files run: those of real models, then slow ones, so that neither worker ends with a long one."""
     for item in items:
         if item.get_closest_marker("long") is not None and not {"LONG", "BREAK"} & os.environ.keys():
             item.add_marker(pytest.mark.skip(reason="long: make long"))
-        real = item.get_closest_marker("real") is not None
-        if WHOLE and not real:
-            continue  # minutes each: every worker takes the next one
-        item.add_marker(pytest.mark.xdist_group("real" if real else f"{item.path.parent.name}/{item.path.stem}"))
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.get_closest_marker("real") is None)
+    if "PYTEST_XDIST_WORKER" in os.environ and not WHOLE:
+        first = {mark: {item.path for item in items if item.get_closest_marker(mark)} for mark in ("real", "slow")}
+        items.sort(key=lambda item: (item.path not in first["real"], item.path not in first["slow"]))
 
 
 def pytest_runtest_logreport(report):
@@ -70,6 +67,14 @@ def _threads(request):
 @pytest.fixture(autouse=True, scope="module")
 def _shapes():
     shapes.begin()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _small_figures():
+    """Large ones would be a fifth of a report's time."""
+    from neuroglot.figures import style
+
+    style.DPI = 60
 
 
 @pytest.fixture(scope="session")

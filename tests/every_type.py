@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 import neuroglot as ng
-from neuroglot.artifacts.recording import Provenance
+from neuroglot.artifacts.provenance import Provenance
 from neuroglot.models.architecture.find import is_mixture
 from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import Shard

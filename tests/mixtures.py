@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import neuroglot as ng
-from neuroglot.artifacts.recording import Provenance
+from neuroglot.artifacts.provenance import Provenance
 from neuroglot.recording.worker import Work, record_shard
 from neuroglot.tokens.shard_stream import Shard
 

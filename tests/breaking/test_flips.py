@@ -10,7 +10,7 @@ import torch
 import neuroglot as ng
 from breaking.attempts import attempts
 from neuroglot.artifacts.parameters import ParameterSet
-from neuroglot.artifacts.recording import Provenance
+from neuroglot.artifacts.provenance import Provenance
 from neuroglot.evaluate.ablation.comparison import Comparison
 from neuroglot.evaluate.ablation.matrix import Perturbation
 from neuroglot.evaluate.benchmarks.harness import TaskScore

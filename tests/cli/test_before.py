@@ -4,8 +4,10 @@ import json
 import shutil
 
 import pytest
+import torch
 from commands import neuroglot, refused
 
+from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.run.settings import ModelSettings
 
 
@@ -29,8 +31,8 @@ def short(tmp_path_factory):
     """Text of which the last language does not fill a block."""
     folder = tmp_path_factory.mktemp("short")
     for tag, text in {
-        "en": "the cats sat on the mat\n" * 50,
-        "fr": "çà et là un été\n" * 50,
+        "en": "".join(f"the cats sat on the mat {i}\n" for i in range(50)),
+        "fr": "".join(f"çà et là un été {i}\n" for i in range(50)),
         "ru": "всё\nраз\n",
     }.items():
         (folder / f"{tag}.txt").write_text(text, encoding="utf-8")
@@ -44,6 +46,21 @@ def parallel(tmp_path_factory):
     for tag, text in {"en": "the cats sat " * 99 + "\ncat" * 9, "fr": "été\n" * 10, "ru": "раз\n" * 10}.items():
         (folder / f"{tag}.txt").write_text(text, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Neurons of another model."""
+    mask = torch.ones(1, 2, 24, dtype=torch.bool)
+    return NeuronSet(mask, ["fr"]).save(tmp_path_factory.mktemp("other") / "neurons.safetensors")
+
+
+@pytest.fixture(scope="module")
+def vector(tmp_path_factory):
+    """Directions of three layers, as somebody published them."""
+    path = tmp_path_factory.mktemp("vector") / "fr.pt"
+    torch.save(torch.ones(3, 16), path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +149,35 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("steer {model} hello --to fr --run {run} --bake {run}", "exists; choose a new directory for the baked model"),
         ("steer {model} hello --to vi --device nosuch", "--device takes cpu, cuda"),
         ("record {model} starter --out {run}", "is a run with other settings"),
+        ("moefy {run} --out x", "24 neurons cannot be split into 4 experts whose width is a multiple of 8"),
+        (
+            "evaluate generation {run} --targets fr --sources en --tokens 4 --search --budget 1",
+            "A budget of 1 answers is",
+        ),
+        ("compare {run} --methods lape --budget 0.0001", "A budget of 0.0001 of 72 neurons is no number"),
+        ("compare {run} --methods lape --curve 0.1,0.0001", "A budget of 0.0001 of 72 neurons is no number"),
+        ("compare {run} {run} --budget 0.0001 --block 32", "A budget of 0.0001 of 72 neurons is no number"),
+        ("lens {run} --top 100000", "top must be from 1 to"),
+        ("lens {model} --corpus starter --out x --top 100000", "top must be from 1 to"),
+        ("evaluate perplexity {model} starter --neurons {other} --off fr", "are of 2 × 24, not of 3 layers of"),
+        ("tune {model} --only {other} --languages fr", "are of 2 × 24, not of 3 layers of at most 24"),
+        ("steer {model} hello --vector {vector} --layers 9", "layers takes numbers from 1 to 3"),
     ],
 )
 def test_it_is_said_before_a_model_is_opened(
-    run, bare, short, parallel, reader_of_images, checkpoint, command, said, tmp_path, monkeypatch, capsys
+    run,
+    bare,
+    short,
+    parallel,
+    reader_of_images,
+    checkpoint,
+    other,
+    vector,
+    command,
+    said,
+    tmp_path,
+    monkeypatch,
+    capsys,
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ModelSettings, "load", lambda *_, **__: pytest.fail("the model was opened"))
@@ -147,6 +189,8 @@ def test_it_is_said_before_a_model_is_opened(
         "parallel": parallel,
         "vit": reader_of_images,
         "model": checkpoint,
+        "other": other,
+        "vector": vector,
     }
     assert said.format(**places) in refused(monkeypatch, capsys, *command.format(**places).split())
     assert not (tmp_path / "runs").exists()

@@ -295,3 +295,32 @@ def test_starter_corpus():
         assert all(unicodedata.name(c).startswith(script) or unicodedata.category(c) == "Lm" for c in letters), tag
     recorded, held_out = corpus.split()
     assert not set(recorded["en"]) & set(held_out["en"])
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60), st.integers(2, 6))
+def test_a_copy_goes_where_its_first_went(numbers, every):
+    texts = [f"text {number}" for number in numbers]
+    written = [
+        text.replace(" ", "  " if place % 2 else "\t") for place, text in enumerate(texts)
+    ]  # blanks do not count
+    corpus = ng.Corpus({"en": written})
+    for one, two in (corpus.split(every), (corpus.half(0), corpus.half(1))):
+        some, others = ([" ".join(text.split()) for text in part["en"]] for part in (one, two))
+        assert not set(some) & set(others)
+        assert sorted(some + others) == sorted(texts)
+    first = [place for place, text in enumerate(texts) if text not in texts[:place]]
+    if len(first) == len(texts):  # without copies the cut is by position alone
+        assert list(corpus.split(every)[1]["en"]) == written[every - 1 :: every]
+
+
+def test_copies_in_a_parallel_corpus_are_counted_and_stay():
+    texts = {"en": [f"one {i}" for i in range(20)], "fr": [f"un {i}" for i in range(20)]}
+    texts["fr"][9] = texts["fr"][2]
+    texts["en"][14] = texts["en"][19]  # both held out
+    read, held_out = ng.Corpus(texts, parallel=True, name="mine").split(5)
+    assert len(list(read["fr"])) == 16
+    with pytest.warns(ng.NeuroglotWarning, match=r"4 samples of mine that are held out 1 are recorded, .* in fr;"):
+        assert list(held_out["en"]) == texts["en"][4::5]
+    assert list(held_out["fr"]) == texts["fr"][4::5]  # said once
+    with pytest.raises(ng.NeuroglotError, match="every must be a whole number of at least 2, not 1"):
+        ng.Corpus(texts).split(1)

@@ -1,6 +1,9 @@
 """Partitions, the counting of experts against plain loops, and patterns."""
 
+from dataclasses import replace
+
 import pytest
+import shapes
 import tiny
 import torch
 from hypothesis import given
@@ -78,6 +81,8 @@ def test_bad_partitions():
         ng.experts.partition(model, 3, kind="labels", labels=uneven, equal=False)
     with pytest.raises(ng.NeuroglotError, match="only"):
         ng.experts.partition(model, 3, labels=uneven)
+    with shapes.unchecked(), pytest.raises(ng.NeuroglotError, match="kind is parameter, random"):
+        ng.experts.partition(model, 3, kind="kmeans")
     other = tiny.model(seed=1)
     with pytest.raises(ng.NeuroglotError, match="not those of"):
         ng.record(other, tiny.corpus(), block=16, partition=split, progress=False)
@@ -169,6 +174,9 @@ def test_the_change_of_tuning_is_a_difference():
     wanted = ng.experts.frequencies(after.select(["en", "fr", "ru"])) - ng.experts.frequencies(before)
     assert torch.equal(change, wanted)
     assert change.abs().sum() > 0
+    narrow = replace(after, provenance=after.provenance.model_copy(update={"dtype": "bfloat16"}))
+    with pytest.raises(ng.NeuroglotError, match="would differ by rounding"):
+        ng.experts.tuning_change(before, narrow)
 
 
 def test_what_was_not_counted_is_said():

@@ -187,6 +187,16 @@ def test_refusals():
     with pytest.raises(ng.NeuroglotError, match="made for"):
         generate(model, PROMPTS[:1], recipes=[recipe])
     assert generate(model, []) == []
+    for wrong, sentence in (
+        ({"tokens": 2.5}, "tokens is a whole number, not 2.5"),
+        ({"temperature": "1"}, "temperature is a number, not '1'"),
+        ({"seed": "a"}, "seed is a whole number"),
+        ({"streams": ["a"]}, "streams are whole numbers"),
+    ):
+        with pytest.raises(ng.NeuroglotError, match=sentence):
+            generate(model, PROMPTS[:1], **wrong)
+    with pytest.raises(ng.NeuroglotError, match="half a surrogate pair"):
+        generate(model, ["\ud800"])
 
 
 TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] | trim }}</s>{% endfor %}bot:"
@@ -207,8 +217,16 @@ def test_a_prompt_that_spells_a_special_token_is_text():
         ]
         assert model.tokenizer.decode(ids) == f"<s>user: {text}</s>bot:"
     model.tokenizer.chat_template = TEMPLATE.replace("trim", "length")
-    with pytest.raises(ng.NeuroglotError, match="rewrites the question"):
-        prompt_tokens(model, ["a <s>b</s>"], True)
+    for prompt in ("a <s>b</s>", "a b"):
+        with pytest.raises(ng.NeuroglotError, match="leaves the question out"):
+            prompt_tokens(model, [prompt], True)
+
+
+def test_a_template_that_takes_messages_in_parts_only_is_given_parts():
+    """Models that see images, too, have such ones: text alone they would leave out without a word."""
+    model = tiny.model()
+    model.tokenizer.chat_template = "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}!"
+    assert [model.tokenizer.decode(ids) for ids in prompt_tokens(model, ["a b", "a <s>"], True)] == ["a b!", "a <s>!"]
 
 
 def test_angles_that_depend_on_the_longest_row():
@@ -301,3 +319,16 @@ def test_batches_one_after_the_other_hold_the_memory_of_one_on_a_gpu():
         assert held[-1] <= 1.05 * held[0], held
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("engine", ["continuous", "huggingface"])
+@pytest.mark.parametrize("when", ["both", "generated"])
+def test_an_answer_ends_where_logits_are_no_numbers(engine, when):
+    model, prompts = tiny.model(), ["the cat", "a mat", "çà et là"]
+    everything = torch.ones(model.layers, model.neurons, dtype=torch.bool)
+    beyond = Condition("beyond", (ng.Add(everything, 3e38, when=when),))  # what float32 holds, once multiplied
+    intact = ng.evaluate.generate(model, prompts, tokens=6, engine=engine)
+    with pytest.warns(ng.NeuroglotWarning, match="1 answer ends where the logits of tiny-llama are not numbers"):
+        changed = ng.evaluate.generate(model, prompts, tokens=6, engine=engine, recipes=[None, beyond, None])
+    assert changed[::2] == intact[::2]
+    assert len(changed[1].encode()) == 0 if when == "both" else intact[1].startswith(changed[1])

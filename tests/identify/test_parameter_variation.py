@@ -77,6 +77,21 @@ def test_rates_are_what_was_done(base, tuned):
     assert float(rates[1, 2, 5]) == pytest.approx(0.2, rel=1e-4)
 
 
+def test_a_base_is_read_in_the_precision_of_what_was_tuned(base, tuned, tmp_path):
+    """Or rounding would change every weight; and what is stored in two precisions has no common rate."""
+    narrow = {}
+    for tag, factor in (("en", 1.5), ("fr", 2.0)):
+        network = _open(base).to(torch.bfloat16)
+        with torch.no_grad():
+            scaled(network, 0, [3], factor)
+        narrow[tag] = save(network, tmp_path / tag)
+    rates = variation_rates(base, narrow, progress=False)
+    assert rates[:, 0, 3].tolist() == pytest.approx([0.5, 1.0], rel=2e-2)
+    assert int((rates > 0).sum()) == 2
+    with pytest.raises(ng.NeuroglotError, match="stored in bfloat16 and .* in float32"):
+        variation_rates(base, {"en": narrow["en"], "fr": tuned["fr"]}, progress=False)
+
+
 def test_the_neurons_that_one_language_leaves_alone_are_its_own(base, tuned):
     neurons = ng.identify.parameter_variation(base, tuned, top_fraction=3 / 72, progress=False)
     assert neurons.languages == tuple(TAGS)

@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -12,8 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import neuroglot as ng
+from neuroglot.experts.moefy import _routers
 from neuroglot.models import fitting
-from neuroglot.models.fitting import halving, rows_within, when_full
+from neuroglot.models.fitting import fitting_tokens, halving, rows_within, when_full
+from neuroglot.pruning.moments import moments_by_layer
+from neuroglot.pruning.vocabulary import expected_counts
+from neuroglot.tokens.packing import pack
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,6 +122,27 @@ def test_passes_give_the_same_numbers(model):
         assert torch.equal(again[1].recording.active, samples.recording.active)
         same(again[2], perplexity)
         same(again[3], sampled)
+
+
+def test_shrinking_reads_text_in_halves_too(model):
+    """A layer has added its part when the next finds no memory, so what was summed is summed anew."""
+    blocks = pack(model, [TEXT["fr"] * 3], "fr", block=64, tokens=640)
+    split = ng.experts.partition(model, 3, progress=False)
+    text = ng.Corpus({tag: [words * 3] for tag, words in TEXT.items()})
+
+    def everything():
+        moments = list(moments_by_layer(model, blocks, progress=False))
+        routers = fitting_tokens(model, partial(_routers, model, split, text, 2000, False), None, least=256)
+        found = [torch.from_numpy(expected_counts(model, blocks)), *routers]
+        return [*found, *(each.second for each in moments), *(each.mean for each in moments)]
+
+    whole = everything()
+    for room in (256, 512):
+        with full_above(model, room) as refused, pytest.warns(ng.NeuroglotWarning, match="which another job may have"):
+            found = everything()
+        assert refused
+        for one, other in zip(found, whole, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_what_fits_is_found_out_once(model):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 
+import every_type
 import pytest
 import tiny
 import torch
@@ -41,6 +42,18 @@ def test_fingerprint_tells_weights_apart_but_not_precision(checkpoint):
         other.ffns[2].down.weight[3, 5] += 0.5
     assert other.fingerprint != model.fingerprint
     assert tiny.model(bos=False).tokenizer_fingerprint != model.tokenizer_fingerprint
+
+
+def test_fingerprint_tells_routers_apart():
+    model = ng.Model(every_type.network("deepseek_v3"), tiny.tokenizer())
+    intact, gate = model.fingerprint, model.mixtures[3].routing.owner
+    gate.top_k = 1  # fewer experts a token
+    fewer = model.fingerprint
+    assert model.mixtures[3].routing.chosen == 1
+    gate.top_k = 2
+    assert fewer != intact == model.fingerprint
+    gate.e_score_correction_bias[1] += 0.5  # a buffer, by which experts are chosen
+    assert model.fingerprint not in (intact, fewer)
 
 
 def test_head_gives_the_logits_of_every_family():
@@ -250,7 +263,10 @@ def test_a_reader_says_of_text_what_the_model_says(tmp_path, how):
 def test_a_variant_is_read_in_the_precision_of_its_base(tmp_path, monkeypatch):
     """On a GPU: a variant that was tuned, and written, in float32 would differ from a base in bfloat16 untuned."""
     from neuroglot.models.loading import auto_dtype
-    from neuroglot.run.settings import ModelSettings
+    from neuroglot.run.directory import Run
+    from neuroglot.run.evolution import Checkpoint, EvolveSettings, _note_precisions, _one_precision
+    from neuroglot.run.settings import ModelSettings, RunRecordSettings, TextSettings
+    from neuroglot.storage.results import save_json
 
     for name, dtype in (("base", torch.bfloat16), ("tuned", torch.float32)):
         tiny.network().to(dtype).save_pretrained(tmp_path / name)
@@ -264,6 +280,17 @@ def test_a_variant_is_read_in_the_precision_of_its_base(tmp_path, monkeypatch):
     assert on_cpu == ModelSettings(source=tuned, device="cpu")  # where auto is float32 for both
     with pytest.raises(ng.NeuroglotError, match="no model"):
         ModelSettings(source=str(tmp_path / "nowhere"), device="cuda").of_variant(tuned)
+    listed = [Checkpoint(source=each) for each in (str(tmp_path / "nowhere"), base, tuned)]
+    assert _one_precision(listed, EvolveSettings(device="cuda")) == "bfloat16"
+    assert _one_precision(listed, EvolveSettings(device="cuda", sizes=True)) == "auto"
+    with pytest.warns(ng.NeuroglotWarning, match=r"own precision \(base in bfloat16, tuned in float32"):
+        _note_precisions([{"checkpoint": "base", "dtype": "bfloat16"}, {"checkpoint": "tuned", "dtype": "float32"}])
+    text = TextSettings(source="starter")
+    run = Run.create(tmp_path / "run", ModelSettings(source=base), text, RunRecordSettings())
+    assert run.load_model().dtype == "float32"
+    save_json(tmp_path / "run" / "recording" / "plan.json", {"settings": {"dtype": "bfloat16"}})  # begun on a GPU
+    assert run.load_model().dtype == "bfloat16"
+    assert run.as_recorded(ModelSettings(source=base, dtype="float16")).dtype == "float16"
 
 
 def test_a_precision_may_be_one_of_torch(tmp_path):

@@ -60,6 +60,22 @@ def test_report_and_explorer_have_them(run):
     assert labels[:2] == ["Atlas", "Heads"]
 
 
+def test_notes_and_sentences_name_heads(run, tmp_path):
+    heads = run.recording.of("heads")
+    assert heads.units == "heads" and "heads; tokens" in repr(heads)
+    heads.save(tmp_path / "heads.safetensors")
+    assert ng.Recording.load(tmp_path / "heads.safetensors").select(heads.languages[:2]).units == "heads"
+    with pytest.warns(ng.NeuroglotWarning, match="fewer than the 6 heads asked for"):
+        found = ng.identify.margin(heads, top_fraction=1.0)
+    with pytest.warns(ng.NeuroglotWarning, match="no head above 0.999"):
+        ng.identify.lap(heads, threshold=0.999)
+    with pytest.warns(ng.NeuroglotWarning, match=r"lape found \d heads where 6"):
+        ng.identify.lape(heads, top_fraction=1.0)
+    assert found.units == ng.identify.random(found).units == "heads" and "<heads of" in repr(found)
+    with pytest.raises(ng.NeuroglotError, match="These heads have no de"):
+        found["de"]
+
+
 def test_what_has_no_heads_says_so(run, tmp_path, checkpoint, corpus, monkeypatch, capsys):
     def said(*arguments):
         return refused(monkeypatch, capsys, *arguments)

@@ -85,6 +85,9 @@ def test_refusals(runs, tmp_path, corpus, monkeypatch, capsys):
         return refused(monkeypatch, capsys, "compare", *words)
 
     assert "no neuron of one is one of the other" in says(base, tmp_path / "other")
+    how = ["--block", 32, "--tokens", 300, "--dtype", "bfloat16"]
+    neuroglot("record", chat.parent / "chat-model", corpus, "--out", tmp_path / "narrow", *how)
+    assert "was read in float32 and" in says(base, tmp_path / "narrow", "--methods", "lave")
     assert "by one method" in says(base, chat, "--methods", "lape,lap")
     assert "--curve changes nothing" in says(base, chat, "--curve", "0.1")
     assert "compared by their recordings" in says(base, chat, "--methods", "regions")

@@ -21,10 +21,24 @@ from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.given import check_file
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
-__all__ = ["NeuronSet"]
+__all__ = ["NeuronSet", "checked_set"]
 
 KIND, VERSION = "neurons", 1
 PUBLISHED = ".neuron.pth"
+
+
+def checked_set(given: Any) -> "NeuronSet":
+    """What is given, if it is a set by language.
+
+    Raises:
+        NeuroglotError: it is another thing, such as one language's mask.
+    """
+    if not isinstance(given, NeuronSet):
+        raise NeuroglotError(
+            f"Neurons by language are a NeuronSet, and not a {type(given).__name__}; ng.NeuronSet(mask, languages) "
+            "makes one of a (languages, layers, neurons) mask."
+        )
+    return given
 
 
 class NeuronSet:
@@ -74,6 +88,11 @@ class NeuronSet:
         return sum(self.widths)
 
     @property
+    def units(self) -> str:
+        """What they are, as sentences and axes name them: neurons, or attention heads."""
+        return str(self.about.get("units", "neurons"))
+
+    @property
     def exists(self) -> Bool[Tensor, "layers neurons"]:
         """Which entries of a mask (L, N) are neurons: all, unless layers differ in width."""
         return exists(self.widths)
@@ -86,15 +105,15 @@ class NeuronSet:
         """
         if self.shape != (len(widths), max(widths)):
             raise NeuroglotError(
-                f"These neurons are of {self.shape[0]} × {self.shape[1]}, not of {len(widths)} layers of at most "
+                f"These {self.units} are of {self.shape[0]} × {self.shape[1]}, not of {len(widths)} layers of at most "
                 f"{max(widths)}; give those of the same model."
             )
         beyond = (self.mask.any(0) & ~exists(widths)).nonzero().tolist()
         if beyond:
             layer, neuron = beyond[0]
             raise NeuroglotError(
-                f"These sets hold neuron {neuron} of layer {layer + 1}, which has {widths[layer]} neurons; give those "
-                "of the same model."
+                f"These sets hold {self.units.removesuffix('s')} {neuron} of layer {layer + 1}, which has "
+                f"{widths[layer]} {self.units}; give those of the same model."
             )
         about = {name: value for name, value in self.about.items() if name != "widths"}
         return NeuronSet(self.mask, self.languages, about | stated(widths))
@@ -145,7 +164,7 @@ class NeuronSet:
         """
         for tag in map(language_tag, languages):
             if tag not in self.languages:
-                raise NeuroglotError(f"These neurons have no {tag}; they have {', '.join(self.languages)}.")
+                raise NeuroglotError(f"These {self.units} have no {tag}; they have {', '.join(self.languages)}.")
 
     def __getitem__(self, language: str) -> Bool[Tensor, "layers neurons"]:
         self.check_languages([language])
@@ -167,7 +186,7 @@ class NeuronSet:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{tag} {count:,}" for tag, count in self.sizes().items())
-        return f"<neurons of {self.shape[0]} × {self.shape[1]}: {sizes}>"
+        return f"<{self.units} of {self.shape[0]} × {self.shape[1]}: {sizes}>"
 
     def sizes(self) -> dict[str, int]:
         """How many neurons each language has."""

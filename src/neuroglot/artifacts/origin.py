@@ -4,10 +4,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 
-__all__ = ["Origin", "check_origin", "origin"]
+__all__ = ["Origin", "check_origin", "check_precision", "origin"]
 
 Experts = tuple[tuple[int, int], ...] | None
 """How many experts each layer has and how many neurons each of them, (0, 0) where a layer is dense; None if all are."""
@@ -65,7 +66,9 @@ def origin(found: Found) -> dict[str, Any]:
     if made is None:
         return {"fingerprint": None}
     known = {"fingerprint": made.fingerprint, "model": made.model}
-    return known | ({"experts": found.experts} if isinstance(found, Recording) else {})
+    if not isinstance(found, Recording):
+        return known
+    return known | ({"experts": found.experts} if found.units == "neurons" else {"units": found.units})
 
 
 def check_origin(about: Mapping[str, Any], model: Origin, units: str = "neurons") -> None:
@@ -99,6 +102,27 @@ def check_origin(about: Mapping[str, Any], model: Origin, units: str = "neurons"
             "same model only.",
             NeuroglotWarning,
             stacklevel=3,
+        )
+
+
+def check_precision(first: str | None, second: str | None, what: tuple[str, str]) -> None:
+    """Refuse to compare a model with its variant where the two were read in different precision.
+
+    A variant is often tuned and written in float32. Read so, beside a base in bfloat16, it would differ by more than
+    what it has learnt.
+
+    Args:
+        first: the precision of one, such as bfloat16; what is not known is not compared.
+        second: of the other.
+        what: what each of them is called.
+
+    Raises:
+        NeuroglotError: they differ.
+    """
+    if first and second and first != second:
+        raise NeuroglotError(
+            f"{what[0]} was read in {first} and {what[1]} in {second}, so they would differ by rounding, too, and not "
+            f"only by what was learnt; open {what[1]} with --dtype {first} (dtype={first!r} from Python)."
         )
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
-from pydantic import BaseModel
 from torch import Tensor
 
 from neuroglot.artifacts.examples import Examples
-from neuroglot.artifacts.sums import Merge, Own, check_sums, merged
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.sums import Merge, check_sums, merged
 from neuroglot.artifacts.widths import exists, given_widths
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
@@ -22,37 +22,10 @@ from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EXPERTS", "FOLDS", "HEADS", "HEADS_ACTIVE", "RESIDUAL", "ROUTED", "Provenance", "Recording"]
+__all__ = ["EXPERTS", "FOLDS", "HEADS", "HEADS_ACTIVE", "RESIDUAL", "ROUTED", "Recording"]
 
 KIND, VERSION = "recording", 2  # 2 only adds examples, so without them 1 is written
 VALUES, PLACES = "examples.values", "examples.places"
-
-
-class Provenance(BaseModel, frozen=True):
-    """What a recording was made with. Two recordings add only if all of it is the same."""
-
-    model: str
-    """The name the model was loaded by."""
-    fingerprint: str
-    """The digest of its weights."""
-    tokenizer: str
-    """The digest of its tokenizer."""
-    block: int
-    """Tokens a block, with BOS; 0 where samples were read whole."""
-    partition: str | None = None
-    """The digest of the partition whose experts were counted, if any were."""
-    own: dict[str, Own] = {}
-    """Statistics that somebody registered, by name."""
-
-    def plain(self) -> dict[str, Any]:
-        """As files hold it; what only some recordings have is not named in the others'."""
-        return self.model_dump(exclude=None if self.own else {"own"})
-
-    def differences(self, other: "Provenance") -> list[str]:
-        """What differs, in words (the model's name may: the fingerprint decides)."""
-        words = {"fingerprint": "model", "tokenizer": "tokenizer", "block": "block size", "partition": "partition",
-                 "own": "the code of their own statistics"}  # fmt: skip
-        return [word for field, word in words.items() if getattr(self, field) != getattr(other, field)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +45,7 @@ class Recording:
         experts: of a native mixture of experts, how many each layer has and how many neurons each of them; (0, 0) where
             a layer is dense. Their neurons come first in a layer, expert by expert.
         conditional: whether means of neurons are over the tokens that reached their expert, not over all.
+        units: what a row is of; heads in a recording that `of("heads")` gave.
     """
 
     languages: tuple[str, ...]
@@ -82,6 +56,7 @@ class Recording:
     uneven: tuple[int, ...] | None = None
     experts: tuple[tuple[int, int], ...] | None = None
     conditional: bool = False
+    units: Literal["neurons", "heads"] = "neurons"
 
     @classmethod
     def from_counts(
@@ -121,9 +96,7 @@ class Recording:
         for name, values in others.items():
             if name == RESIDUAL:
                 if values.ndim != 3 or (values.shape[0], values.shape[2]) != (active.shape[0], active.shape[2]):
-                    raise NeuroglotError(
-                        f"{name} must be (layers, width of the stream, languages), not {tuple(values.shape)}."
-                    )
+                    raise NeuroglotError(f"{name} must be (layers, stream, languages), not {tuple(values.shape)}.")
             elif values.shape != active.shape:
                 raise NeuroglotError(f"{name} must be {tuple(active.shape)} as active is, not {tuple(values.shape)}.")
         uneven = given_widths(widths, [active, *(values for name, values in others.items() if name != RESIDUAL)])
@@ -209,7 +182,7 @@ class Recording:
         sums |= dict.fromkeys(("activation", "hidden", "output"), given)
         there = [int(row.any(-1).nonzero().max()) + 1 if bool(row.any()) else 0 for row in given]
         uneven = tuple(there) if len(set(there)) > 1 else None
-        return Recording(self.languages, self.tokens, sums, self.provenance, None, uneven)
+        return Recording(self.languages, self.tokens, sums, self.provenance, None, uneven, units=units)
 
     @property
     def reached(self) -> Int64[Tensor, "layers neurons languages"]:
@@ -297,9 +270,7 @@ class Recording:
         index = torch.tensor(places)
         sums = {name: values[..., index] for name, values in self.sums.items()}
         examples = None if self.examples is None else self.examples.select(places)
-        return Recording(
-            tags, self.tokens[index], sums, self.provenance, examples, self.uneven, self.experts, self.conditional
-        )
+        return replace(self, languages=tags, tokens=self.tokens[index], sums=sums, examples=examples)
 
     def __add__(self, other: "Recording") -> "Recording":
         return Recording.merge([self, other]) if isinstance(other, Recording) else NotImplemented
@@ -342,6 +313,7 @@ class Recording:
             Examples.stack([examples[tag] for tag in order]) if examples else None,
             first.uneven,
             first.experts,
+            units=first.units,
         )
 
     def _check_addable(self, other: "Recording") -> None:
@@ -353,7 +325,7 @@ class Recording:
         how = [None if each.examples is None else (each.examples.k, each.examples.text) for each in (self, other)]
         if how[0] != how[1]:
             differences.append("examples kept of a neuron")
-        if self.uneven != other.uneven or self.experts != other.experts:
+        if self.uneven != other.uneven or self.experts != other.experts or self.units != other.units:
             differences.append("neurons of each layer")
         if self.conditional or other.conditional:
             differences.append("what their means are over (add them before given_routing)")
@@ -377,6 +349,8 @@ class Recording:
             about["widths"] = self.uneven
         if self.experts is not None:
             about["experts"] = self.experts
+        if self.units != "neurons":
+            about["units"] = self.units
         tensors = {"tokens": self.tokens, **self.sums}
         if self.examples is None:
             return save_tensors(path, KIND, 1, tensors, about)
@@ -401,7 +375,10 @@ class Recording:
             uneven = tuple(about["widths"]) if about.get("widths") is not None else None
             experts = tuple((count, width) for count, width in about["experts"]) if about.get("experts") else None
             tags = _tags(about["languages"])
-            loaded = cls(tags, tensors.pop("tokens"), tensors, provenance, examples, uneven, experts)
+            units = about.get("units", "neurons")
+            if units not in ("neurons", "heads"):
+                raise ValueError(f"it is of {units!r:.40}")
+            loaded = cls(tags, tensors.pop("tokens"), tensors, provenance, examples, uneven, experts, units=units)
             loaded._check()
             return loaded
 
@@ -430,7 +407,7 @@ class Recording:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{tag} {int(n):,}" for tag, n in zip(self.languages, self.tokens, strict=True))
-        return f"<recording of {self.layers} × {self.neurons} neurons; tokens: {sizes}>"
+        return f"<recording of {self.layers} × {self.neurons} {self.units}; tokens: {sizes}>"
 
 
 def _tags(languages: Sequence[str]) -> tuple[str, ...]:

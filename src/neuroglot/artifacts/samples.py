@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from neuroglot.artifacts.recording import Provenance, Recording
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.widths import check_widths, given_widths, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag

@@ -142,6 +142,13 @@ def percent(change: float) -> str:
     return f"{change:+.1%}" if math.isfinite(change) else "+∞"
 
 
+def share(value: float, low: float, high: float, digits: int = 1) -> str:
+    """A share with its interval, where that is known; `n/a` where there is none."""
+    if value != value:
+        return "n/a"
+    return f"{value:.{digits}%}" if low != low else f"{value:.{digits}%} ({low:.0%} to {high:.0%})"
+
+
 def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> None:
     """Print columns of cells, right-aligned, with the rows' names in the first."""
     table = Table(corner, *(tag for tag in columns), box=None, pad_edge=False)

@@ -229,7 +229,7 @@ def print_summary(summary: "pd.DataFrame", budget: float) -> None:
     cells: dict[str, list[str]] = {
         "units": [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(shown.fewest, shown.most, strict=True)],
         "of parameters": held,
-        "on target, nats": [f"{value:.2f}" for value in shown.on_target],
+        "on target, nats": [f"{value:z.2f}" for value in shown.on_target],
         "off target, nats": [f"{value:.3f}" for value in shown.off_target],
         "selectivity": [f"{value:.1f}" for value in shown.selectivity],
         "95 %": [
@@ -237,9 +237,9 @@ def print_summary(summary: "pd.DataFrame", budget: float) -> None:
             for a, b in zip(shown.selectivity_low, shown.selectivity_high, strict=True)
         ],
         "diagonal-dominant": [f"{value}" for value in shown.diagonal_dominant],
-        "split-half": [f"{value:.2f}".replace("nan", "") for value in shown.split_half.tolist()],
+        "split-half": [f"{value:z.2f}".replace("nan", "") for value in shown.split_half.tolist()],
         "seconds": [f"{value:,.0f}".replace("nan", "") for value in shown.seconds.tolist()],
-        "rank r": [f"{value:.2f}".replace("nan", "") for value in shown.relation.tolist()],
+        "rank r": [f"{value:z.2f}".replace("nan", "") for value in shown.relation.tolist()],
     }
     print_table(cells, "method", rows)
     if shown.selectivity_low.isna().all():

@@ -65,6 +65,8 @@ def perplexity(
     from neuroglot.evaluate.likelihood.perplexity import perplexity as measure
 
     sets = NeuronSet.load(neurons).select(split(off) or []) if neurons is not None else None
+    if sets is not None:
+        settings.check_neurons(sets, trust_remote_code=trust_remote_code)
     check_held_out(settings.reader(trust_remote_code=trust_remote_code), text, tokens=tokens, block=block)
     loaded = settings.load(trust_remote_code=trust_remote_code)
     masks = [] if sets is None else list(sets.of_model(loaded).mask)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroglot.cli.app import checked, out, print_table
+from neuroglot.cli.app import checked, out, print_table, share
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import DeviceOption, DtypeOption, TrustOption, writable_file
 from neuroglot.cli.unused import refuse_unused
@@ -116,7 +116,7 @@ def confusion(
         columns["judged"].append("" if mean else f"{row['judged']:.0f}")
         for rate in ("line", "word"):
             columns[f"{rate} pass rate"].append(
-                _share(row[f"{rate}_pass_rate"], row[f"{rate}_low"], row[f"{rate}_high"])
+                share(row[f"{rate}_pass_rate"], row[f"{rate}_low"], row[f"{rate}_high"], digits=2)
             )
     print_table(columns, "", names)
     if starts is not None or source is not None:
@@ -152,9 +152,3 @@ def _begins(
 
         save_text(path, csv_text(found))
         out.print(f"wrote {path}")
-
-
-def _share(value: float, low: float, high: float) -> str:
-    if value != value:
-        return "n/a"
-    return f"{value:.2%}" if low != low else f"{value:.2%} ({low:.0%} to {high:.0%})"

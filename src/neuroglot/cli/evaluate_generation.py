@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuroglot.cli.app import checked, out, print_table, split
+from neuroglot.cli.app import checked, out, print_table, share, split
 from neuroglot.cli.evaluate import evaluate
 from neuroglot.cli.options import (
+    JudgePerMinuteOption,
     JudgeReadingOption,
     JudgeUrlOption,
     LanguageColumnOption,
@@ -110,6 +111,7 @@ def generation(
     ] = None,
     judge_url: JudgeUrlOption = None,
     judge_reading: JudgeReadingOption = "reply",
+    judge_per_minute: JudgePerMinuteOption = 60,
     workers: WorkersOption = 1,
     reader: Annotated[
         str | None,
@@ -149,7 +151,7 @@ def generation(
     else:
         refuse_unused(context, "without --search", "budget", "max_loss")
     if judge is None:
-        refuse_unused(context, "without --judge", "judge_url", "judge_reading")
+        refuse_unused(context, "without --judge", "judge_url", "judge_reading", "judge_per_minute")
         if relevance == "judge":
             raise NeuroglotError("--relevance judge needs a judge; name a model with --judge, or say --relevance rule.")
     if relevance != "rule":
@@ -210,7 +212,11 @@ def generation(
             batch=batch,
             chat=chat,
         ),
-        judge=None if judge is None else checked(JudgeSettings, model=judge, base_url=judge_url, reading=judge_reading),
+        judge=None
+        if judge is None
+        else checked(
+            JudgeSettings, model=judge, base_url=judge_url, reading=judge_reading, per_minute=judge_per_minute
+        ),
     )
     result = steer_run(current, recording, settings)
     print_steered(result)
@@ -222,8 +228,8 @@ def generation(
     if clas is not None:
         from neuroglot.evaluate.steering.clas import write_clas
 
-        about = {"model": current.manifest.model.source, "steering": result.how.words()}
-        out.print(f"wrote {len(write_clas(result.answers, clas, about))} files in {clas}")
+        files = write_clas(result.answers, clas, {"model": current.manifest.model.source}, result.how)
+        out.print(f"wrote {len(files)} files in {clas}")
     out.print(f"next: neuroglot report {run}")
 
 
@@ -246,8 +252,7 @@ def print_steered(result: "Steered") -> None:
     if result.scores is not None:
         columns = {
             name: [
-                f"{row[column]:.1%} ({row[f'{column}_low']:.0%} to {row[f'{column}_high']:.0%})"
-                for _, row in result.scores.iterrows()
+                share(row[column], row[f"{column}_low"], row[f"{column}_high"]) for _, row in result.scores.iterrows()
             ]
             for name, column in (("LFS", "lfs"), ("relevance", "relevance"), ("steering score", "steering_score"))
         }

@@ -59,7 +59,7 @@ def experts(
 def _count_tuned(run: "Run", tuned: str, trust_remote_code: bool) -> None:
     from neuroglot.run.experts import record_tuned
 
-    variant = run.manifest.model.of_variant(tuned, trust_remote_code=trust_remote_code)
+    variant = run.as_recorded(run.manifest.model).of_variant(tuned, trust_remote_code=trust_remote_code)
     changed = record_tuned(run, variant, variant.load(trust_remote_code=trust_remote_code), run.manifest.text.load()[0])
     where = run.path / "experts" / "tuned"
     out.print(f"counted them in {tuned}, {len(changed.languages)} languages: {where}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.cli.app import app, checked, out, print_table, split
+from neuroglot.cli.app import app, checked, out, print_table, share, split
 from neuroglot.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -215,9 +215,7 @@ def _cells(row: "pd.Series[Any]") -> dict[str, str]:
     intact, word = row["method"] == "intact", row["word_pass_rate"]
     return {
         "setting": str(row["setting"]),
-        "line pass rate": (
-            f"{row['line_pass_rate']:.1%} ({row['line_low']:.0%} to {row['line_high']:.0%})" if row["judged"] else "–"
-        ),
+        "line pass rate": (share(row["line_pass_rate"], row["line_low"], row["line_high"]) if row["judged"] else "–"),
         "word pass rate": "n/a" if word != word else f"{word:.1%}",
         "judged": f"{row['judged']} of {row['answers']}",
         "perplexity": "" if intact else f"{row['perplexity_change']:+.2%}",

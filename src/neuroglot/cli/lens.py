@@ -83,12 +83,15 @@ def lens(
     )
     source.check_source()
     text = load_corpus(corpus, languages=split(languages), text_column=text_column, language_column=language_column)
+    from neuroglot.evaluate.likelihood.lens import check_top
     from neuroglot.evaluate.likelihood.perplexity import check_held_out
     from neuroglot.report.lens import write_lens
     from neuroglot.run.lens import measure_lens
 
     counted_text, held_out = text.split(5)
-    check_held_out(source.reader(trust_remote_code=trust_remote_code), held_out, tokens=tokens, block=block)
+    reader = source.reader(trust_remote_code=trust_remote_code)
+    check_held_out(reader, held_out, tokens=tokens, block=block)
+    check_top(reader, top)
     opened = source.load(trust_remote_code=trust_remote_code)
     found = measure_lens(opened, counted_text, held_out, settings)
     found.save(folder / "lens.safetensors")
@@ -103,10 +106,13 @@ def _of_run(path: Path, settings: "LensSettings", trust_remote_code: bool) -> No
     run = Run.open(path, trust_remote_code=trust_remote_code)
     run.check_recorded()
     run.check_model()
+    from neuroglot.evaluate.likelihood.lens import check_top
     from neuroglot.evaluate.likelihood.perplexity import check_held_out
     from neuroglot.run.lens import lens_run
 
-    check_held_out(run.reader(), run.manifest.text.load()[1], tokens=settings.tokens, block=settings.block)
+    reader = run.reader()
+    check_held_out(reader, run.manifest.text.load()[1], tokens=settings.tokens, block=settings.block)
+    check_top(reader, settings.top)
     found = lens_run(run, run.load_model(), settings)
     _show(found)
     out.print(f"wrote {run.lens_path}")

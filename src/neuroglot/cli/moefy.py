@@ -40,6 +40,9 @@ def moefy(
     from neuroglot.storage.made import check_place
 
     check_place(folder, "mixture of experts")
+    from neuroglot.experts.moefy import expert_width
+
+    expert_width(current.manifest.model.source, current.recording.widths, settings.experts)
     from neuroglot.run.pruning import moefy_run
 
     before, after = moefy_run(

@@ -125,6 +125,9 @@ JudgeReadingOption = Annotated[
         "likelihood, with --judge-url local.",
     ),
 ]
+JudgePerMinuteOption = Annotated[
+    float, typer.Option(min=0.001, help="With --judge behind an endpoint: at most so many requests a minute.")
+]
 WorkersOption = Annotated[
     int,
     typer.Option(min=1, help="Processes that share the work, each with the model: on a GPU of its own if there are."),

@@ -213,7 +213,7 @@ def print_forecast(
     from neuroglot.run.recording import check_record
 
     run, to_record = check_record(folder, model_settings, text, recording)
-    model = model_settings.load(trust_remote_code=model_settings.trust_remote_code)
+    model = run.as_recorded(model_settings).load(trust_remote_code=model_settings.trust_remote_code)
     # how neurons are grouped changes neither bytes nor time
     grouped = partition(model, recording.experts.experts, kind="contiguous") if recording.experts else None
     with status("reading the corpus and timing one shard"):

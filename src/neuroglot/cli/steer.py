@@ -236,8 +236,8 @@ def _from_vectors(
         if other.shape != directions.shape:
             raise NeuroglotError(f"{vector} and {less} are of different shapes; give vectors of one model.")
         directions = directions - other
+    where = layer_numbers(layers, len(directions)) or ()
     model = settings.load(trust_remote_code=settings.trust_remote_code)
-    where = layer_numbers(layers, model.layers) or ()
     about = {"to": to, "method": "published directions", "file": vector.name, "less": less and less.name}
     how = {"strength": how["strength"], "when": how["when"]}
     return steer_along(model, directions, layers=where, about=about, **how), model

@@ -120,6 +120,7 @@ def tune(
     part: NeuronSet | Literal["routers"] | None = "routers" if routers else None
     if only is not None and not routers:
         part = NeuronSet.load(only)
+        how.check_neurons(part)
     given = corpus if examples is None else examples
     assert given is not None
     if corpus is not None:

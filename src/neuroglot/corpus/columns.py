@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.corpus.formats import Rows
+from neuroglot.corpus.texts import refuse_halves
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.caches import cache_directory
@@ -155,10 +156,5 @@ def text_of(cell: Any, name: str, place: str) -> str | None:
             f"{place}: {name} is {kind} ({str(cell)[:40]}), where text should be; write it as text or name another "
             "column."
         )
-    try:
-        cell.isascii() or cell.encode()
-    except UnicodeEncodeError as bad:
-        raise NeuroglotError(
-            f"{place}: {name} holds half a surrogate pair ({bad.object[bad.start]!r}), which is no text; mend it."
-        ) from bad
+    refuse_halves(cell, f"{place}: {name}")
     return cell

@@ -2,12 +2,15 @@
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from neuroglot.corpus.copies import copied_samples, with_first
 from neuroglot.corpus.texts import check_texts, text_or_none
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.languages.tags import closest, is_language, language_tag
+from neuroglot.storage.given import whole
 
 __all__ = ["Corpus", "Documents", "check_is_corpus"]
 
@@ -145,18 +148,25 @@ class Corpus:
         """Two disjoint corpora: all but every `every`-th document, and those held out.
 
         The cut is by position, so a parallel corpus holds out the same samples in every language, and a streamed one
-        is cut the same way each time.
-        """
-        if every < 2:
-            raise NeuroglotError(f"split holds out every n-th document, and n must be at least 2, not {every}.")
+        is cut the same way each time. A copy of an earlier document goes where that one went (see `copies.with_first`),
+        or what is held out would have been recorded. Of a parallel corpus all samples stay where they are, since a
+        sample may be a copy in one language only.
 
-        return (
-            self._where(lambda index: index % every != every - 1, "not held out"),
-            self._where(lambda index: index % every == every - 1, "held out"),
-        )
+        Warns:
+            NeuroglotWarning: samples that are held out are recorded, too, as other samples; said when they are read.
+        """
+        every = whole(every, "every", least=2)
+        read = self._where(lambda index: index % every != every - 1, "not held out")
+        held_out = self._where(lambda index: index % every == every - 1, "held out")
+        if self.parallel:
+            held_out._noting(lambda: self._note_copies(every))
+        return read, held_out
 
     def half(self, which: int) -> "Corpus":
-        """Every other document: those at even positions (0) or at odd ones (1). Both halves add up to the whole."""
+        """Every other document: those at even positions (0) or at odd ones (1). Both halves add up to the whole.
+
+        A copy is in the half of its first.
+        """
         return self._where(lambda index: index % 2 == which, f"half {which + 1}")
 
     def together(self, languages: Sequence[str]) -> "Corpus":
@@ -181,11 +191,11 @@ class Corpus:
         return found
 
     def _where(self, mine: Callable[[int], bool], what: str) -> "Corpus":
-        """The documents at these positions; in a parallel corpus the same samples of every language."""
+        """The documents at these positions, with their copies; of a parallel corpus the samples, of each language."""
 
         def reader(documents: Documents) -> Callable[[], Iterator[str | None]]:
-            source = documents.aligned if self.parallel else documents.__iter__
-            return lambda: (text for index, text in enumerate(source()) if mine(index))
+            placed = (lambda: enumerate(documents.aligned())) if self.parallel else (lambda: with_first(documents))
+            return lambda: (text for index, text in placed() if mine(index))
 
         return Corpus(
             {tag: Documents(reader(documents)) for tag, documents in self._documents.items()},
@@ -193,6 +203,32 @@ class Corpus:
             keys=None if self.keys is None else [key for i, key in enumerate(self.keys) if mine(i)],
             name=f"{self.name} ({what})",
         )
+
+    def _noting(self, note: Callable[[], None]) -> None:
+        """Have something said when the text is first read."""
+        said: list[bool] = []
+
+        def reader(documents: Documents) -> Callable[[], Iterator[str | None]]:
+            def read() -> Iterator[str | None]:
+                if not said:
+                    said.append(True)
+                    note()
+                return documents.aligned()
+
+            return read
+
+        self._documents = {tag: Documents(reader(documents)) for tag, documents in self._documents.items()}
+
+    def _note_copies(self, every: int) -> None:
+        copies, held_out, tags = copied_samples({tag: self[tag].aligned() for tag in self.languages}, every)
+        if copies:
+            warnings.warn(
+                f"Of the {held_out:,} samples of {self.name} that are held out {copies:,} are recorded, too, since "
+                f"other samples have the same text in {', '.join(tags)}; what is measured on them was seen, so take "
+                "the copies out.",
+                NeuroglotWarning,
+                stacklevel=5,
+            )
 
 
 def check_is_corpus(given: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 
-__all__ = ["check_texts", "prompts_by_language", "text_or_none", "texts_of"]
+__all__ = ["check_texts", "prompts_by_language", "refuse_halves", "text_or_none", "texts_of"]
 
 
 def check_texts(given: Any, what: str) -> None:
@@ -35,7 +35,26 @@ def texts_of(given: Iterable[str], what: str) -> list[str]:
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise NeuroglotError(f"{what} takes texts, and number {place} (from 0) is {text!r:.40}; leave it out.")
+        refuse_halves(text, f"{what}: number {place} (from 0)")
     return [str(text) for text in texts]
+
+
+def refuse_halves(text: str, what: str) -> None:
+    """Refuse half a surrogate pair: no file can hold it, and no tokenizer reads it.
+
+    Args:
+        text: any.
+        what: it is, the beginning of the sentence.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as bad:
+        raise NeuroglotError(
+            f"{what} holds half a surrogate pair ({bad.object[bad.start]!r}), which is no text; mend it."
+        ) from bad
 
 
 def text_or_none(text: Any) -> str | None:
@@ -48,6 +67,7 @@ def text_or_none(text: Any) -> str | None:
         return None
     if not isinstance(text, str):
         raise NeuroglotError(f"A document is text, and not {text!r:.40}; make it one, or leave it out.")
+    refuse_halves(text, "A document")
     return text
 
 

@@ -73,7 +73,7 @@ def tune(
     _check_parts(model, settings, only, teacher)
     if settings.adapter is None and model.network.dtype in (torch.bfloat16, torch.float16):
         warnings.warn(
-            f"{model.name} is tuned in {str(model.network.dtype).removeprefix('torch.')}, where small steps are "
+            f"{model.name} is tuned in {model.dtype}, where small steps are "
             "rounded away; open it in float32 (--dtype float32).",
             NeuroglotWarning,
             stacklevel=2,

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from neuroglot.artifacts.origin import check_precision
 from neuroglot.artifacts.recording import EXPERTS, ROUTED, Recording
 from neuroglot.errors import NeuroglotError
 
@@ -80,7 +81,8 @@ def tuning_change(
     `change.abs().mean(2)` over layers.
 
     Raises:
-        NeuroglotError: the two were not recorded with one partition, or `tuned` lacks a language.
+        NeuroglotError: the two were not recorded with one partition or not in one precision, or `tuned` lacks a
+            language.
     """
     before, after = base.provenance, tuned.provenance
     if before and after and before.partition != after.partition:
@@ -88,4 +90,6 @@ def tuning_change(
             "The two recordings counted experts of two partitions; record the tuned variant with the base's "
             "(partition.of_variant())."
         )
+    if before and after:
+        check_precision(before.dtype, after.dtype, (before.model, after.model))
     return frequencies(tuned.select(base.languages), top) - frequencies(base, top)

@@ -1,6 +1,7 @@
 """A dense model written as an ordinary mixture of experts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from neuroglot.experts.moefication import partition
 from neuroglot.models.architecture.body import few_tokens
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.architecture.hooks import observe_ffn
+from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 from neuroglot.models.moe_layouts import MoeLayout, layout_of, moe_network
 from neuroglot.progress import token_progress
@@ -74,7 +76,7 @@ def moefy(
     if top < count and text is None:
         raise NeuroglotError(f"A router that chooses {top} of {count} experts is fitted to text; give text=, a corpus.")
     check_place(path, "mixture of experts")
-    width = _width(model, count)
+    width = expert_width(model.name, model.widths, count)
     if not all(ffn.readable for ffn in model.ffns):
         raise NeuroglotError(f"{model.name} is offloaded or quantised; load it whole, without device_map.")
     split = partition(model, experts, progress=progress) if isinstance(experts, int) else experts
@@ -93,29 +95,36 @@ def moefy(
     routers = None
     if top < count:
         assert text is not None
-        routers = _routers(model, split, text, tokens, progress)
+        fit = partial(_routers, model, split, text, tokens, progress)
+        routers = fitting_tokens(model, fit, None, least=LENGTH)
     made = _filled(model, split, layout, width)
     if routers is not None:
         _choose(made, model, layout, routers, top)
     return made.save(path, made_from)
 
 
-def _width(model: Model, experts: int) -> int:
-    """The neurons of an expert.
+def expert_width(name: str, widths: Sequence[int], experts: int) -> int:
+    """The neurons of an expert of a mixture.
+
+    Args:
+        name: of the dense model.
+        widths: how many neurons each of its layers has.
+        experts: how many a layer.
 
     Raises:
         NeuroglotError: layers or experts would differ in width, or experts be of a width that kernels do not take.
     """
-    if model.uneven:
-        raise NeuroglotError(f"The layers of {model.name} differ in width, and the experts of a mixture do not.")
-    width = model.neurons // experts
-    if width * experts != model.neurons or width % MULTIPLE:
-        fits = [each for each in range(1, model.neurons + 1) if model.neurons % (each * MULTIPLE) == 0]
+    if len(set(widths)) > 1:
+        raise NeuroglotError(f"The layers of {name} differ in width, and the experts of a mixture do not.")
+    neurons = widths[0]
+    width = neurons // experts
+    if width * experts != neurons or width % MULTIPLE:
+        fits = [each for each in range(1, neurons + 1) if neurons % (each * MULTIPLE) == 0]
         instead = (
             f"split them into {', '.join(map(str, fits))}" if fits else "no number of experts does, so keep it dense"
         )
         raise NeuroglotError(
-            f"{model.neurons} neurons cannot be split into {experts} experts whose width is a multiple of {MULTIPLE}, "
+            f"{neurons} neurons cannot be split into {experts} experts whose width is a multiple of {MULTIPLE}, "
             f"as kernels of mixtures need it; {instead}."
         )
     return width
@@ -165,7 +174,7 @@ def _choose(made: Model, dense: Model, layout: MoeLayout, routers: list[Router],
     setattr(made.network.config, layout.chosen, top)
 
 
-def _rows(model: Model, documents: Iterable[str], tokens: int) -> list[Int64[Tensor, "_ _"]]:
+def _rows(model: Model, documents: Iterable[str], tokens: int, batch_tokens: int) -> list[Int64[Tensor, "_ _"]]:
     """The first tokens of a text as batches of full rows and one of the rest, each row begun as a text is."""
     length = min(LENGTH, model.context or LENGTH) - len(model.begin)
     ids: list[int] = []
@@ -175,13 +184,18 @@ def _rows(model: Model, documents: Iterable[str], tokens: int) -> list[Int64[Ten
             break
     rows = [torch.tensor([*model.begin, *ids[i : i + length]]) for i in range(0, min(len(ids), tokens), length)]
     full = [row for row in rows if len(row) == length + len(model.begin)]
-    size = max(1, model.batch_tokens // LENGTH)
+    size = max(1, batch_tokens // LENGTH)
     batches = [torch.stack(full[i : i + size]) for i in range(0, len(full), size)]
     return batches + [row[None] for row in rows[len(full) :]]
 
 
-def _routers(model: Model, split: Partition, text: Corpus, tokens: int, progress: bool) -> list[Router]:
-    """Each layer's router, (E, width of the stream): least squares from what its FFN reads to its experts' shares."""
+def _routers(
+    model: Model, split: Partition, text: Corpus, tokens: int, progress: bool, batch_tokens: int
+) -> list[Router]:
+    """Each layer's router, (E, width of the stream): least squares from what its FFN reads to its experts' shares.
+
+    The text is read from its first token on: a layer may have added what the next had no memory for.
+    """
     model.check_state(edited=False)
     inputs: dict[int, Tensor] = {}
     stream = [ffn.up_rows.shape[1] for ffn in model.ffns]
@@ -200,7 +214,7 @@ def _routers(model: Model, split: Partition, text: Corpus, tokens: int, progress
 
     handles = [_before(ffn, layer, inputs) for layer, ffn in enumerate(model.ffns)]
     each = -(-tokens // len(text.languages))
-    batches = {tag: _rows(model, text[tag], each) for tag in text.languages}
+    batches = {tag: _rows(model, text[tag], each, batch_tokens) for tag in text.languages}
     total = sum(batch.numel() for of in batches.values() for batch in of)
     if not total:
         raise NeuroglotError(f"{text.name} has no token to fit routers to; give more text.")

@@ -9,11 +9,10 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.figures.style import STYLE, surface, whole
+from neuroglot.figures.style import STYLE, layer_axis, surface, whole
 from neuroglot.languages.tags import language_name
 
 __all__ = [
@@ -90,7 +89,7 @@ def score_figure(table: pd.DataFrame, title: str = "", *, ax: Axes | None = None
         ):
             _line(axes, table, name, colour, label)
             axes.axhline(0, color=GREY, lw=0.6)
-            _layer_axis(axes)
+            layer_axis(axes)
             axes.set_title(label, loc="left", fontsize=9)
         figure.suptitle(title, fontsize=10)
     return whole(figure)
@@ -105,7 +104,7 @@ def ses_figure(
         bars = figure.subplots()
         bars.bar(table.index, neurons.counts().sum(axis=1), color="#c9d3e3", label=f"{what} neurons, all languages")
         bars.set_ylabel("neurons")
-        _layer_axis(bars)
+        layer_axis(bars)
         bars.spines["right"].set_visible(True)
         lines = bars.twinx()
         _line(lines, table, "ses", RED, "SES, same meaning")
@@ -129,7 +128,7 @@ def dominance_figure(table: pd.DataFrame, title: str = "", *, ax: Axes | None = 
         colours = matplotlib.colormaps["tab20"]
         for i, tag in enumerate(table.columns):
             axes.plot(table.index, table[tag], lw=1.3, color=colours(i % 20), label=language_name(str(tag)))
-        _layer_axis(axes)
+        layer_axis(axes)
         axes.set_ylabel("mean cosine to the target")
         figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="target language")
         figure.suptitle(title, fontsize=10)
@@ -216,7 +215,7 @@ def region_layers_figure(counts: dict[str, pd.DataFrame], title: str = "", *, ax
             depth = table.index if same else (table.index - 0.5) / len(table)
             axes.plot(depth, 100 * share, color=colour, marker="o", ms=3, lw=1.3, label=name)
         if same:
-            _layer_axis(axes)
+            layer_axis(axes)
         else:
             axes.set_xlabel("depth (0 input, 1 output)")
         axes.set_ylabel("% of the key neurons")
@@ -244,13 +243,6 @@ def sizes_figure(table: pd.DataFrame, tasks: Sequence[str], title: str = "", *, 
             axes.set_title(shown, loc="left", fontsize=9)
         figure.suptitle(title, fontsize=10)
     return whole(figure)
-
-
-def _layer_axis(axes: Axes) -> None:
-    """Whole numbers from 1: there is no layer 0."""
-    axes.set_xlabel("layer")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))
 
 
 def _line(axes: Axes, table: pd.DataFrame, name: str, colour: str, label: str) -> None:

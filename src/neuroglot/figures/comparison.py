@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from neuroglot.evaluate.ablation.comparison import Comparison
-from neuroglot.figures.style import COLOURS, STYLE, surface, whole
+from neuroglot.figures.style import COLOURS, STYLE, name_lowest, surface, whole
 from neuroglot.figures.words import change_text, ratio_ticks
 from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import language_name
@@ -123,8 +123,6 @@ def budget_figure(result: Comparison, method: str, title: str = "", *, ax: Axes 
     with matplotlib.rc_context(STYLE):
         figure = surface((7.6, 0.5 + 2.0 * -(-size // columns)), ax)
         grid = figure.subplots(-(-size // columns), columns, squeeze=False, sharex=True, sharey=True)
-        for axes in grid.flat[size:]:
-            axes.set_visible(False)
         for off, (axes, tag) in enumerate(zip(grid.flat, result.languages, strict=False)):
             for measured, other in enumerate(result.languages):
                 own = measured == off
@@ -144,8 +142,7 @@ def budget_figure(result: Comparison, method: str, title: str = "", *, ax: Axes 
             axes.xaxis.set_minor_formatter(NullFormatter())
         for axes in grid[:, 0]:
             axes.set_ylabel("nats a token lost")
-        for axes in grid[-1]:
-            axes.set_xlabel("neurons, % of all")
+        name_lowest(grid, size, "neurons, % of all")
         grid.flat[0].legend(frameon=False, fontsize=7, ncols=2)
         figure.suptitle(title, fontsize=10)
     return whole(figure)
@@ -173,7 +170,7 @@ def text_figure(
                 rows["tokens"] = rows.part.str.split().str[0].astype(int)
                 rows = rows.sort_values("tokens")
                 _selectivity_line(rest[0], rows.tokens.to_numpy(), rows, colour)
-        left.set_ylabel("Jaccard index with\nthe neurons of all text")
+        left.set_ylabel("Jaccard index with\nthe sets of all text")
         left.set_ylim(0, 1.02)
         left.legend(frameon=False, fontsize=8)
         for axes in rest:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuroglot.experts.frequency import HIGH, counts
 from neuroglot.experts.similarity import Similarity
-from neuroglot.figures.style import STYLE, surface, whole
+from neuroglot.figures.style import STYLE, name_lowest, surface, whole
 from neuroglot.languages.genealogy import genealogy
 from neuroglot.languages.tags import language_name
 from neuroglot.stats import linkage
@@ -79,18 +79,13 @@ def _panels(
         height = max(0.9, min(2.4, 0.075 * len(numbers)))
         figure = surface((1.1 + 3.5 * columns, 1.0 + rows * (height + 0.55)), ax)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for axes in grid.flat[len(languages) :]:
-            axes.set_visible(False)
         for axes, tag, matrix in zip(grid.flat, languages, values.numpy(), strict=False):
             mesh = axes.imshow(matrix, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
             axes.set_title(f"{language_name(tag)} ({tag})", fontsize=9)
             _layer_ticks(axes, numbers)
         for axes in grid[:, 0]:
             axes.set_ylabel("layer")
-        for index in range(columns):
-            last = grid[(len(languages) - 1 - index) // columns, index]
-            last.set_xlabel("expert")
-            last.tick_params(labelbottom=True)
+        name_lowest(grid, len(languages), "expert")
         figure.colorbar(mesh, ax=grid, label=label, shrink=0.8, pad=0.015, extend="both" if low < 0 else "max")
         figure.suptitle(title, fontsize=10)
     return whole(figure)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from neuroglot.evaluate.likelihood.lens import Lens
-from neuroglot.figures.style import STYLE, surface, whole
+from neuroglot.figures.style import STYLE, name_lowest, surface, whole
 from neuroglot.languages.tags import language_name
 from neuroglot.tokens.counts import SHARED, UNSEEN
 
@@ -48,8 +48,6 @@ def lens_figure(
     with matplotlib.rc_context(STYLE):
         figure = surface((2.5 * columns + 2.0, 2.1 * rows + 0.6), ax)
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for panel in panels.flat[len(lens.languages) :]:
-            panel.set_visible(False)
         for panel, tag in zip(panels.flat, lens.languages, strict=False):
             of_text = table[table.language == tag]
             for owner in lens.owners:
@@ -62,8 +60,7 @@ def lens_figure(
             _count_layers(panel, lens)
         for panel in panels[:, 0]:
             panel.set_ylabel("probability" if measure == "mass" else "share of the likeliest")
-        for panel in panels[-1]:
-            panel.set_xlabel("layer")
+        name_lowest(panels, len(lens.languages), "layer")
         handles = [
             Line2D([], [], color=colours[owner], lw=1.4, ls="--" if owner in GREYS else "-",
                    label=WORDS.get(owner) or language_name(owner))
@@ -140,18 +137,30 @@ def lens_findings(lens: Lens) -> list[str]:
     table = lens.frame()
     unseen = table[table.tokens_of == UNSEEN].set_index(["language", "layer"])["mass"]
     table = table[~table.tokens_of.isin([SHARED, UNSEEN])]
-    said, left_out = [], set()
+    if len(counted := [tag for tag in lens.owners if tag not in (SHARED, UNSEEN)]) < 2:
+        name = language_name(counted[0])
+        return [
+            f"Only text in {name} was counted, so every token that it has counts as {name}'s own, punctuation and "
+            "names too, and no language can be ahead of it; count the text of others as well."
+        ]
+    said, left_out, alone = [], set(), False
     for tag in lens.languages:
         read = unseen[tag].index[unseen[tag] <= UNREAD]
         of_text = table[table.language == tag]
         mass, low, high = (of_text.pivot(index="layer", columns="tokens_of", values=name)
                            for name in ("mass", "mass_low", "mass_high"))  # fmt: skip
-        if tag not in mass or mass.shape[1] < 2:
+        if tag not in mass:
+            said.append(f"Text in {language_name(tag)}: none in that language was counted, so no token is its own.")
             continue
         left_out |= {*mass.index} - {*read}
         others = mass.columns.drop(tag)
-        beyond = mass[others].sub(mass[tag], axis=0).where(low[others].gt(high[tag], axis=0))  # of both intervals
+        ahead = mass[others].sub(mass[tag], axis=0)
+        unknown = bool(high[tag].isna().all())  # intervals, of one block of text
+        alone = alone or unknown
+        beyond = ahead.where(ahead.gt(0) if unknown else low[others].gt(high[tag], axis=0))  # of both intervals
         said.append(_finding(tag, mass, beyond.loc[read]))
+    if alone:
+        said.append("No interval is known where a text has one block; give more --tokens.")
     if left_out and said:
         said.append(
             f"Left out, for some or all texts: {_ranges(sorted(left_out))}, where more than {UNREAD:.0%} of the "

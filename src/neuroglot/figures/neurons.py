@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.evaluate.ablation.matrix import Perturbation
@@ -100,7 +101,7 @@ def perturbation_figure(result: Perturbation, title: str = "", *, ax: Axes | Non
 
 def layer_figure(neurons: NeuronSet, title: str = "", *, ax: Axes | None = None) -> Figure:
     """Neurons, or heads, by layer and language, as a heatmap under the bars of the layers' totals."""
-    counts, units = neurons.counts(), neurons.about.get("units", "neurons")
+    counts, units = neurons.counts(), neurons.units
     layers, languages = counts.shape
     with matplotlib.rc_context(STYLE):
         cell = min(0.34, 11 / layers)
@@ -128,7 +129,7 @@ def layer_figure(neurons: NeuronSet, title: str = "", *, ax: Axes | None = None)
         bars.set_ylabel("of any\nlanguage")
         bars.tick_params(axis="x", length=0, labelbottom=False)
         colour_bar = figure.add_axes((box[0] + box[2] + 0.15 / width, box[1], 0.12 / width, box[3]))
-        figure.colorbar(mesh, cax=colour_bar, label=units)
+        figure.colorbar(mesh, cax=colour_bar, label=units, ticks=MaxNLocator(integer=True, nbins=5))
         figure.suptitle(title, y=1 - 0.12 / total, va="top", fontsize=10)
     return whole(figure)
 

@@ -5,9 +5,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from neuroglot.figures.style import STYLE, surface, whole
+from neuroglot.figures.style import STYLE, layer_axis, surface, whole
 from neuroglot.languages.tags import language_name
 
 __all__ = ["pair_figure", "pair_findings"]
@@ -52,8 +51,7 @@ def pair_figure(table: pd.DataFrame, layers: pd.DataFrame, title: str = "", *, a
             panels[-1].bar(layers.index, layers[name], bottom=below, color=colour, label=label)
             below += layers[name].to_numpy()
         panels[-1].set_title("language neurons by layer", loc="left", fontsize=9)
-        panels[-1].set_xlabel("layer")
-        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        layer_axis(panels[-1])
         panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=7)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from neuroglot.figures.style import STYLE, surface, whole
+from neuroglot.figures.style import STYLE, layer_axis, surface, whole
 
 __all__ = ["pairs_shown", "routing_figure"]
 
@@ -64,9 +64,8 @@ def routing_figure(
             lines.plot(
                 numbers, values[:, i, j], color=colour, marker="o", ms=3, label=f"{languages[j]} – {languages[i]}"
             )
-        lines.set_xlabel("layer")
         lines.set_ylabel("Jensen–Shannon divergence (bits)")
-        lines.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        layer_axis(lines)
         lines.set_ylim(0, None)
         lines.legend(frameon=False, fontsize=8)
         mean = np.where(np.eye(size, dtype=bool), np.nan, values.mean(0))

@@ -42,6 +42,8 @@ FONTS = (
     '"Microsoft YaHei", "Noto Naskh Arabic", "Geeza Pro", "Noto Sans Devanagari", "Noto Sans Bengali", sans-serif'
 )
 """Fonts that have every script of the starter corpus, on the usual systems; none is fetched."""
+LETTER = 9
+"""Pixels of a letter of an axis title, with room for what is around: a long one stands beside few rows."""
 
 
 def plain(text: object) -> str:
@@ -126,7 +128,7 @@ def heatmap(
     if written:
         trace["texttemplate"] = "%{text}"
         trace["xgap"] = trace["ygap"] = 1
-    layout = _layout(x_title, y_title, height or 130 + 26 * max(4, len(y)))
+    layout = _layout(x_title, y_title, height or max(130 + 26 * max(4, len(y)), LETTER * len(y_title)))
     if down:
         layout["yaxis"]["autorange"] = "reversed"
     if all(isinstance(name, str) for name in y):
@@ -190,7 +192,7 @@ def curves(table: pd.DataFrame, *, x_title: str, y_title: str, bands: Mapping[st
 
 def layer_plot(neurons: NeuronSet) -> Plot:
     """How many neurons, or heads, each language has in each layer."""
-    counts, units = neurons.counts(), neurons.about.get("units", "neurons")
+    counts, units = neurons.counts(), neurons.units
     return heatmap(
         counts.T.to_numpy(),
         x=list(counts.index),
@@ -205,7 +207,7 @@ def layer_plot(neurons: NeuronSet) -> Plot:
 
 def overlap_plot(neurons: NeuronSet) -> Plot:
     """How much the languages' sets overlap: the Jaccard index of every pair, with how many are shared."""
-    units = neurons.about.get("units", "neurons")
+    units = neurons.units
     flat = neurons.mask.flatten(1).float()
     shared = (flat @ flat.T).int().numpy()
     return pair_plot(

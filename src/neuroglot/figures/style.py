@@ -6,12 +6,13 @@ from typing import Any, Literal, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.storage.atomic import atomic_path
 
-__all__ = ["image_text", "save_figure", "surface", "whole"]
+__all__ = ["image_text", "layer_axis", "name_lowest", "save_figure", "surface", "whole"]
 
 STYLE: Any = {
     "font.size": 9,
@@ -24,6 +25,9 @@ STYLE: Any = {
 
 
 CELL = 0.52  # inches
+
+
+DPI = 160  # of a PNG
 
 
 COLOURS = "YlGnBu"  # pale to dark in lightness too, so that it survives grey print and colour blindness
@@ -77,6 +81,24 @@ def _canvas(
     return figure, figure.add_axes(box), (width, height)
 
 
+def name_lowest(grid: Any, count: int, label: str) -> None:
+    """Name the x axis under the lowest panel of each column, of a grid of which only the first `count` are shown."""
+    columns = grid.shape[1]
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    for column in range(min(columns, count)):
+        lowest = grid[(count - 1 - column) // columns, column]
+        lowest.set_xlabel(label)
+        lowest.tick_params(labelbottom=True)
+
+
+def layer_axis(axes: Axes) -> None:
+    """Whole numbers from 1: there is no layer 0."""
+    axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=max(0.5, axes.get_xlim()[0]))
+
+
 def _readable_on(colour: Any) -> str:
     red, green, blue = colour[:3]
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
@@ -101,16 +123,20 @@ def save_figure(figure: Figure, directory: str | Path, name: str) -> list[Path]:
     """
     for title in (*figure.texts, *(axes.title for axes in figure.axes)):
         title.set_wrap(True)  # a model may be a long path, and the figure of few layers narrow
-    paths = []
-    for kind in ("png", "pdf"):
-        path = Path(directory) / f"{name}.{kind}"
-        with atomic_path(path) as draft:
-            # no dates inside, so that the same run gives the same bytes
-            metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-            figure.savefig(draft, format=kind, dpi=160, metadata=metadata)
-            if kind == "png":
-                _reduce(draft)
-        paths.append(path)
+    paths, layout = [], figure.get_layout_engine()
+    try:
+        for kind in ("png", "pdf"):
+            path = Path(directory) / f"{name}.{kind}"
+            with atomic_path(path) as draft:
+                # no dates inside, so that the same run gives the same bytes
+                metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+                figure.savefig(draft, format=kind, dpi=DPI, metadata=metadata)
+                if kind == "png":
+                    _reduce(draft)
+            paths.append(path)
+            figure.set_layout_engine("none")  # laid out once for both files, which takes as long as drawing one
+    finally:
+        figure.set_layout_engine(layout)
     return paths
 
 

@@ -5,13 +5,16 @@ on the rows beside it nor on the device or the engine. Adding Gumbel noise to lo
 is a sample of them (Gumbel 1954; Maddison et al. 2014).
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Choice", "gumbel"]
+from neuroglot.errors import NeuroglotWarning
+
+__all__ = ["Choice", "gumbel", "no_number", "say_lost"]
 
 WORD = 0xFFFFFFFF
 
@@ -47,6 +50,22 @@ class Choice:
             beyond = probability.cumsum(-1) - probability >= self.top_p  # those before it are enough
             logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
         return (logits + gumbel(self.seed, stream, position, logits.shape[-1])).argmax(-1)
+
+
+def no_number(logits: Float[Tensor, "rows vocabulary"]) -> Bool[Tensor, " rows"]:
+    """Rows with a NaN, or whose largest logit is infinite: no token of them is any likelier than another."""
+    return ~logits.amax(-1).isfinite()
+
+
+def say_lost(name: str, answers: int) -> None:
+    """Warn of answers that ended where the model gave no numbers."""
+    if answers:
+        warnings.warn(
+            f"{answers} {'answers end' if answers > 1 else 'answer ends'} where the logits of {name} are not numbers "
+            "(NaN or infinite); load it in float32 or bfloat16, or check its weights and the interventions in force.",
+            NeuroglotWarning,
+            stacklevel=2,
+        )
 
 
 def gumbel(

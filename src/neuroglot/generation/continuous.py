@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from neuroglot.edit.positions import prompt_length
 from neuroglot.edit.rows import RowEdits
 from neuroglot.generation.capture import Steps, kept_bytes
-from neuroglot.generation.choice import Choice
+from neuroglot.generation.choice import Choice, say_lost
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.generation.state import Rows
 from neuroglot.models.architecture.devices import device_of, devices_of
@@ -65,18 +65,22 @@ def write_continuously(
     if not rows:
         return []
     answers: dict[int, list[int]] = {}  # by the row's number
+    lost = 0
 
     def write(slots: int) -> None:
+        nonlocal lost
         left = [number for number in range(len(rows)) if number not in answers]
         queue = _Queue(model, [rows[number] for number in left], tokens, choice, slots, captured)
         try:
             queue.run(written, advance)
         finally:  # also where memory ends, which another job has taken since: the other rows are begun again
             answers.update((left[number], answer) for number, answer in queue.answers.items())
+            lost += queue.lost
 
     # kernels are launched on the device that is the current one
     with torch.cuda.device(model.device) if model.device.type == "cuda" else nullcontext():
         halving(write, _slots(model, rows, tokens, batch), what="rows")
+    say_lost(model.name, lost)
     return [answers[number] for number in range(len(rows))]
 
 
@@ -86,6 +90,7 @@ class _Queue:
     def __init__(self, model: Model, rows: Sequence[Row], tokens: int, choice: Choice, slots: int, captured: bool):
         self.model, self.rows, self.tokens = model, rows, tokens
         self.answers: dict[int, list[int]] = {}
+        self.lost = 0  # answers that ended where there were no numbers
         # prompts of like length are read together; the longest first, so that the last to finish are short
         self.waiting = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
         self.active: list[int] = []  # the row in each of the first slots
@@ -148,6 +153,7 @@ class _Queue:
         finished = [slot for slot in range(count) if done[slot]]
         if finished:
             made = self.state.written[self._device(finished)].tolist()
+            self.lost += int(self.state.lost[self._device(finished)].sum())
             for slot, answer in zip(finished, made, strict=True):
                 self.answers[self.active[slot]] = answer[: self._counts[slot]]
             kept = count - len(finished)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -81,7 +82,7 @@ def generate(
             decoder.
     """
     prompts = texts_of(prompts, "prompts")
-    check_settings(tokens, repetition_penalty, temperature, top_p, batch)
+    check_settings(tokens, repetition_penalty, temperature, top_p, batch, seed)
     model.check_state()
     if has_encoder(model.network):
         raise NeuroglotError(
@@ -104,6 +105,8 @@ def generate(
     if stretched(model, encoded, tokens):
         engine, batch = "huggingface", 1
     drawn = list(streams) if streams is not None else list(range(len(prompts)))
+    if not all(isinstance(stream, Integral) for stream in drawn):
+        raise NeuroglotError("streams are whole numbers, one for each prompt.")
     if len(drawn) != len(prompts):
         raise NeuroglotError(f"There are {len(drawn)} streams for {len(prompts)} prompts; give one each.")
     how = (engine, cache, Choice(repetition_penalty, temperature, top_p, seed), tokens, batch)

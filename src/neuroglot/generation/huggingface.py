@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neuroglot.edit.interventions import intervene
 from neuroglot.edit.positions import prompt_length
 from neuroglot.errors import NeuroglotError, first_line
-from neuroglot.generation.choice import Choice
+from neuroglot.generation.choice import Choice, no_number, say_lost
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.models.fitting import halving
 from neuroglot.models.model import Model
@@ -42,22 +42,26 @@ def write_plainly(
     Rows of one recipe share a batch, those of one length where the model would not read them alike when padded.
     """
     answers: dict[int, list[int]] = {}
+    lost = 0
     batches: dict[tuple[int, ...], list[int]] = {}
     mixed = len({len(row.ids) for row in rows}) == 1 or batch == 1 or pads_alike(model)
     for number, row in enumerate(rows):
         batches.setdefault((0 if mixed else len(row.ids), *map(id, row.steps)), []).append(number)
 
     def write(at_once: int) -> None:
+        nonlocal lost
         for numbers in batches.values():
             left = [number for number in numbers if number not in answers]
             with intervene(model, *rows[numbers[0]].steps):
                 for start in range(0, len(left), at_once):
                     some = left[start : start + at_once]
-                    made = _batch(model, [rows[number] for number in some], tokens, choice, cache, written)
+                    made, ended = _batch(model, [rows[number] for number in some], tokens, choice, cache, written)
                     answers.update(zip(some, made, strict=True))
+                    lost += ended
                     advance(len(some))
 
     halving(write, min(batch or BATCH, max(1, len(rows))), what="rows")
+    say_lost(model.name, lost)
     return [answers[number] for number in range(len(rows))]
 
 
@@ -68,9 +72,11 @@ def _batch(
     choice: Choice,
     cache: bool,
     written: Callable[[list[int]], None] | None,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], int]:
+    """The new tokens of each row, and how many rows ended where there were no numbers."""
     ends = end_tokens(model)
-    processors: list[Any] = []
+    numbers = _Numbers(tokens, len(rows))
+    processors: list[Any] = [numbers]
     padding = max(len(row.ids) for row in rows) - torch.tensor([len(row.ids) for row in rows]).to(model.device)
     if choice.repetition_penalty != 1:
         processors.append(_Repetition(choice.repetition_penalty, padding))
@@ -84,7 +90,9 @@ def _batch(
         use_cache=cache,
         streamer=None if written is None else _Streamer(written),
     )
-    return [_until(answer, ends) for answer in output[:, max(len(row.ids) for row in rows) :].tolist()]
+    answers = [_until(answer, ends) for answer in output[:, max(len(row.ids) for row in rows) :].tolist()]
+    lost = sum(first < tokens and len(answer) >= first for first, answer in zip(numbers.until, answers, strict=True))
+    return [answer[:first] for first, answer in zip(numbers.until, answers, strict=True)], lost
 
 
 def _generated(model: Model, rows: Sequence[Sequence[int]], tokens: int, processors: Sequence[Any], **how: Any) -> Any:
@@ -162,6 +170,21 @@ def checkpoint_defaults(model: Model) -> Iterator[None]:
 def _until(answer: list[int], ends: Sequence[int]) -> list[int]:
     """An answer up to where it ends; what fills the row after it may be any token."""
     return answer[: next((place for place, token in enumerate(answer) if token in ends), len(answer))]
+
+
+class _Numbers:
+    """A logits processor that changes nothing: up to which token the logits of each row were numbers."""
+
+    def __init__(self, tokens: int, rows: int):
+        self.until, self.step = [tokens] * rows, 0
+
+    def __call__(
+        self, input_ids: Int[Tensor, "batch length"], scores: Float[Tensor, "batch vocabulary"]
+    ) -> Float[Tensor, "batch vocabulary"]:
+        for row in no_number(scores).nonzero().flatten().tolist():
+            self.until[row] = min(self.until[row], self.step)
+        self.step += 1
+        return scores
 
 
 class _Repetition:

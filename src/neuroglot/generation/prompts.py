@@ -68,34 +68,56 @@ def said_around(model: Model, chat: bool) -> dict[str, Any]:
 
 def _in_template(model: Model | TextReader, prompt: str) -> list[int]:
     """The tokens of a chat with one question; the template writes BOS itself, as text."""
-
-    def template(question: str) -> str:
-        message = [{"role": "user", "content": question}]
-        try:
-            return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
-        except Exception as error:  # a template is a program of others, and some refuse what they are given
-            raise NeuroglotError(
-                f"The chat template of {model.name} does not take a question alone ({first_line(error)[:120]}); set "
-                "another tokenizer.chat_template, or ask without it."
-            ) from error
+    parts, parted = _around(model)
 
     def read(text: str) -> list[int]:
         return list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    spelled = any(token in prompt for token in model.tokenizer.get_added_vocab())
-    parts = template(PLACE).split(PLACE)
-    if not spelled:
-        return read(template(prompt))
-    if len(parts) < 2:
-        raise NeuroglotError(
-            f"The chat template of {model.name} rewrites the question, so that the special token in the prompt "
-            f"{prompt[:40]!r} cannot be told from the template's own; write it otherwise, or ask without the template."
-        )
+    if not any(token in prompt for token in model.tokenizer.get_added_vocab()):
+        try:
+            return read(_filled(model, prompt, parted))
+        except Exception as error:
+            raise _no_question(model, error) from error
     (question,) = encode(model.tokenizer, [prompt.strip()])
     ids = read(parts[0])
     for part in parts[1:]:
         ids += [*question, *read(part)]
     return ids
+
+
+def _filled(model: Model | TextReader, question: str, parted: bool) -> str:
+    """The chat template with a question, as text or in parts."""
+    content: Any = [{"type": "text", "text": question}] if parted else question
+    message = [{"role": "user", "content": content}]
+    return str(model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def _around(model: Model | TextReader) -> tuple[list[str], bool]:
+    """What the chat template says around a question, and whether it takes it in parts only.
+
+    Templates of models that see images, too, may say nothing of a message that is not in parts.
+
+    Raises:
+        NeuroglotError: it takes or says neither.
+    """
+    failed: Exception | None = None
+    for parted in (False, True):
+        try:
+            parts = _filled(model, PLACE, parted).split(PLACE)
+        except Exception as error:  # a template is a program of others, and some refuse what they are given
+            failed = failed or error
+            continue
+        if len(parts) > 1:
+            return parts, parted
+    raise _no_question(model, failed)
+
+
+def _no_question(model: Model | TextReader, error: Exception | None) -> NeuroglotError:
+    reason = "it leaves the question out" if error is None else first_line(error)[:120]
+    return NeuroglotError(
+        f"The chat template of {model.name} does not take a question alone ({reason}); set another "
+        "tokenizer.chat_template, or ask without it."
+    )
 
 
 def end_tokens(model: Model) -> list[int]:

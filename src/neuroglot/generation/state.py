@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neuroglot.edit.positions import prompt_length
-from neuroglot.generation.choice import Choice
+from neuroglot.generation.choice import Choice, no_number
 from neuroglot.generation.prompts import Row
 from neuroglot.generation.slots import SlotCache, decode_masks
 from neuroglot.models.model import Model
@@ -40,6 +40,7 @@ class Rows:
         self.stream = torch.zeros(slots, dtype=torch.int64, device=device)
         self.written = torch.zeros((slots, tokens), dtype=torch.int64, device=device)
         self.done = torch.ones(slots, dtype=torch.bool, device=device)
+        self.lost = torch.zeros(slots, dtype=torch.bool, device=device)  # whose logits were no numbers
         self.start = torch.arange(slots, dtype=torch.int64, device=device) * length
         penalised = choice.repetition_penalty != 1
         self.seen = torch.zeros((slots, model.vocabulary if penalised else 0), dtype=torch.bool, device=device)
@@ -74,7 +75,8 @@ class Rows:
             self.seen[slots] = seen.scatter(1, ids, True)
         seen = self.seen[slots]
         token = self.choice.drawn(self.choice.penalised(logits, seen), streams, last + 1)
-        self._write(token, slots, torch.zeros(len(rows), dtype=torch.bool, device=device))
+        self.lost[slots] = False
+        self._write(token, slots, torch.zeros(len(rows), dtype=torch.bool, device=device), no_number(logits))
         return logits
 
     def step(self, rows: int, reach: int) -> Float[Tensor, "rows vocabulary"]:
@@ -96,13 +98,15 @@ class Rows:
         if self.note is not None and not self.seen.shape[1]:
             self.note(token, self.ends, self.last, self.position, self.count, self.done, self.written)
         else:
-            self._write(token, torch.arange(rows, device=token.device), self.done[:rows].clone())
+            slots = torch.arange(rows, device=token.device)
+            self._write(token, slots, self.done[:rows].clone(), no_number(logits))
         return logits
 
-    def _write(self, token: Int[Tensor, " rows"], slots: Int[Tensor, " rows"], idle: Tensor) -> None:
-        """Note the next token of these slots, except of those that are idle."""
+    def _write(self, token: Int[Tensor, " rows"], slots: Int[Tensor, " rows"], idle: Tensor, lost: Tensor) -> None:
+        """Note the next token of these slots, except of those that are idle; what is lost ends there."""
         count, position = self.count[slots], self.position[slots]
-        ended = (token[:, None] == self.ends).any(1)
+        self.lost[slots] |= lost & ~idle
+        ended = (token[:, None] == self.ends).any(1) | lost
         place = count.clamp_max(self.tokens - 1)
         self.written[slots, place] = torch.where(idle | ended, self.written[slots, place], token)
         more = (~idle & ~ended).long()
@@ -116,7 +120,7 @@ class Rows:
     def move(self, source: Int[Tensor, " rows"], target: Int[Tensor, " rows"]) -> None:
         """Copy rows to other slots."""
         self.cache.move(source, target)
-        for kept in (self.last, self.position, self.count, self.stream, self.written, self.done, self.seen):
+        for kept in (self.last, self.position, self.count, self.stream, self.written, self.done, self.lost, self.seen):
             kept[target] = kept[source]
 
     def forget(self) -> None:

@@ -44,5 +44,6 @@ def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
     )
     empty = [tag for tag, count in neurons.sizes().items() if count == 0]
     if empty:
-        warnings.warn(f"lap found no neuron above {threshold} in {', '.join(empty)}.", NeuroglotWarning, stacklevel=2)
+        none = f"no {recording.units.removesuffix('s')}"
+        warnings.warn(f"lap found {none} above {threshold} in {', '.join(empty)}.", NeuroglotWarning, stacklevel=2)
     return neurons

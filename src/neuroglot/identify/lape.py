@@ -111,8 +111,8 @@ def _lowest_entropy(
     wanted = round(top_fraction * len(places))
     if len(candidates) < wanted:
         warnings.warn(
-            f"{method} found {len(candidates)} neurons where {wanted} were asked for: no other exceeds {threshold:.3g} "
-            "in any language.",
+            f"{method} found {len(candidates)} {recording.units} where {wanted} were asked for: no other exceeds "
+            f"{threshold:.3g} in any language.",
             NeuroglotWarning,
             stacklevel=3,
         )

@@ -94,8 +94,8 @@ def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
     if short:
         said = ", ".join(f"{count} in {tag}" for tag, count in short.items())
         warnings.warn(
-            f"margin found fewer than the {wanted} neurons asked for: {said}. No other is more active there than "
-            "elsewhere by more than chance allows; record more text, or ask for fewer.",
+            f"margin found fewer than the {wanted} {recording.units} asked for: {said}. No other is more active there "
+            "than elsewhere by more than chance allows; record more text, or ask for fewer.",
             NeuroglotWarning,
             stacklevel=2,
         )

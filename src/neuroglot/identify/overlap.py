@@ -20,12 +20,12 @@ def compare(first: NeuronSet, second: NeuronSet) -> pd.DataFrame:
         NeuroglotError: the shapes or the experts that number the neurons differ, or no language is in both.
     """
     if first.shape != second.shape:
-        raise NeuroglotError(f"These neurons are of {first.shape} and {second.shape} layers and neurons: two models.")
+        raise NeuroglotError(f"These {first.units} are of layers {first.shape} and {second.shape}: two models.")
     # Sets of a base model and of its tuned variant are compared on purpose, so other weights are not said.
     check_origin(first.about, Origin("the other's model", None, second.about.get("experts", "unknown")))
     common = [tag for tag in first.languages if tag in second.languages]
     if not common:
-        raise NeuroglotError("These sets of neurons have no language in common.")
+        raise NeuroglotError(f"These sets of {first.units} have no language in common.")
     one, two = first.select(common).mask, second.select(common).mask
     table = pd.DataFrame(
         {

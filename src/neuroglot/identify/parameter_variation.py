@@ -46,8 +46,8 @@ def parameter_variation(
         progress: show a bar.
 
     Raises:
-        NeuroglotError: one language, a tuned checkpoint of another shape or without any change, an adapter in the
-            place of the base, or a setting out of range.
+        NeuroglotError: one language, a tuned checkpoint of another shape or without any change, tuned checkpoints that
+            are stored in different precision, an adapter in the place of the base, or a setting out of range.
     """
     if not 0 < top_fraction <= 1:
         raise NeuroglotError(f"top_fraction must be above 0 and at most 1, not {top_fraction}.")
@@ -104,7 +104,7 @@ def variation_rates(
             before = {name: start.weight(name) for name in names}
             size = layer.by_neuron({name: weight.abs() for name, weight in before.items()}).sum(1, dtype=torch.float64)
             for k, (tag, variant) in enumerate(variants.items()):
-                change = {name: (variant.weight(name) - before[name]).abs_() for name in names}
+                change = {name: variant.change(name, before[name]).abs_() for name in names}
                 result[k, i, : layer.neurons] = layer.by_neuron(change).sum(1, dtype=torch.float64) / size
                 advance(1, tag)
     result = result.nan_to_num_(nan=0.0, posinf=0.0)  # a neuron whose base weights are all zero has no rate
@@ -210,13 +210,20 @@ def _opened(base: str | Path, tuned: Tuned) -> tuple[Checkpoint, dict[str, Check
     variants = {language_tag(tag): Checkpoint(source, base=start) for tag, source in tuned.items()}
     for variant in variants.values():
         variant.check(start)
+    stored = {variant.precision: variant.name for variant in variants.values()}
+    if len(stored) > 1:
+        (one, first), (other, second), *_ = stored.items()
+        raise NeuroglotError(
+            f"{first} is stored in {one} and {second} in {other}, which rounds changes away that the other keeps; give "
+            "models that were tuned and written in one precision."
+        )
     return start, variants
 
 
 def _parameter_rates(name: str, start: Checkpoint, variants: Mapping[str, Checkpoint]) -> Iterator[Tensor]:
     before = start.weight(name)
     for variant in variants.values():
-        rates = (variant.weight(name) - before).abs_().div_(before.abs()).flatten().double()
+        rates = variant.change(name, before).abs_().div_(before.abs()).flatten().double()
         yield rates.nan_to_num_(nan=0.0, posinf=0.0)  # alike in every language, so that none has it
 
 

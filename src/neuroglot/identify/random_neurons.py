@@ -40,6 +40,7 @@ def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int
     for row, (tag, size) in zip(mask, sizes.items(), strict=True):
         row[places[_order(len(places), tag, seed)[:size]]] = True
     about = {"method": "random", "seed": seed, **stated(like.widths)}
+    about |= {} if like.units == "neurons" else {"units": like.units}
     return NeuronSet(mask.view(-1, *there.shape), tuple(sizes), about)
 
 

@@ -56,7 +56,7 @@ def choose(method: str, evidence: Evidence, **settings: Any) -> NeuronSet:
     wanted = round(how["top_fraction"] * sum(evidence.recording.widths))
     if short := [f"{count} in {tag}" for tag, count in neurons.sizes().items() if count < wanted]:
         warnings.warn(
-            f"{method} found fewer than the {wanted} neurons asked for: {', '.join(short)}.",
+            f"{method} found fewer than the {wanted} {evidence.recording.units} asked for: {', '.join(short)}.",
             NeuroglotWarning,
             stacklevel=2,
         )

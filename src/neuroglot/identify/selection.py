@@ -15,7 +15,7 @@ from neuroglot.artifacts.samples import Samples
 from neuroglot.artifacts.widths import stated, within
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["Evidence", "Scores", "select_top"]
+__all__ = ["Evidence", "Scores", "check_budget", "select_top"]
 
 Scores = Float64[Tensor, "languages layers neurons"]
 
@@ -42,6 +42,18 @@ class Evidence:
     seed: int = 0
 
 
+def check_budget(share: float, widths: Sequence[int]) -> None:
+    """Refuse a share of all neurons that is not one neuron at least, and all at most.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if not 0 < share <= 1 or round(share * sum(widths)) < 1:
+        raise NeuroglotError(
+            f"A budget of {share:g} of {sum(widths):,} neurons is no number from one to all; choose another."
+        )
+
+
 def select_top(
     scores: Scores,
     languages: tuple[str, ...],
@@ -57,7 +69,7 @@ def select_top(
         NeuroglotError: `share` is not in (0, 1].
     """
     if not 0 < share <= 1:
-        raise NeuroglotError(f"A budget is a share of all neurons, above 0 and at most 1, not {share:g}.")
+        raise NeuroglotError(f"A budget is a share of all units, above 0 and at most 1, not {share:g}.")
     if widths is not None:
         scores, about = within(scores, widths), {**(about or {}), **stated(widths)}
     flat, count = scores.flatten(1), scores[0].numel() if widths is None else sum(widths)

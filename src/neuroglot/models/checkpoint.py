@@ -96,6 +96,28 @@ class Checkpoint:
             raise _other_shape(self.name, name, tuple(product.shape), tuple(weight.shape))
         return weight + product
 
+    @cached_property
+    def precision(self) -> str:
+        """What its FFNs are stored in, such as bfloat16; of an adapter, whose product is exact, float32."""
+        return "float32" if self.base else str(self._read(self.layout[0].ffn[0]).dtype).removeprefix("torch.")
+
+    def change(self, name: str, before: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        """How much a weight was tuned, in float32: the base's is rounded to the precision in which this one is stored.
+
+        A base in float32 beside a variant in bfloat16 would otherwise differ in every weight by what was rounded away.
+
+        Args:
+            name: of the weight.
+            before: the base's, in float32.
+
+        Raises:
+            NeuroglotError: see `weight`.
+        """
+        if self.base is not None:
+            return self.weight(name) - before
+        stored = self._read(name)
+        return stored.float() - before.to(stored.dtype).float()
+
     def adapts(self, name: str) -> bool:
         """Whether it can differ from its base in this weight: an adapter names those that it changes."""
         return self.base is None or self._find(name.removesuffix(".weight") + ".lora_A.weight") is not None

@@ -6,15 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroglot.models.architecture.weights import is_readable
+from neuroglot.models.architecture.weights import is_readable, kept_buffers
 
 __all__ = ["digest_of_weights"]
 
 
 def digest_of_weights(network: Any, about: str) -> str:
-    """A digest of every weight, the same in float32 and bfloat16, and of what is said about the architecture."""
+    """A digest of every weight, the same in float32 and bfloat16, and of what is said about the architecture.
+
+    Weights are parameters, and the buffers that a checkpoint keeps.
+    """
     digest = hashlib.sha256(about.encode())
-    for name, weight in sorted(network.named_parameters()):  # a tied weight comes once
+    weights = {**dict(network.named_parameters()), **dict(kept_buffers(network))}
+    for name, weight in sorted(weights.items()):  # a tied weight comes once
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         if weight.device.type == "meta":
             weight = _offloaded(network, name)

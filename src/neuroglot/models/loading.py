@@ -9,16 +9,16 @@ import torch
 from neuroglot.errors import NeuroglotError, first_line, require
 from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.architecture.devices import launch_ahead
-from neuroglot.models.architecture.find import without_empty_warnings
+from neuroglot.models.architecture.find import find_ffns, without_empty_warnings
 from neuroglot.models.gguf import PACKAGED
-from neuroglot.models.layer_widths import check_kind, opener
+from neuroglot.models.layer_widths import check_kind, opener, without_weights
 from neuroglot.models.model import Model, context_of
 from neuroglot.models.sources import Dtype, Quantize, adapter_base, is_adapter, located
 from neuroglot.models.tokenization import Bos, TextReader, beginning, reads_letters
 from neuroglot.progress import without_bars
 from neuroglot.storage.hub import hub_refusal
 
-__all__ = ["auto_dtype", "load_model", "load_reader", "load_tokenizer"]
+__all__ = ["auto_dtype", "load_model", "load_reader", "load_tokenizer", "load_widths"]
 
 
 def load_model(
@@ -207,6 +207,22 @@ def load_reader(
     return TextReader(str(source), tokenizer, begin, len(begin) or int(not count_first), context_of(text), vocabulary)
 
 
+def load_widths(
+    source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[int, ...] | None:
+    """How many neurons each layer of a model has, from its config; None where only its weights can say it.
+
+    Raises:
+        NeuroglotError: as `load_model`, of what the config says.
+    """
+    path = located(adapter_base(source) if is_adapter(source) else source)
+    config = check_kind(path, revision, trust_remote_code)
+    try:
+        return tuple(ffn.neurons for ffn in find_ffns(without_weights(config)))
+    except Exception:  # an architecture that is found by running it, or code of the checkpoint's own
+        return None
+
+
 def _merged(path: Path, how: dict[str, Any]) -> Model:
     """The base of an adapter, with the adapter's changes in its weights.
 
@@ -265,7 +281,7 @@ def _why_not_opened(name: str, path: str, error: Exception) -> str:
     if not Path(path).exists() and (refusal or "/" in path or isinstance(error, OSError)):
         packaged_names = ", ".join(PACKAGED)
         return (
-            f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging "
+            f"{name} is neither a file nor a directory here, nor packaged weights ({packaged_names}), and the Hugging "
             f"Face hub did not give it ({reason}); check the name, the network and your access."
         )
     if "ignore_mismatched_sizes" in reason:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from neuroglot.models.architecture.hooks import observe_residual
 from neuroglot.models.architecture.moe import Mixture
 from neuroglot.models.architecture.proof import prove_heads, prove_once
 from neuroglot.models.architecture.sites import Site
+from neuroglot.models.architecture.weights import kept_buffers
 from neuroglot.models.crew import Crew
 from neuroglot.models.fingerprint import digest_of_weights
 from neuroglot.models.sources import Bos
@@ -196,6 +198,11 @@ class Model:
     def device(self) -> torch.device:
         """Where the input goes."""
         return input_device(self.network)
+
+    @property
+    def dtype(self) -> str:
+        """The precision of its weights, such as bfloat16."""
+        return str(self.network.dtype).removeprefix("torch.")
 
     @property
     def batch_tokens(self) -> int:
@@ -370,20 +377,25 @@ class Model:
         """A digest of the architecture and the weights, the same in float32 and bfloat16; kept until a weight changes.
 
         Every weight counts (in a sum of their bfloat16 bits), so a fine-tuned or edited model has another fingerprint.
+        So does how many experts a router chooses.
         """
         state = self._weights_state()
         if self._fingerprint is None or state != self._fingerprint_of:
             widths = self.widths[0] if self.uneven is None else self.widths
             about = f"{self.text_config.model_type} {self.layers} {widths}"
+            if self.mixtures:
+                about += f" {[mixture.routing.chosen for mixture in self.mixtures.values()]}"
             self._fingerprint, self._fingerprint_of = digest_of_weights(self.network, about), state
         return self._fingerprint
 
     def _weights_state(self) -> tuple[Any, ...]:
         """What changes when a weight is written to or replaced, but not when one is written through `.data`."""
-        return tuple(
+        chosen = (mixture.routing.chosen for mixture in self.mixtures.values())
+        weights = chain(self.network.parameters(), (buffer for _, buffer in kept_buffers(self.network)))
+        return *chosen, *(
             (id(weight), weight.data_ptr() if weight.device.type != "meta" else 0,
              0 if weight.is_inference() else weight._version)
-            for weight in self.network.parameters()
+            for weight in weights
         )  # fmt: skip
 
     def weights_changed(self) -> None:

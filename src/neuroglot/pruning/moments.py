@@ -1,6 +1,7 @@
 """A pass over a little text that gives the moments of what a layer's last projection reads, a few layers at a time."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from neuroglot.artifacts.moments import Moments, Sketch
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.hooks import observe_ffn, observe_heads
+from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
@@ -116,9 +118,9 @@ def moments_by_layer(
         while last < len(widths) and held + sizes[last] <= memory:
             held += sizes[last]
             last += 1
-        sums = [_Sums(width, rows if width >= large else None) for width in widths[first:last]]
-        _read(model, blocks, language, of, range(first, last), sums, progress)
-        yield from (each.moments() for each in sums)
+        sketched = [(width, rows if width >= large else None) for width in widths[first:last]]
+        run = partial(_read, model, blocks, language, of, range(first, last), sketched, progress)
+        yield from (each.moments() for each in fitting_tokens(model, run, None, least=blocks.shape[1]))
         first = last
 
 
@@ -163,8 +165,18 @@ class _Sums:
 
 @torch.no_grad()
 def _read(
-    model: Model, blocks: Tensor, language: str, of: Of, layers: range, sums: list[_Sums], progress: bool
-) -> None:
+    model: Model,
+    blocks: Tensor,
+    language: str,
+    of: Of,
+    layers: range,
+    sketched: list[tuple[int, int | None]],
+    progress: bool,
+    batch_tokens: int,
+) -> list[_Sums]:
+    """Sum over all blocks, from the first on: a layer may have added what the next had no memory for."""
+    sums = [_Sums(*each) for each in sketched]
+
     def add(layer: int, read: Tensor) -> None:
         sums[layer].add(read.reshape(*batch.shape, -1)[:, model.uncounted :].flatten(0, 1).float())
 
@@ -174,8 +186,9 @@ def _read(
         observed = observe_heads([model.attentions[layer] for layer in layers], add)
     doing = f"moments of {'layers' if of == 'neurons' else 'the heads of layers'} {layers[0] + 1} to {layers[-1] + 1}"
     with observed, token_progress(doing, blocks.numel(), shown=progress) as advance:
-        for batch in blocks.split(max(1, model.batch_tokens // blocks.shape[1])):
+        for batch in blocks.split(max(1, batch_tokens // blocks.shape[1])):
             model.hidden_states(batch)
             advance(batch.numel(), language)
     if not sums[0].count:
         raise NeuroglotError(f"The text in {language} has no token to count; add text.")
+    return sums

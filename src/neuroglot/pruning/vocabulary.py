@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int, Int64
 from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.models.fitting import fitting_batches
 from neuroglot.models.model import Model
 from neuroglot.models.vocabulary import Needs, spelled_with, token_counts, trim_tokenizer
 
@@ -53,9 +54,13 @@ def expected_counts(model: Model, blocks: Int[Tensor, "blocks block"]) -> Expect
     """
     total = torch.zeros(model.vocabulary, dtype=torch.float64)
     size = max(1, LOGITS_AT_ONCE // model.vocabulary)
-    for batch in blocks.split(max(1, model.batch_tokens // blocks.shape[1])):
-        for states in model.hidden_states(batch).flatten(0, 1).split(size):
-            total += model.logits(states).float().softmax(-1).sum(0).double().cpu()
+
+    def expected(part: slice) -> Tensor:
+        states = model.hidden_states(blocks[part]).flatten(0, 1).split(size)
+        return torch.stack([model.logits(some).float().softmax(-1).sum(0).double().cpu() for some in states]).sum(0)
+
+    for _, found in fitting_batches(model, blocks, None, expected):
+        total += found
     return total.numpy()
 
 

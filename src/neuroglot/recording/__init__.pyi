@@ -4,8 +4,8 @@ from neuroglot.artifacts.examples import Context as Context
 from neuroglot.artifacts.examples import Example as Example
 from neuroglot.artifacts.examples import Examples as Examples
 from neuroglot.artifacts.examples import context as context
+from neuroglot.artifacts.provenance import Provenance as Provenance
 from neuroglot.artifacts.recording import EXPERTS as EXPERTS
-from neuroglot.artifacts.recording import Provenance as Provenance
 from neuroglot.artifacts.recording import Recording as Recording
 from neuroglot.artifacts.samples import Samples as Samples
 from neuroglot.recording.engines.local import Engine as Engine

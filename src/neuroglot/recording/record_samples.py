@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from neuroglot.artifacts.recording import Provenance
+from neuroglot.artifacts.provenance import Provenance
 from neuroglot.artifacts.samples import Samples, read_header
 from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -79,10 +79,12 @@ def record_samples(
     keys, texts = _choose(corpus, samples, seed, missing)
     rows = _tokens(model, texts, corpus.languages, keys, max_tokens)
     provenance = Provenance(
-        model=model.name, fingerprint=model.fingerprint, tokenizer=model.tokenizer_fingerprint, block=0
-    )
+        model=model.name, fingerprint=model.fingerprint, tokenizer=model.tokenizer_fingerprint, block=0,
+        dtype=model.dtype,
+    )  # fmt: skip
     settings = {
         "fingerprint": provenance.fingerprint,
+        "dtype": provenance.dtype,
         "text": hashlib.sha256(repr((keys, rows)).encode()).hexdigest()[:32],
         "languages": list(corpus.languages),
         "states": states,
@@ -233,6 +235,6 @@ def _kept(path: Path, settings: dict[str, Any], say: bool) -> Samples | None:
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
-    old = read_header(path)["settings"]
+    old = {"dtype": settings["dtype"]} | read_header(path)["settings"]  # earlier ones do not say it
     remedy = "choose another directory, or delete this one to record again"
     refuse_differing(f"{path} holds samples recorded", old, settings, remedy)

@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from neuroglot.artifacts.recording import ROUTED, Provenance, Recording
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.recording import ROUTED, Recording
 from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError, validated
 from neuroglot.models.model import Model
@@ -161,6 +162,7 @@ def work_of(model: Model, asked: RecordSettings, batch_tokens: int) -> Work:
         block=asked.block,
         partition=asked.partition.digest if asked.partition else None,
         own={each.name: each.kept for each in own},
+        dtype=model.dtype,
     )
     size = asked.batch_tokens or batch_tokens
     work = Work(asked.statistics, asked.partition, asked.top, size, provenance, asked.examples, own)

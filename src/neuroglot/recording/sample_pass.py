@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from neuroglot.artifacts.recording import RESIDUAL, Provenance, Recording
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.recording import RESIDUAL, Recording
 from neuroglot.artifacts.samples import check_norms, norms_of
 from neuroglot.models.architecture.hooks import observe_ffn, observe_residual
 from neuroglot.models.fitting import fitting_tokens, rows_within

@@ -159,9 +159,11 @@ class ShardStore:
 
     def check_same(self, old: Mapping[str, Any]) -> None:
         """Refuse settings that differ, naming them."""
+        left = {"model"}  # its fingerprint says which it is
+        if "dtype" not in old or "dtype" not in self.settings:
+            left.add("dtype")  # earlier plans do not say it
         before, now = (
-            {name: value for name, value in settings.items() if name != "model"}  # its fingerprint says which it is
-            for settings in (old, self.settings)
+            {name: value for name, value in settings.items() if name not in left} for settings in (old, self.settings)
         )
         remedy = "choose another directory, or delete this one to record again"
         refuse_differing(f"{self.directory} holds a recording made", before, now, remedy)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from neuroglot.artifacts.partition import Partition
-from neuroglot.artifacts.recording import HEADS, RESIDUAL, Provenance, Recording
+from neuroglot.artifacts.provenance import Provenance
+from neuroglot.artifacts.recording import HEADS, RESIDUAL, Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.devices import Lane, devices_of, sent
 from neuroglot.models.architecture.hooks import (

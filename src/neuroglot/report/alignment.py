@@ -76,8 +76,11 @@ def alignment_findings(
             f"{words} is highest in layer {layers[name].idxmax()} ({layers[name].max():.3f}) and lowest in layer "
             f"{layers[name].idxmin()} ({layers[name].min():.3f}); mean of the thirds of the layers: {means}."
         )
-    above = int((layers["sads_low"] > 0).sum())
-    said.append(f"SADS is above zero with its whole 95 % interval in {above} of {depth} layers.")
+    if layers["sads_low"].isna().all():
+        said.append("No interval is known: there are too few samples; give more.")
+    else:
+        above = int((layers["sads_low"] > 0).sum())
+        said.append(f"SADS is above zero with its whole 95 % interval in {above} of {depth} layers.")
     if "ses" in layers:
         margin = layers["ses_margin"]
         said.append(

@@ -215,7 +215,7 @@ def _explained(similarity: Similarity, tags: tuple[str, ...]) -> list[str]:
         except NeuroglotError as error:
             said.append(f"Whether {by} explains the pattern was not tested: {error}")
             continue
-        found = ", ".join(f"r = {test.r:.2f} (p = {test.p:.4f}) by {name}" for name, test in tests.items())
+        found = ", ".join(f"r = {test.r:z.2f} (p = {test.p:.4f}) by {name}" for name, test in tests.items())
         words = "language family and genus" if by == "family" else "script"
         said.append(f"Distance of patterns against distance by {words}, Mantel's test: {found}.")
     return said

@@ -87,6 +87,7 @@ def _method(run: Run, method: str) -> dict[str, Any]:
         "settings": run.manifest.identify[method],
         "sizes": neurons.sizes(),
         "total": int(neurons.union().sum()),
+        "several": sum(neurons.sizes().values()) > int(neurons.union().sum()),
         "threshold": neurons.about.get("threshold"),
         "layers": keep_figure(run.path, layer_figure(neurons, f"{title}, by layer"), f"layers-{method}"),
         "overlap": keep_figure(run.path, overlap_figure(neurons, f"Overlap of the {title}"), f"overlap-{method}"),

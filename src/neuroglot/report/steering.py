@@ -4,9 +4,11 @@ from typing import Any
 
 import pandas as pd
 
+from neuroglot.edit.steering_methods import METHODS
 from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.tables import repair
 from neuroglot.figures.steering import forcing_figure, score_figure
+from neuroglot.identify.registry import title as method_title
 from neuroglot.languages.tags import direction, language_name
 from neuroglot.report.files import keep_figure, keep_table
 from neuroglot.run.directory import Run
@@ -15,6 +17,13 @@ from neuroglot.storage.tables import load_table
 
 __all__ = ["steering_findings", "steering_part"]
 
+CONDITIONS = {
+    "intact": "nothing is changed",
+    "source off": "what the language asked in has to itself is ablated",
+    "raised": "the target is raised",
+    "both": "the source is off and the target raised",
+    "random": "both, with the size-matched random baseline",
+}
 EXAMPLES = 24  # answers shown, at most three of a pair of languages
 
 
@@ -43,6 +52,9 @@ def steering_part(run: Run) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "settings": settings,
+                "method": method_title(settings["neurons"]),
+                "of_neurons": settings["steering"]["method"] in METHODS,
+                "conditions": _conditions(answers, settings["seeds"]),
                 "figure": keep_figure(run.path, forcing_figure(answers, title), f"steering-{name}"),
                 "scores": None
                 if not scored
@@ -63,6 +75,13 @@ def steering_part(run: Run) -> list[dict[str, Any]]:
             }
         )
     return parts
+
+
+def _conditions(answers: pd.DataFrame, seeds: int) -> dict[str, str]:
+    """What each condition that was measured is, prompted or not."""
+    measured = {str(name).partition(" + prompting")[0] for name in answers["condition"].unique()}
+    words = CONDITIONS | {"random": f"{CONDITIONS['random']} ({seeds} draw{'s' if seeds > 1 else ''})"}
+    return {name: said for name, said in words.items() if name in measured}
 
 
 def steering_findings(answers: pd.DataFrame) -> list[str]:

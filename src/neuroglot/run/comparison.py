@@ -16,7 +16,7 @@ from neuroglot.evaluate.ablation.units import unit_costs
 from neuroglot.evaluate.likelihood.perplexity import check_held_out
 from neuroglot.identify.ranking import choose, rank
 from neuroglot.identify.registry import Method, find, names
-from neuroglot.identify.selection import select_top
+from neuroglot.identify.selection import check_budget, select_top
 from neuroglot.identify.units import Units, of_units
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
@@ -82,10 +82,7 @@ def compare_run(
             too short.
     """
     for share in (settings.budget, *settings.curve):
-        if not 0 < share <= 1 or round(share * sum(model.widths)) < 1:
-            raise NeuroglotError(
-                f"A budget of {share:g} of {sum(model.widths):,} neurons is no number from one to all; choose another."
-            )
+        check_budget(share, model.widths)
     text, held_out = run.manifest.text.load()
     methods = check_methods(run, text, settings)
     measured = held_out if corpus is None else corpus.select(text.languages)
@@ -120,9 +117,12 @@ def check_methods(run: Run, text: Corpus, settings: CompareSettings) -> list[Met
     """The methods, if each can be given what it needs; the model need not be open.
 
     Raises:
-        NeuroglotError: a method is unknown, or lacks what it needs.
+        NeuroglotError: a method is unknown, or lacks what it needs, or a budget is too small for one neuron.
     """
     methods = [find(name) for name in settings.methods]
+    widths = run.recording.widths
+    for share in (settings.budget, *settings.curve):
+        check_budget(share, widths)
     for method in methods:
         if (sentence := lacking(method, run, text, settings.tuned)) is not None:
             raise NeuroglotError(sentence)

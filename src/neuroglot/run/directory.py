@@ -214,8 +214,8 @@ class Run:
                 for path in wrote:
                     path.unlink(missing_ok=True)
                 raise NeuroglotError(
-                    f"Other neurons of {method} were found in {self.path} meanwhile, and what was measured is of the "
-                    "earlier ones, so it was not kept; give the same command again."
+                    f"Other {units_of(method)} of {method} were found in {self.path} meanwhile; what was measured is "
+                    "of the earlier ones, so it was not kept; give the same command again."
                 )
             yield manifest
 
@@ -248,7 +248,12 @@ class Run:
         Raises:
             NeuroglotError: see `check_model` and `load_model`.
         """
-        return self.manifest.model.load(trust_remote_code=self.trust_remote_code, workers=self.workers)
+        settings = self.as_recorded(self.manifest.model)
+        return settings.load(trust_remote_code=self.trust_remote_code, workers=self.workers)
+
+    def as_recorded(self, model: ModelSettings) -> ModelSettings:
+        """How its model is opened, on whatever device; see `ModelSettings.as_begun`."""
+        return model.as_begun(self.path / "recording")
 
     # --- what it holds -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from neuroglot.models.loading import load_model, load_reader
 from neuroglot.models.model import Model
 from neuroglot.models.sources import Dtype
 from neuroglot.recording.record_samples import check_samples, record_samples
+from neuroglot.run.settings import ModelSettings
 from neuroglot.storage.atomic import read_json
 from neuroglot.storage.names import whole_number
 from neuroglot.storage.results import refuse_differing, save_json
@@ -88,7 +90,8 @@ class EvolveSettings(BaseModel):
     sizes: bool = False
     """Whether the checkpoints may be models of different shapes; else they are one model in training."""
     dtype: Dtype = "auto"
-    """Of the weights; see `load_model`."""
+    """Of the weights; see `load_model`. `auto` is the first checkpoint's for all of one model in training, and each
+    one's own for models of several sizes."""
     device: str | None = None
     """Where the models run."""
 
@@ -98,8 +101,8 @@ class Evolution:
     """What `evolve` measured.
 
     Attributes:
-        table: a row a checkpoint, in the order given: checkpoint, step, parameters, layers, neurons; lrds, sads and
-            sklr with `_low` and `_high`; sklr_share (of all neurons), perplexity (geometric mean over languages),
+        table: a row a checkpoint, in the order given: checkpoint, step, parameters, layers, neurons, dtype; lrds, sads
+            and sklr with `_low` and `_high`; sklr_share (of all neurons), perplexity (geometric mean over languages),
             perplexity_LANGUAGE, task_NAME, and error (why it failed, or None).
         regions: checkpoint → `NeuronSet.counts()` of its key regions.
         layers: checkpoint → `alignment.by_layer`.
@@ -147,6 +150,7 @@ def evolve(
     listed = [Checkpoint.parse(each) if isinstance(each, str) else each for each in checkpoints]
     if not listed or len(set(listed)) < len(listed):
         raise NeuroglotError("evolve needs a list of different checkpoints; one is there twice, or there is none.")
+    settings = settings.model_copy(update={"dtype": _one_precision(listed, settings)})
     asked = _asked(corpus, held_out, settings, list(tasks or {}))
     paths = [Path(out) / "checkpoints" / checkpoint.file for checkpoint in listed]
     results = [_finished(path, asked) for path in paths]
@@ -179,9 +183,36 @@ def evolve(
             **result["row"],
         }
         done.append(result)
+    _note_precisions([result["row"] for result in done])
     if all(result["row"]["error"] for result in done):
         raise NeuroglotError(f"Every checkpoint failed; the first since: {done[0]['row']['error']}")
     return _gathered(done)
+
+
+def _one_precision(checkpoints: Sequence[Checkpoint], settings: EvolveSettings) -> Dtype:
+    """The precision of all checkpoints of one model in training: where it is not said, that of the first.
+
+    A checkpoint that was written in another would otherwise differ by more than its training.
+    """
+    if settings.sizes:
+        return settings.dtype
+    for first in checkpoints:
+        how = ModelSettings(source=first.source, revision=first.revision, dtype=settings.dtype, device=settings.device)
+        with suppress(*FAILURES):  # it will be said of this checkpoint that it cannot be opened
+            return how.of_variant(first.source).dtype
+    return settings.dtype
+
+
+def _note_precisions(rows: Sequence[Mapping[str, Any]]) -> None:
+    found = {row["dtype"]: row["checkpoint"] for row in reversed(rows) if row.get("dtype")}
+    if len(found) > 1:
+        said = ", ".join(f"{name} in {dtype}" for dtype, name in reversed(found.items()))
+        warnings.warn(
+            f"Each model is read in its own precision ({said} …), so they differ by rounding, too; a dtype opens all "
+            "alike (--dtype).",
+            NeuroglotWarning,
+            stacklevel=3,
+        )
 
 
 def _gathered(done: Sequence[Mapping[str, Any]]) -> Evolution:
@@ -263,6 +294,7 @@ def _measure(
         "parameters": sum(weight.numel() for weight in model.network.parameters()),
         "layers": model.layers,
         "neurons": _widths(model),
+        "dtype": model.dtype,
     }
     for name, values in summary.iterrows():
         row |= {str(name): values["value"], f"{name}_low": values["low"], f"{name}_high": values["high"]}

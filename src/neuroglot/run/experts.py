@@ -6,6 +6,7 @@ from functools import cached_property
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from neuroglot.artifacts.origin import check_precision
 from neuroglot.artifacts.recording import ROUTED, Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.errors import NeuroglotError
@@ -128,7 +129,8 @@ def record_tuned(
     """Count the activations of the run's experts in a tuned variant of its model, on the run's text (§4.4).
 
     Raises:
-        NeuroglotError: the run has counted no experts, has another variant, or the variant has another shape.
+        NeuroglotError: the run has counted no experts, has another variant, or the variant has another shape or is
+            opened in another precision.
     """
     own = experts_of(run)
     before = own.recording if own is not None and own.native else run.expert_recording  # says so if there is none
@@ -142,6 +144,8 @@ def record_tuned(
     native = ROUTED in before.sums
     if before.provenance is not None and before.provenance.fingerprint == variant.fingerprint:
         raise NeuroglotError(f"{variant.name} has the weights of the run's own model: nothing was tuned.")
+    if before.provenance is not None:
+        check_precision(before.provenance.dtype, variant.dtype, (before.provenance.model, variant.name))
     if native and variant.expert_sizes != before.experts:
         raise NeuroglotError(f"{variant.name} has other experts than {run.manifest.model.source}; give its variant.")
     counted = run.manifest.experts

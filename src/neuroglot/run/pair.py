@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
-from neuroglot.artifacts.origin import origin
+from neuroglot.artifacts.origin import check_precision, origin
 from neuroglot.artifacts.recording import Recording
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Intervention, intervene
@@ -22,7 +22,7 @@ from neuroglot.identify.overlap import compare as agreement
 from neuroglot.identify.random_neurons import random
 from neuroglot.identify.ranking import rank
 from neuroglot.identify.registry import find
-from neuroglot.identify.selection import Evidence, select_top
+from neuroglot.identify.selection import Evidence, check_budget, select_top
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import progress_bar
@@ -79,8 +79,8 @@ def pair_runs(
         Both are kept in the second run as tables/pair.csv and pair-layers.csv.
 
     Raises:
-        NeuroglotError: the runs are of models of different shapes, have fewer than two languages in common, or the
-            method needs more than a recording.
+        NeuroglotError: the runs are of models of different shapes, or read in different precision; they have fewer
+            than two languages in common, or the method needs more than a recording.
     """
     tuned.check(model)
     read, held_out = check_pair(base, tuned, model, settings)
@@ -119,11 +119,15 @@ def check_pair(base: Run, tuned: Run, reader: Model | TextReader, settings: Pair
             f"{base.path} is of {first.layers} × {first.neurons} neurons and {tuned.path} of {second.layers} × "
             f"{second.neurons}, so no neuron of one is one of the other; compare models of one shape."
         )
+    made = [recording.provenance for recording in (first, second)]
+    if made[0] is not None and made[1] is not None:
+        check_precision(made[0].dtype, made[1].dtype, (str(base.path), str(tuned.path)))
     tags = [tag for tag in first.languages if tag in second.languages]
     if len(tags) < 2:
         raise NeuroglotError(
             f"{base.path} and {tuned.path} have fewer than two languages in common; record them alike."
         )
+    check_budget(settings.budget, second.widths)
     if more := [need for need in find(settings.method).evidence if need != "seed"]:
         raise NeuroglotError(
             f"{settings.method} needs {', '.join(more)}, and two runs are compared by their recordings; choose another."

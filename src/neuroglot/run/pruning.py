@@ -294,7 +294,7 @@ def moefy_run(
     """
     recorded, held_out = run.manifest.text.load()
     moefy(model, run.partition, top, path, text=recorded, tokens=tokens)
-    made = load_model(path, device=str(model.device), dtype=str(model.network.dtype).removeprefix("torch."))  # type: ignore[arg-type]
+    made = load_model(path, device=str(model.device), dtype=model.dtype)  # type: ignore[arg-type]
     before, after = (sample_perplexity(each, held_out, samples=samples) for each in (model, made))
     return before, after
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +76,11 @@ def begin_run(
             neurons, or a language is too short for one block.
     """
     run, to_record = check_record(folder, model_settings, text, recording)
-    local = model_settings
+    local = run.as_recorded(model_settings)
     if engine is not None:  # this process needs the model for its tokenizer and fingerprint, not to run it
-        narrow = "bfloat16" if engine.gpus and local.dtype == "auto" else local.dtype
-        local = local.model_copy(update={"device": "cpu", "device_map": None, "dtype": narrow})
+        local = _on_workers(local, gpus=bool(engine.gpus))
+        engine = replace(engine, opening={**(engine.opening or local.model_dump()), "dtype": local.dtype})
+        local = local.model_copy(update={"device": "cpu", "device_map": None})
     model = local.load(trust_remote_code=local.trust_remote_code, workers=workers)
     if recording.experts is not None:
         model.check_dense("its neurons are in experts already", "leave --experts out, and see neuroglot experts")
@@ -93,6 +95,16 @@ def begin_run(
                 stacklevel=2,
             )
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
+
+
+def _on_workers(model: ModelSettings, gpus: bool) -> ModelSettings:
+    """The model with the precision said in which workers open it, which is that of the recording."""
+    if model.dtype != "auto" or not gpus:
+        return model
+    from neuroglot.models.loading import auto_dtype
+
+    own = auto_dtype(model.source, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    return model.model_copy(update={"dtype": "bfloat16" if own == "auto" else own})
 
 
 def merge_runs(runs: Sequence[str | Path], out: str | Path | None = None) -> "tuple[Run, Recording]":

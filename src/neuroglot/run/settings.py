@@ -2,7 +2,8 @@
 
 import re
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -12,9 +13,11 @@ from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.models.sources import Bos, Dtype, Quantize, check_source
 from neuroglot.progress import status
 from neuroglot.recording.settings import PassSettings
+from neuroglot.storage.atomic import read_json
 from neuroglot.storage.names import Name
 
 if TYPE_CHECKING:
+    from neuroglot.artifacts.neurons import NeuronSet
     from neuroglot.models.model import Model
     from neuroglot.models.tokenization import TextReader
 
@@ -113,6 +116,32 @@ class ModelSettings(BaseModel):
                 bos=self.bos,
                 count_first=self.count_first,
             )
+
+    def check_neurons(self, neurons: "NeuronSet", *, trust_remote_code: bool = False) -> None:
+        """Refuse neurons of a model of another shape before weights are read, where the config says how many there are.
+
+        Raises:
+            NeuroglotError: as said, or see `load`.
+        """
+        self.check_consent(trust_remote_code)
+        from neuroglot.models.loading import load_widths
+
+        widths = load_widths(self.source, revision=self.revision, trust_remote_code=self.trust_remote_code)
+        if widths is not None:
+            neurons.of_widths(widths)
+
+    def as_begun(self, recording: Path) -> "ModelSettings":
+        """The same model, in which `auto` is the precision in which a recording was begun, on whatever device.
+
+        A run that was recorded on a GPU in bfloat16 would otherwise go on in float32 on a CPU, and add up and compare
+        numbers that were rounded otherwise.
+
+        Args:
+            recording: the directory of the recording.
+        """
+        settings = (read_json(recording / "plan.json") or {}).get("settings")
+        begun = settings.get("dtype") if isinstance(settings, dict) else None
+        return self.model_copy(update={"dtype": begun}) if self.dtype == "auto" and begun in get_args(Dtype) else self
 
     def of_variant(self, source: str, *, trust_remote_code: bool = False) -> "ModelSettings":
         """How a tuned variant is opened: in the precision of this model, whatever it was written in.

@@ -21,9 +21,9 @@ from neuroglot.evaluate.steering.answers import summary
 from neuroglot.evaluate.steering.candidates import Candidate, alignment_layers, candidates, grid
 from neuroglot.evaluate.steering.forcing import Forced, Prompts, Steering, deactivated, force
 from neuroglot.evaluate.steering.judge import Judge, JudgeSettings
-from neuroglot.evaluate.steering.relevance import LikelihoodRule
+from neuroglot.evaluate.steering.relevance import LikelihoodRule, distinct_questions
 from neuroglot.evaluate.steering.scores import harmonic_mean, steering_scores
-from neuroglot.evaluate.steering.search import Found, Rater, search
+from neuroglot.evaluate.steering.search import Found, Rater, plan_search, search
 from neuroglot.evaluate.steering.tables import repair
 from neuroglot.generation.prompts import check_prompts
 from neuroglot.generation.settings import Generation
@@ -138,27 +138,13 @@ class RunAnswers:
     def searched(
         self,
         prompts: Prompts,
+        tried: Sequence[Candidate],
         targets: Sequence[str],
         sources: Sequence[str],
         settings: "SteeringSettings",
         relevance: Rater | None,
     ) -> Found:
-        """The best of many settings; with a budget also of directions, where the run recorded what they need."""
-        layers = self.recording.layers
-        tried = [
-            Candidate(how, prompting=prompting) for prompting in settings.prompting for how in grid(layers)
-        ]  # those of neurons
-        if settings.budget is not None:
-            stream = RESIDUAL in self.recording.sums
-            states = stream and self.samples is not None and self.samples.states is not None
-            tried = candidates(
-                layers,
-                neurons=("raise", "replace", "difference", "scale"),
-                directions=[name for name in DIRECTIONS if stream and (states or name not in SAMPLED)],
-                promptings=settings.prompting,
-                a_priori=alignment_layers(self.samples) if self.samples is not None else (),
-                conditions=("raised", "both"),
-            )
+        """The best of many settings; see `evaluate.search`."""
         return search(
             self.model, self.recording, self.neurons, prompts, tried, targets=targets, sources=sources,
             budget=settings.budget, relevance=relevance, max_loss=settings.max_loss, samples=self.samples,
@@ -168,6 +154,23 @@ class RunAnswers:
     def judged(self, answers: pd.DataFrame) -> pd.DataFrame:
         """The answers with their scores, if there is a judge."""
         return answers if self.judge is None else self.judge.rate(answers)
+
+
+def candidates_of(recording: Recording, samples: Samples | None, settings: "SteeringSettings") -> list[Candidate]:
+    """What a search tries; with a budget also directions, where the run recorded what they need."""
+    layers = recording.layers
+    if settings.budget is None:  # those of neurons
+        return [Candidate(how, prompting=prompting) for prompting in settings.prompting for how in grid(layers)]
+    stream = RESIDUAL in recording.sums
+    states = stream and samples is not None and samples.states is not None
+    return candidates(
+        layers,
+        neurons=("raise", "replace", "difference", "scale"),
+        directions=[name for name in DIRECTIONS if stream and (states or name not in SAMPLED)],
+        promptings=settings.prompting,
+        a_priori=alignment_layers(samples) if samples is not None else (),
+        conditions=("raised", "both"),
+    )
 
 
 def samples_of(run: Run) -> Samples | None:
@@ -237,16 +240,21 @@ def steer_run(run: Run, recording: Recording, settings: SteeringSettings) -> Ste
             prompted(["?"], sources[0], tag, way)  # as well
     judge = None if settings.relevance == "judge" else judge_of(run, settings.judge)
     prompts = first_prompts(asked, with_native, settings.limit)
+    if settings.relevance == "rule":
+        distinct_questions({tag: list(asked[tag]) for tag in with_native})  # refuses too few
     said = settings.generation
     check_prompts(run.reader(), chain.from_iterable(prompts.values()), said.tokens, said.chat)
+    tried_out = candidates_of(recording, samples_of(run), settings) if settings.search else []
+    if settings.search:
+        plan_search(prompts, tried_out, targets=targets, sources=sources, budget=settings.budget)
     model = run.load_model()
     run.check(model)
     work = RunAnswers(run, model, recording, neurons, settings.generation, judge, settings.identification)
     how, chosen, tried, written = settings.how, None, None, []
     name = _named(run, settings)
-    relevance = _rater(run, model, corpus, settings)
+    relevance = _rater(run, model, asked, settings)
     if settings.search:
-        best = work.searched(prompts, targets, sources, settings, relevance)
+        best = work.searched(prompts, tried_out, targets, sources, settings, relevance)
         chosen, tried = best.chosen, best.table
         steered = [each for each in best.families.values() if each.condition != "intact"]
         how = steered[0].how if steered else how  # where a prompting alone is best, the best steering beside it
@@ -306,13 +314,13 @@ def scores_of(answers: pd.DataFrame) -> pd.DataFrame | None:
     return steering_scores(crossed) if "relevance" in crossed and len(crossed) else None
 
 
-def _rater(run: Run, model: Model, corpus: Corpus, settings: SteeringSettings) -> Rater | None:
+def _rater(run: Run, model: Model, asked: Corpus, settings: SteeringSettings) -> Rater | None:
     """Who says what is relevant, if anyone does."""
     if settings.relevance == "judge":
         assert settings.judge is not None
         return judge_of(run, settings.judge.model_copy(update={"rubric": "relevance"}))
     if settings.relevance == "rule":
-        questions = {tag: list(corpus[tag]) for tag in corpus.languages}
+        questions = {tag: list(asked[tag]) for tag in asked.languages}
         reader = model if settings.reader is None else load_model(settings.reader)
         chat = settings.generation.chat and settings.reader is None
         return LikelihoodRule(reader, questions, chat=chat, directory=run.steering_path / "relevance")

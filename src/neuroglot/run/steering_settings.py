@@ -22,6 +22,8 @@ LATER = (
     ("how", "raised"), ("judge", "rubric"), ("judge", "reading"),
 )  # fmt: skip
 """Settings, by their section, that came after the first tables were named."""
+PATIENCE = ("per_minute", "retries", "timeout")
+"""Of a judge: how it is asked, which changes no score."""
 
 
 class SteeringSettings(BaseModel):
@@ -99,9 +101,12 @@ class SteeringSettings(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Of all that decides the tables: not of how many prompts a forward pass has."""
+        """Of all that decides the tables: not of how many prompts a forward pass has, or how fast a judge is asked."""
         said = self.model_dump(mode="json")
         del said["generation"]["batch"]
+        if self.judge is not None:
+            usual = JudgeSettings(model=self.judge.model).model_dump(mode="json")
+            said["judge"] |= {name: usual[name] for name in PATIENCE}
         for part, name in LATER:  # unless they are used, tables keep the names that earlier versions gave them
             kept = said[part] if part else said
             if kept and kept[name] in (None, ["none"], "lingua", "quality", "reply"):

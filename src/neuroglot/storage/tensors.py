@@ -31,7 +31,12 @@ def save_tensors(
     """Write CPU tensors as one safetensors file with its kind, format version, digest and `about` (JSON) inside."""
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    apart: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        kept = tensor.cpu().contiguous()
+        shared = any(kept.untyped_storage().data_ptr() == each.untyped_storage().data_ptr() for each in apart.values())
+        apart[name] = kept.clone() if shared else kept  # safetensors refuses memory that two names share
+    tensors = apart
     header = {"kind": kind, "version": version, "about": dict(about), SEAL: BLANK}
     with atomic_path(path) as draft:
         save_file(tensors, draft, metadata={"neuroglot": json.dumps(header, ensure_ascii=False)})

@@ -173,7 +173,7 @@ class Babel(Study):
             said.append(f"Whether family explains it was not tested: {error}")
         else:
             said.append("Against distance by family and genus (Mantel): " + ", ".join(
-                f"{name} r = {test.r:.2f}, p = {test.p:.4f}" for name, test in tests.items()) + ".")  # fmt: skip
+                f"{name} r = {test.r:z.2f}, p = {test.p:.4f}" for name, test in tests.items()) + ".")  # fmt: skip
             agrees = all(test.p < 0.05 for test in tests.values())
         return Finding(said, agrees, tables, {"": figure})
 
@@ -202,7 +202,7 @@ class Babel(Study):
             raise not_asked("the tuned variant of the model as tuned")
         counted, tags = self.counted, self.languages
         source = self.of_each(self.settings.tuned)
-        variant = self.settings.model.of_variant(source)
+        variant = self.run.as_recorded(self.settings.model).of_variant(source)
         tuned = record_tuned(self.run, variant, variant.load(), self.text[0])
         change = tuning_change(counted, tuned, self.experts.top)[:, self.experts.layers]
         moved = change.abs().mean((0, 2))

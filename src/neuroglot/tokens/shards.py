@@ -80,6 +80,7 @@ def too_short(language: str, count: int, tokens: int, block: int) -> NeuroglotEr
     return NeuroglotError(
         f"{language} has {count} tokens (at most {tokens} were asked for), too few for one block of {block}; "
         "add text, ask for more, or use a smaller block."
+        + ("" if count else " Copies of what is recorded are not held out.")
     )
 
 

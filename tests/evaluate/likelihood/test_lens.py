@@ -1,5 +1,7 @@
 """The lens: the last layer is the model, the sums are those of the whole logits, and owners follow the rule."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -90,6 +92,15 @@ def test_sentences_leave_out_layers_that_say_nothing():
         "against 10.0%); at the end they have 20.0% against 60.0%."
     )
     assert "layer 1, where more than 75%" in left_out
+    one = {"fr": mass[:1]}
+    ahead, unknown, _ = lens_findings(Lens(("fr",), owners, one, one, {"fr": of_layer}, {"fr": of_layer}, found.text))
+    assert "likelier than its own after layers 2 to 3" in ahead and "No interval is known" in unknown
+    alone = mass[..., 1:]
+    one = replace(found, owners=owners[1:], mass={"fr": alone}, likeliest={"fr": alone}, text={"fr": alone[0, 3]})
+    assert lens_findings(one)[0].startswith("Only text in French was counted, so every token")
+    parts = ("mass", "likeliest", "entropy", "nats", "text")
+    apart = replace(found, languages=("ru",), **{part: {"ru": getattr(found, part)["fr"]} for part in parts})
+    assert lens_findings(apart) == ["Text in Russian: none in that language was counted, so no token is its own."]
 
 
 def test_runs_of_layers_in_words():

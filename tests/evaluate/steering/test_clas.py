@@ -8,6 +8,7 @@ from commands import neuroglot, refused
 
 import neuroglot as ng
 from neuroglot.evaluate.steering.clas import identified, read_clas, write_clas
+from neuroglot.evaluate.steering.forcing import Steering
 
 ROWS = [
     ("intact", "en", "fr", "Why?", "Because the sky is blue and the sun is high.", 2),
@@ -38,6 +39,20 @@ def test_what_was_written_is_read(answers, tmp_path):
         )
 
 
+def test_a_file_says_the_steering_of_its_condition(answers, tmp_path):
+    """What the intact model answers is not said to be steered."""
+    how = Steering(method="diffmean", strength=2.0)
+    names = ("intact", "prompting I", "raised + prompting I", "source off", "both", "random")
+    tables = [answers[answers.condition == "intact"].assign(condition=name) for name in names]
+    write_clas(pd.concat(tables), tmp_path, {"model": "tiny"}, how)
+    lines = map(json.loads, (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines())
+    said = {row["method"]: row["steering"] for row in lines}
+    words = "diffmean × 2 at residual"
+    assert [said[name] for name in names] == [
+        None, None, words, "source off", f"{words}, source off", f"{words}, source off, random neurons"
+    ]  # fmt: skip
+
+
 def test_files_of_the_benchmarks_own_scripts(tmp_path):
     """Neuron scripts call the languages otherwise; prompting keeps the question apart; no judge has been there."""
     folder = tmp_path / "layers" / "strength_5_0"
@@ -61,7 +76,7 @@ def test_scores_of_a_folder(answers, tmp_path, monkeypatch, capsys):
     assert table.loc["diffmean + prompting I", "relevance"] == 0.5 and table.loc["intact", "steering_score"] == 0
     say = lambda *more: refused(monkeypatch, capsys, "evaluate", "score", *more)  # noqa: E731
     write_clas(answers.drop(columns="relevance"), tmp_path / "unrated")
-    assert "have no relevance" in say(tmp_path / "unrated")
+    assert "Not every answer has a score" in say(tmp_path / "unrated")
     (tmp_path / "none").mkdir()
     assert "nothing at" in say(tmp_path / "gone") and "no answers at" in say(tmp_path / "none")
     assert "--by takes" in say(tmp_path / "out", "--by", "me")
@@ -79,7 +94,20 @@ def test_lines_are_json_lines_as_everywhere(tmp_path):
     assert list(read_clas(tmp_path / "a.jsonl")["answer"]) == ["Parce\u2028que.", "Ainsi."]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "[{}]", '{"source_language": "en"}', SAID])
+def test_an_answer_that_is_null_says_nothing(tmp_path):
+    row = {**json.loads(SAID), "input": "Why?", "output": None}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    assert list(read_clas(tmp_path / "a.jsonl")["answer"]) == [""]
+
+
+ROW = '{"input": "a", "output": "b", "judge_evaluation": {"judge_score": 5}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "[{}]", '{"source_language": "en"}', SAID]
+    + [f'{SAID[:-1]}, "results": [{row}]}}' for row in (ROW, '{"input": "a", "output": 3}')],
+)
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "en_to_fr.json").write_text(text)
     with pytest.raises(ng.NeuroglotError, match="en_to_fr.json"):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import urllib.request
 
 import pandas as pd
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import neuroglot as ng
-from neuroglot.evaluate.steering.judge import Judge, JudgeSettings, one_score, read_rating
+from neuroglot.evaluate.steering.judge import Judge, JudgeSettings, _content, one_score, read_rating
 from neuroglot.evaluate.steering.local_judge import shares_of
 from neuroglot.evaluate.steering.tables import matrix
 from neuroglot.run.steering_settings import SteeringSettings
@@ -205,6 +206,8 @@ def test_a_judge_that_does_not_tell_answers_apart_is_warned_of(tmp_path):
 def test_tables_of_a_judge_s_replies_keep_the_names_that_earlier_versions_gave_them():
     replies = JudgeSettings(model="m", base_url="local")
     assert SteeringSettings(judge=replies).digest == "1adbabb8af2725c27b4eb99701462e51"
+    slowly = replies.model_copy(update={"per_minute": 5, "retries": 9})
+    assert SteeringSettings(judge=slowly).digest == "1adbabb8af2725c27b4eb99701462e51"
     expected = replies.model_copy(update={"reading": "expected"})
     assert SteeringSettings(judge=expected).digest != SteeringSettings(judge=replies).digest
 
@@ -228,6 +231,8 @@ def test_nobody_there(tmp_path):
         b"\xff\xfe\x00",
         b"[1, 2]",
         b'{"choices": [{"message": 3}]}',
+        b'{"choices": [{"message": {"content": 3}}]}',
+        b'{"choices": [{"message": {"content": [3]}}]}',
         b"",
     ],
 )
@@ -256,11 +261,18 @@ def test_garbage(tmp_path, body):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_reply_in_parts_is_their_text():
+    parts = [{"type": "thinking", "text": "Rating: 3?"}, {"type": "text", "text": "Rating: 1\ud800"}]
+    message = types.SimpleNamespace(content=parts)
+    assert _content(types.SimpleNamespace(choices=[types.SimpleNamespace(message=message)])) == "Rating: 1?"
+
+
 @pytest.mark.parametrize(
     ("said", "score"),
     [("Rating: 7", 7), ("**Rating:** 8", 8), ("rating: [[9]]", 9), ("7", 7), (" 10/10. ", 10), ("Rating: 6.5", 6.5),
      ("Rating: 11", None), ("Rating: 0", None), ("Rating: 3 … Rating: 4", None), ("I like it", None), ("", None),
-     ("There are 7 reasons", None), ("Rating: 7/10", 7), ("Rating: 4/5", None), ("4/5", None)],
+     ("There are 7 reasons", None), ("Rating: 7/10", 7), ("Rating: 4/5", None), ("4/5", None), ("Rating: -1", None),
+     ("Rating: 1-2", None), ("Rating: 10 to 12", None), ("Rating - 5", 5), ("Rating: 5 - it is good", 5)],
 )  # fmt: skip
 def test_ratings_are_read_or_refused(said, score):
     assert read_rating(said) == score

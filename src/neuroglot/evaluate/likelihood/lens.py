@@ -21,6 +21,7 @@ from neuroglot.evaluate.likelihood.perplexity import LOGITS_AT_ONCE, held_out_bl
 from neuroglot.models.architecture.readout import Readout
 from neuroglot.models.fitting import fitting_batches
 from neuroglot.models.model import Model
+from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
 from neuroglot.stats import mean_interval
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
@@ -156,6 +157,16 @@ class Lens:
             return cls(tags, owners, mass, likeliest, entropy, nats, text, about["about"])
 
 
+def check_top(reader: Model | TextReader, top: int) -> None:
+    """Refuse a number of likeliest tokens that the vocabulary has not; no weights are needed.
+
+    Raises:
+        NeuroglotError: as said.
+    """
+    if not 1 <= top <= reader.vocabulary:
+        raise NeuroglotError(f"top must be from 1 to {reader.vocabulary:,}, the size of the vocabulary, not {top}.")
+
+
 def lens(
     model: Model,
     corpus: Corpus,
@@ -186,8 +197,7 @@ def lens(
         NeuroglotError: a language is too short for one block, a layer's stream cannot be read through the head, or
             `top` is not from 1 to the vocabulary.
     """
-    if not 1 <= top <= model.vocabulary:
-        raise NeuroglotError(f"top must be from 1 to {model.vocabulary:,}, the size of the vocabulary, not {top}.")
+    check_top(model, top)
     if len(tokens_of.owner) != model.vocabulary:
         raise NeuroglotError(
             f"The tokens were counted for a vocabulary of {len(tokens_of.owner):,}, and {model.name} has "

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,13 +16,21 @@ from neuroglot.languages.tags import closest, language_tag
 from neuroglot.storage.atomic import save_text
 from neuroglot.storage.names import check_name
 
+if TYPE_CHECKING:
+    from neuroglot.evaluate.steering.forcing import Steering
+
 __all__ = ["identified", "read_clas", "write_clas"]
 
 LANGUAGES = (("source_language", "deactivate_language"), ("target_language", "activate_language"))
 """What a file calls the language asked in and the one wanted; its scripts on neurons have names of their own."""
 
 
-def write_clas(answers: pd.DataFrame, folder: str | Path, about: Mapping[str, Any] | None = None) -> list[Path]:
+def write_clas(
+    answers: pd.DataFrame,
+    folder: str | Path,
+    about: Mapping[str, Any] | None = None,
+    steering: "Steering | None" = None,
+) -> list[Path]:
     """Write answers as the benchmark's scripts do, so that its own evaluation reads them.
 
     A folder a condition, in it `SOURCE_to_TARGET.json`, and beside them all `answers.jsonl`, one line an answer.
@@ -31,6 +39,7 @@ def write_clas(answers: pd.DataFrame, folder: str | Path, about: Mapping[str, An
         answers: with condition, source, target, prompt and answer, as `force` gives; and relevance, if there is any.
         folder: where.
         about: what is said of all files, such as the model.
+        steering: what was done; a file says what of it its condition has, and null where the model is intact.
 
     Returns:
         The files.
@@ -41,6 +50,8 @@ def write_clas(answers: pd.DataFrame, folder: str | Path, about: Mapping[str, An
     for (condition, source, target), table in answers.groupby(["condition", "source", "target"], sort=False):
         results = [_result(number, row) for number, row in enumerate(table.to_dict("records"))]
         said = {"source_language": source, "target_language": target, "method": condition, **(about or {})}
+        if steering is not None:
+            said["steering"] = steering.in_condition(str(condition))
         place = check_name(str(condition).replace(" + ", "-").replace(" ", "-").replace(",", ""))
         text = json.dumps({**said, "results": results}, ensure_ascii=False, indent=1)
         written.append(save_text(folder / place / f"{source}_to_{target}.json", text + "\n"))
@@ -89,14 +100,29 @@ def _rows(file: Path, top: Path) -> Iterator[dict[str, Any]]:
             about = {"condition": str(said.get("method", place))}
             about |= {"source": language_tag(source), "target": language_tag(target)}
             for row in [said] if lines else said["results"]:
-                score = (row.get("judge_evaluation") or {}).get("judge_score")
-                prompt = str(row.get("original_prompt", row["input"]))
-                yield {**about, "prompt": prompt, "answer": str(row["output"]), "relevance": score}
+                prompt, answer = row.get("original_prompt", row["input"]), row["output"]
+                if not isinstance(prompt, str) or not isinstance(answer, str | None):
+                    raise TypeError
+                yield {**about, "prompt": prompt, "answer": answer or "", "relevance": _score(row, file)}
     except NeuroglotError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         lack = f"it lacks {error}" if isinstance(error, KeyError) else "something else is where an answer should be"
         raise NeuroglotError(f"{file} is not a file of answers as CLaS-Bench has them ({lack}).") from error
+
+
+def _score(row: Mapping[str, Any], file: Path) -> float | None:
+    """What a judge left in the file, if it left anything.
+
+    Raises:
+        NeuroglotError: it is no number from 0 to 2.
+    """
+    score = (row.get("judge_evaluation") or {}).get("judge_score")
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 2:
+        raise NeuroglotError(f"{file} has the judge_score {score!r:.40}; give a number from 0 to 2, or leave it out.")
+    return float(score)
 
 
 def _objects(file: Path, lines: bool) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel
 
-from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet, checked_set
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import PROMPTINGS, Prompting, prompted
@@ -119,6 +119,13 @@ class Steering(BaseModel, frozen=True, allow_inf_nan=False):
         besides = f"{self.raised} at {self.site} + " if self.raised else ""
         return f"{besides}{self.method} × {self.strength:g} at {site}{layers}{few}{when}"
 
+    def in_condition(self, condition: str) -> str | None:
+        """What is done in a condition, in a few words; None where the model is intact."""
+        name = condition.split(" + prompting ")[0]
+        if name not in CONDITIONS[2:]:
+            return name if name == "source off" else None
+        return self.words() + {"both": ", source off", "random": ", source off, random neurons"}.get(name, "")
+
 
 def _span(layers: Sequence[int]) -> str:
     if len(layers) == 1:
@@ -178,7 +185,7 @@ def force(
         NeuroglotError: the model is not the one recorded, a language is unknown to the recording or the neurons, no
             library tells a target, or there is no prompt.
     """
-    neurons = neurons.of_model(recording)
+    neurons = checked_set(neurons).of_model(recording)
     how = how or Steering()
     wanted = [language_tag(tag) for tag in targets or neurons.languages]
     sources = prompts_by_language(prompts)
@@ -423,7 +430,7 @@ def deactivated(
     Raises:
         NeuroglotError: the neurons are of another shape, or no library tells a language.
     """
-    neurons = neurons.of_model(model)
+    neurons = checked_set(neurons).of_model(model)
     sources = prompts_by_language(prompts)
     identify, made = LanguageIdentifier(list(sources)), _Answers(model, generation or Generation(), directory)
     largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])

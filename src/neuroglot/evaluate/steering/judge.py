@@ -64,7 +64,9 @@ In which language it is written, and whether that is the right one, must not cou
 Reply with one line and nothing else: the word Rating, a colon, and 0, 1 or 2, such as
 Rating: 1"""
 
-_RATING = re.compile(r"rating\W{0,6}(\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?", re.IGNORECASE)
+_RATING = re.compile(r"rating\W{0,6}(\d++(?:\.\d++)?+)(?:\s*/\s*(\d+))?", re.IGNORECASE)
+_NO_RATING = re.compile(r"rating\W{0,5}[:=]\s*[-−]\d|rating\W{0,6}\d[\d.]*\s*(?:[-−–—~]|to|or)\s*\d", re.IGNORECASE)
+"""A number below zero, or two of which the judge takes neither."""
 _NUMBER = re.compile(r"[\s\[(*]*(\d+(?:\.\d+)?)(?:\s*/\s*(\d+))?[\s\])*.]*")
 
 MANY = 10
@@ -295,7 +297,7 @@ class Endpoint:
             )
         self.where = url or "https://api.openai.com/v1"
         self._errors = (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError)
-        self._unreachable = openai.APIConnectionError
+        self._unreachable, self._too_many = openai.APIConnectionError, openai.RateLimitError
         self._client = openai.OpenAI(
             base_url=url, api_key=key or "none", max_retries=settings.retries, timeout=settings.timeout
         )
@@ -318,17 +320,21 @@ class Endpoint:
                 temperature=0.0,
                 max_tokens=self.settings.max_tokens,
             )
-            return reply.choices[0].message.content or ""
+            return _content(reply)
+        except self._too_many as error:
+            raise NeuroglotError(
+                f"The judge at {self.where} takes no more requests for now ({_reason(error)}); ask it again later, or "
+                "more slowly (--judge-per-minute). Scores so far are kept."
+            ) from error
         except self._unreachable as error:
             raise NeuroglotError(
-                f"The judge at {self.where} cannot be reached ({error}); check the address and that it is running. "
-                "Scores so far are kept."
+                f"The judge at {self.where} cannot be reached ({_reason(error)}); check the address and that it is "
+                "running. Scores so far are kept."
             ) from error
         except self._errors as error:
-            reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
             raise NeuroglotError(
-                f"The judge at {self.where} did not answer as an OpenAI-compatible endpoint does ({reason}); check the "
-                "address, the key and the model's name. Scores so far are kept."
+                f"The judge at {self.where} did not answer as an OpenAI-compatible endpoint does ({_reason(error)}); "
+                "check the address, the key and the model's name. Scores so far are kept."
             ) from error
 
     def _wait(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -337,12 +343,33 @@ class Endpoint:
         self._next = now() + 60 / self.settings.per_minute
 
 
+def _content(reply: Any) -> str:
+    """The text of a completion; some endpoints give it in parts.
+
+    Raises:
+        ValueError: it is no completion, or holds no text.
+    """
+    try:
+        content = reply.choices[0].message.content
+        if isinstance(content, list):
+            content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    except (AttributeError, TypeError, IndexError, KeyError) as error:
+        raise ValueError("what it sent is no chat completion") from error
+    if not isinstance(content, str | None):
+        raise ValueError(f"its reply is not text but {content!r:.40}")
+    return (content or "").encode(errors="replace").decode()  # half a character cannot be kept
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
 def read_rating(said: str, lowest: float = 1, highest: float = 10) -> float | None:
     """The rating in a judge's answer; None if there is none between the two, two that differ, or one out of more."""
     ratings = set(_RATING.findall(said))
     if not ratings and (alone := _NUMBER.fullmatch(said)):
         ratings = {alone.groups()}
-    if any(out_of and float(out_of) != highest for _, out_of in ratings):
+    if _NO_RATING.search(said) or any(out_of and float(out_of) != highest for _, out_of in ratings):
         return None
     found = {float(number) for number, _ in ratings}
     value = found.pop() if len(found) == 1 else math.nan

@@ -24,7 +24,7 @@ from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
-__all__ = ["LikelihoodRule", "echoes"]
+__all__ = ["LikelihoodRule", "distinct_questions", "echoes"]
 
 SHORTEST = 8
 """Letters that an answer needs to be about anything."""
@@ -41,6 +41,22 @@ def echoes(answer: str, question: str, *, share: float = 0.6) -> bool:
 def _grams(text: str) -> set[str]:
     plain = "".join(letter for letter in letters(text).lower() if letter.isalpha())
     return {plain[i : i + 4] for i in range(max(len(plain) - 3, 0))}
+
+
+def distinct_questions(questions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The questions of a set that differ, by language: what the likelihood rule puts an answer beside.
+
+    Raises:
+        NeuroglotError: there are too few in a language.
+    """
+    found = {tag: list(dict.fromkeys(texts_of(texts, f"questions in {tag}"))) for tag, texts in questions.items()}
+    for tag, texts in found.items():
+        if len(texts) < 3:
+            raise NeuroglotError(
+                f"The likelihood rule puts a question beside others, and there are {len(texts)} in {tag}; give at "
+                "least three, or let a judge say what is relevant."
+            )
+    return found
 
 
 class LikelihoodRule:
@@ -78,16 +94,8 @@ class LikelihoodRule:
                 "one text; let another model read."
             )
         self.model, self.chat, self.others = model, chat, others
-        self.questions = {
-            tag: list(dict.fromkeys(texts_of(texts, f"questions in {tag}"))) for tag, texts in questions.items()
-        }
+        self.questions = distinct_questions(questions)
         self._cache = ResultCache(directory)
-        for tag, texts in self.questions.items():
-            if len(texts) < 3:
-                raise NeuroglotError(
-                    f"The likelihood rule puts a question beside others, and there are {len(texts)} in {tag}; give at "
-                    "least three, or let a judge say what is relevant."
-                )
 
     def rate(self, answers: pd.DataFrame, *, progress: bool = True) -> pd.DataFrame:
         """A table of answers with a column `relevance` more.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from neuroglot.languages.identifiers import Identification
 from neuroglot.languages.tags import language_tag
 from neuroglot.models.model import Model
 
-__all__ = ["Found", "Rater", "search"]
+__all__ = ["Found", "Rater", "SearchPlan", "plan_search", "search"]
 
 
 class Rater(Protocol):
@@ -115,27 +115,70 @@ def search(
     Raises:
         NeuroglotError: no setting, too few prompts, a budget that no family could share in, or what `force` raises.
     """
-    wanted = [language_tag(tag) for tag in targets or neurons.languages]
-    asked = [language_tag(tag) for tag in sources or prompts]
-    tried = [each if isinstance(each, Candidate) else Candidate(each) for each in settings]
-    if not tried:
-        raise NeuroglotError("There is no setting to try; see evaluate.candidates.")
-    develop, report = _halves(prompts, wanted, asked)
+    targets, sources = targets or neurons.languages, sources or list(prompts)
+    planned = plan_search(prompts, settings, targets=targets, sources=sources, budget=budget, seed=seed)
+    wanted, asked, pairs, report = planned.targets, planned.sources, planned.pairs, dict(planned.report)
     for tag, texts in prompts_by_language(more or {}).items():
         report[tag] = [*report.get(tag, []), *texts]
-    pairs = [(source, target) for source in asked for target in wanted if source != target]
-    most = max(len(develop[source]) for source, _ in pairs)
-    plan = _plan(list(dict.fromkeys(tried)), most, len(pairs), budget, seed)
     work = Forcing(
         model, recording, neurons, languages=[*wanted, *asked], samples=samples, identification=identification,
         generation=generation, directory=directory, progress=progress,
     )  # fmt: skip
-    halves = [_Half(work, half, pairs, wanted, relevance, max_loss, max_degenerate) for half in (develop, report)]
-    rows, best = _halving(halves[0], *plan)
+    halves = [
+        _Half(work, half, pairs, wanted, relevance, max_loss, max_degenerate) for half in (planned.develop, report)
+    ]
+    rows, best = _halving(halves[0], planned.first, planned.shares)
     chosen = best[0]
     named = {candidate.family: candidate for candidate in best}
     reported, answers = halves[1].reported(named)
     return Found(chosen, named, pd.DataFrame([*rows, *reported]), answers)
+
+
+class SearchPlan(NamedTuple):
+    """Who is asked what in a search, as far as it is known before a model answers.
+
+    Attributes:
+        targets: languages to answer in.
+        sources: languages to ask in.
+        pairs: of different languages.
+        develop: the prompts of the half that is searched on, by language.
+        report: those of the other half.
+        first: the candidates of the first rung.
+        shares: how many prompts of each source have been asked after every rung.
+    """
+
+    targets: list[str]
+    sources: list[str]
+    pairs: list[tuple[str, str]]
+    develop: dict[str, list[str]]
+    report: dict[str, list[str]]
+    first: list[Candidate]
+    shares: list[int]
+
+
+def plan_search(
+    prompts: Prompts,
+    settings: Sequence[Candidate | Steering],
+    *,
+    targets: Sequence[str],
+    sources: Sequence[str],
+    budget: int | None,
+    seed: int = 0,
+) -> SearchPlan:
+    """What `search` will ask; arguments are as there, and no model is needed.
+
+    Raises:
+        NeuroglotError: no setting, too few prompts, or a budget that no family could share in.
+    """
+    wanted, asked = ([language_tag(tag) for tag in some] for some in (targets, sources))
+    tried = [each if isinstance(each, Candidate) else Candidate(each) for each in settings]
+    if not tried:
+        raise NeuroglotError("There is no setting to try; see evaluate.candidates.")
+    develop, report = _halves(prompts, wanted, asked)
+    pairs = [(source, target) for source in asked for target in wanted if source != target]
+    most = max(len(develop[source]) for source, _ in pairs)
+    first, shares = _plan(list(dict.fromkeys(tried)), most, len(pairs), budget, seed)
+    return SearchPlan(wanted, asked, pairs, develop, report, first, shares)
 
 
 def _halves(prompts: Prompts, targets: Sequence[str], sources: Sequence[str]) -> list[dict[str, list[str]]]:

@@ -26,7 +26,6 @@ class Routing:
 
     Attributes:
         owner: the module that holds its matrix; None if there is none.
-        chosen: how many experts are chosen for a token, where that is said; else 1.
 
     Args:
         layer: the decoder layer.
@@ -46,11 +45,15 @@ class Routing:
             if weight.ndim == 2 and weight.shape[0] == experts
         )
         self.owner = next(found, None)
-        said: list[Any] = [getattr(part, "top_k", None) for part in (self.owner, block)]
-        said += [getattr(getattr(block, "config", None), name, None) for name in CHOSEN]
-        self.chosen = next((k for k in said if isinstance(k, int)), 1)
         self._off: list[Tensor] = []
         self._edits = Edits(layer, self._attach, "the logits of its router were not passed")
+
+    @property
+    def chosen(self) -> int:
+        """How many experts are chosen for a token, where that is said; else 1. It may be set after the model opened."""
+        said: list[Any] = [getattr(part, "top_k", None) for part in (self.owner, self.block)]
+        said += [getattr(getattr(self.block, "config", None), name, None) for name in CHOSEN]
+        return next((k for k in said if isinstance(k, int)), 1)
 
     @property
     def changed(self) -> bool:

@@ -1,5 +1,6 @@
 """Whether the numbers of a weight can be read and written as they are."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError
 
-__all__ = ["column_norms", "is_readable"]
+__all__ = ["column_norms", "is_readable", "kept_buffers"]
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -20,6 +21,14 @@ def is_readable(weight: Any) -> bool:
     belongs to, or a class of its own that packs them, as torchao's.
     """
     return type(weight) in (Tensor, nn.Parameter) and weight.device.type != "meta" and weight.dtype in FLOATS
+
+
+def kept_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a checkpoint keeps beside its parameters, by name: a router's biases, a layer's scale, packed weights."""
+    for prefix, module in network.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}".lstrip("."), buffer
 
 
 def column_norms(columns: Float[Tensor, "width neurons"], readable: bool) -> Float[Tensor, " neurons"]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from neuroglot.artifacts.origin import check_precision
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError, require
 from neuroglot.models.loading import load_model
@@ -44,7 +45,8 @@ class RayEngine:
     address: str | None = None
     """Of an existing cluster (`auto`, `ray://host:10001`); by default workers are started on this machine."""
     opening: Mapping[str, Any] | None = None
-    """How workers open the model (arguments of `load_model` but for the device); by default as it was opened here."""
+    """How workers open the model (arguments of `load_model` but for the device); by default as it was opened here, in
+    the same precision."""
 
     @property
     def gpus(self) -> int:
@@ -73,6 +75,8 @@ class RayEngine:
         opening = self.opening or model.load_arguments
         if opening is None:
             raise NeuroglotError("Workers open the model themselves; give one that load_model opened from its source.")
+        if self.opening is None and opening.get("quantize") is None:  # auto is another on a GPU than on a CPU
+            opening = {**opening, "dtype": model.dtype}
         shard = next(shards, None)
         if shard is None:  # nothing is left to do, so nobody is needed
             return
@@ -124,9 +128,9 @@ class Worker:
         self.work = work
         self.kept = work.kept(self.model)
 
-    def fingerprint(self) -> str:
-        """Of its model."""
-        return self.model.fingerprint
+    def opened(self) -> tuple[str, str]:
+        """The fingerprint of its model, and its precision."""
+        return self.model.fingerprint, self.model.dtype
 
     def record(self, shard: Shard) -> Recording:
         """The statistics of a shard."""
@@ -154,7 +158,7 @@ class _Crew:
 
     def hire(self) -> None:
         worker = self._hire()
-        self.starting[worker.fingerprint.remote()] = worker
+        self.starting[worker.opened.remote()] = worker
 
     def dismiss(self) -> None:
         for worker in {*self.load, *self.starting.values()}:
@@ -190,7 +194,7 @@ class _Crew:
     def _begun(self, reference: Any) -> None:
         worker = self.starting.pop(reference)
         try:
-            fingerprint = self.ray.get(reference)
+            fingerprint, dtype = self.ray.get(reference)
         except self.ray.exceptions.RayActorError as error:
             cause = getattr(error, "cause", None) or error
             self.false_starts += 1
@@ -205,6 +209,7 @@ class _Crew:
                 f"A worker's {self.work.provenance.model} has other weights than the one here; have the same model "
                 "on every host."
             )
+        check_precision(self.work.provenance.dtype, dtype, ("The model here", "that of a worker"))
         self.false_starts = 0
         self.load[worker] = 0
 
