@@ -21,6 +21,7 @@ from neuroglot.edit.routing import Rerouting, check_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
+from neuroglot.storage.given import real
 
 __all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "UnitChange", "described", "intervene"]
 
@@ -270,6 +271,9 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
             f"{units.removesuffix('s')}, not {' × '.join(map(str, values.shape))}."
         )
     strength = getattr(intervention, "strength", 1.0)
+    for name, given in (("The values", values), ("strength", strength)):
+        if not isinstance(given, Tensor | int | float):  # which would be multiplied as they are
+            real(given, name)
     one = isinstance(values, int | float)  # the usual case, without an operation of torch for each of many recipes
     if not (isfinite(values * strength) if one else bool(torch.isfinite(torch.as_tensor(values) * strength).all())):
         raise NeuroglotError("The values have entries that are not numbers (NaN or infinite); give finite ones.")
