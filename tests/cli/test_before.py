@@ -93,6 +93,7 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("shrink {model} -l fr --text {short} --gguf x.gguf", "is not a GGUF file"),
         ("evolve {model} --corpus {parallel} --out x --max-tokens 20 --block 64", "the first since: en has"),
         ("evolve {model} --corpus {parallel} --out x --max-tokens 500 --block 8", "cut samples with max_tokens=127"),
+        ("align {run} --corpus {parallel} --samples 1", "one sample only; give at least two"),
         ("align {run} --corpus {parallel} --max-tokens 500", "cut samples with max_tokens=127"),
         ("align {run}", "is not a parallel corpus"),
         ("align {run} --corpus {parallel} --max-tokens 20 --new-tokens 5000", "ask for at most"),
