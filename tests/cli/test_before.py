@@ -93,7 +93,6 @@ def reader_of_images(tmp_path_factory, checkpoint):
         ("shrink {model} -l fr --text {short} --gguf x.gguf", "is not a GGUF file"),
         ("evolve {model} --corpus {parallel} --out x --max-tokens 20 --block 64", "the first since: en has"),
         ("evolve {model} --corpus {parallel} --out x --max-tokens 500 --block 8", "cut samples with max_tokens=127"),
-        ("align {run} --corpus {parallel} --samples 1", "one sample only; give at least two"),
         ("align {run} --corpus {parallel} --max-tokens 500", "cut samples with max_tokens=127"),
         ("align {run}", "is not a parallel corpus"),
         ("align {run} --corpus {parallel} --max-tokens 20 --new-tokens 5000", "ask for at most"),
@@ -195,3 +194,9 @@ def test_it_is_said_before_a_model_is_opened(
     }
     assert said.format(**places) in refused(monkeypatch, capsys, *command.format(**places).split())
     assert not (tmp_path / "runs").exists()
+
+
+def test_one_sample_is_refused_before_it_is_left_in_the_run(run, tmp_path, monkeypatch, capsys):
+    one = tmp_path / "one.jsonl"
+    one.write_text(json.dumps({"key": "a", "text": {"en": "the cat", "fr": "çà et là", "ru": "всё"}}) + "\n")
+    assert "one sample only; give at least two" in refused(monkeypatch, capsys, "align", run, "--corpus", one)
