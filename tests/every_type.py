@@ -70,6 +70,7 @@ SIZES: list[tuple[str, Any]] = [
 SPECIAL: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 8},
     "gptj": {"rotary_dim": 8},
+    "xlm": {"causal": True},
     "xmod": {"languages": ["en"], "default_language": "en"},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
@@ -159,7 +160,13 @@ def refused_config(kind: str) -> dict[str, Any]:
     """The configuration of something that cannot be used: an encoder, a type that nobody knows …"""
     if kind not in CONFIG_MAPPING:
         return {"model_type": kind}
-    changes = {"is_decoder": False} if kind == "bert" else {}
+    ahead: dict[str, dict[str, Any]] = {
+        "bert": {"is_decoder": False},
+        "xlm": {"causal": False},
+        "xlnet": {"attn_type": "bi"},
+        "gemma3_text": {"use_bidirectional_attention": True},
+    }
+    changes = ahead.get(kind, {})
     made: dict[str, Any] = small_config(kind, **changes).to_dict()
     return made
 

@@ -9,6 +9,9 @@ from commands import refused
 
 REFUSED = {
     "bert": "This bert reads a text in both directions, so it is no causal language model; set is_decoder to true",
+    "xlm": "This xlm reads a text in both directions",
+    "xlnet": "This xlnet reads a text in both directions",
+    "gemma3_text": "This gemma3_text reads a text in both directions",
     "mamba": "No FFN was found in mamba: no layer multiplies an activation function",
     "falcon_mamba": "No FFN was found in falcon_mamba",
     "jetmoe": "jetmoe is a native mixture of experts with code of its own",

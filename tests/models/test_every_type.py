@@ -23,6 +23,21 @@ def test_a_type_of_each_layout(kind):
     assert outcome.recorded, outcome.reason
 
 
+@torch.no_grad()
+def test_the_stream_of_a_layer_that_gives_a_list():
+    """The first GPT's."""
+    network = every_type.network("openai-gpt")
+    model = ng.Model(network, tiny.tokenizer())
+    values = torch.zeros(model.layers, model.stream_width)
+    values[1] = 2.0
+    with ng.intervene(model, ng.Add(values > 0, values, site="residual")):
+        steered = model.hidden_states(TOKENS)
+    hook = network.transformer.h[1].register_forward_hook(lambda _, __, output: [output[0] + 2.0, *output[1:]])
+    expected = model.hidden_states(TOKENS)
+    hook.remove()
+    assert torch.equal(steered, expected) and not torch.equal(steered, model.hidden_states(TOKENS))
+
+
 @pytest.mark.slow
 def test_nine_of_ten_dense_types_are_recorded():
     outcomes = [every_type.tried(kind) for kind in every_type.SOME if kind not in every_type.WITHOUT_FFN]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["Pairs", "layer_pairs", "normalised", "pairs_of", "similarity_map", "whole_pairs"]
 
@@ -24,6 +25,7 @@ Pairs = tuple[Float[Tensor, "samples samples"], Float[Tensor, "samples samples"]
 """`within` and `between`: mean similarity of meanings i and j in one language, and in two different ones."""
 
 
+@takes_numbers
 def similarity_map(samples: Samples, layer: int | None = None) -> Float[Tensor, "rows rows"]:
     """Cosine similarity of every pair of samples (Zeng et al. 2025, eq. 7), K·n × K·n.
 

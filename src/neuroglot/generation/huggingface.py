@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neuroglot.edit.interventions import intervene
 from neuroglot.edit.positions import prompt_length
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.generation.choice import Choice, no_number, say_lost
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.models.fitting import halving
@@ -117,10 +117,13 @@ def _generated(model: Model, rows: Sequence[Sequence[int]], tokens: int, process
                 pad_token_id=padding,
                 **how,
             )
-        except (AttributeError, TypeError) as error:  # an architecture of one's own, without what generate asks for
+        except NeuroglotError:
+            raise
+        except (AttributeError, TypeError, ValueError) as error:  # an architecture without what generate asks for
             raise NeuroglotError(
-                f"{model.name} cannot continue a prompt, since transformers’ generate fails on it ({error}); give its "
-                "class and its configuration what GenerationMixin needs. It can be recorded and measured."
+                f"{model.name} cannot continue a prompt, since transformers’ generate fails on it "
+                f"({first_line(error)}); give its class and its configuration what GenerationMixin needs. It can be "
+                "recorded and measured."
             ) from error
 
 

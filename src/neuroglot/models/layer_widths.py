@@ -9,7 +9,6 @@ each layer that has some has, and how wide they are. Plain transformers refuses 
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,8 +48,7 @@ def opener(path: str, revision: str | None = None, trust_remote_code: bool = Fal
     config = check_kind(path, revision, trust_remote_code)
     usual = auto_class(config)
     known = type(config) in usual._model_mapping
-    if not (known and Path(path).exists() and declared(decoder_config(config).model_type)):
-        check_config(config, path)  # before weights are fetched from the hub, or read
+    check_config(config, path)  # before weights are fetched from the hub, or read
     own = None
     if trust_remote_code and not known and usual.__name__ in getattr(config, "auto_map", {}):
         from transformers.dynamic_module_utils import get_class_from_dynamic_module

@@ -122,7 +122,7 @@ class Third(Gated):
         self.other, self.uncalled = nn.Linear(16, 24), nn.Linear(16, 24)
 
     def forward(self, x):
-        return super().forward(x) + self.other(x).mean()
+        return super().forward(x) + self.other(x).mean(-1, keepdim=True)
 
 
 class Plain(nn.Module):
@@ -131,7 +131,7 @@ class Plain(nn.Module):
         self.a, self.other, self.b, self.act_fn = nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(24, 16), nn.ReLU()
 
     def forward(self, x):
-        return self.b(self.act_fn(self.a(x))) + self.other(x).mean()
+        return self.b(self.act_fn(self.a(x))) + self.other(x).mean(-1, keepdim=True)
 
 
 class Statistics(Gated):

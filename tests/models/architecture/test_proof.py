@@ -53,3 +53,11 @@ def test_in_sixteen_bits(kind, dtype):
         with pytest.raises(ng.NeuroglotError, match="was taken for"):
             prove(network, [FFN(layout) if ffn is right else ffn for ffn in ffns])
             pytest.fail(f"{what} was not seen")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_what_reads_ahead_is_refused(kind):
+    """An embedding model of a known family has its weights and its name, and attends to what comes."""
+    network = every_type.network(kind, is_causal=False)
+    with pytest.raises(ng.NeuroglotError, match=f"This {kind} reads a text in both directions"):
+        prove(network, find_ffns(network))

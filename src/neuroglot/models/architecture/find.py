@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,10 +12,10 @@ from torch import nn
 from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.models.architecture.body import (
     body,
+    check_causal,
     decoder_config,
     few_tokens,
     has_encoder,
-    is_causal,
     last_hidden_states,
     text_config,
 )
@@ -118,8 +118,6 @@ def _discovery(network: nn.Module, several: Collection[nn.Module] = ()) -> Disco
     training = {module: module.training for module in network.modules()}  # XLM's share a module with other networks
     network.eval()  # one that was made from its configuration alone drops layers at random
     try:
-        if getattr(text_config(network), "is_decoder", None) is False and not is_causal(network):
-            raise _reads_ahead(kind)
         inside = body(network) if has_encoder(network) else network  # what the encoder computes is no part of it
         return discover(inside, lambda: last_hidden_states(network, few_tokens(network)), several)
     except (NeuroglotError, torch.OutOfMemoryError):
@@ -186,13 +184,6 @@ def _own_code(kind: str, name: str) -> NeuroglotError:
     )
 
 
-def _reads_ahead(kind: str) -> NeuroglotError:
-    return NeuroglotError(
-        f"This {kind} reads a text in both directions, so it is no causal language model; set is_decoder to true in "
-        "its config.json if it was trained as one."
-    )
-
-
 def _declared(network: Any, family: Family, kind: str) -> list[FFN]:
     try:
         layers = network.get_decoder().get_submodule(family.layers)
@@ -221,8 +212,8 @@ def auto_class(config: Any) -> Any:
 def check_config(config: Any, name: str) -> None:
     """Refuse a model that cannot be used from its configuration alone, before any weight is fetched.
 
-    Of a declared family nothing more is asked. Another network is built without weights, which takes a second for a
-    large one; what may be an encoder is built with one layer, to see whether it reads ahead.
+    What may be an encoder is built with one layer, to see whether it reads ahead. Of a declared family nothing more is
+    asked. Another network is built without weights, which takes a second for a large one.
 
     Raises:
         NeuroglotError: it is no causal language model, a mixture of experts with code of its own, or has no FFN.
@@ -234,8 +225,12 @@ def check_config(config: Any, name: str) -> None:
                 f"{name} is of type {config.model_type}, which is no causal language model; {SUPPORTED}."
             )
         return  # its own code says what it is
-    kind, said = decoder_config(config).model_type, config.to_json_string(use_diff=False)
-    if declared(kind) is not None or said in _usable:
+    said = config.to_json_string(use_diff=False)
+    if said in _usable:
+        return
+    if not getattr(config, "is_encoder_decoder", False) and _may_read_ahead(decoder_config(config)):
+        _check_one_layer(config, usual)
+    if declared(decoder_config(config).model_type) is not None:
         return
     with torch.device("meta"), without_empty_warnings():
         network = usual.from_config(config)
@@ -244,27 +239,34 @@ def check_config(config: Any, name: str) -> None:
     except NeuroglotError as error:
         if error.__cause__ is None:  # it was looked at, where a cause says that it could not be without weights
             raise
-    if getattr(decoder_config(config), "is_decoder", None) is False and not has_encoder(network):
-        _check_one_layer(config, network, kind)
     _usable.add(said)
 
 
-def _check_one_layer(config: Any, network: Any, kind: str) -> None:
+def _may_read_ahead(config: Any) -> bool:
+    """Whether a configuration says so, by one of the names that architectures have for it."""
+    said_not = any(getattr(config, name, None) is False for name in ("is_decoder", "is_causal", "causal"))
+    both = getattr(config, "use_bidirectional_attention", None) is True or getattr(config, "attn_type", None) == "bi"
+    return said_not or both
+
+
+def _check_one_layer(config: Any, usual: Any) -> None:
     """Refuse what reads ahead, from a network of one layer with random weights.
 
     Raises:
         NeuroglotError: as said.
     """
-    weights, ahead = network.get_input_embeddings().weight.numel(), False
-    if weights > MOST:
-        return
     shallow = copy.deepcopy(config)
-    # an unknown architecture may raise anything; then the model itself will show it
-    with suppress(Exception), torch.random.fork_rng(devices=[]):
-        decoder_config(shallow).num_hidden_layers = 1
-        ahead = not is_causal(type(network)(shallow).eval())
-    if ahead:
-        raise _reads_ahead(kind)
+    text = decoder_config(shallow)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            if text.vocab_size * text.hidden_size > MOST:
+                return
+            text.num_hidden_layers = 1
+            check_causal(usual.from_config(shallow).eval())
+        except NeuroglotError:
+            raise
+        except Exception:  # an unknown architecture may raise anything; then the model itself will show it
+            return
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.models.architecture.attention import Attention
-from neuroglot.models.architecture.body import few_tokens, last_hidden_states, text_config
+from neuroglot.models.architecture.body import check_causal, few_tokens, last_hidden_states, text_config
 from neuroglot.models.architecture.bypass import Bypass, Replays
 from neuroglot.models.architecture.ffn import FFN, Rows
 from neuroglot.models.architecture.moe import Mixture
@@ -40,7 +40,8 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
 
     In every layer: the site was passed; what enters the down-projection is the activation, times the up-projection in a
     gated FFN (a constant factor apart), with the zeroed neuron at zero; what leaves a projection is its weight times
-    what enters it; and the neurons reach what the layer gives, and reach it through the down-projection only.
+    what enters it; and the neurons reach what the layer gives, and reach it through the down-projection only. What is
+    made of a token must not depend on those after it.
 
     Raises:
         NeuroglotError: what did not hold, and where.
@@ -78,6 +79,7 @@ def prove(network: nn.Module, ffns: Sequence[FFN]) -> None:
                 f"{check.name} was taken for the down-projection of {'a gated' if check.ffn.gated else 'a plain'} FFN, "
                 f"but {wrong}; describe the architecture as docs/families.md says."
             )
+    check_causal(network)
 
 
 def prove_heads(network: nn.Module, attentions: Sequence[Attention]) -> None:
@@ -137,7 +139,7 @@ def _built(network: Any, ffns: Sequence[FFN]) -> str:
     """A digest of all that decides what a network computes but its weights' values."""
     import transformers
 
-    digest = hashlib.sha256(f"3 {torch.__version__} {transformers.__version__} {network.config!r}".encode())
+    digest = hashlib.sha256(f"4 {torch.__version__} {transformers.__version__} {network.config!r}".encode())
     for name, module in network.named_modules():
         kind = type(module)
         digest.update(f"{name} {kind.__module__} {kind.__qualname__} {module.extra_repr()}".encode())

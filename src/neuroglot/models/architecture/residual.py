@@ -19,7 +19,7 @@ def stream_of(output: Any) -> Tensor:
     Raises:
         NeuroglotError: there are several streams side by side, as in Gemma 3n.
     """
-    states: Tensor = output[0] if isinstance(output, tuple) else output
+    states: Tensor = output[0] if isinstance(output, tuple | list) else output
     if states.ndim != 3:
         raise NeuroglotError(
             f"This model carries {len(states)} residual streams side by side, of which none is the state of a token; "
@@ -30,4 +30,6 @@ def stream_of(output: Any) -> Tensor:
 
 def with_stream(output: Any, states: Tensor) -> Any:
     """What a layer gave, with another stream in it."""
+    if isinstance(output, list):  # GPT's
+        return [states, *output[1:]]
     return (states, *output[1:]) if isinstance(output, tuple) else states
