@@ -100,7 +100,7 @@ def test_an_answer_that_is_null_says_nothing(tmp_path):
     assert list(read_clas(tmp_path / "a.jsonl")["answer"]) == [""]
 
 
-ROWS = (
+WRONG = (
     '{"input": "a", "output": "b", "judge_evaluation": {"judge_score": 5}}',
     '{"input": "a", "output": 3}',
     r'{"input": "a", "output": "\ud800"}',
@@ -109,7 +109,7 @@ ROWS = (
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", "[{}]", '{"source_language": "en"}', SAID] + [f'{SAID[:-1]}, "results": [{row}]}}' for row in ROWS],
+    ["{", "[]", "[{}]", '{"source_language": "en"}', SAID] + [f'{SAID[:-1]}, "results": [{row}]}}' for row in WRONG],
 )
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "en_to_fr.json").write_text(text)
