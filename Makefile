@@ -39,7 +39,7 @@ long: .venv/ready-test
 style: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 architecture: .venv/ready-demo
 	$(BIN)/python tools/architecture.py

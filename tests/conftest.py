@@ -69,6 +69,14 @@ def _shapes():
     shapes.begin()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _small_figures():
+    """Large ones would be a fifth of a report's time."""
+    from neuroglot.figures import style
+
+    style.DPI = 60
+
+
 @pytest.fixture(scope="session")
 def _text_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")

@@ -138,7 +138,7 @@ def main(root, wanted, seed):
         directory = root / f"{way} {finished.total()}"
         point = dice.randint(1, 12 if way == "merge" else 90) if dice.random() < 0.6 or way == "merge" else 0
         moment = dice.choice(["before", "middle", "after"])
-        last = killed.total() >= wanted or number > 8
+        last = killed.total() >= wanted or number > min(8, wanted // 6)  # so that every way has its turn
         pid = child(way, directory, 0 if last else point, moment)
         if not point and not last:
             time.sleep(dice.uniform(0, takes))

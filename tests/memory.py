@@ -1,6 +1,6 @@
-"""A million tokens through a tiny model: peak memory of each tenth, of reading and of recording, as JSON.
+"""So many tokens through a tiny model: peak memory of each tenth, of reading and of recording, as JSON.
 
-`python memory.py DIRECTORY`. Documents are made as they are asked for, so that they are nowhere in memory.
+`python memory.py DIRECTORY TOKENS`. Documents are made as they are asked for, so that they are nowhere in memory.
 """
 
 import json
@@ -15,8 +15,6 @@ import neuroglot as ng
 from neuroglot.corpus.corpus import Documents
 from neuroglot.recording.shard_store import ShardStore
 from neuroglot.tokens.shards import Reading
-
-TOKENS, SHARD = 1_000_000, 10_000
 
 
 def peak():
@@ -42,19 +40,19 @@ def by_tenths(kind, method):
     return peaks
 
 
-def main(directory):
+def main(directory, tokens):
     torch.set_num_threads(1)
     model = tiny.model()
     documents = {
         tag: Documents(lambda tag=tag: (f"{tag}: {i * i} and then some more words, {i}" for i in range(10**9)))
         for tag in ("en", "fr")
     }
-    settings = {"block": 100, "shard_tokens": SHARD, "batch_tokens": 5000, "readers": 0, "progress": False}
+    settings = {"block": 100, "shard_tokens": tokens // 100, "batch_tokens": 5000, "readers": 0, "progress": False}
     ng.record(model, ng.Corpus(documents), tokens=50_000, **settings)  # what the first pass allocates for good
     reading, recording = by_tenths(Reading, "_write"), by_tenths(ShardStore, "put")
-    made = ng.record(model, ng.Corpus(documents), tokens=TOKENS // 2, directory=directory, **settings)
+    made = ng.record(model, ng.Corpus(documents), tokens=tokens // 2, directory=directory, **settings)
     print(json.dumps({"tokens": int(made.tokens.sum()), "reading": reading[:10], "recording": recording[:10]}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -117,8 +117,17 @@ def test_refusals():
         ng.intervene(model, ng.Raise(chosen(model), torch.zeros(3, 25))),
     ):
         pass
-    with (
-        pytest.raises(ng.NeuroglotError, match="not numbers"),
-        ng.intervene(model, ng.Raise(chosen(model), float("nan"))),
+    for value, strength, sentence in (
+        (float("nan"), 1.0, "not numbers"),
+        (values(model), 1e39, "float32 cannot hold"),
+        (1e39, 1.0, "float32 cannot hold"),
+        ([1.0, 2.0], 1.0, "not a list"),
+        (None, 1.0, "not a NoneType"),
+        (1.0, "4", "strength is a finite number such as 4.0, not '4'"),
     ):
-        pass
+        with (
+            shapes.unchecked(),
+            pytest.raises(ng.NeuroglotError, match=sentence),
+            ng.intervene(model, ng.Raise(chosen(model), value, strength)),
+        ):
+            pass

@@ -266,6 +266,8 @@ def test_masks_of_another_model_are_refused():
         ng.intervene(model, ng.Deactivate(wrong.float())),
     ):
         pass
+    with shapes.unchecked(), pytest.raises(ng.NeuroglotError, match="are a NeuronSet, and not a Tensor"):
+        ng.evaluate.perturb(model, tiny.corpus(), wrong, progress=False)
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2", "opt", "bloom", "gemma3_text"])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import shapes
 import tiny
 import torch
 from hypothesis import given
@@ -80,6 +81,8 @@ def test_bad_partitions():
         ng.experts.partition(model, 3, kind="labels", labels=uneven, equal=False)
     with pytest.raises(ng.NeuroglotError, match="only"):
         ng.experts.partition(model, 3, labels=uneven)
+    with shapes.unchecked(), pytest.raises(ng.NeuroglotError, match="kind is parameter, random"):
+        ng.experts.partition(model, 3, kind="kmeans")
     other = tiny.model(seed=1)
     with pytest.raises(ng.NeuroglotError, match="not those of"):
         ng.record(other, tiny.corpus(), block=16, partition=split, progress=False)

@@ -326,7 +326,7 @@ def test_batches_one_after_the_other_hold_the_memory_of_one_on_a_gpu():
 def test_an_answer_ends_where_logits_are_no_numbers(engine, when):
     model, prompts = tiny.model(), ["the cat", "a mat", "çà et là"]
     everything = torch.ones(model.layers, model.neurons, dtype=torch.bool)
-    beyond = Condition("beyond", (ng.Add(everything, 1e39, when=when),))  # what float32 holds
+    beyond = Condition("beyond", (ng.Add(everything, 3e38, when=when),))  # what float32 holds, once multiplied
     intact = ng.evaluate.generate(model, prompts, tokens=6, engine=engine)
     with pytest.warns(ng.NeuroglotWarning, match="1 answer ends where the logits of tiny-llama are not numbers"):
         changed = ng.evaluate.generate(model, prompts, tokens=6, engine=engine, recipes=[None, beyond, None])

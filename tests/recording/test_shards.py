@@ -69,7 +69,7 @@ def interrupted(monkeypatch, directory, shards=4, **changes):
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(tmp_path):
     """Asserted in there; at least 25 kills, over the pass, writes and merges."""
-    said = program("killing.py", tmp_path, 50, 1)
+    said = program("killing.py", tmp_path, 30, 1)
     assert sum(said["killed"].values()) >= 25
     assert {name.rpartition(", ")[0] for name in said["killed"]} == {
         "at once",
@@ -127,9 +127,9 @@ def test_read_by_processes_ahead_of_the_model(tmp_path):
     other = ng.load_corpus(path).split(4)[0]
     # whichever language's reader comes first says so
     with pytest.raises(ng.NeuroglotError, match=r"the text in \w+ is not what was recorded"):
-        record(tmp_path / "ahead", corpus=other, readers=3)
+        record(tmp_path / "ahead", corpus=other, readers=2)
     with pytest.raises(ng.NeuroglotError, match="too few for one block of 100"):
-        record(tmp_path / "short", corpus=corpus, readers=3, tokens=50, block=100)
+        record(tmp_path / "short", corpus=corpus, readers=2, tokens=50, block=100)
     assert here.languages == corpus.languages
 
 
@@ -371,10 +371,11 @@ def test_a_second_process_is_refused_while_the_first_records(tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tokens", [pytest.param(1_000_000, marks=pytest.mark.long), 300_000])
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak memory")
-def test_memory_is_flat_over_a_million_tokens(tmp_path):
-    said = program("memory.py", tmp_path)
-    assert said["tokens"] >= 990_000
+def test_memory_is_flat_over_a_million_tokens(tmp_path, tokens):
+    said = program("memory.py", tmp_path, tokens)
+    assert said["tokens"] >= 0.99 * tokens
     for what in ("reading", "recording"):
         peaks = said[what]
         assert len(peaks) == 10

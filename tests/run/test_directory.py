@@ -194,15 +194,3 @@ def test_ctrl_c_says_that_the_same_command_goes_on(checkpoint, tmp_path):
         said = process.stderr.read()
     assert process.returncode == 130
     assert said.endswith("stopped; the same command goes on from what is finished.\n") and "Traceback" not in said
-
-
-@pytest.mark.slow
-def test_two_commands_on_one_run_at_once_both_leave_their_results(checkpoint, corpus, tmp_path):
-    run = tmp_path / "run"
-    neuroglot("record", checkpoint, corpus, "--out", run, "--block", 32, "--tokens", 2000)
-    neuroglot("identify", run, "--top-fraction", 0.2, "--activity-quantile", 0.6)
-    neuroglot("identify", run, "--method", "random")
-    how = ["--block", "32", "--seeds", "1"]
-    both = [subprocess.Popen([*NEUROGLOT, "perturb", str(run), "--method", name, *how]) for name in ("lape", "random")]
-    assert [process.wait() for process in both] == [0, 0]
-    assert set(Run.open(run).manifest.perturb) == {"lape", "random"}

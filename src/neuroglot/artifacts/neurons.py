@@ -21,10 +21,24 @@ from neuroglot.storage.atomic import atomic_path
 from neuroglot.storage.given import check_file
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
-__all__ = ["NeuronSet"]
+__all__ = ["NeuronSet", "checked_set"]
 
 KIND, VERSION = "neurons", 1
 PUBLISHED = ".neuron.pth"
+
+
+def checked_set(given: Any) -> "NeuronSet":
+    """What is given, if it is a set by language.
+
+    Raises:
+        NeuroglotError: it is another thing, such as one language's mask.
+    """
+    if not isinstance(given, NeuronSet):
+        raise NeuroglotError(
+            f"Neurons by language are a NeuronSet, and not a {type(given).__name__}; ng.NeuronSet(mask, languages) "
+            "makes one of a (languages, layers, neurons) mask."
+        )
+    return given
 
 
 class NeuronSet:

@@ -25,6 +25,8 @@ def check_corpus(source: str | Path, languages: Sequence[str] | None = None) -> 
     Raises:
         NeuroglotError: as said.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise NeuroglotError(f"A corpus is opened by its name or path, and not by {source!r:.40}.")
     for tag in languages or ():
         language_tag(tag)
     name = str(source)

@@ -91,7 +91,12 @@ def control_vector(steps: Sequence[UnitChange]) -> Float32[Tensor, "layers width
             )
         values = torch.as_tensor(step.values, dtype=torch.float64).cpu() * step.strength
         total = total + torch.where(step.neurons.cpu(), values, 0.0)
-    return total.to(torch.float32)
+    vectors = total.to(torch.float32)
+    if not bool(vectors.isfinite().all()):
+        raise NeuroglotError("This recipe adds more than float32 holds; make it with a smaller strength.")
+    if not bool(vectors.any()):
+        raise NeuroglotError("This recipe adds nothing, so there is no control vector; its strength may be 0.")
+    return vectors
 
 
 def export(steps: Sequence[UnitChange], path: str | Path, hint: str) -> Path:

@@ -6,6 +6,7 @@ compare: added once, it moves the mean of the others as far along it as the lang
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -49,8 +50,8 @@ def sparse_dimensions(recording: Recording, to: str, dimensions: int) -> Bool[Te
         NeuroglotError: as for `diffmean`; or there are not so many dimensions.
     """
     far = diffmean(recording, to).abs()
-    if not 1 <= dimensions <= far.shape[1]:
-        raise NeuroglotError(f"dimensions is 1 to {far.shape[1]}, the width of the stream, not {dimensions}.")
+    if not isinstance(dimensions, Integral) or not 1 <= dimensions <= far.shape[1]:
+        raise NeuroglotError(f"dimensions is 1 to {far.shape[1]}, the width of the stream, not {dimensions!r:.40}.")
     order = far.argsort(dim=1, descending=True, stable=True)[:, :dimensions]
     return torch.zeros_like(far, dtype=torch.bool).scatter_(1, order, True)
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -21,7 +21,6 @@ from neuroglot.edit.routing import Rerouting, check_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
-from neuroglot.storage.given import real
 
 __all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "UnitChange", "described", "intervene"]
 
@@ -263,20 +262,29 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
     check_mask(intervention.neurons, shape, units)
     check_when(intervention.when)
     values = getattr(intervention, "values", 0.0)
-    if isinstance(values, np.ndarray) and values.ndim:
-        raise NeuroglotError("The values are a tensor (layers, neurons) or one number; give torch.as_tensor(values).")
+    if not isinstance(values, Tensor | Real | np.ndarray) or (isinstance(values, np.ndarray) and values.ndim):
+        raise NeuroglotError(
+            f"The values are a tensor (layers, neurons) or one number, and not a {type(values).__name__}; give "
+            "torch.as_tensor(values)."
+        )
     if isinstance(values, Tensor) and values.ndim and tuple(values.shape) != shape:
         raise NeuroglotError(
             f"The values must be one number or {shape[0]} × {shape[1]}, one for each "
             f"{units.removesuffix('s')}, not {' × '.join(map(str, values.shape))}."
         )
     strength = getattr(intervention, "strength", 1.0)
-    for name, given in (("The values", values), ("strength", strength)):
-        if not isinstance(given, Tensor | int | float):  # which would be multiplied as they are
-            real(given, name)
-    one = isinstance(values, int | float)  # the usual case, without an operation of torch for each of many recipes
-    if not (isfinite(values * strength) if one else bool(torch.isfinite(torch.as_tensor(values) * strength).all())):
-        raise NeuroglotError("The values have entries that are not numbers (NaN or infinite); give finite ones.")
+    if not isinstance(strength, Real):
+        raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength!r:.40}.")
+    # the usual case is one number, without an operation of torch for each of many recipes
+    if isinstance(values, int | float):
+        most = abs(values * float(strength))
+    else:
+        most = float(torch.as_tensor(values).mul(float(strength)).abs().max())
+    if not most <= torch.finfo(model.network.dtype).max:
+        raise NeuroglotError(
+            f"The values have entries that are not numbers (NaN or infinite), or that {model.dtype} cannot hold; give finite "
+            "and smaller ones."
+        )
 
 
 def _edit(intervention: Intervention, layer: int, index: Tensor) -> Callable[[Tensor], Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet, checked_set
 from neuroglot.artifacts.recording import RESIDUAL, ROUTED, Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.edit.directions import SPARSE, diffmean, lda, probe, sparse_dimensions
@@ -102,8 +103,8 @@ def steer(
         raise NeuroglotError("This recording names no model, so a recipe could not say whose units it changes.")
     layers = _numbers(layers, recording.layers)
     check_when(when)
-    if not isfinite(float(strength)):
-        raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength}.")
+    if not isinstance(strength, Real) or not isfinite(strength):
+        raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength!r:.40}.")
     how = {"layers": layers, "when": when}
     about: dict[str, Any] = {
         "model": recording.provenance.model,
@@ -253,7 +254,7 @@ def _neuron_steps(
         raise NeuroglotError(f"The site of neurons is activation or hidden, not {site!r}.")
     if to is None and source is None:
         raise NeuroglotError("Name a language to steer to, or one to switch off.")
-    neurons = neurons.of_model(recording)
+    neurons = checked_set(neurons).of_model(recording)
     chosen = _within(neurons.shape, layers)
     steps: list[UnitChange] = []
     target = torch.zeros_like(chosen)

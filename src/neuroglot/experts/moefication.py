@@ -1,6 +1,7 @@
 """A dense FFN split into experts, as MoEfication does."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from jaxtyping import Int64
@@ -61,6 +62,8 @@ def partition(
     """
     model.check_dense("its neurons are in experts already", "see routed in its recording")
     check_number(experts, model.widths)
+    if kind not in get_args(Kind):
+        raise NeuroglotError(f"kind is {', '.join(get_args(Kind))}, not {kind!r:.40}.")
     if (labels is None) == (kind == "labels"):
         raise NeuroglotError('labels are given with kind="labels", and with that kind only.')
     about = {"kind": kind, "model": model.name, "fingerprint": model.fingerprint}

@@ -27,6 +27,9 @@ STYLE: Any = {
 CELL = 0.52  # inches
 
 
+DPI = 160  # of a PNG
+
+
 COLOURS = "YlGnBu"  # pale to dark in lightness too, so that it survives grey print and colour blindness
 
 
@@ -120,16 +123,20 @@ def save_figure(figure: Figure, directory: str | Path, name: str) -> list[Path]:
     """
     for title in (*figure.texts, *(axes.title for axes in figure.axes)):
         title.set_wrap(True)  # a model may be a long path, and the figure of few layers narrow
-    paths = []
-    for kind in ("png", "pdf"):
-        path = Path(directory) / f"{name}.{kind}"
-        with atomic_path(path) as draft:
-            # no dates inside, so that the same run gives the same bytes
-            metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-            figure.savefig(draft, format=kind, dpi=160, metadata=metadata)
-            if kind == "png":
-                _reduce(draft)
-        paths.append(path)
+    paths, layout = [], figure.get_layout_engine()
+    try:
+        for kind in ("png", "pdf"):
+            path = Path(directory) / f"{name}.{kind}"
+            with atomic_path(path) as draft:
+                # no dates inside, so that the same run gives the same bytes
+                metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+                figure.savefig(draft, format=kind, dpi=DPI, metadata=metadata)
+                if kind == "png":
+                    _reduce(draft)
+            paths.append(path)
+            figure.set_layout_engine("none")  # laid out once for both files, which takes as long as drawing one
+    finally:
+        figure.set_layout_engine(layout)
     return paths
 
 

@@ -281,7 +281,7 @@ def _why_not_opened(name: str, path: str, error: Exception) -> str:
     if not Path(path).exists() and (refusal or "/" in path or isinstance(error, OSError)):
         packaged_names = ", ".join(PACKAGED)
         return (
-            f"{name} is neither a file or directory here, nor packaged weights ({packaged_names}), and the Hugging "
+            f"{name} is neither a file nor a directory here, nor packaged weights ({packaged_names}), and the Hugging "
             f"Face hub did not give it ({reason}); check the name, the network and your access."
         )
     if "ignore_mismatched_sizes" in reason:

@@ -73,6 +73,8 @@ def check_source(source: str | Path) -> None:
     Raises:
         NeuroglotError: as said.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise NeuroglotError(f"A model is opened by its name or path, and not by {source!r:.40}.")
     name = str(source)
     if name in PACKAGED:
         check_installed(name)

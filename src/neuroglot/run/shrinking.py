@@ -1,8 +1,10 @@
 """A model for one language: vocabulary and neurons cut to a size, the rest re-fitted and healed, and what that cost."""
 
+import math
 import os
 import shutil
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from pydantic import TypeAdapter
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.edit.training import TuneSettings
 from neuroglot.edit.tuning import tune
-from neuroglot.errors import NeuroglotError
+from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.evaluate.likelihood.bits import Bits, bits_by_piece
 from neuroglot.models.gguf import gguf_file
 from neuroglot.models.loading import load_model
@@ -147,6 +149,13 @@ def shrink(
                 how = settings.model_copy(update={"heads": heads})
                 done = _made(model, text, language, how, path, work, recipe, held_out, progress)
     drop_workplace(path, "shrinking")
+    if done.bits.get("refit", 0.0) > done.bits.get(settings.salience, math.inf):
+        warnings.warn(
+            f"The re-fitted model reads worse than {settings.salience} alone, as it does where too few tokens are "
+            f"fitted (here at most {settings.tokens:,}); give more text and --tokens.",
+            NeuroglotWarning,
+            stacklevel=2,
+        )
     return done if gguf is None else _with_gguf(done, model, path, source, gguf, held_out[language], progress)
 
 

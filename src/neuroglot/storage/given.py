@@ -67,7 +67,8 @@ def takes_numbers(function: F) -> F:
     kinds: dict[str, type] = {}
     others: dict[str, tuple[type, ...]] = {}
     for name, said in function.__annotations__.items():
-        parts = get_args(said) if get_origin(said) in (Union, UnionType) else (said,)
+        union: Any = get_origin(said)
+        parts = get_args(said) if union in (Union, UnionType) else (said,)
         plain = all(isinstance(part, type) and get_origin(part) is None for part in parts)
         if name != "return" and plain and (int in parts) != (float in parts):
             kinds[name] = int if int in parts else float

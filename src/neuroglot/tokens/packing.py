@@ -1,6 +1,7 @@
 """Documents joined and packed into blocks of tokens, as in pre-training."""
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -42,8 +43,8 @@ def text_of_block(model: Model | TextReader, block: int) -> int:
     """
     limit = model.context or max(2, block)
     least = max(2, model.uncounted + 1)
-    if not least <= block <= limit:
-        raise NeuroglotError(f"block must be from {least} to {limit} tokens for {model.name}, not {block}.")
+    if not isinstance(block, Integral) or not least <= block <= limit:
+        raise NeuroglotError(f"block must be from {least} to {limit} tokens for {model.name}, not {block!r}.")
     return block - len(model.begin)
 
 

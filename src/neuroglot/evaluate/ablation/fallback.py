@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet, checked_set
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.interventions import Deactivate, intervene
 from neuroglot.errors import NeuroglotError
@@ -61,7 +61,7 @@ def fallback(
     Raises:
         NeuroglotError: a text's language has no set or no tokens of its own, or is too short for a block.
     """
-    neurons = neurons.of_model(model, site=site)
+    neurons = checked_set(neurons).of_model(model, site=site)
     both = [tag for tag in tokens_of.languages if tag in neurons.languages]
     if apart := [tag for tag in corpus.languages if tag not in both]:
         raise NeuroglotError(f"{apart[0]} has no set of neurons or no counted tokens, so it cannot be switched off.")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet, checked_set
 from neuroglot.artifacts.widths import stated
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.edit.conditions import INTACT, Condition
@@ -81,7 +81,7 @@ def perturb(
     """
     heads = units == "heads"
     site: Site = "heads" if heads else "activation"
-    neurons = neurons.of_model(model, site=site)  # so that random rows are drawn among what there is
+    neurons = checked_set(neurons).of_model(model, site=site)  # so that random rows are drawn among what there is
     blocks = held_out_blocks(model, corpus, tokens=tokens, block=block)
     size = _random_size(neurons, random_row)
     fresh = Perturbation(

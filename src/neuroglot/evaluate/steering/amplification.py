@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet, checked_set
 from neuroglot.corpus.texts import prompts_by_language
 from neuroglot.edit.conditions import Condition
 from neuroglot.edit.interventions import Scale
@@ -57,7 +57,7 @@ def amplification(
         NeuroglotError: a target has no set, a language cannot be detected, or there is no prompt in another language.
     """
     targets = [language_tag(tag) for tag in targets or neurons.languages]
-    neurons = neurons.of_model(model, site=site)
+    neurons = checked_set(neurons).of_model(model, site=site)
     neurons.check_languages(targets)
     sources = prompts_by_language(prompts)
     identify = LanguageIdentifier([*targets, *sources])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet, checked_set
 from neuroglot.corpus.corpus import Corpus
 from neuroglot.corpus.texts import texts_of
 from neuroglot.edit.conditions import Condition
@@ -54,7 +54,7 @@ def continuations(
     Raises:
         NeuroglotError: a language has no set, a prompt is empty, or the neurons are of another shape.
     """
-    neurons = neurons.of_model(model)
+    neurons = checked_set(neurons).of_model(model)
     conditions = {tag: Condition(tag, (Deactivate(neurons[tag]),)) for tag in prompts}
     asked = [(tag, prompt) for tag, texts in prompts.items() for prompt in texts_of(texts, "prompts")]
     recipes = [None] * len(asked) + [conditions[tag] for tag, _ in asked]

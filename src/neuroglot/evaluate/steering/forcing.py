@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel
 
-from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet, checked_set
 from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.corpus.prompts import PROMPTINGS, Prompting, prompted
@@ -187,7 +187,7 @@ def force(
         NeuroglotError: the model is not the one recorded, a language is unknown to the recording or the neurons, no
             library tells a target, or there is no prompt.
     """
-    neurons = neurons.of_model(recording)
+    neurons = checked_set(neurons).of_model(recording)
     how = how or Steering()
     wanted = [language_tag(tag) for tag in targets or neurons.languages]
     sources = prompts_by_language(prompts)
@@ -432,7 +432,7 @@ def deactivated(
     Raises:
         NeuroglotError: the neurons are of another shape, or no library tells a language.
     """
-    neurons = neurons.of_model(model)
+    neurons = checked_set(neurons).of_model(model)
     sources = prompts_by_language(prompts)
     identify, made = LanguageIdentifier(list(sources)), _Answers(model, generation or Generation(), directory)
     largest = max(neurons.sizes(), key=lambda tag: neurons.sizes()[tag])

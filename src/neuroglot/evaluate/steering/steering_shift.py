@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import torch
 
-from neuroglot.artifacts.neurons import NeuronSet
+from neuroglot.artifacts.neurons import NeuronSet, checked_set
 from neuroglot.corpus.texts import check_texts
 from neuroglot.edit.interventions import Scale, intervene
 from neuroglot.errors import NeuroglotError
@@ -66,7 +66,7 @@ def steering_shift(
     if len({len(texts) for texts in [*asked.values(), *known.values()]}) > 1:
         raise NeuroglotError("Prompts and answers are one list a language, all of one length; fill gaps with None.")
     wanted = [language_tag(tag) for tag in targets or [tag for tag in neurons.languages if tag in known]]
-    neurons = neurons.of_model(model, site=site)
+    neurons = checked_set(neurons).of_model(model, site=site)
     neurons.check_languages(wanted)
     if lacking := [tag for tag in wanted if tag not in known]:
         raise NeuroglotError(f"There are no answers in {lacking[0]}, so nothing can shift towards it.")
