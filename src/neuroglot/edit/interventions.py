@@ -282,8 +282,8 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
         most = float(torch.as_tensor(values).mul(float(strength)).abs().max())
     if not most <= torch.finfo(model.network.dtype).max:
         raise NeuroglotError(
-            f"The values have entries that are not numbers (NaN or infinite), or that {model.dtype} cannot hold; give finite "
-            "and smaller ones."
+            f"The values have entries that are not numbers (NaN or infinite), or that {model.dtype} cannot hold; give "
+            "finite and smaller ones."
         )
 
 
