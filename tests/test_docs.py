@@ -1,5 +1,6 @@
 """The documentation: it builds strictly, its Python runs, and its command lines exist."""
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -124,11 +125,17 @@ def command_lines():
     return found
 
 
+@functools.cache
+def whole_command():
+    """The terminal's command, which takes a while to build."""
+    return typer.main.get_command(app)
+
+
 def parse(line):
     """Have the command line read it, and stop before anything is done."""
     line = re.sub(r"\s{2,}[a-z].*$", "", line) if '"' not in line else line  # words beside an indented command
     words = shlex.split(re.split(r"[;>|]", line)[0], comments=True)[1:]
-    command = typer.main.get_command(app)
+    command = whole_command()
     context = command.context_class(command, info_name="neuroglot")
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         name, command, words = command.resolve_command(context, words)

@@ -49,6 +49,6 @@ def test_a_recording_through_discovery_has_the_bytes_of_the_declared_one(name, r
     prove(model.network, found.ffns)
     assert declared(model.text_config.model_type) is not None
     for each, file in ((model, "declared"), (found, "discovered")):
-        recording = ng.record(each, texts, tokens=300, block=64, examples=2, progress=False)
+        recording = ng.record(each, texts, tokens=130, block=64, examples=2, progress=False)
         recording.save(tmp_path / f"{file}.safetensors")
     assert (tmp_path / "declared.safetensors").read_bytes() == (tmp_path / "discovered.safetensors").read_bytes()

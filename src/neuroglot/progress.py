@@ -76,8 +76,11 @@ def token_progress(
 def progress_bar(
     title: str, total: int, *, unit: str, shown: bool = True, clock: Clock = time.monotonic
 ) -> Iterator[Advance]:
-    """Progress over `total` things, named by `unit`. Inside the block, call `advance(things, what)`, as for tokens."""
-    with _progress(title, total, Count(unit), shown, clock) as advance:
+    """Progress over `total` things, named by `unit`. Inside the block, call `advance(things, what)`, as for tokens.
+
+    Of no things nothing is shown.
+    """
+    with _progress(title, total, Count(unit), shown and total > 0, clock) as advance:
         yield advance
 
 

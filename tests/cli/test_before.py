@@ -194,3 +194,9 @@ def test_it_is_said_before_a_model_is_opened(
     }
     assert said.format(**places) in refused(monkeypatch, capsys, *command.format(**places).split())
     assert not (tmp_path / "runs").exists()
+
+
+def test_one_sample_is_refused_before_it_is_left_in_the_run(run, tmp_path, monkeypatch, capsys):
+    one = tmp_path / "one.jsonl"
+    one.write_text(json.dumps({"key": "a", "text": {"en": "the cat", "fr": "çà et là", "ru": "всё"}}) + "\n")
+    assert "one sample only; give at least two" in refused(monkeypatch, capsys, "align", run, "--corpus", one)

@@ -10,7 +10,7 @@ from neuroglot.evaluate.likelihood.lens import Lens
 def test_a_run_and_a_model(recorded, checkpoint, corpus, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(recorded, tmp_path / "run")
     printed = neuroglot("lens", run, "--tokens", 400, "--top", 2)
-    assert "layer" in printed and "Text in " in printed
+    assert "layer" in printed and "Left out, for some or all texts" in printed
     neuroglot("lens", checkpoint, "--corpus", corpus, "--out", tmp_path / "alone", "--tokens", 400, "--top", 2)
     assert (tmp_path / "alone" / "tables" / "lens.csv").is_file()
     alone, of_run = (

@@ -305,5 +305,5 @@ def test_layers_may_come_in_any_form_and_are_never_none(recorded):
     ):  # fmt: skip
         with pytest.raises(ng.NeuroglotError, match=words):
             ng.steer(recording, to="fr", method="diffmean", layers=layers)
-    with pytest.raises(ng.NeuroglotError, match="strength is a finite number"):
+    with pytest.raises(ng.NeuroglotError, match="strength must be a number, not nan"):
         ng.steer(recording, to="fr", method="diffmean", strength=float("nan"))

@@ -123,7 +123,7 @@ def test_refusals():
         (1e39, 1.0, "float32 cannot hold"),
         ([1.0, 2.0], 1.0, "not a list"),
         (None, 1.0, "not a NoneType"),
-        (1.0, "4", "strength is a finite number such as 4.0, not '4'"),
+        (1.0, "4", "strength must be a number, not .4."),
     ):
         with (
             shapes.unchecked(),

@@ -191,9 +191,9 @@ def test_refusals():
         generate(model, PROMPTS[:1], recipes=[recipe])
     assert generate(model, []) == []
     for wrong, sentence in (
-        ({"tokens": 2.5}, "tokens is a whole number, not 2.5"),
-        ({"temperature": "1"}, "temperature is a number, not '1'"),
-        ({"seed": "a"}, "seed is a whole number"),
+        ({"tokens": 2.5}, "tokens must be a whole number of at least 0, not 2.5"),
+        ({"temperature": "1"}, "temperature must be a number, not '1'"),
+        ({"seed": "a"}, "seed must be a whole number"),
         ({"streams": ["a"]}, "streams are whole numbers"),
     ):
         with pytest.raises(ng.NeuroglotError, match=sentence):

@@ -62,6 +62,8 @@ def test_each_setting_that_differs_is_named_with_both_values():
     assert "limit (was 4, now 5), only (was x, now not set), model.dtype (was not set, now auto)" in said
     assert "seed" not in said
     assert "record.tokens (was 600, now 700)" in sentence({"record": {"tokens": 600}}, {"record": {"tokens": 700}})
+    lacking = sentence({"record": {"experts": {"number": 4}}}, {"record": {"experts": None}})
+    assert "settings: record.experts.number (was 4, now not set);" in lacking
     refuse_differing("x", {"layers": [1, 2]}, {"layers": (1, 2)}, "delete it")  # as JSON has it
 
 

@@ -11,13 +11,14 @@ from neuroglot.alignment.sentence_similarity import state_similarity
 from neuroglot.alignment.similarity import Pairs, check_comparable, layer_pairs, normalised, pairs_of, whole_pairs
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.samples import Samples
-from neuroglot.errors import NeuroglotError
 from neuroglot.identify.key_regions import region_sizes
 from neuroglot.stats import Weights, bootstrap_weights, interval
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["by_layer", "lrds", "sads", "sklr", "summary"]
 
 
+@takes_numbers
 def lrds(samples: Samples, layer: int | None = None) -> float:
     """Linguistic regions development score (Zeng et al. 2025, eq. 8): how much the language alone makes samples alike.
 
@@ -34,6 +35,7 @@ def lrds(samples: Samples, layer: int | None = None) -> float:
     return float(_lrds(_pairs(samples, layer), _once(samples))[0])
 
 
+@takes_numbers
 def sads(samples: Samples, layer: int | None = None) -> float:
     """Semantic alignment development score (Zeng et al. 2025, eq. 9): how much the meaning alone makes samples alike.
 
@@ -48,6 +50,7 @@ def sklr(regions: NeuronSet) -> int:
     return sum(regions.sizes().values())
 
 
+@takes_numbers
 def summary(
     samples: Samples, *, threshold: float | None = None, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
@@ -80,6 +83,7 @@ def summary(
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
 
 
+@takes_numbers
 def by_layer(
     samples: Samples, *, threshold: float | None = None, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
@@ -137,8 +141,6 @@ def _pairs(samples: Samples, layer: int | None) -> Pairs:
     check_comparable(samples)
     if layer is None:
         return whole_pairs(samples)
-    if not 0 <= layer < samples.layers:
-        raise NeuroglotError(f"There is no layer {layer}; layers are 0 to {samples.layers - 1}.")
     return pairs_of(normalised(samples.layer(layer)))
 
 

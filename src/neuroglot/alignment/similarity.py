@@ -17,6 +17,7 @@ from torch import Tensor
 
 from neuroglot.artifacts.samples import Samples
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["Pairs", "layer_pairs", "normalised", "pairs_of", "similarity_map", "whole_pairs"]
 
@@ -24,6 +25,7 @@ Pairs = tuple[Float[Tensor, "samples samples"], Float[Tensor, "samples samples"]
 """`within` and `between`: mean similarity of meanings i and j in one language, and in two different ones."""
 
 
+@takes_numbers
 def similarity_map(samples: Samples, layer: int | None = None) -> Float[Tensor, "rows rows"]:
     """Cosine similarity of every pair of samples (Zeng et al. 2025, eq. 7), K·n × K·n.
 
@@ -39,7 +41,7 @@ def similarity_map(samples: Samples, layer: int | None = None) -> Float[Tensor, 
     """
     rows = len(samples.languages) * len(samples)
     total = torch.zeros(rows, rows, dtype=torch.float64)
-    for index in [_checked(samples, layer)] if layer is not None else range(samples.layers):
+    for index in [layer] if layer is not None else range(samples.layers):
         values = samples.layer(index).reshape(rows, -1)
         total += values @ values.T
     if layer is not None:
@@ -92,9 +94,3 @@ def check_comparable(samples: Samples) -> None:
         )
     if len(samples) < 2:
         raise NeuroglotError("Alignment compares meanings, and there is one sample only; give at least two.")
-
-
-def _checked(samples: Samples, layer: int) -> int:
-    if not 0 <= layer < samples.layers:
-        raise NeuroglotError(f"There is no layer {layer}; layers are 0 to {samples.layers - 1}.")
-    return layer

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import integer
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 
 __all__ = ["Kind", "Partition"]
@@ -55,7 +56,7 @@ class Partition:
 
     def __init__(self, labels: Int64[Tensor, "layers neurons"], experts: int, about: dict[str, Any] | None = None):
         self.labels = torch.as_tensor(labels).to("cpu", torch.int64)
-        self.experts = experts
+        self.experts = experts = integer(experts, "experts", least=1)
         self.about = dict(about or {})
         if self.labels.ndim != 2 or int(self.labels.min()) < -1 or int(self.labels.max()) >= experts:
             raise NeuroglotError(

@@ -18,6 +18,7 @@ from neuroglot.artifacts.widths import check_widths, given_widths, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import language_tag
 from neuroglot.storage.atomic import atomic_path
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.results import load_json
 from neuroglot.storage.sealed import sealed_json
 from neuroglot.storage.tensors import whole
@@ -59,6 +60,7 @@ class Samples:
     uneven: tuple[int, ...] | None = None
 
     @classmethod
+    @takes_numbers
     def from_vectors(
         cls,
         vectors: Any,
@@ -136,8 +138,15 @@ class Samples:
         """How many neurons each layer has."""
         return self.uneven or (self.neurons,) * self.layers
 
+    @takes_numbers
     def layer(self, layer: int) -> Float[Tensor, "languages samples neurons"]:
-        """The slice of a layer (from 0), a view, as it is in the whole vectors: not of unit norm."""
+        """The slice of a layer (from 0), a view, as it is in the whole vectors: not of unit norm.
+
+        Raises:
+            NeuroglotError: there is no such layer.
+        """
+        if not 0 <= layer < self.layers:
+            raise NeuroglotError(f"There is no layer {layer}; layers are 0 to {self.layers - 1}.")
         return self.vectors[..., layer * self.neurons : (layer + 1) * self.neurons]
 
     def frame(self) -> pd.DataFrame:

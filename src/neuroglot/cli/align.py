@@ -76,7 +76,7 @@ def align(
     if aligned.regions is not None:
         print_neurons(current, "regions", aligned.regions)
     scores = aligned.scores
-    cells = {str(name): [f"{value:.4f}" for value in scores[name]] for name in scores}
+    cells = {str(name): ["–" if value != value else f"{value:.4f}" for value in scores[name]] for name in scores}
     print_table(cells, "", [str(score).upper() for score in scores.index])
     out.print(f"wrote {current.samples_path}")
     if aligned.regions is not None and measure:

@@ -10,7 +10,7 @@ from neuroglot.corpus.copies import copied_samples, with_first
 from neuroglot.corpus.texts import check_texts, text_or_none
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.languages.tags import closest, is_language, language_tag
-from neuroglot.storage.given import whole
+from neuroglot.storage.given import integer
 
 __all__ = ["Corpus", "Documents", "check_is_corpus"]
 
@@ -155,7 +155,7 @@ class Corpus:
         Warns:
             NeuroglotWarning: samples that are held out are recorded, too, as other samples; said when they are read.
         """
-        every = whole(every, "every", least=2)
+        every = integer(every, "every", least=2)
         read = self._where(lambda index: index % every != every - 1, "not held out")
         held_out = self._where(lambda index: index % every == every - 1, "held out")
         if self.parallel:
@@ -167,6 +167,8 @@ class Corpus:
 
         A copy is in the half of its first.
         """
+        if integer(which, "which") not in (0, 1):
+            raise NeuroglotError(f"A half is 0 or 1, not {which}.")
         return self._where(lambda index: index % 2 == which, f"half {which + 1}")
 
     def together(self, languages: Sequence[str]) -> "Corpus":

@@ -76,6 +76,8 @@ def _key_column(names: Sequence[str], beside: Iterable[str]) -> str | None:
 
 def _by_columns(rows: Rows, parallel: bool | None, text_column: str, languages: Sequence[str] | None) -> Corpus:
     """Rows of one text in several languages."""
+    if not rows.columns:
+        raise NeuroglotError(f"{rows.path} has no rows; give text, by language.")
     wanted = None if languages is None else {language_tag(tag) for tag in languages}
     found = [name for name in rows.columns if _is_of_a_language(name, wanted or ())]
     asked = [name for name in found if wanted and language_tag(name) in wanted]

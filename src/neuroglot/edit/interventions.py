@@ -21,6 +21,7 @@ from neuroglot.edit.routing import Rerouting, check_experts
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
+from neuroglot.storage.given import real
 
 __all__ = ["Add", "Deactivate", "Intervention", "Raise", "Replace", "Scale", "UnitChange", "described", "intervene"]
 
@@ -273,18 +274,18 @@ def check_intervention(intervention: Intervention | Rerouting, model: Model) -> 
             f"{units.removesuffix('s')}, not {' × '.join(map(str, values.shape))}."
         )
     strength = getattr(intervention, "strength", 1.0)
-    if not isinstance(strength, Real):
-        raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength!r:.40}.")
+    for name, given in (("The values", values), ("strength", strength)):
+        if not isinstance(given, Tensor | int | float):  # which would be multiplied as they are
+            real(given, name)
     # the usual case is one number, without an operation of torch for each of many recipes
-    if isinstance(values, int | float):
-        most = abs(values * float(strength))
+    if isinstance(values, int | float) and isinstance(strength, int | float):
+        most = abs(values * strength)
     else:
-        most = float(torch.as_tensor(values).mul(float(strength)).abs().max())
+        most = float((torch.as_tensor(values) * strength).abs().max())
     if not most <= torch.finfo(model.network.dtype).max:
-        kind = str(model.network.dtype).removeprefix("torch.")
         raise NeuroglotError(
-            f"The values have entries that are not numbers (NaN or infinite), or that {kind} cannot hold; give finite "
-            "and smaller ones."
+            f"The values have entries that are not numbers (NaN or infinite), or that {model.dtype} cannot hold; give "
+            "finite and smaller ones."
         )
 
 

@@ -13,7 +13,7 @@ from neuroglot.edit.positions import When
 from neuroglot.edit.recipes import Recipe
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
-from neuroglot.storage.given import check_file
+from neuroglot.storage.given import check_file, takes_numbers
 
 __all__ = ["load_directions", "steer_along"]
 
@@ -85,6 +85,7 @@ def _rows(found: Any) -> Any:
     return torch.stack([found[f"layer.{layer}"] for layer in range(len(found))])
 
 
+@takes_numbers
 def steer_along(
     model: Model,
     directions: Float[Tensor, "layers width"],

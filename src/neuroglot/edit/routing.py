@@ -13,10 +13,12 @@ from neuroglot.artifacts.recording import ROUTED, Recording
 from neuroglot.edit.positions import When
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["DeactivateExperts", "FavourExperts", "Rerouting", "check_experts", "language_experts", "named_experts"]
 
 
+@takes_numbers
 def language_experts(recording: Recording, language: str, count: int | None = None) -> Bool[Tensor, "layers experts"]:
     """The experts of a native mixture of experts that a language is routed to more than the others are.
 

@@ -22,6 +22,7 @@ from neuroglot.edit.steering_methods import DIRECTIONS, METHODS, ROUTER, SAMPLED
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.names import whole_number
 
 __all__ = ["layer_numbers", "steer"]
@@ -49,6 +50,7 @@ def layer_numbers(text: str | None, layers: int | None) -> tuple[int, ...] | Non
     return tuple(sorted(numbers))
 
 
+@takes_numbers
 def steer(
     recording: Recording,
     neurons: NeuronSet | None = None,

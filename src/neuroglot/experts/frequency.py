@@ -7,6 +7,7 @@ from torch import Tensor
 from neuroglot.artifacts.origin import check_precision
 from neuroglot.artifacts.recording import EXPERTS, ROUTED, Recording
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import real, takes_numbers
 
 __all__ = ["HIGH", "counts", "frequencies", "high_frequency", "high_threshold", "shared", "tuning_change"]
 
@@ -31,6 +32,8 @@ def frequencies(recording: Recording, top: float | int | None = None) -> Float64
     have = [name for name in recording.sums if name.startswith(EXPERTS)]
     if not have:
         raise NeuroglotError("The recording counted no experts; record again with partition=….")
+    if top is not None:
+        real(top, "top")
     name = have[0] if top is None and len(have) == 1 else f"{EXPERTS}{top:g}" if top is not None else ""
     if name not in have:
         raise NeuroglotError(
@@ -39,6 +42,7 @@ def frequencies(recording: Recording, top: float | int | None = None) -> Float64
     return recording.mean(name).permute(2, 0, 1).contiguous()
 
 
+@takes_numbers
 def high_frequency(
     frequency: Float64[Tensor, "*languages layers experts"], threshold: float = HIGH
 ) -> Bool[Tensor, "*languages layers experts"]:
@@ -58,6 +62,7 @@ def high_threshold(recording: Recording) -> float:
     return float(chosen.mean()) / sum(count for count, _ in recording.experts) / 2
 
 
+@takes_numbers
 def counts(
     frequency: Float64[Tensor, "languages layers experts"], threshold: float = HIGH
 ) -> Int64[Tensor, "layers experts"]:
@@ -65,6 +70,7 @@ def counts(
     return high_frequency(frequency, threshold).sum(0)
 
 
+@takes_numbers
 def shared(
     frequency: Float64[Tensor, "languages layers experts"], threshold: float = HIGH
 ) -> Bool[Tensor, "layers experts"]:

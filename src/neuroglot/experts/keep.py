@@ -11,6 +11,7 @@ from neuroglot.artifacts.partition import Partition
 from neuroglot.artifacts.recording import Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.experts.frequency import frequencies
+from neuroglot.storage.given import takes_numbers
 
 __all__ = [
     "MULTIPLE",
@@ -32,6 +33,7 @@ Scores = Float[Tensor, "layers experts"]
 Kept = Bool[Tensor, "layers experts"]
 
 
+@takes_numbers
 def keep_threshold(frequency: Scores, threshold: float) -> Kept:
     """The experts activated on at least this share of the language's tokens (§4.5.1).
 
@@ -48,13 +50,14 @@ def keep_threshold(frequency: Scores, threshold: float) -> Kept:
     return kept
 
 
+@takes_numbers
 def keep_share(frequency: Scores, share: float) -> Kept:
     """The same share of each layer's experts: those of the highest frequency (§4.5.2); of equal ones the first.
 
     Raises:
         NeuroglotError: the share keeps nothing, or is above 1.
     """
-    size = round(share * frequency.shape[1])
+    size = round(min(share, 2.0) * frequency.shape[1])  # of infinity nothing can be rounded
     if not 1 <= size <= frequency.shape[1]:
         raise NeuroglotError(
             f"A share of {share:g} keeps {size} of {frequency.shape[1]} experts; choose one in (0, 1]."
@@ -62,12 +65,14 @@ def keep_share(frequency: Scores, share: float) -> Kept:
     return _highest(frequency, torch.full((len(frequency),), size))
 
 
+@takes_numbers
 def keep_random(like: Kept, seed: int = 0) -> Kept:
     """Random experts, as many in each layer as `like` keeps: the baseline of every table."""
     generator = torch.Generator().manual_seed(seed)
     return _highest(torch.rand(like.shape, generator=generator), like.sum(1))
 
 
+@takes_numbers
 def keep_budget(scores: Scores, budget: float, least: int = 1) -> Kept:
     """All but this share of the experts: the lowest of all layers go, and so layers keep different numbers.
 
@@ -93,6 +98,7 @@ def keep_budget(scores: Scores, budget: float, least: int = 1) -> Kept:
     return kept.view(layers, experts)
 
 
+@takes_numbers
 def keep_width(
     recording: Recording, scores: Float[Tensor, "layers neurons"], share: float
 ) -> Bool[Tensor, "layers neurons"]:

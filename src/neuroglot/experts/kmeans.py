@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["balanced_kmeans", "inertia"]
 
@@ -39,6 +40,7 @@ BITS = 29  # of a product of two rows; a sum or a difference of two fits into in
 
 
 @torch.inference_mode()
+@takes_numbers
 def balanced_kmeans(
     rows: Float[Tensor, "rows width"] | Float[np.ndarray, "rows width"], clusters: int = 256, seed: int = 0
 ) -> Int64[Tensor, " rows"]:

@@ -14,6 +14,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.experts.kmeans import balanced_kmeans
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["partition", "reorder"]
 
@@ -31,6 +32,7 @@ def check_number(experts: int, widths: Sequence[int]) -> None:
         )
 
 
+@takes_numbers
 def partition(
     model: Model,
     experts: int = 256,

@@ -20,6 +20,7 @@ from neuroglot.models.fitting import fitting_tokens
 from neuroglot.models.model import Model
 from neuroglot.models.moe_layouts import MoeLayout, layout_of, moe_network
 from neuroglot.progress import token_progress
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.made import check_place, is_made
 from neuroglot.storage.results import digest_of_settings
 
@@ -33,6 +34,7 @@ Router = Float[Tensor, "experts width"]
 
 
 @torch.no_grad()
+@takes_numbers
 def moefy(
     model: Model,
     experts: int | Partition,

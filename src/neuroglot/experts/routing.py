@@ -9,6 +9,7 @@ from torch import Tensor
 from neuroglot.artifacts.recording import FOLDS, ROUTED, Recording
 from neuroglot.errors import NeuroglotError
 from neuroglot.stats import bootstrap_weights
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["routing_divergence", "routing_divergence_interval", "routing_layers", "routing_shares"]
 
@@ -59,6 +60,7 @@ def routing_divergence(recording: Recording) -> Divergence:
     return _divergence(routing_shares(recording))
 
 
+@takes_numbers
 def routing_divergence_interval(
     parts: Sequence[Recording] | Recording, *, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> tuple[Divergence, Divergence]:

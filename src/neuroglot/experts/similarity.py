@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuroglot.errors import NeuroglotError
 from neuroglot.stats import Matrix
+from neuroglot.storage.given import takes_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,7 @@ class Similarity:
         return pd.DataFrame(columns, index=index).reset_index()
 
 
+@takes_numbers
 def compare(
     frequencies: Float64[Tensor, "languages layers experts"] | Float64[np.ndarray, "languages layers experts"],
     *,

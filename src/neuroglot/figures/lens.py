@@ -153,15 +153,17 @@ def lens_findings(lens: Lens) -> list[str]:
             said.append(f"Text in {language_name(tag)}: none in that language was counted, so no token is its own.")
             continue
         left_out |= {*mass.index} - {*read}
+        if read.empty:  # there is nothing to compare
+            continue
         others = mass.columns.drop(tag)
         ahead = mass[others].sub(mass[tag], axis=0)
         unknown = bool(high[tag].isna().all())  # intervals, of one block of text
         alone = alone or unknown
         beyond = ahead.where(ahead.gt(0) if unknown else low[others].gt(high[tag], axis=0))  # of both intervals
-        said.append(_finding(tag, mass, beyond.loc[read]))
+        said.append(_finding(tag, mass, beyond.loc[read], "" if unknown else ", beyond both intervals"))
     if alone:
         said.append("No interval is known where a text has one block; give more --tokens.")
-    if left_out and said:
+    if left_out:
         said.append(
             f"Left out, for some or all texts: {_ranges(sorted(left_out))}, where more than {UNREAD:.0%} of the "
             "probability is on tokens that no counted text has."
@@ -169,18 +171,20 @@ def lens_findings(lens: Lens) -> list[str]:
     return said
 
 
-def _finding(tag: str, mass: pd.DataFrame, beyond: pd.DataFrame) -> str:
+def _finding(tag: str, mass: pd.DataFrame, beyond: pd.DataFrame, how: str) -> str:
     """Which other language is ahead of the text's own, and where.
 
     Args:
         tag: of the text.
         mass: layer × language of the tokens.
         beyond: of some layers, by how much another language is ahead; NaN where it is not beyond both intervals.
+        how: far it would have to be ahead, in words.
     """
     name, last = language_name(tag), mass.index[-1]
     if beyond.isna().to_numpy().all():
         return (
-            f"Text in {name}: no other language's tokens are likelier than its own ({mass[tag][last]:.1%} at the end)."
+            f"Text in {name}: no other language's tokens are likelier than its own{how} ({mass[tag][last]:.1%} at the "
+            "end)."
         )
     other = str(beyond.max().idxmax())
     most: Any = beyond[other].idxmax()

@@ -117,7 +117,7 @@ def heatmap(
         "colorscale": _scale(APART if apart else PALE),
         "hovertemplate": hover + "<extra></extra>",
         "hoverongaps": False,
-        "colorbar": {"title": {"text": label, "side": "right"}, "thickness": 12},
+        "colorbar": {"title": {"text": label, "side": "right"}, "thickness": 12, "ticksuffix": " "},
     }
     if low is not None and high is not None:
         trace |= {"zmin": low, "zmax": high}

@@ -18,6 +18,7 @@ from neuroglot.models.architecture.body import has_encoder
 from neuroglot.models.architecture.ffn import FFN
 from neuroglot.models.model import Model
 from neuroglot.models.workers import spread
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["generate"]
 
@@ -31,6 +32,7 @@ class Bound(Protocol):
 
 
 @torch.inference_mode()
+@takes_numbers
 def generate(
     model: Model,
     prompts: Iterable[str],
@@ -82,7 +84,7 @@ def generate(
             decoder.
     """
     prompts = texts_of(prompts, "prompts")
-    check_settings(tokens, repetition_penalty, temperature, top_p, batch, seed)
+    check_settings(tokens, repetition_penalty, temperature, top_p, batch)
     model.check_state()
     if has_encoder(model.network):
         raise NeuroglotError(

@@ -15,12 +15,14 @@ from neuroglot.artifacts.widths import stated
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, Evidence, Scores
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["contributions", "key_regions", "region_sizes"]
 
 NEURONS_AT_ONCE = 4096
 
 
+@takes_numbers
 def key_regions(samples: Samples, *, threshold: float = 2.0) -> NeuronSet:
     """Each language's key linguistic region (Zeng et al. 2025, §3.3).
 
@@ -111,6 +113,8 @@ def check_threshold(samples: Samples, threshold: float) -> None:
         )
     if len(samples) < 2:
         raise NeuroglotError("A contribution is a sum over pairs of samples, and there is one only; give at least two.")
+    if not math.isfinite(threshold):
+        raise NeuroglotError(f"threshold must be a finite number of standard deviations, not {threshold}.")
     limit = math.sqrt(languages - 1)
     if not threshold < limit:
         needed = math.floor(threshold**2 + 1) + 1

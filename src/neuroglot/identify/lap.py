@@ -9,6 +9,7 @@ from neuroglot.artifacts.widths import stated, within
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import Scores
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["lap"]
 
@@ -20,6 +21,7 @@ def _scores(recording: Recording) -> Scores:
 
 
 @default_choice("lap")
+@takes_numbers
 def lap(recording: Recording, *, threshold: float = 0.95) -> NeuronSet:
     """Language activation probability (Tang et al. 2024, §3.1 b): a language's neurons are active on more than 95 %.
 

@@ -14,6 +14,7 @@ from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, Scores
 from neuroglot.stats import entropy
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["lape", "lave"]
 
@@ -27,6 +28,7 @@ def _lape(recording: Recording) -> Scores:
 
 
 @default_choice("lape")
+@takes_numbers
 def lape(recording: Recording, *, top_fraction: float = 0.01, activity_quantile: float = 0.95) -> NeuronSet:
     """Language activation probability entropy (Tang et al. 2024, §2.2).
 
@@ -55,6 +57,7 @@ def _lave(recording: Recording) -> Scores:
 
 
 @default_choice("lave")
+@takes_numbers
 def lave(recording: Recording, *, top_fraction: float = 0.01, activity_quantile: float = 0.95) -> NeuronSet:
     """Language activation value entropy (Tang et al. 2024, §3.1 c): LAPE on mean activations, negative ones as 0.
 

@@ -21,6 +21,7 @@ from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import NEVER, select_top
 from neuroglot.stats import wilson
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["highest_other", "margin", "margins"]
 
@@ -59,6 +60,7 @@ def margins(recording: Recording) -> Float64[Tensor, "languages layers neurons"]
 
 
 @default_choice("margin")
+@takes_numbers
 def margin(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
     """For each language the neurons with the largest margin over the next language (Neuroglot's own; see `margins`).
 

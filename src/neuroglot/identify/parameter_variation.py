@@ -23,12 +23,14 @@ from neuroglot.languages.tags import language_tag
 from neuroglot.models.checkpoint import Checkpoint
 from neuroglot.progress import progress_bar
 from neuroglot.stats import entropy
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["least_varied", "parameter_variation", "variation_entropy", "variation_rates", "varied_parameters"]
 
 Tuned = Mapping[str, str | Path]
 
 
+@takes_numbers
 def parameter_variation(
     base: str | Path, tuned: Tuned, *, top_fraction: float = 0.01, progress: bool = True
 ) -> NeuronSet:
@@ -130,6 +132,7 @@ def variation_entropy(
     return spread, less * len(rates) > ordered.sum(-1)
 
 
+@takes_numbers
 def varied_parameters(
     base: str | Path, tuned: Tuned, *, top_fraction: float = 0.01, each: bool = False, progress: bool = True
 ) -> ParameterSet:

@@ -8,6 +8,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.identify.importance import excess
 from neuroglot.identify.registry import default_choice, method
 from neuroglot.identify.selection import Scores, select_top
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["plnd"]
 
@@ -19,6 +20,7 @@ def _plnd(recording: Recording) -> Scores:
 
 
 @default_choice("plnd")
+@takes_numbers
 def plnd(recording: Recording, *, top_fraction: float = 0.01) -> NeuronSet:
     """Neurons that are among the most important of one language and of no other (Zhao et al. 2024, §3).
 

@@ -12,10 +12,12 @@ from neuroglot.artifacts.widths import exists, stated
 from neuroglot.errors import NeuroglotError
 from neuroglot.identify.registry import method
 from neuroglot.identify.selection import NEVER, Evidence, Scores
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["generator_of", "random"]
 
 
+@takes_numbers
 def random(like: Recording | NeuronSet, *, top_fraction: float = 0.01, seed: int = 0) -> NeuronSet:
     """Random selection (Tang et al. 2024, §3.1 e): neurons drawn evenly from all layers, without replacement.
 

@@ -21,6 +21,7 @@ from neuroglot.artifacts.widths import within
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
 from neuroglot.identify.registry import EVIDENCE, Method, find, known, names
 from neuroglot.identify.selection import Evidence, Scores, select_top
+from neuroglot.storage.given import integer, real
 
 __all__ = ["METHODS", "RANKINGS", "choose", "rank"]
 
@@ -46,6 +47,9 @@ def choose(method: str, evidence: Evidence, **settings: Any) -> NeuronSet:
     for name in settings:
         if name not in found.settings:
             raise NeuroglotError(f"{method} has no {name.replace('_', '-')}; leave the option out.")
+    for name, default in found.defaults.items():
+        if name in settings and type(default) in (int, float):
+            settings[name] = real(settings[name], name) if type(default) is float else integer(settings[name], name)
     if found.choice is not None:
         neurons: NeuronSet = found.choice(_given(found, evidence), **settings)
         return neurons

@@ -14,6 +14,7 @@ from neuroglot.artifacts.recording import Recording
 from neuroglot.artifacts.samples import Samples
 from neuroglot.artifacts.widths import stated, within
 from neuroglot.errors import NeuroglotError
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["Evidence", "Scores", "check_budget", "select_top"]
 
@@ -54,6 +55,7 @@ def check_budget(share: float, widths: Sequence[int]) -> None:
         )
 
 
+@takes_numbers
 def select_top(
     scores: Scores,
     languages: tuple[str, ...],

@@ -17,7 +17,8 @@ def digest_of_weights(network: Any, about: str) -> str:
     Weights are parameters, and the buffers that a checkpoint keeps.
     """
     digest = hashlib.sha256(about.encode())
-    weights = {**dict(network.named_parameters()), **dict(kept_buffers(network))}
+    buffers = {name: module.get_buffer(leaf) for name, module, leaf in kept_buffers(network)}
+    weights = {**dict(network.named_parameters()), **buffers}
     for name, weight in sorted(weights.items()):  # a tied weight comes once
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         if weight.device.type == "meta":

@@ -388,10 +388,15 @@ class Model:
             self._fingerprint, self._fingerprint_of = digest_of_weights(self.network, about), state
         return self._fingerprint
 
+    @cached_property
+    def _kept_buffers(self) -> list[tuple[nn.Module, str]]:
+        """Where the weights are that are no parameters: looked for once, since the whole network is gone through."""
+        return [(module, name) for _, module, name in kept_buffers(self.network)]
+
     def _weights_state(self) -> tuple[Any, ...]:
         """What changes when a weight is written to or replaced, but not when one is written through `.data`."""
         chosen = (mixture.routing.chosen for mixture in self.mixtures.values())
-        weights = chain(self.network.parameters(), (buffer for _, buffer in kept_buffers(self.network)))
+        weights = chain(self.network.parameters(), (module.get_buffer(name) for module, name in self._kept_buffers))
         return *chosen, *(
             (id(weight), weight.data_ptr() if weight.device.type != "meta" else 0,
              0 if weight.is_inference() else weight._version)

@@ -25,6 +25,7 @@ from neuroglot.models.architecture.devices import devices_of
 from neuroglot.models.architecture.families import declare, own_families
 from neuroglot.models.loading import load_model
 from neuroglot.models.model import Model
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["Workers", "spread", "with_workers"]
 
@@ -260,6 +261,7 @@ def spread(
 
 
 @contextmanager
+@takes_numbers
 def with_workers(model: Model, count: int) -> Iterator[Model]:
     """Let `count` further processes measure and write for this model inside the block.
 

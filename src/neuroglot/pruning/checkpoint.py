@@ -25,6 +25,7 @@ from neuroglot.pruning.heads import HeadCut, refitted_heads
 from neuroglot.pruning.mixtures import expert_mask, prune_mixture
 from neuroglot.pruning.moments import blocks_for_moments
 from neuroglot.pruning.vocabulary import kept_tokens, language_counts, trimmed
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.made import check_place, is_made
 
 __all__ = ["Compensate", "cut", "kept_digest", "may_gain_biases", "prune"]
@@ -33,6 +34,7 @@ Compensate = Literal["mean", "refit"]
 
 
 @torch.no_grad()
+@takes_numbers
 def prune(
     model: Model,
     keep: Bool[Tensor, "layers units"],

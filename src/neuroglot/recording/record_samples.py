@@ -20,6 +20,7 @@ from neuroglot.recording.sample_pass import Rows, fill
 from neuroglot.recording.statistics.own import check_statistics
 from neuroglot.recording.statistics.sums import STATISTICS
 from neuroglot.storage.atomic import atomic_path, read_json
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.locks import drop_workplace, workplace
 from neuroglot.storage.results import refuse_differing
 
@@ -30,6 +31,7 @@ WORK = "sampling"
 IN_MEMORY = 1 << 30  # bytes; larger arrays live in a file
 
 
+@takes_numbers
 def record_samples(
     model: Model,
     corpus: Corpus,
@@ -184,6 +186,8 @@ def _tokens(
     bos = len(model.begin)
     limit = None if model.context is None else model.context - bos
     least = model.uncounted - bos + 1
+    if max_tokens is not None and max_tokens < 1:
+        raise NeuroglotError(f"max_tokens must be at least 1, not {max_tokens}.")
     rows: Rows = []
     for tag in languages:
         enough = max_tokens or (None if limit is None else limit + 1)  # of one that is too long no more is read

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from neuroglot.errors import NeuroglotError, NeuroglotWarning
@@ -41,12 +41,19 @@ def check_align(run: "Run", settings: "AlignSettings") -> "Corpus":
     """The parallel corpus that is to be read, as far as it can be refused before the model is opened.
 
     Raises:
-        NeuroglotError: there is none, or it is not parallel.
+        NeuroglotError: there is none, it is not parallel, or it has one language or one sample only.
     """
     corpus = settings.load(run.manifest.text)
     if settings.corpus is not None:
         corpus = corpus.tagged_as(run.recording.languages)
     corpus.check_parallel()
+    if len(corpus.languages) < 2:
+        raise NeuroglotError(f"Alignment compares languages, and {corpus.name} is in {corpus.languages[0]} only.")
+    shared = (key for key, text in corpus.samples() if None not in text.values())
+    if len(list(islice(shared, settings.samples or 2))) == 1:  # of none it is said why
+        raise NeuroglotError(
+            f"Alignment compares meanings, and {corpus.name} has, or is asked for, one sample only; give at least two."
+        )
     return corpus
 
 

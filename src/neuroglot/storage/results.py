@@ -151,6 +151,8 @@ def refuse_differing(what: str, before: Mapping[str, Any], now: Mapping[str, Any
     """
     old, new = _flat(before), _flat(now)
     differing = [name for name in {**old, **new} if name not in old or name not in new or old[name] != new[name]]
+    # a section that one of the two lacks (None) is named by what the other has in it
+    differing = [name for name in differing if not any(other.startswith(f"{name}.") for other in differing)]
     if differing:
         said = ", ".join(f"{name} ({_change(old, new, name)})" for name in differing)
         raise NeuroglotError(f"{what} with other settings: {said}; {remedy}.")

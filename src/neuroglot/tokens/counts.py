@@ -12,6 +12,7 @@ from torch import Tensor
 from neuroglot.corpus.corpus import Corpus, check_is_corpus
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.storage.given import takes_numbers
 from neuroglot.tokens.packing import tokenize
 
 __all__ = ["SHARED", "UNSEEN", "TokenLanguages", "token_counts"]
@@ -19,6 +20,7 @@ __all__ = ["SHARED", "UNSEEN", "TokenLanguages", "token_counts"]
 SHARED, UNSEEN = "shared", "unseen"
 
 
+@takes_numbers
 def token_counts(model: Model, corpus: Corpus, tokens: int) -> Int64[Tensor, "vocabulary languages"]:
     """How often each token comes among the first `tokens` tokens of each language's text; the model is not run."""
     check_is_corpus(corpus)
@@ -43,6 +45,7 @@ class TokenLanguages:
     owner: Int64[Tensor, " vocabulary"]
 
     @classmethod
+    @takes_numbers
     def of(
         cls,
         counts: Int64[Tensor, "vocabulary languages"],

@@ -7,6 +7,7 @@ import torch
 from neuroglot.corpus.corpus import Corpus, Documents
 from neuroglot.errors import NeuroglotError
 from neuroglot.models.model import Model
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["CONTROL", "with_random_tokens"]
 
@@ -15,6 +16,7 @@ CONTROL = "art"
 TOKENS = 64  # of a document
 
 
+@takes_numbers
 def with_random_tokens(model: Model, corpus: Corpus, *, tokens: int, seed: int = 0, tag: str = CONTROL) -> Corpus:
     """The corpus with a control beside its languages: documents of tokens drawn from the whole vocabulary alike.
 

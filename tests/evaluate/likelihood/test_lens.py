@@ -92,6 +92,9 @@ def test_sentences_leave_out_layers_that_say_nothing():
         "against 10.0%); at the end they have 20.0% against 60.0%."
     )
     assert "layer 1, where more than 75%" in left_out
+    nowhere = {"fr": torch.tensor([[[0.05, 0.0, 0.0, 0.95]] * 4] * 3, dtype=torch.float64)}
+    (only,) = lens_findings(Lens(("fr",), owners, nowhere, nowhere, found.entropy, found.nats, found.text))
+    assert only.startswith("Left out, for some or all texts: layers 1 to 4")
     one = {"fr": mass[:1]}
     ahead, unknown, _ = lens_findings(Lens(("fr",), owners, one, one, {"fr": of_layer}, {"fr": of_layer}, found.text))
     assert "likelier than its own after layers 2 to 3" in ahead and "No interval is known" in unknown

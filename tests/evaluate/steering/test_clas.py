@@ -100,13 +100,16 @@ def test_an_answer_that_is_null_says_nothing(tmp_path):
     assert list(read_clas(tmp_path / "a.jsonl")["answer"]) == [""]
 
 
-ROW = '{"input": "a", "output": "b", "judge_evaluation": {"judge_score": 5}}'
+WRONG = (
+    '{"input": "a", "output": "b", "judge_evaluation": {"judge_score": 5}}',
+    '{"input": "a", "output": 3}',
+    r'{"input": "a", "output": "\ud800"}',
+)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", "[{}]", '{"source_language": "en"}', SAID]
-    + [f'{SAID[:-1]}, "results": [{row}]}}' for row in (ROW, '{"input": "a", "output": 3}')],
+    ["{", "[]", "[{}]", '{"source_language": "en"}', SAID] + [f'{SAID[:-1]}, "results": [{row}]}}' for row in WRONG],
 )
 def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "en_to_fr.json").write_text(text)

@@ -45,6 +45,7 @@ from neuroglot.models.model import Model
 from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
 from neuroglot.stats import Contrast, contrast, interval, mean_interval
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.results import JsonResult, ResultCache
 
 __all__ = ["ALL", "Ablation", "Comparison", "measure_conditions"]
@@ -324,6 +325,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+@takes_numbers
 def measure_conditions(
     model: Model,
     corpus: Corpus,

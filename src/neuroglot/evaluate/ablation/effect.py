@@ -11,10 +11,12 @@ from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
 from neuroglot.stats import Contrast, contrast
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["does_more"]
 
 
+@takes_numbers
 def does_more(
     model: Model,
     corpus: Corpus,

@@ -14,11 +14,13 @@ from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
 from neuroglot.stats import mean_interval
+from neuroglot.storage.given import takes_numbers
 from neuroglot.tokens.counts import TokenLanguages
 
 __all__ = ["fallback"]
 
 
+@takes_numbers
 def fallback(
     model: Model,
     corpus: Corpus,

@@ -28,6 +28,7 @@ from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.models.workers import spread
 from neuroglot.progress import token_progress
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.results import refuse_differing
 
 __all__ = ["RandomRow", "check_resumable", "perturb", "random_neurons"]
@@ -36,6 +37,7 @@ RandomRow = Literal["largest", "next percent"]
 AGAIN = "delete it to measure again, or name another file"
 
 
+@takes_numbers
 def perturb(
     model: Model,
     corpus: Corpus,

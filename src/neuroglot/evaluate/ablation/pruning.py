@@ -16,10 +16,12 @@ from neuroglot.evaluate.likelihood.sample_perplexity import mean_sample_nll, tok
 from neuroglot.experts.keep import keep_random, same_width
 from neuroglot.models.model import Model
 from neuroglot.progress import token_progress
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["measure_pruning", "pruning_table", "without"]
 
 
+@takes_numbers
 def measure_pruning(
     model: Model,
     corpus: Corpus,

@@ -21,6 +21,7 @@ from neuroglot.errors import NeuroglotError, first_line
 from neuroglot.evaluate.benchmarks.harness_model import cuts_are_said, harness, wrap
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.results import load_json, readable, save_json
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class TaskScore:
             return cls(**held), settings
 
 
+@takes_numbers
 def tasks(
     model: Model,
     names: Sequence[str],

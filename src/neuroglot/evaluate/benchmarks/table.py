@@ -21,6 +21,7 @@ from neuroglot.evaluate.benchmarks.harness import TaskScore, load_tasks, score_t
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
 from neuroglot.stats import paired
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.results import refuse_differing
 
 __all__ = ["TaskTable", "measure_tasks"]
@@ -145,6 +146,7 @@ def _is_share(score: TaskScore, metric: str) -> bool:
     return all(0 <= value <= 1 for value in [score.metrics[metric], *items])
 
 
+@takes_numbers
 def measure_tasks(
     model: Model,
     names: Sequence[str],

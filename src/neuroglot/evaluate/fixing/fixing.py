@@ -20,6 +20,7 @@ from neuroglot.generation.settings import Generation
 from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.results import ResultCache
 from neuroglot.tokens.counts import TokenLanguages
 
@@ -76,6 +77,7 @@ class Fixed:
         return None if rows.empty else rows.iloc[0]
 
 
+@takes_numbers
 def fix(
     model: Model,
     recording: Recording,

@@ -24,6 +24,7 @@ from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
 from neuroglot.stats import mean_interval
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.tensors import load_tensors, save_tensors, whole
 from neuroglot.tokens.counts import SHARED, UNSEEN, TokenLanguages
 
@@ -167,6 +168,7 @@ def check_top(reader: Model | TextReader, top: int) -> None:
         raise NeuroglotError(f"top must be from 1 to {reader.vocabulary:,}, the size of the vocabulary, not {top}.")
 
 
+@takes_numbers
 def lens(
     model: Model,
     corpus: Corpus,

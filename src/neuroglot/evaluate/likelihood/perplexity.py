@@ -16,6 +16,7 @@ from neuroglot.models.fitting import fitting_batches
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
 from neuroglot.progress import token_progress
+from neuroglot.storage.given import takes_numbers
 from neuroglot.tokens.packing import check_fills, pack, tokenize
 
 __all__ = [
@@ -38,6 +39,7 @@ LOGITS_AT_ONCE = 1 << 26  # tokens × vocabulary, in float32 a quarter of a GiB
 AUTO_BLOCKS = (512, 256, 128, 64, 32)
 
 
+@takes_numbers
 def perplexity(
     model: Model,
     corpus: Corpus,
@@ -117,6 +119,7 @@ def increase_of(nats: float) -> float:
         return math.inf
 
 
+@takes_numbers
 def block_losses(
     model: Model,
     corpus: Corpus,
@@ -141,6 +144,7 @@ def block_losses(
 
 
 @torch.inference_mode()
+@takes_numbers
 def token_losses(
     model: Model,
     corpus: Corpus,

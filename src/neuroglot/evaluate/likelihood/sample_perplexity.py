@@ -12,6 +12,7 @@ from neuroglot.errors import NeuroglotError
 from neuroglot.evaluate.likelihood.perplexity import finite_mean, perplexity_of, sum_nll
 from neuroglot.models.fitting import fitting_tokens, rows_within
 from neuroglot.models.model import Model
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["TokenRows", "mean_sample_nll", "sample_perplexity", "tokenized_samples"]
 
@@ -90,6 +91,7 @@ def mean_sample_nll(
     return finite_mean(model, total, count, language)
 
 
+@takes_numbers
 def sample_perplexity(
     model: Model, corpus: Corpus, *, samples: int = 1_000, length: int | None = None, batch_tokens: int | None = None
 ) -> dict[str, float]:

@@ -11,6 +11,7 @@ from neuroglot.edit.positions import When
 from neuroglot.edit.steering_methods import Direction, Method
 from neuroglot.evaluate.steering.forcing import Forced, Steering, condition_name
 from neuroglot.models.architecture.sites import Site
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["Candidate", "alignment_layers", "candidates", "grid"]
 
@@ -55,6 +56,7 @@ class Candidate:
         return condition_name(f"{self.how.words()}{off}", self.prompting)
 
 
+@takes_numbers
 def grid(
     layers: int,
     methods: Iterable[Method] = ("replace", "raise", "difference", "scale"),
@@ -85,6 +87,7 @@ def alignment_layers(samples: Samples) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(scores[name].to_numpy().argmax()) for name in ("sads", "lrds")))
 
 
+@takes_numbers
 def candidates(
     layers: int,
     *,

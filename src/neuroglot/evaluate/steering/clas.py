@@ -10,6 +10,7 @@ import pandas as pd
 
 from neuroglot.corpus.files import text_lines
 from neuroglot.corpus.formats import json_rows, name_and_format
+from neuroglot.corpus.texts import refuse_halves
 from neuroglot.errors import NeuroglotError
 from neuroglot.languages.identifiers import Identification, identifier
 from neuroglot.languages.tags import closest, language_tag
@@ -103,6 +104,7 @@ def _rows(file: Path, top: Path) -> Iterator[dict[str, Any]]:
                 prompt, answer = row.get("original_prompt", row["input"]), row["output"]
                 if not isinstance(prompt, str) or not isinstance(answer, str | None):
                     raise TypeError
+                refuse_halves(f"{prompt} {answer}", f"{file}: an answer or its question")
                 yield {**about, "prompt": prompt, "answer": answer or "", "relevance": _score(row, file)}
     except NeuroglotError:
         raise

@@ -12,10 +12,12 @@ from neuroglot.edit.interventions import Deactivate
 from neuroglot.generation.engine import generate
 from neuroglot.models.model import Model
 from neuroglot.models.tokenization import TextReader
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["beginnings", "continuations"]
 
 
+@takes_numbers
 def beginnings(
     model: Model | TextReader, corpus: Corpus, *, prompts: int = 3, tokens: int = 12
 ) -> dict[str, list[str]]:
@@ -32,6 +34,7 @@ def beginnings(
     return chosen
 
 
+@takes_numbers
 def continuations(
     model: Model, prompts: Mapping[str, Sequence[str]], neurons: NeuronSet, *, tokens: int = 64
 ) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from neuroglot.languages.tags import closest, language_tag
 from neuroglot.models.architecture.sites import Site
 from neuroglot.models.model import Model
 from neuroglot.progress import progress_bar
+from neuroglot.storage.given import takes_numbers
 from neuroglot.storage.results import ResultCache, digest_of_settings
 
 __all__ = ["CONDITIONS", "Cell", "Forced", "Forcing", "Prompts", "Steering", "condition_name", "deactivated", "force"]
@@ -141,6 +142,7 @@ def condition_name(condition: str, prompting: Prompting) -> str:
     return f"prompting {prompting}" if condition == "intact" else f"{condition} + prompting {prompting}"
 
 
+@takes_numbers
 def force(
     model: Model,
     recording: Recording,

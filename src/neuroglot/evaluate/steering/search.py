@@ -23,6 +23,7 @@ from neuroglot.generation.settings import Generation
 from neuroglot.languages.identifiers import Identification
 from neuroglot.languages.tags import language_tag
 from neuroglot.models.model import Model
+from neuroglot.storage.given import takes_numbers
 
 __all__ = ["Found", "Rater", "SearchPlan", "plan_search", "search"]
 
@@ -59,6 +60,7 @@ class Found:
         return self.table
 
 
+@takes_numbers
 def search(
     model: Model,
     recording: Recording,

@@ -23,12 +23,16 @@ def is_readable(weight: Any) -> bool:
     return type(weight) in (Tensor, nn.Parameter) and weight.device.type != "meta" and weight.dtype in FLOATS
 
 
-def kept_buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What a checkpoint keeps beside its parameters, by name: a router's biases, a layer's scale, packed weights."""
+def kept_buffers(network: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """What a checkpoint keeps beside its parameters: a router's biases, a layer's scale, packed weights.
+
+    Returns:
+        The whole name of each, the module that holds it, and its name there.
+    """
     for prefix, module in network.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                yield f"{prefix}.{name}".lstrip("."), buffer
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}".lstrip("."), module, name
 
 
 def column_norms(columns: Float[Tensor, "width neurons"], readable: bool) -> Float[Tensor, " neurons"]:
