@@ -210,6 +210,16 @@ def test_in_a_process_of_its_own(tmp_path, checkpoint):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("errors_too", [False, True])
+def test_a_log_on_a_full_disk(errors_too):
+    with open("/dev/full", "w") as full:
+        where = {"stdout": full, "stderr": full if errors_too else subprocess.PIPE}
+        result = subprocess.run([sys.executable, "-m", "neuroglot", "--version"], text=True, **where)
+    assert result.returncode == 2
+    assert errors_too or (result.stderr.startswith("error: What is printed") and result.stderr.count("\n") == 1)
+
+
 def test_parts_recorded_by_themselves_merge_into_the_run(tmp_path, checkpoint, corpus, run, monkeypatch, capsys):
     parts = tmp_path / "parts"
     asked = ("record", checkpoint, corpus, "--block", 32, "--tokens", 2000, "--out")

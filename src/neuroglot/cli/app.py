@@ -1,9 +1,11 @@
 """The app that commands register with, how they speak, and how they read lists and settings from options."""
 
+import errno
 import math
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -163,7 +165,8 @@ def print_table(columns: dict[str, list[str]], corner: str, rows: list[str]) -> 
 
 def refuse(sentence: str) -> NoReturn:
     """End with one sentence on what is wrong."""
-    say("error", "red", sentence)
+    with suppress(OSError):  # of a log on a disk that is full
+        say("error", "red", sentence)
     sys.exit(2)
 
 
@@ -194,6 +197,9 @@ def main() -> None:
             raise
         refuse("The device has no memory left for this; end other jobs on it, or choose another --device or --dtype.")
     except OSError as error:  # of a path that was given: its name is too long, it is another's …
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to be printed
+            refuse(f"What is printed cannot be written: {error.strerror}; make room there, or print it elsewhere.")
         if error.filename is None:
             raise
         refuse(f"{_shortened(str(error.filename))} cannot be used: {error.strerror or error}.")
