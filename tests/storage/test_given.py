@@ -76,5 +76,5 @@ def test_settings_that_a_script_computed_are_taken(model):
         with pytest.raises(ng.NeuroglotError, match=said):
             wrong()
     scale = ng.Scale(torch.ones(3, 24, dtype=torch.bool), "2")
-    with pytest.raises(ng.NeuroglotError, match="The values must be a number"), ng.intervene(model, scale):
+    with pytest.raises(ng.NeuroglotError, match="The values are a tensor"), ng.intervene(model, scale):
         pass

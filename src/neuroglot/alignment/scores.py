@@ -11,7 +11,6 @@ from neuroglot.alignment.sentence_similarity import state_similarity
 from neuroglot.alignment.similarity import Pairs, check_comparable, layer_pairs, normalised, pairs_of, whole_pairs
 from neuroglot.artifacts.neurons import NeuronSet
 from neuroglot.artifacts.samples import Samples
-from neuroglot.errors import NeuroglotError
 from neuroglot.identify.key_regions import region_sizes
 from neuroglot.stats import Weights, bootstrap_weights, interval
 from neuroglot.storage.given import takes_numbers
@@ -142,8 +141,6 @@ def _pairs(samples: Samples, layer: int | None) -> Pairs:
     check_comparable(samples)
     if layer is None:
         return whole_pairs(samples)
-    if not 0 <= layer < samples.layers:
-        raise NeuroglotError(f"There is no layer {layer}; layers are 0 to {samples.layers - 1}.")
     return pairs_of(normalised(samples.layer(layer)))
 
 

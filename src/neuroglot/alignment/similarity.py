@@ -41,7 +41,7 @@ def similarity_map(samples: Samples, layer: int | None = None) -> Float[Tensor, 
     """
     rows = len(samples.languages) * len(samples)
     total = torch.zeros(rows, rows, dtype=torch.float64)
-    for index in [_checked(samples, layer)] if layer is not None else range(samples.layers):
+    for index in [layer] if layer is not None else range(samples.layers):
         values = samples.layer(index).reshape(rows, -1)
         total += values @ values.T
     if layer is not None:
@@ -94,9 +94,3 @@ def check_comparable(samples: Samples) -> None:
         )
     if len(samples) < 2:
         raise NeuroglotError("Alignment compares meanings, and there is one sample only; give at least two.")
-
-
-def _checked(samples: Samples, layer: int) -> int:
-    if not 0 <= layer < samples.layers:
-        raise NeuroglotError(f"There is no layer {layer}; layers are 0 to {samples.layers - 1}.")
-    return layer

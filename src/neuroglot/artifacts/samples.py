@@ -140,7 +140,13 @@ class Samples:
 
     @takes_numbers
     def layer(self, layer: int) -> Float[Tensor, "languages samples neurons"]:
-        """The slice of a layer (from 0), a view, as it is in the whole vectors: not of unit norm."""
+        """The slice of a layer (from 0), a view, as it is in the whole vectors: not of unit norm.
+
+        Raises:
+            NeuroglotError: there is no such layer.
+        """
+        if not 0 <= layer < self.layers:
+            raise NeuroglotError(f"There is no layer {layer}; layers are 0 to {self.layers - 1}.")
         return self.vectors[..., layer * self.neurons : (layer + 1) * self.neurons]
 
     def frame(self) -> pd.DataFrame:

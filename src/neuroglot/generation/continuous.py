@@ -21,7 +21,7 @@ from neuroglot.generation.choice import Choice, say_lost
 from neuroglot.generation.prompts import Row, end_tokens
 from neuroglot.generation.state import Rows
 from neuroglot.models.architecture.devices import device_of, devices_of
-from neuroglot.models.fitting import halving
+from neuroglot.models.fitting import halving, rows_within
 from neuroglot.models.model import Model
 
 __all__ = ["reason_against", "write_continuously"]
@@ -92,7 +92,8 @@ class _Queue:
         self.answers: dict[int, list[int]] = {}
         self.lost = 0  # answers that ended where there were no numbers
         # prompts of like length are read together; the longest first, so that the last to finish are short
-        self.waiting = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
+        self.lengths = [len(row.ids) for row in rows]
+        self.waiting = sorted(range(len(rows)), key=lambda number: -self.lengths[number])
         self.active: list[int] = []  # the row in each of the first slots
         self._counts: list[int] = []  # new tokens of each when last looked at
         recipes = {tuple(map(id, row.steps)): row.steps for row in rows}
@@ -132,8 +133,7 @@ class _Queue:
     def _admit(self, free: int) -> None:
         """Read waiting prompts into free slots, as many a pass as keep the device busy."""
         while free and self.waiting:
-            longest = len(self.rows[self.waiting[0]].ids)
-            some = self.waiting[: min(free, max(1, self.model.batch_tokens // longest))]
+            some = rows_within(self.waiting, self.lengths, self.model.batch_tokens)[:free]
             del self.waiting[: len(some)]
             slots = self._device(list(range(len(self.active), len(self.active) + len(some))))
             recipes = self._device([self.recipe[tuple(map(id, self.rows[row].steps))] for row in some])

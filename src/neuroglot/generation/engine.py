@@ -84,7 +84,7 @@ def generate(
             decoder.
     """
     prompts = texts_of(prompts, "prompts")
-    check_settings(tokens, repetition_penalty, temperature, top_p, batch, seed)
+    check_settings(tokens, repetition_penalty, temperature, top_p, batch)
     model.check_state()
     if has_encoder(model.network):
         raise NeuroglotError(

@@ -1,7 +1,6 @@
 """How prompts are continued: the settings every generation engine takes."""
 
 from math import isfinite
-from numbers import Integral, Real
 
 from pydantic import BaseModel, Field
 
@@ -29,21 +28,12 @@ class Generation(BaseModel, frozen=True, allow_inf_nan=False):
     """Use the tokenizer's chat template."""
 
 
-def check_settings(
-    tokens: int, repetition_penalty: float, temperature: float, top_p: float, batch: int | None, seed: int = 0
-) -> None:
+def check_settings(tokens: int, repetition_penalty: float, temperature: float, top_p: float, batch: int | None) -> None:
     """Refuse settings that mean nothing.
 
     Raises:
         NeuroglotError: as said.
     """
-    for kind, such_as, given in (
-        (Integral, "a whole number", {"tokens": tokens, "batch": 1 if batch is None else batch, "seed": seed}),
-        (Real, "a number", {"repetition_penalty": repetition_penalty, "temperature": temperature, "top_p": top_p}),
-    ):
-        for name, value in given.items():
-            if not isinstance(value, kind):
-                raise NeuroglotError(f"{name} is {such_as}, not {value!r:.40}.")
     right = repetition_penalty > 0 and temperature >= 0 and 0 < top_p <= 1 and tokens >= 1
     right = right and isfinite(repetition_penalty) and isfinite(temperature)
     if not right or (batch is not None and batch < 1):
