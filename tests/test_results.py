@@ -285,3 +285,16 @@ def test_two_gpus():
     assert [rate for row in written[1:] for rate in numbers(" ".join(row[1:]))] == made
     for cells, row in zip(graphs[1:], read("two-gpus/graphs.csv"), strict=True):
         assert cells == [row["rows"], *(f"{float(value):.1f}" for value in list(row.values())[1:])]
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_how_many_types_the_readme_says_are_recorded():
+    (table, *_) = tables("supported.md", "Supported models")
+    types = {what: int(count) for what, count in table[1:]}
+    recorded = types["recorded"]
+    refused = [count for what, count in types.items() if "not recorded" in what or "refused" in what]
+    mixtures = types["native mixture of experts, recorded (among the recorded)"]
+    readme = " ".join((DOCS.parent / "README.md").read_text(encoding="utf-8").split())
+    assert f"{recorded} of {recorded + sum(refused)} are recorded, {mixtures} of them" in readme

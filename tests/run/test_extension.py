@@ -125,6 +125,11 @@ def test_what_is_refused_changes_nothing(run, record, checkpoint, corpus, monkey
     assert f"record.tokens (was {2 * SHARD}, now {SHARD}); its tokens can be raised, not lowered" in fewer
     other = refused(monkeypatch, capsys, *how, "--block", 16, "--tokens", 4 * SHARD)
     assert "record.block (was 32, now 16); choose another --out" in other and "record.tokens" not in other
+    for changed in ("fingerprint", "tokenizer_fingerprint"):  # in the same directory
+        with monkeypatch.context() as patched:
+            patched.setattr(ng.Model, changed, property(lambda _: "another"))
+            another = refused(patched, capsys, *how, "--block", 32, "--tokens", 4 * SHARD)
+        assert "record again into another --out" in another
     assert held(run) == before
     (run / "recording" / "recording.safetensors").unlink()
     unfinished = refused(monkeypatch, capsys, *how, "--block", 32, "--tokens", 4 * SHARD)

@@ -95,9 +95,11 @@ class Recipe:
         """
         if model.fingerprint != self.fingerprint:
             made_for = self.about.get("model", "another model")
+            routed = " or gives a token another number of experts" if model.mixtures else ""
             raise NeuroglotError(
                 f"This recipe was made for {made_for} (fingerprint {self.fingerprint[:8]}), and {model.name} has other "
-                f"weights ({model.fingerprint[:8]}); neurons mean nothing in another model: make a recipe for this one."
+                f"weights{routed} ({model.fingerprint[:8]}); neurons mean nothing in another model: make a recipe for "
+                "this one."
             )
 
     def bake(self, model: Model, path: str | Path) -> Path:

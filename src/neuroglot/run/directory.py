@@ -267,12 +267,11 @@ class Run:
         Raises:
             NeuroglotError: they are not, or there is no finished recording.
         """
-        provenance = (recording or self.recording).provenance
-        if provenance is not None and provenance.fingerprint != model.fingerprint:
-            raise NeuroglotError(
-                f"{model.name} is not the model this run recorded (its weights changed since); record again into "
-                "another --out."
-            )
+        origin = (recording or self.recording).provenance
+        if origin is not None and origin.fingerprint != model.fingerprint:
+            what = "weights, or how many experts a token is given," if model.mixtures else "weights"
+            said = f"{model.name} is not the model this run recorded (its {what} changed since)"
+            raise NeuroglotError(f"{said}; record again into another --out.")
 
     def check_recorded(self) -> Path:
         """Where the finished recording is.

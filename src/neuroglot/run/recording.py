@@ -88,6 +88,7 @@ def begin_run(
     if run.manifest.record.tokens < recording.tokens:
         from neuroglot.run.extension import extend_run
 
+        _check_extended(run, model)
         if dropped := extend_run(run, recording.tokens):
             warnings.warn(
                 f"{folder} is recorded on more text, so what was found in less of it is dropped: {', '.join(dropped)}.",
@@ -95,6 +96,21 @@ def begin_run(
                 stacklevel=2,
             )
     return run, model, record_run(run, model, to_record, part=part, engine=engine, readers=readers)
+
+
+def _check_extended(run: Run, model: "Model") -> None:
+    """Refuse more tokens of another model before what was found in fewer is dropped.
+
+    Raises:
+        NeuroglotError: its weights or its tokenizer are not those of the recording.
+    """
+    recorded = run.recording
+    run.check(model, recorded)
+    if recorded.provenance is not None and recorded.provenance.tokenizer != model.tokenizer_fingerprint:
+        raise NeuroglotError(
+            f"The tokenizer of {model.name} is not the one that this run recorded with; record again into another "
+            "--out."
+        )
 
 
 def _on_workers(model: ModelSettings, gpus: bool) -> ModelSettings:
