@@ -115,10 +115,11 @@ def load_model(
             f"{name} lacks weights that its architecture has ({sorted(loading['missing_keys'])[0]} …); it is "
             "incomplete or its config.json belongs to another model."
         )
-    if left := sorted(loading["unexpected_keys"]):
+    # masks and angles, which earlier versions of transformers saved, end otherwise
+    if left := sorted(key for key in loading["unexpected_keys"] if key.endswith("weight")):
         warnings.warn(
-            f"{name} has {len(left):,} weights that the model of its config.json has no place for, such as {left[0]}; "
-            "they are left out. Check that the two belong together.",
+            f"{name} has weights for which the model of its config.json has no place ({len(left):,}, such as "
+            f"{left[0]}); they are left out. Check that the two belong together.",
             NeuroglotWarning,
             stacklevel=2,
         )
