@@ -150,6 +150,9 @@ def test_answers_end_where_the_checkpoint_says():
         for before, after in zip(whole, ended, strict=True):
             end = before.index(whole[0][4]) if whole[0][4] in before else len(before)
             assert after == before[:end]
+        model.network.generation_config.eos_token_id = "</s>"
+        with pytest.raises(ng.NeuroglotError, match="'</s>', which is no token's number"):
+            write(model, rows, 12, Choice())
 
 
 def test_padding_that_has_no_embedding():

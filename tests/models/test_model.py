@@ -90,6 +90,10 @@ def damage(path, what):
     elif what == "code":
         (path / "model.safetensors").unlink()
         (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": print}, protocol=2))
+    elif what == "tokenizer":
+        (path / "tokenizer.json").write_text("{")
+    elif what == "gguf beside":
+        (path / "config.json").rename(path / "small.gguf")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +105,8 @@ def damage(path, what):
         ("no config", r"holds no config\.json"),
         ("broken config", "cannot be opened"),
         ("other shapes", r"weights are of other shapes than its config\.json says"),
+        ("tokenizer", "The tokenizer of .* cannot be opened"),
+        ("gguf beside", r"give its file small\.gguf"),
         ("code", "holds code, or other things than weights"),
     ],
 )
@@ -109,6 +115,13 @@ def test_damaged_directories(checkpoint, what, sentence):
     with pytest.raises(ng.NeuroglotError, match=sentence) as caught:
         ng.load_model(checkpoint)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_that_the_configuration_does_not_have_are_said(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    with pytest.warns(ng.NeuroglotWarning, match=r"9 weights .* such as model\.layers\.2\."):
+        assert ng.load_model(checkpoint).layers == 2
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])

@@ -130,6 +130,10 @@ def test_a_study_measures_every_item_and_is_read_when_asked_again(
         assert "pv" in found["figure-2"]["tables"]
         assert any(words.startswith("PV: ") for words in found["figure-2"]["said"])
         assert "prompting I " in found["table-5"]["said"][1] and "both + prompting II " in found["table-5"]["said"][1]
+    if name == "babel":
+        changes = pd.read_csv(study.path / "study" / "figure-4.csv").drop(columns="layer")
+        last = int((changes.idxmax() == len(changes) - 1).sum())
+        assert f"alone, {last} of 4 languages change most in the last layer" in found["figure-4"]["said"][1]
     page = study_page(study).read_text(encoding="utf-8")
     for item in items:
         assert f'id="{item.key}"' in page and item.name in page

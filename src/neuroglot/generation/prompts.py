@@ -121,14 +121,21 @@ def _no_question(model: Model | TextReader, error: Exception | None) -> Neuroglo
 
 
 def end_tokens(model: Model) -> list[int]:
-    """The tokens that end an answer: those of the checkpoint's generation_config, else of its config or tokenizer."""
+    """The tokens that end an answer: those of the checkpoint's generation_config, else of its config or tokenizer.
+
+    Raises:
+        NeuroglotError: what is said there is no token.
+    """
     sources = (
         getattr(getattr(model.network, "generation_config", None), "eos_token_id", None),
         getattr(model.text_config, "eos_token_id", None),
         model.tokenizer.eos_token_id,
     )
-    ends: int | Sequence[int] = next((ends for ends in sources if ends is not None), ())
-    return [int(end) for end in (ends if isinstance(ends, Sequence) else [ends])]
+    said: Any = next((ends for ends in sources if ends is not None), ())
+    ends = list(said) if isinstance(said, list | tuple) else [said]
+    if not all(isinstance(end, int) for end in ends):
+        raise NeuroglotError(f"The eos_token_id of {model.name} is {said!r}, which is no token's number; mend it.")
+    return ends
 
 
 def check_prompts(reader: TextReader, prompts: Iterable[str], tokens: int, chat: bool = False) -> None:

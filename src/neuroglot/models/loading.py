@@ -1,12 +1,13 @@
 """Open a model: a directory, a hub id, a GGUF file, packaged weights, an adapter."""
 
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, get_args
 
 import torch
 
-from neuroglot.errors import NeuroglotError, first_line, require
+from neuroglot.errors import NeuroglotError, NeuroglotWarning, first_line, require
 from neuroglot.models.architecture.body import decoder_config
 from neuroglot.models.architecture.devices import launch_ahead
 from neuroglot.models.architecture.find import find_ffns, without_empty_warnings
@@ -56,6 +57,9 @@ def load_model(
     Raises:
         NeuroglotError: nothing is there, it is damaged, it lacks weights, its architecture is not supported, or a
             setting is none of those that there are.
+
+    Warns:
+        NeuroglotWarning: it has weights that its architecture does not use.
     """
     name = str(source)
     precision, device = str(dtype).removeprefix("torch."), None if device is None else str(device)
@@ -111,6 +115,13 @@ def load_model(
             f"{name} lacks weights that its architecture has ({sorted(loading['missing_keys'])[0]} …); it is "
             "incomplete or its config.json belongs to another model."
         )
+    if left := sorted(loading["unexpected_keys"]):
+        warnings.warn(
+            f"{name} has {len(left):,} weights that the model of its config.json has no place for, such as {left[0]}; "
+            "they are left out. Check that the two belong together.",
+            NeuroglotWarning,
+            stacklevel=2,
+        )
     model = Model(network, tokenizer, name=name, bos=bos, count_first=count_first)
     model.load_arguments = how | {
         "source": name,
@@ -145,6 +156,10 @@ def _tokenizer(name: str, path: str, revision: str | None, trust_remote_code: bo
     except Exception as error:  # transformers and the hub client each raise their own
         if "instantiate the backend tokenizer" in str(error):
             raise missing from error
+        if Path(path).is_dir() and "trust_remote_code" not in str(error):
+            raise NeuroglotError(
+                f"The tokenizer of {name} cannot be opened ({first_line(error)}); put its files there again."
+            ) from error
         raise NeuroglotError(_why_not_opened(name, path, error)) from error
     if not reads_letters(tokenizer):
         raise missing

@@ -84,9 +84,8 @@ def check_source(source: str | Path) -> None:
         adapter_base(source)
     elif os.path.isdir(source):
         if not os.path.isfile(Path(source) / "config.json"):
-            raise NeuroglotError(
-                f"{source} holds no config.json, so it is not a Hugging Face model; give another directory."
-            )
+            other = next((f"its file {file.name}" for file in sorted(Path(source).glob("*.gguf"))), "another directory")
+            raise NeuroglotError(f"{source} holds no config.json, so it is not a Hugging Face model; give {other}.")
     elif os.path.exists(source) or len(name) > NAME or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise NeuroglotError(f"There is no model at {source}; give a directory, a .gguf file or a hub id.")
 

@@ -210,7 +210,12 @@ class Babel(Study):
         said = [f"The frequencies change most in layer {most} of {counted.layers}, by {float(moved.max()):.4f} on "
                 f"average; in "
                 f"the last by {float(moved[-1]):.4f}; median of the layers {float(moved.median()):.4f}."]  # fmt: skip
-        table = pd.DataFrame(change.abs().mean(2).T.numpy(), columns=list(tags))
+        by_language = change.abs().mean(2)
+        most_in = by_language.argmax(1).tolist()
+        last = [language_name(tag) for tag, place in zip(tags, most_in, strict=True) if place == len(self.layers) - 1]
+        named = f" ({', '.join(last)})" if last else ""
+        said.append(f"Taken alone, {len(last)} of {len(tags)} languages change most in the last layer{named}.")
+        table = pd.DataFrame(by_language.T.numpy(), columns=list(tags))
         table.insert(0, "layer", self.layers)
         title = f"{self.of_model} once tuned, less before"
         figure = change_figure(change, tags, title, layers=self.experts.layers)
