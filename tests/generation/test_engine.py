@@ -14,7 +14,7 @@ from neuroglot.generation.choice import Choice
 from neuroglot.generation.continuous import reason_against, write_continuously
 from neuroglot.generation.engine import generate
 from neuroglot.generation.huggingface import pads_alike, write_plainly
-from neuroglot.generation.prompts import Row, prompt_tokens
+from neuroglot.generation.prompts import Row, end_tokens, prompt_tokens
 from neuroglot.generation.slots import SlotCache
 
 PROMPTS = ["the cats sat", "a much longer prompt, so that the first one is padded", "x", "dogs", "çà et là", "and"]
@@ -335,3 +335,10 @@ def test_an_answer_ends_where_logits_are_no_numbers(engine, when):
         changed = ng.evaluate.generate(model, prompts, tokens=6, engine=engine, recipes=[None, beyond, None])
     assert changed[::2] == intact[::2]
     assert len(changed[1].encode()) == 0 if when == "both" else intact[1].startswith(changed[1])
+
+
+def test_a_list_of_no_end_tokens_says_nothing():
+    model = tiny.model()
+    for ends, expected in (([7, 9], [7, 9]), ([], [257]), (None, [257]), (0, [0])):
+        model.network.generation_config.eos_token_id = ends
+        assert end_tokens(model) == expected

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from neuroglot.artifacts.neurons import NeuronSet
@@ -181,6 +182,9 @@ def evolution_figure(
             _line(axes, table.set_index(x), name, colour, name.upper())
             axes.set_ylabel(name.upper(), color=colour)
             axes.set_xlabel(x)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            if table[other].isna().to_numpy().all():  # too few languages for regions: an empty axis would say nothing
+                continue
             axes.spines["right"].set_visible(True)
             second = axes.twinx()
             for task, style in zip(other, ("--", ":", "-.", (0, (1, 3))), strict=False):

@@ -1,6 +1,7 @@
 """Figures of the comparison of methods: matrices side by side, budget curves, how much text is enough."""
 
 import math
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from neuroglot.evaluate.ablation.comparison import Comparison
 from neuroglot.figures.style import COLOURS, STYLE, name_lowest, surface, whole
@@ -81,12 +82,18 @@ def curve_figure(summary: pd.DataFrame, title: str = "", *, ax: Axes | None = No
         left.set_yscale("symlog", linthresh=0.1)
         left.legend(frameon=False, fontsize=8)
         for axes in (left, right):
-            axes.set_xscale("log")
             axes.set_xlabel("neurons a language, % of all")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _budget_axis(axes, sorted({100 * budget for budget in table.budget}))
         figure.suptitle(title, fontsize=10)
     return whole(figure)
+
+
+def _budget_axis(axes: Axes, shares: Sequence[float]) -> None:
+    """A log axis of budgets, in per cent, with a tick at each; of many at every second, third …"""
+    axes.set_xscale("log")
+    axes.set_xticks([*shares][:: 1 + len(shares) // 8])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _selectivity_line(axes: Axes, x: np.ndarray, rows: pd.DataFrame, colour: str) -> None:
@@ -136,10 +143,8 @@ def budget_figure(result: Comparison, method: str, title: str = "", *, ax: Axes 
                     label=other,
                 )
             axes.set_title(f"{language_name(tag)} off", fontsize=9)
-            axes.set_xscale("log")
             axes.set_yscale("symlog", linthresh=0.1)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _budget_axis(axes, share)
         for axes in grid[:, 0]:
             axes.set_ylabel("nats a token lost")
         name_lowest(grid, size, "neurons, % of all")

@@ -131,7 +131,7 @@ def end_tokens(model: Model) -> list[int]:
         getattr(model.text_config, "eos_token_id", None),
         model.tokenizer.eos_token_id,
     )
-    said: Any = next((ends for ends in sources if ends is not None), ())
+    said: Any = next((ends for ends in sources if ends is not None and ends != []), ())
     ends = list(said) if isinstance(said, list | tuple) else [said]
     if not all(isinstance(end, int) for end in ends):
         raise NeuroglotError(f"The eos_token_id of {model.name} is {said!r}, which is no token's number; mend it.")
