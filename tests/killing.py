@@ -133,27 +133,29 @@ def main(root, wanted, seed):
         record(root / f"part-{i}", (i, 2))
     right = (root / "reference" / "recording.safetensors").read_bytes()
     killed, finished = Counter(), Counter()
-    way, number = next(iter(WAYS)), 0
-    while killed.total() < wanted or number:
-        directory = root / f"{way} {finished.total()}"
-        point = dice.randint(1, 12 if way == "merge" else 90) if dice.random() < 0.6 or way == "merge" else 0
-        moment = dice.choice(["before", "middle", "after"])
-        last = killed.total() >= wanted or number > min(8, wanted // 6)  # so that every way has its turn
-        pid = child(way, directory, 0 if last else point, moment)
-        if not point and not last:
-            time.sleep(dice.uniform(0, takes))
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        if os.WIFSIGNALED(status):
-            killed[f"{way}, {moment if point else 'some time'}"] += 1
-            number += 1
-            continue
-        assert os.WEXITSTATUS(status) == 0, way
-        assert (directory / "recording.safetensors").read_bytes() == right, f"{way}: other bytes"
-        at_once(directory)  # a finished one is taken as it is, and what a killed one left behind goes
-        finished[way] += 1
-        shutil.rmtree(directory)
-        way, number = list(WAYS)[finished.total() % len(WAYS)], 0
+    for way in WAYS:
+        kills = 0  # of this way; each has its share
+        while kills < wanted / len(WAYS):
+            directory = root / f"{way} {finished[way]}"
+            begun = kills
+            while True:
+                point = dice.randint(1, 12 if way == "merge" else 90) if dice.random() < 0.6 or way == "merge" else 0
+                moment = dice.choice(["before", "middle", "after"])
+                last = kills >= wanted / len(WAYS) or kills - begun > 8
+                pid = child(way, directory, 0 if last else point, moment)
+                if not point and not last:
+                    time.sleep(dice.uniform(0, takes))
+                    os.kill(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+                if not os.WIFSIGNALED(status):
+                    break
+                killed[f"{way}, {moment if point else 'some time'}"] += 1
+                kills += 1
+            assert os.WEXITSTATUS(status) == 0, way
+            assert (directory / "recording.safetensors").read_bytes() == right, f"{way}: other bytes"
+            at_once(directory)  # a finished one is taken as it is, and what a killed one left behind goes
+            finished[way] += 1
+            shutil.rmtree(directory)
     print(json.dumps({"killed": killed, "finished": finished}))
 
 
