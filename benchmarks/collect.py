@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from neuroglot.studies.models import models_page
+from neuroglot.studies.page import agreement
 from neuroglot.studies.registry import STUDIES
 from neuroglot.studies.study import Study
 
@@ -41,10 +42,10 @@ def copy_tables(study: Path, out: Path, without: list[str]) -> None:
 
 def said(folder: Path, paper: str, key: str) -> tuple[str, str, str]:
     """An item's name, verdict and sentences."""
-    kept = json.loads((folder / "study" / f"{key}.json").read_text(encoding="utf-8"))
-    name = next(item.name for item in opened(folder, paper).paper["items"] if item.key == key)
-    verdict = {True: "agrees", False: "does not agree", None: "no verdict"}[kept["agrees"]]
-    return name, verdict, " ".join(kept["said"])
+    study = opened(folder, paper)
+    item = next(item for item in study.paper["items"] if item.key == key)
+    kept = study.found(item)
+    return item.name, agreement(kept), " ".join(kept["said"] if kept else [])
 
 
 def main() -> None:

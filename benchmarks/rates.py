@@ -125,7 +125,7 @@ def measure(model: ng.Model, layers: int, corpus: ng.Corpus, asked: argparse.Nam
         rate = blocks.numel() / taken
         peak = torch.cuda.max_memory_allocated() / 2**30 if model.device.type == "cuda" else float("nan")
         write([model.name, layers, model.layers, torch.cuda.get_device_name() if peak == peak else "cpu",
-               str(model.network.dtype).removeprefix("torch."), name, blocks.numel(), round(rate),
+               model.dtype, name, blocks.numel(), round(rate),
                round(taken / of_bare, 3), round(peak, 2), round(1e8 / rate / 3600, 3)])  # fmt: skip
 
 

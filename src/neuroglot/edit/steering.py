@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from math import isfinite
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -103,8 +102,8 @@ def steer(
         raise NeuroglotError("This recording names no model, so a recipe could not say whose units it changes.")
     layers = _numbers(layers, recording.layers)
     check_when(when)
-    if not isinstance(strength, Real) or not isfinite(strength):
-        raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength!r:.40}.")
+    if not isfinite(strength):
+        raise NeuroglotError(f"strength is a finite number such as 4.0, not {strength}.")
     how = {"layers": layers, "when": when}
     about: dict[str, Any] = {
         "model": recording.provenance.model,

@@ -15,7 +15,6 @@ summation. So the labels do not depend on the number of threads, nor on the devi
 (clusters × rows), by one thread: many short ones on several threads wait for whatever else the cores are doing.
 """
 
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def balanced_kmeans(
     Raises:
         NeuroglotError: there are more clusters than rows, a row is not finite, or there are no rows of numbers.
     """
-    rows, clusters = torch.as_tensor(rows), operator.index(clusters)
+    rows = torch.as_tensor(rows)
     if rows.ndim != 2:
         raise NeuroglotError(f"Rows to cluster are (rows, width), not of shape {tuple(rows.shape)}.")
     count = rows.shape[0]

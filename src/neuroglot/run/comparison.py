@@ -81,8 +81,6 @@ def compare_run(
         NeuroglotError: a method is unknown or lacks what it needs, a budget is too small for one neuron, or the text is
             too short.
     """
-    for share in (settings.budget, *settings.curve):
-        check_budget(share, model.widths)
     text, held_out = run.manifest.text.load()
     methods = check_methods(run, text, settings)
     measured = held_out if corpus is None else corpus.select(text.languages)

@@ -56,8 +56,8 @@ def amplification(
     Raises:
         NeuroglotError: a target has no set, a language cannot be detected, or there is no prompt in another language.
     """
-    targets = [language_tag(tag) for tag in targets or neurons.languages]
     neurons = checked_set(neurons).of_model(model, site=site)
+    targets = [language_tag(tag) for tag in targets or neurons.languages]
     neurons.check_languages(targets)
     sources = prompts_by_language(prompts)
     identify = LanguageIdentifier([*targets, *sources])

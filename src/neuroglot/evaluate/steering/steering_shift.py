@@ -65,8 +65,8 @@ def steering_shift(
     known = {language_tag(tag): list(texts) for tag, texts in answers.items()}
     if len({len(texts) for texts in [*asked.values(), *known.values()]}) > 1:
         raise NeuroglotError("Prompts and answers are one list a language, all of one length; fill gaps with None.")
-    wanted = [language_tag(tag) for tag in targets or [tag for tag in neurons.languages if tag in known]]
     neurons = checked_set(neurons).of_model(model, site=site)
+    wanted = [language_tag(tag) for tag in targets or [tag for tag in neurons.languages if tag in known]]
     neurons.check_languages(wanted)
     if lacking := [tag for tag in wanted if tag not in known]:
         raise NeuroglotError(f"There are no answers in {lacking[0]}, so nothing can shift towards it.")
